@@ -1,0 +1,232 @@
+"""A data set as every other part sees it, and how rows of any source become one."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from promise_jax.data import cleaning
+from promise_jax.types import Modality, Spec, Split, Task
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 10
+
+
+class Rows(NamedTuple):
+  """Rows of one split as the source has them: not padded, not checked, not scaled.
+
+  `inputs` {modality: N arrays, or one array [N, ...]}, `steps` {modality: i[N]} the
+  real steps where the source says so, `recorded` bool[N, M], `label` as in
+  `types.Split`, `id` i[N]. `group` i[N] where rows are not on their own, as segments of
+  one recording.
+  """
+
+  inputs: dict[str, Sequence[np.ndarray]]
+  steps: dict[str, np.ndarray]
+  recorded: np.ndarray
+  label: np.ndarray
+  id: np.ndarray
+  group: np.ndarray | None = None
+
+
+class Source(NamedTuple):
+  """What `assemble` needs: a description, and `rows(split)`, which reads on demand.
+
+  A modality whose first dimension is None takes the longest train row as its T. `where`
+  is what errors name, if not "data set <name>".
+  """
+
+  name: str
+  card: str
+  modalities: tuple[Modality, ...]
+  task: Task
+  splits: tuple[str, ...]
+  rows: Callable[[str], Rows]
+  where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set whose splits are read when asked for.
+
+  `card` says what it is, where it is from and under which licence. `report` {split:
+  {modality: cleaning.Found}} counts what was wrong in the splits read so far, `notes`
+  are sentences on what the train rows lack, `groups` {split: i32[N]} see `group`.
+  """
+
+  name: str
+  spec: Spec
+  card: str
+  splits: tuple[str, ...]
+  report: dict[str, dict[str, cleaning.Found]]
+  read: Callable[[str], Split] = dataclasses.field(repr=False)
+  notes: tuple[str, ...] = ()
+  groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+
+  def split(self, name: str) -> Split:
+    """The rows of split `name`, standardised and zero where nothing is recorded; read
+    once. ValueError where there is no such split."""
+    if name not in self.splits:
+      raise ValueError(
+        f"data set {self.name!r} has no split {name!r}, its splits are "
+        f"{', '.join(self.splits)}."
+      )
+    return self.read(name)
+
+  def group(self, name: str) -> np.ndarray | None:
+    """The recording (speaker, ...) that each row of split `name` is a part of, i32[N],
+    no recording in two splits; None where every row is on its own."""
+    self.split(name)
+    return self.groups.get(name)
+
+
+def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
+  """Reads the train split, fits T and the standardisation on it, leaves the rest lazy.
+
+  `nonfinite` is the treatment of NaN and inf in vectors and sequences, see
+  `cleaning.clean`. ValueError for a source without a train split, for bad rows and for
+  a modality that no train row has.
+  """
+  if "train" not in source.splits:
+    raise ValueError(
+      f"data set {source.name!r} has no train split, its splits are "
+      f"{', '.join(source.splits)}."
+    )
+  if nonfinite not in cleaning.NONFINITE:
+    raise ValueError(
+      f"nonfinite is {nonfinite!r}, it must be one of {', '.join(cleaning.NONFINITE)}."
+    )
+  rows = source.rows("train")
+  modalities = tuple(cleaning.settle(m, rows.inputs[m.name]) for m in source.modalities)
+  report: dict[str, dict[str, cleaning.Found]] = {}
+  groups: dict[str, np.ndarray] = {}
+
+  def clean(split: str, rows: Rows) -> dict[str, cleaning.Clean]:
+    check_rows(source, split, rows)
+    try:
+      cleaned = clean_rows(modalities, rows, nonfinite)
+    except ValueError as error:
+      raise ValueError(f"{place(source, split)}: {error}") from error
+    if rows.group is not None:
+      groups[split] = rows.group.astype(np.int32)
+    report[split] = {name: part.found for name, part in cleaned.items()}
+    log_found(source.name, split, report[split])
+    return cleaned
+
+  train = clean("train", rows)
+  check_train(source, train)
+  notes = missing_labels(source.task, rows.label)
+  for note in notes:
+    logger.warning("%s: %s", source.name, note)
+  scale = {
+    m.name: cleaning.fit_scale(train[m.name])
+    for m in modalities
+    if m.kind in cleaning.FLOAT_KINDS
+  }
+  at_hand = {"train": (rows, train)}  # given up when the split is made of it
+
+  @functools.cache
+  def read(split: str) -> Split:
+    if split in at_hand:
+      return make_split(modalities, *at_hand.pop(split), scale)
+    rows = source.rows(split)
+    return make_split(modalities, rows, clean(split, rows), scale)
+
+  spec = Spec(modalities, source.task, scale)
+  return Dataset(
+    source.name, spec, source.card, source.splits, report, read, notes, groups
+  )
+
+
+def log_found(name: str, split: str, report: dict[str, cleaning.Found]) -> None:
+  for modality, found in report.items():
+    if any(found):
+      logger.warning("%s, split %s, %s: %s", name, split, modality, found)
+
+
+def place(source: Source, split: str) -> str:
+  """What an error names first."""
+  return f"{source.where or f'data set {source.name!r}'}, split {split!r}"
+
+
+def check_train(source: Source, train: dict[str, cleaning.Clean]) -> None:
+  """ValueError for a modality that is in no train row: nothing can be learnt of it."""
+  for name, part in train.items():
+    if not part.recorded.any():
+      raise ValueError(
+        f"{place(source, 'train')}: modality {name!r} is in none of the "
+        f"{len(part.recorded)} rows, it takes at least one with content."
+      )
+
+
+def missing_labels(task: Task, label: np.ndarray) -> tuple[str, ...]:
+  """A sentence if classes, or positives of a binary label, are in no train row."""
+  if task.kind == "regression":
+    return ()
+  classes = task.kind == "classes"
+  count = np.bincount(label, minlength=task.outputs) if classes else label.sum(axis=0)
+  missing = np.flatnonzero(count == 0)
+  if not missing.size:
+    return ()
+  names = ", ".join(task.names[c] if task.names else str(c) for c in missing[:SHOWN])
+  more = ", ..." if missing.size > SHOWN else ""
+  return (
+    f"{missing.size} of {task.outputs} {'classes have' if classes else 'labels have'} "
+    f"no {'row' if classes else 'positive row'} in train: {names}{more}.",
+  )
+
+
+def clean_rows(
+  modalities: tuple[Modality, ...], rows: Rows, nonfinite: str
+) -> dict[str, cleaning.Clean]:
+  """Every modality of `rows` as arrays, with what of them counts."""
+  return {
+    m.name: cleaning.clean(
+      m, rows.inputs[m.name], rows.steps.get(m.name), rows.recorded[:, i], nonfinite
+    )
+    for i, m in enumerate(modalities)
+  }
+
+
+def make_split(
+  modalities: tuple[Modality, ...],
+  rows: Rows,
+  cleaned: dict[str, cleaning.Clean],
+  scale: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> Split:
+  """The split of `cleaned` rows, standardised by `scale`."""
+  return Split(
+    inputs={m: cleaning.standardise(c, scale.get(m)) for m, c in cleaned.items()},
+    length={m.name: cleaned[m.name].length for m in modalities if m.kind == "sequence"},
+    recorded=np.stack([c.recorded for c in cleaned.values()], axis=1),
+    label=rows.label,
+    id=rows.id.astype(np.int32),
+  )
+
+
+def check_rows(source: Source, split: str, rows: Rows) -> None:
+  """ValueError for an id that repeats or is no i32, for a label outside the task."""
+  where = place(source, split)
+  ids, count = np.unique(rows.id, return_counts=True)
+  if np.any(count > 1):
+    raise ValueError(f"{where}: id {ids[count > 1][0]} is there twice, ids are unique.")
+  if len(ids) and not 0 <= ids[0] <= ids[-1] < 2**31:
+    raise ValueError(
+      f"{where}: ids are {ids[0]} to {ids[-1]}, allowed are 0 to 2^31-1."
+    )
+  task = source.task
+  allowed, good = {
+    "classes": (f"0 to {task.outputs - 1}", np.isin(rows.label, range(task.outputs))),
+    "multilabel": ("0 and 1", np.isin(rows.label, (0, 1))),
+    "regression": ("finite numbers", np.isfinite(rows.label)),
+  }[task.kind]
+  if not np.all(good):
+    row = np.flatnonzero(~good.reshape(len(good), -1).all(1))[0]
+    raise ValueError(
+      f"{where}: the label of id {rows.id[row]} is {rows.label[row]}, "
+      f"labels of this task are {allowed}."
+    )

@@ -1,0 +1,90 @@
+"""Makes `mfeat.npz`, `emoji.npz` and `watch.npz` from the arrays of their sources; the
+cards beside this file say what they hold.
+
+  python make.py SOURCES OUT
+
+SOURCES has `mfeat/mfeat.npz` (UCI Multiple Features as float32 arrays),
+`emoji/emoji.jsonl` (one emoji a line, from emojibase), `emoji/images_fluent_48.npz` and
+`watch/watch.npz` (the recordings of seglearn one after the other, float16).
+The same sources give the same bytes.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+VIEWS = ("fou", "zer", "mor")  # fac, pix and kar alone already solve the task
+PROPERTIES = ("version", "n_codepoints", "zwj", "bmp_low", "text_presentation")
+
+
+def stratify(label: np.ndarray, counts: tuple[int, ...], seed: int = 0) -> np.ndarray:
+  """Split index u8[N]: of every class `counts[k]` rows go to split k, by chance."""
+  rng = np.random.default_rng(seed)
+  split = np.zeros(len(label), np.uint8)
+  for value in np.unique(label):
+    rows = rng.permutation(np.flatnonzero(label == value))
+    split[rows] = np.repeat(np.arange(len(counts)), counts)
+  return split
+
+
+def make_mfeat(source: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(source / "mfeat.npz") as arrays:
+    label = arrays["y"]
+    views = {name: arrays[name] for name in VIEWS}
+  return views | {"y": label, "split": stratify(label, (120, 40, 40))}
+
+
+def make_emoji(source: pathlib.Path) -> dict[str, np.ndarray]:
+  with open(source / "emoji.jsonl", encoding="utf-8") as lines:
+    rows = [json.loads(line) for line in lines]
+  with np.load(source / "images_fluent_48.npz") as arrays:
+    images = arrays["images"]
+  names = list(dict.fromkeys(row["group"] for row in rows))
+  return {
+    "images": images,
+    "text": np.array([row["label"] for row in rows]),
+    "tags": np.array([" ".join(row["tags"]) for row in rows]),
+    "props": np.array([[row[p] for p in PROPERTIES] for row in rows], np.float32),
+    "label": np.array([names.index(row["group"]) for row in rows], np.uint8),
+    "names": np.array(names),
+    "split": np.array([SPLITS.index(row["split"]) for row in rows], np.uint8),
+    "family": np.array([row["family"] for row in rows]),
+  }
+
+
+def draw_folds(subject: np.ndarray, folds: int = 2, seed: int = 0) -> np.ndarray:
+  """Split index u8[folds, N] of rows by their subject: of the subjects in random order
+  each fold tests on the next two and validates on the two after them."""
+  order = np.random.default_rng(seed).permutation(np.unique(subject))
+  split = np.zeros((folds, len(subject)), np.uint8)
+  for fold, test in zip(split, order[: 4 * folds].reshape(folds, 4), strict=True):
+    fold[np.isin(subject, test[:2])] = SPLITS.index("test")
+    fold[np.isin(subject, test[2:])] = SPLITS.index("valid")
+  return split
+
+
+def make_watch(source: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(source / "watch.npz") as arrays:
+    subject = arrays["subject"]
+    return {
+      "x": arrays["x"],
+      "length": arrays["length"].astype(np.int32),
+      "label": arrays["y"].astype(np.uint8),
+      "names": arrays["classes"],
+      "subject": subject.astype(np.uint8),
+      "split": draw_folds(subject),
+    }
+
+
+def main(sources: str, out: str) -> None:
+  makers = (("mfeat", make_mfeat), ("emoji", make_emoji), ("watch", make_watch))
+  for name, make in makers:
+    arrays = make(pathlib.Path(sources) / name)
+    np.savez_compressed(pathlib.Path(out) / f"{name}.npz", **arrays)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

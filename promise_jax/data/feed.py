@@ -1,0 +1,104 @@
+"""Which rows, masks and label flags every step sees, and the batch made of them.
+
+The host draws them for a call of K steps ahead of time, a pure function of
+(seed, step); the device gathers.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from promise_jax import missing, sharding
+from promise_jax.data import order
+from promise_jax.types import Split, Stage
+
+
+class Sizes(Protocol):
+  """The part of `train.TrainConfig` that decides what a step sees."""
+
+  every: int
+  batch: int
+  labelled_per_batch: int
+
+
+class Rows(NamedTuple):
+  """The training rows and what is random about them, one entry a seed.
+
+  `labelled` bool[S, N]; `protocol` hides modalities in training.
+  """
+
+  split: Split
+  labelled: np.ndarray
+  seeds: tuple[int, ...]
+  protocol: missing.Protocol = missing.Protocol()
+
+
+def host_rows(
+  rows: Rows, sizes: Sizes, stage: Stage, span: tuple[int, int], at: int
+) -> dict:
+  """What a call that starts at step `at` reads: for each of the K steps the clock, and
+  "chosen" [S, K, B]: row index, kept modalities, label flag, bank slot."""
+  steps = np.arange(at, at + sizes.every)
+  progress = (steps - span[0]) / (span[1] - span[0])
+  every = [_chosen(rows, sizes, stage, s, steps) for s in range(len(rows.seeds))]
+  return {
+    "chosen": jax.tree.map(lambda *x: np.stack(x), *every),
+    "clock": (steps.astype(np.int32), progress.astype(np.float32)),
+  }
+
+
+def _chosen(rows: Rows, sizes: Sizes, stage: Stage, s: int, steps) -> dict:
+  ids, labelled, seed = rows.split.id, rows.labelled[s], rows.seeds[s]
+  index = order.batch_rows(
+    labelled,
+    ids,
+    seed=seed,
+    steps=steps,
+    batch=sizes.batch,
+    labelled_per_batch=sizes.labelled_per_batch,
+  )
+  keep = np.ones((*index.shape, rows.split.recorded.shape[1]), bool)
+  if not stage.complete and rows.protocol.kind != "none":
+    epochs = steps * sizes.batch // len(ids) if rows.protocol.redraw else 0 * steps
+    for epoch in np.unique(epochs):
+      now = epochs == epoch
+      keep[now] = train_mask(rows, seed, int(epoch))[index[now]]
+  return {
+    "index": index,
+    "keep": keep,
+    "labelled": labelled[index],
+    "slot": order.slots(labelled, len(ids))[index],
+  }
+
+
+def train_mask(rows: Rows, seed: int, epoch: int = 0) -> np.ndarray:
+  """What the training protocol keeps bool[N, M], for one seed (and epoch)."""
+  return missing.draw(
+    rows.protocol,
+    seed=seed,
+    split="train",
+    ids=rows.split.id,
+    modalities=rows.split.recorded.shape[1],
+    epoch=epoch,
+  )
+
+
+def gather(data: dict, chosen: dict, redraw: bool, mesh: Mesh) -> dict:
+  """The batch of one step, its rows spread over the devices.
+
+  A mask that belongs to the example is a hole in the data (recorded := present); one
+  that is redrawn is augmentation, and a loss may read what it hid.
+  """
+  batch = jax.tree.map(lambda x: x[chosen["index"]], data)
+  present = batch["recorded"] & chosen["keep"]
+  batch |= {
+    "present": present,
+    "recorded": batch["recorded"] if redraw else present,
+    "labelled": chosen["labelled"],
+    "slot": chosen["slot"],
+    "valid": jnp.ones_like(chosen["labelled"]),
+  }
+  return sharding.spread(batch, mesh)

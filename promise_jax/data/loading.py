@@ -1,0 +1,142 @@
+"""`load`: a name or a path -> Dataset."""
+
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+from promise_jax.data import arrays, dataset, synthetic
+
+OWN = ("mfeat", "emoji", "watch", "synthetic")
+FOLDS = (0, 1)
+
+
+def load(
+  name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, **options
+) -> dataset.Dataset:
+  """The data set `name`: "mfeat", "emoji", "watch" or "synthetic", a data set prepared
+  by tensorflow-datasets in `data_dir` ("mine", "mine/config"), or the path of an npz
+  file (see `arrays`) or of a prepared version folder.
+
+  `data_dir` defaults to the variable TFDS_DATA_DIR, else to promise_jax/tfds in the
+  user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (4096)
+  of tokens, `scale` of a regression label; for emoji `tags` (False): text is name and
+  tags; for watch `fold` (0 or 1): which subjects test; for an npz file `kinds`
+  {modality: kind} and `split_seed` (0); for "synthetic" those of `synthetic.synthetic`.
+  ValueError for an unknown name, path or option, and for data off the convention (see
+  `arrays`, `builders`).
+  """
+  name = os.fspath(name)
+  make = synthetic.synthetic if name == "synthetic" else _open
+  _check_options(name, options, make)
+  if name == "synthetic":
+    return synthetic.synthetic(**options)
+  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  return _open(root, name, **options)
+
+
+def default_data_dir() -> str:
+  """Where prepared data sets are, unless an argument says otherwise."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return os.environ.get("TFDS_DATA_DIR") or os.path.join(cache, "promise_jax", "tfds")
+
+
+def _open(
+  root: pathlib.Path,
+  name: str,
+  *,
+  nonfinite: str = "frame",
+  vocabulary: int = 4096,
+  scale: float | None = None,
+  tags: bool = False,
+  fold: int = 0,
+  kinds: Mapping[str, str] | None = None,
+  split_seed: int = 0,
+) -> dataset.Dataset:
+  own_file = is_file(name)
+  for option, given, fits, where in (
+    ("tags", tags, name == "emoji", "'emoji'"),
+    ("fold", fold, name == "watch", "'watch'"),
+    ("kinds", kinds, own_file, "npz files"),
+    ("split_seed", split_seed, own_file, "npz files"),
+  ):
+    if given and not fits:
+      raise ValueError(f"data set {name!r} has no {option}, the option is for {where}.")
+  if own_file:
+    source = arrays.read(
+      pathlib.Path(name).expanduser(),
+      vocabulary=vocabulary,
+      scale=scale,
+      kinds=kinds,
+      split_seed=split_seed,
+    )
+  else:
+    if fold not in FOLDS:
+      raise ValueError(f"fold is {fold!r}, it must be 0 or 1.")
+    config = {"emoji": "tags" if tags else "label", "watch": f"fold{fold}"}.get(name)
+    full = f"{name}/{config}" if config else name
+    source = _read_prepared(root, full, vocabulary=vocabulary, scale=scale)
+  return dataset.assemble(source, nonfinite=nonfinite)
+
+
+def is_file(name: str) -> bool:
+  """Whether `name` means an npz file, there or not; no other file is one's own, so that
+  one called "mfeat" cannot hide the data set."""
+  return name.endswith(".npz") and not pathlib.Path(name).expanduser().is_dir()
+
+
+def _read_prepared(
+  root: pathlib.Path, name: str, *, vocabulary: int, scale: float | None
+) -> dataset.Source:
+  from promise_jax.data import builders, prepared  # imports tfds: only where needed
+
+  own = name in builders.OWN
+  folder = builders.prepare(*builders.OWN[name], root) if own else _find(root, name)
+  source = prepared.read(folder, vocabulary=vocabulary, scale=scale)
+  if own:
+    card = (builders.EMBEDDED / f"{source.name}.md").read_text("utf-8")
+    source = source._replace(card=card)
+  return source
+
+
+def _find(root: pathlib.Path, name: str) -> pathlib.Path:
+  """The version folder that `name` means, a prepared data set or a path."""
+  found = prepared_folders(root)
+  if name in found:
+    return found[name]
+  path = pathlib.Path(name).expanduser()
+  if (path / "dataset_info.json").is_file():
+    return path.resolve()
+  if path.exists():
+    raise ValueError(
+      f"{name!r} holds no dataset_info.json: a path must be a file *.npz or a prepared "
+      "tensorflow-datasets folder, with its version as in mine/1.0.0."
+    )
+  raise ValueError(
+    f"no data set, folder or file {name!r}; known in {root} are "
+    f"{', '.join(dict.fromkeys((*OWN, *sorted(found))))}."
+  )
+
+
+def prepared_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """{name or name/config: folder of its newest version} under `root`."""
+
+  def version(folder: pathlib.Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
+
+  files = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+  folders = (f.parent for f in files if not f.parent.name.startswith("incomplete."))
+  return {
+    f.parent.relative_to(root).as_posix(): f for f in sorted(folders, key=version)
+  }
+
+
+def _check_options(name: str, options: dict, function: Callable) -> None:
+  parameters = inspect.signature(function).parameters.values()
+  known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  for option in options:
+    if option not in known:
+      raise ValueError(
+        f"data set {name!r} has no option {option!r}, its options are "
+        f"{', '.join(known)}."
+      )
