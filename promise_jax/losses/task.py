@@ -1,0 +1,65 @@
+"""Supervised losses per row for the three kinds of task, and distillation."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from promise_jax import types
+from promise_jax.types import Array, Task
+
+
+def mean_where(values: Array, where: Array) -> types.Mean:
+  """Sums `values` f[B] over rows with `where` bool[B]; `ratio` makes the number."""
+  total = jnp.sum(jnp.where(where, values, 0))
+  return types.Mean(total, jnp.sum(where).astype(total.dtype))
+
+
+def ratio(mean: types.Mean) -> Array:
+  """The mean as f[]; 0 (with zero gradient) where no row counted."""
+  return mean.total / jnp.maximum(mean.count, 1)
+
+
+def known_label(label: Array, labelled: Array) -> Array:
+  """Zeroes the labels of unlabelled rows, so that what stands there cannot matter."""
+  return jnp.where(labelled.reshape(labelled.shape + (1,) * (label.ndim - 1)), label, 0)
+
+
+def supervised(logits: Array, label: Array, task: Task) -> Array:
+  """Loss f[B] of `logits` f[B, C]: cross entropy (classes), binary cross entropy
+  averaged over the labels (multilabel), absolute error of `label / scale` (regression).
+  """
+  if task.kind == "classes":
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+  if task.kind == "multilabel":
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, label), axis=-1)
+  return jnp.abs(logits[:, 0] - label / task.scale)
+
+
+def probability(logits: Array, task: Task) -> Array:
+  """Probabilities f[B, C] of classes or of each label; logits pass for regression."""
+  if task.kind == "classes":
+    return jax.nn.softmax(logits)
+  return jax.nn.sigmoid(logits) if task.kind == "multilabel" else logits
+
+
+def predicted_value(logits: Array, task: Task) -> Array:
+  """Regression output f[B] in the units of the label."""
+  return logits[:, 0] * task.scale
+
+
+def distillation(student: Array, teacher: Array, task: Task) -> Array:
+  """Loss f[B] that pulls `student` f[B, C] to the detached `teacher` f[B, C].
+
+  Kullback-Leibler divergence for classes, binary cross entropy less the teacher's
+  entropy for multilabel, absolute difference for regression; 0 where they agree.
+  """
+  teacher = jax.lax.stop_gradient(teacher)
+  if task.kind == "classes":
+    target = jax.nn.softmax(teacher)
+    gap = jax.nn.log_softmax(teacher) - jax.nn.log_softmax(student)
+    return jnp.sum(target * gap, axis=-1)
+  if task.kind == "multilabel":
+    target = jax.nn.sigmoid(teacher)
+    loss = optax.sigmoid_binary_cross_entropy
+    return jnp.mean(loss(student, target) - loss(teacher, target), axis=-1)
+  return jnp.abs(student - teacher)[:, 0]
