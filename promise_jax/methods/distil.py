@@ -1,0 +1,85 @@
+"""Late fusion on all subsets with self-distillation: the control for unlabelled data.
+
+Not from a paper (ours). The network of `fusion`, absent codes from learned tokens; each
+row is classified under several subsets of what it has. Labelled rows are supervised
+under each; on labelled and unlabelled rows alike, the prediction from all that is
+present teaches the prediction from every other subset (detached). It uses unlabelled
+data and missing patterns and nothing else, so what a method gains over it is its own.
+Up to 15 patterns all are used in each step; beyond that the full one and `samples`
+random subsets a row.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promise_jax import missing, types
+from promise_jax.losses import positive_unlabelled as pu
+from promise_jax.losses import task as tasks
+from promise_jax.methods import fusion as late
+from promise_jax.types import Array, Batch, Clock, Method, Spec, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilConfig:
+  """Settings of `distil`: `weight` of the distillation, its ramp in parts of training,
+  `samples` random subsets a row where there are too many to use all."""
+
+  weight: float = 1.0
+  ramp_start: float = 0.1
+  ramp_end: float = 0.3
+  samples: int = 6
+  hidden: int = 64
+  head_hidden: int = 64
+
+
+def subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:
+  """Masks bool[P, B, M] of what each row shows, the first with all that is present."""
+  count = present.shape[1]
+  if 2**count - 1 <= 15:
+    patterns = np.array(missing.all_patterns(count)[::-1])
+    return jnp.asarray(patterns)[:, None] & present[None]
+  keys = jax.random.split(key, samples)
+  draws = [late.random_subset(k, ids, present) for k in keys]
+  return jnp.stack([present, *draws])
+
+
+def distil(config: DistilConfig, spec: Spec) -> Method:
+  """The control as a `Method`; it keeps no aux."""
+  net = late.network(spec, config.hidden, config.head_hidden)
+  task = spec.task
+
+  def init(key):
+    return net.init(key, types.example(spec)), {}
+
+  def classify(params, codes, present):
+    token = params["params"]["token"]
+    filled = net.apply(params, codes, present, token, method="fill")
+    return net.apply(params, filled, method="classify")
+
+  def loss(params, aux, batch: Batch, key, clock: Clock):
+    subset_key, encode_key = jax.random.split(key)
+    present = batch["present"] & batch["valid"][:, None]
+    codes = net.apply(params, batch, present, key=encode_key, method="codes")
+    shown = subsets(subset_key, batch["id"], present, config.samples)
+    logits = classify(params, codes[None], shown)  # [P, B, C]
+    some = jnp.any(shown, axis=-1)
+    label = tasks.known_label(batch["label"], batch["labelled"])
+    error = jax.vmap(lambda row: tasks.supervised(row, label, task))(logits)
+    supervised = tasks.mean_where(error, some & batch["labelled"][None])
+    gap = jax.vmap(lambda row: tasks.distillation(row, logits[0], task))(logits)
+    less = some & jnp.any(shown != present[None], axis=-1)
+    taught = tasks.mean_where(gap, less)
+    ramp = pu.ramp(clock.progress, config.ramp_start, config.ramp_end)
+    total = tasks.ratio(supervised) + config.weight * ramp * tasks.ratio(taught)
+    return total, (aux, {"sup": supervised, "distil": taught})
+
+  def predict(params, aux, batch: Batch, pattern=None):
+    del aux
+    present = missing.restrict(batch["present"], pattern)
+    codes = net.apply(params, batch, present, pattern, method="codes")
+    return {"logits": classify(params, codes, present)}
+
+  return Method(init, predict, (Stage("train", loss),))

@@ -1,0 +1,173 @@
+"""Late fusion, the control: encoders, one vector for what is absent, one head.
+
+Not from a paper (ours). Every modality is encoded by itself; the code of an absent one
+is replaced by zeros, by its running mean over present train rows, or by a learned token
+(`absent`); the codes are concatenated and classified. With `dropout` each training row
+keeps a random non-empty subset of what it has, drawn uniformly by row and step: strong
+enough that a method must beat it before it means anything. The replacement happens at
+the output of the encoder, not at the raw input.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from promise_jax import missing, types
+from promise_jax.losses import task as tasks
+from promise_jax.nn import encoders, mlp
+from promise_jax.types import Array, Batch, Clock, Method, Modality, Spec, Stage
+
+ABSENT = ("zeros", "mean", "token")
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionConfig:
+  """Settings of `fusion`: `hidden` H of every code, `decay` of the running mean."""
+
+  absent: str = "mean"
+  dropout: bool = True
+  hidden: int = 64
+  head_hidden: int = 64
+  decay: float = 0.99
+
+
+class FusionNet(nn.Module):
+  """Codes f[B, M, H] of the modalities, and logits f[..., B, C] from filled codes."""
+
+  modalities: tuple[Modality, ...]
+  outputs: int
+  hidden: int
+  head_hidden: int
+
+  def setup(self):
+    self.encode = [encoders.Encoder(m, self.hidden) for m in self.modalities]
+    shape = (len(self.modalities), self.hidden)
+    self.token = self.param("token", nn.initializers.normal(0.02), shape)
+    self.head = mlp.Mlp((self.head_hidden, self.outputs))
+
+  def __call__(self, batch: Batch) -> Array:
+    codes = self.codes(batch, batch["present"])
+    return self.classify(self.fill(codes, batch["present"], self.token))
+
+  def codes(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
+    """f[B, M, H]; a modality that the static `pattern` lacks is not computed."""
+    rows = []
+    for i, m in enumerate(self.modalities):
+      if pattern is not None and not pattern[i]:
+        rows.append(jnp.zeros((present.shape[0], self.hidden)))
+      else:
+        rows.append(encode(self.encode[i], m.name, batch, present[:, i], key))
+    return jnp.stack(rows, axis=1)
+
+  def fill(self, codes: Array, present: Array, filling: Array) -> Array:
+    """Puts `filling` f[M, H] where `present` bool[..., M] is False."""
+    shape = (*present.shape, self.hidden)
+    codes = jnp.broadcast_to(codes, shape)
+    return jnp.where(present[..., None], codes, jnp.broadcast_to(filling, shape))
+
+  def classify(self, codes: Array) -> Array:
+    return self.head(codes.reshape(codes.shape[:-2] + (-1,)))
+
+
+def network(spec: Spec, hidden: int, head_hidden: int) -> FusionNet:
+  """The fusion network for the modalities and the task of `spec`."""
+  return FusionNet(spec.modalities, spec.task.outputs, hidden, head_hidden)
+
+
+def encode(encoder: nn.Module, name: str, batch: Batch, present: Array, key) -> Array:
+  """Code f[B, H] of one modality of a batch; `key` None means no augmentation."""
+  return encoder(
+    batch["inputs"][name],
+    present,
+    batch["length"].get(name),
+    key=key,
+    ids=batch.get("id"),
+  )
+
+
+def random_subset(key: Array, ids: Array, present: Array) -> Array:
+  """Keeps a non-empty subset of each row of `present` bool[B, M], all equally likely.
+
+  Counter-based: a row's draw depends on its id i32[B] and the key, not on its place in
+  the batch. A row with nothing present stays empty.
+  """
+  count = present.shape[1]
+
+  def draw(row_id, row):
+    bits = jax.random.bits(jax.random.fold_in(key, row_id), (), jnp.uint32)
+    # Rank the row's modalities and read the bits of a number in 1 .. 2^n - 1.
+    n = jnp.sum(row)
+    choices = jnp.maximum((jnp.uint32(1) << n.astype(jnp.uint32)) - 1, 1)
+    number = bits % choices + 1
+    place = (jnp.cumsum(row) - 1).astype(jnp.uint32)
+    return row & ((number >> jnp.clip(place, 0, count)) & 1).astype(bool)
+
+  return jax.vmap(draw)(ids, present)
+
+
+def update_mean(aux: dict, codes: Array, where: Array, decay: float) -> dict:
+  """Running mean of `codes` f[B, M, H] over the rows `where` bool[B, M], without bias:
+  both sums decay alike, so a modality that a batch lacks keeps its mean."""
+  codes = jax.lax.stop_gradient(codes)
+  total = jnp.sum(jnp.where(where[..., None], codes, 0), axis=0)
+  return aux | {
+    "total": decay * aux["total"] + (1 - decay) * total,
+    "count": decay * aux["count"] + (1 - decay) * jnp.sum(where, axis=0),
+  }
+
+
+def filling(config: FusionConfig, params: types.PyTree, aux: dict) -> Array:
+  """What stands in for an absent code, f[M, H]."""
+  if config.absent == "token":
+    return params["params"]["token"]
+  if config.absent == "mean":
+    return aux["total"] / jnp.maximum(aux["count"], 1e-30)[:, None]
+  return jnp.zeros_like(aux["total"])
+
+
+def fusion(config: FusionConfig, spec: Spec) -> Method:
+  """The control as a `Method`; aux holds the running sums of the codes."""
+  if config.absent not in ABSENT:
+    raise ValueError(
+      f"fusion.absent is {config.absent!r}, known are {', '.join(ABSENT)}"
+    )
+  net = network(spec, config.hidden, config.head_hidden)
+  task = spec.task
+
+  def init(key):
+    return net.init(key, types.example(spec)), empty_mean(spec, config.hidden)
+
+  def loss(params, aux, batch: Batch, key, clock: Clock):
+    del clock
+    present = batch["present"] & batch["valid"][:, None]
+    drop_key, encode_key = jax.random.split(key)
+    if config.dropout:
+      present = random_subset(drop_key, batch["id"], present)
+    codes = net.apply(params, batch, present, key=encode_key, method="codes")
+    filled = net.apply(
+      params, codes, present, filling(config, params, aux), method="fill"
+    )
+    logits = net.apply(params, filled, method="classify")
+    aux = update_mean(aux, codes, present, config.decay)
+    where = batch["labelled"] & jnp.any(present, axis=1)
+    label = tasks.known_label(batch["label"], where)
+    supervised = tasks.mean_where(tasks.supervised(logits, label, task), where)
+    return tasks.ratio(supervised), (aux, {"sup": supervised})
+
+  def predict(params, aux, batch: Batch, pattern=None):
+    present = missing.restrict(batch["present"], pattern)
+    codes = net.apply(params, batch, present, pattern, method="codes")
+    filled = net.apply(
+      params, codes, present, filling(config, params, aux), method="fill"
+    )
+    return {"logits": net.apply(params, filled, method="classify")}
+
+  return Method(init, predict, (Stage("train", loss),))
+
+
+def empty_mean(spec: Spec, hidden: int) -> dict:
+  """The running sums before the first batch."""
+  count = len(spec.modalities)
+  return {"total": jnp.zeros((count, hidden)), "count": jnp.zeros((count,))}
