@@ -1,0 +1,16 @@
+"""Late fusion, the control, alone or as the host of a comparison.
+
+  python launch/train.py --config configs/fusion.py
+  python launch/train.py --config "configs/fusion.py:controls=fusion(absent=zeros)"
+
+Default: emoji (image, text, properties) with all labels; modality dropout, the running
+mean of its code for what is absent. Arguments as in configs/robult.py.
+"""
+
+from promise_jax import settings
+
+
+def get_config(arguments: str = ""):
+  config = settings.defaults(method="fusion", dataset="emoji", label_rate=1.0)
+  config.controls = ("majority",)
+  return settings.with_arguments(config, arguments)

@@ -1,0 +1,24 @@
+"""Robult-style training against its controls, at few labels.
+
+  python launch/train.py --config configs/robult.py
+  python launch/train.py --config configs/robult.py:dataset=emoji,label_rate=0.2
+
+Default: three views of handwritten digits (mfeat), 60 of 1,200 training rows labelled,
+5 seeds, with the majority class, fusion (mean + modality dropout) and distil beside it.
+Arguments after the colon set any top-level field; the rest is --config.field=value.
+"""
+
+from promise_jax import settings
+
+
+def get_config(arguments: str = ""):
+  config = settings.defaults(method="robult", dataset="mfeat", label_rate=0.05)
+
+  # Training: every arm gets the same rows, steps and masks.
+  config.train.steps = 300
+  config.train.every = 25
+  config.train.batch = 128
+  config.train.labelled_per_batch = 32
+  config.train.optim.lr = 3e-3
+
+  return settings.with_arguments(config, arguments)

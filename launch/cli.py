@@ -1,0 +1,96 @@
+"""What the launch scripts share: flags in, one sentence and an exit code out."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from promise_jax import rundir, train
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def config_flag():
+  """Defines --config=FILE.py[:key=value,...] and --config.field=value."""
+  return config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "experiment file, with key=value,... after a colon",
+    lock_config=True,
+  )
+
+
+def workdir_flag():
+  """Defines --workdir."""
+  return flags.DEFINE_string(
+    "workdir", None, "run directory; default: runs/<config>-<hash of the config>"
+  )
+
+
+def main(body: Callable[[], None]) -> None:
+  """Parses the flags and runs `body`; every error of use is one sentence and code 2.
+
+  After Ctrl-C the code is 130; after SIGTERM 0, because whoever sent it restarts; 1
+  where training diverged.
+  """
+  try:
+    rest = flags.FLAGS(sys.argv)[1:]
+    if rest:
+      raise ValueError(f"{rest[0]!r} is not a flag; flags start with --")
+    body()
+  except train.Stopped as stopped:
+    print(f"\n{stopped}; the same command goes on from there.")
+    sys.exit(0 if stopped.signal == signal.SIGTERM else INTERRUPTED)
+  except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
+  except FloatingPointError as error:
+    print(f"\nerror: {error}", file=sys.stderr)
+    sys.exit(FAILED)
+  except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
+    fail(e)
+
+
+def fail(error: Exception) -> None:
+  """Prints an error of use as one line and exits; a fault of ours is raised."""
+  if isinstance(error, flags.Error | ValueError | OSError) or from_config(error):
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+  raise error
+
+
+def sentence(error: Exception) -> str:
+  """What is wrong, in one line.
+
+  ml_collections wraps what a config file says into a longer text that ends in it, and
+  an unknown field into errors that quote each other.
+  """
+  if isinstance(error, AttributeError | KeyError):
+    while error.__context__:
+      error = error.__context__
+    return f"{error} is no field of the config"
+  *before, last = str(error).strip().splitlines() or [repr(error)]
+  return last.strip().partition("Error: ")[2] or last.strip() if before else last
+
+
+def from_config(error: BaseException) -> bool:
+  """Whether an error comes from reading the config file or its overrides."""
+  frame = error.__traceback__
+  while frame:
+    if "ml_collections" in frame.tb_frame.f_code.co_filename:
+      return True
+    frame = frame.tb_next
+  return False
+
+
+def config_name(flag) -> str:
+  """The name of the config file, without folder, ending and arguments."""
+  value = config_flags.get_config_filename(flags.FLAGS["config"])
+  return Path(value.split(":")[0]).stem
+
+
+def default_folder(flag, config: dict) -> Path:
+  """runs/<config>-<hash>."""
+  return Path("runs") / f"{config_name(flag)}-{rundir.digest(config)}"

@@ -1,0 +1,31 @@
+"""Trains a method and its controls, ends in a robustness table.
+
+  python launch/train.py --config configs/robult.py
+  python launch/train.py --config configs/robult.py:dataset=emoji,label_rate=0.2
+  python launch/train.py --config configs/fusion.py --config.train.steps=800
+
+The same command on the same folder resumes; a finished run is only shown.
+"""
+
+from pathlib import Path
+
+import cli
+
+from promise_jax import experiment
+
+CONFIG = cli.config_flag()
+WORKDIR = cli.workdir_flag()
+
+
+def body() -> None:
+  if CONFIG.value is None:
+    raise ValueError("--config is missing, for instance --config configs/robult.py")
+  config = CONFIG.value.to_dict()
+  workdir = WORKDIR.value
+  folder = Path(workdir) if workdir else cli.default_folder(CONFIG, config)
+  print(experiment.run(config, folder))
+  print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
+
+
+if __name__ == "__main__":
+  cli.main(body)

@@ -1,0 +1,183 @@
+"""The arms of an experiment: what they share, and the training of one.
+
+Every arm sees the same rows, label subsets, masks and number of steps, and is chosen on
+validation; none sees the test split.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from promise_jax import (
+  checkpoint,
+  data,
+  evaluate,
+  methods,
+  missing,
+  report,
+  settings,
+  sharding,
+  train,
+)
+from promise_jax.data import feed, order
+from promise_jax.methods import constant
+from promise_jax.settings import CONSTANT, Arm, Experiment
+from promise_jax.types import Pattern, Spec, Split
+
+
+class Setup(NamedTuple):
+  """What all arms share."""
+
+  config: dict
+  plan: Experiment
+  dataset: data.Dataset
+  spec: Spec
+  rows: feed.Rows
+  valid: Split
+  patterns: tuple[Pattern, ...]
+
+
+class Trained(NamedTuple):
+  """One arm: `score` [S] on validation, at step `at` [S]; what it `predicts` on a
+  split, f32[S, P, N, C]; its `speed`."""
+
+  arm: Arm
+  score: np.ndarray
+  at: np.ndarray
+  predicts: Callable[[Split], np.ndarray]
+  speed: dict[str, float]
+
+
+def prepare(config: dict) -> Setup:
+  """Checks the config and loads what training reads: the train and valid splits."""
+  plan = settings.check(config)
+  dataset = load_data(config)
+  split, valid = dataset.split("train"), dataset.split("valid")
+  labelled = np.stack([label_subset(dataset, config, seed) for seed in plan.seeds])
+  spec = dataset.spec._replace(labelled=int(labelled.sum(axis=1).max()))
+  for arm in plan.arms:
+    if arm.method != CONSTANT:
+      method = methods.build(arm.method, arm.values, spec)
+      train.check(method, plan.train, sharding.make_mesh())
+  rows = feed.Rows(split, labelled, plan.seeds, plan.protocol)
+  feed.train_mask(rows, plan.seeds[0])
+  patterns = missing.all_patterns(len(spec.modalities))
+  return Setup(config, plan, dataset, spec, rows, valid, patterns)
+
+
+def label_subset(dataset: data.Dataset, config: dict, seed: int) -> np.ndarray:
+  """The train rows bool[N] that keep their label; where rows come in groups (segments
+  of one recording), whole groups are drawn, by the label of their first row."""
+  split, group = dataset.split("train"), dataset.group("train")
+  kind, rate = dataset.spec.task.kind, config["label_rate"]
+  if group is None:
+    return order.label_subset(split.label, kind, rate, seed, split.id)
+  ids, first, back = np.unique(group, return_index=True, return_inverse=True)
+  return order.label_subset(split.label[first], kind, rate, seed, ids)[back]
+
+
+def load_data(config: dict) -> data.Dataset:
+  """The data set of the config; ValueError if it lacks a split that a run reads."""
+  options = dict(config["data"])
+  folder = options.pop("data_dir") or None
+  options["scale"] = options["scale"] or None
+  options["kinds"] = settings.pairs(options["kinds"])
+  if config["dataset"] == "synthetic":
+    options = {}  # it is made, not read
+  dataset = data.load(config["dataset"], data_dir=folder, **options)
+  for name in ("train", "valid", "test"):
+    if name not in dataset.splits:
+      raise ValueError(
+        f"data set {dataset.name!r} has no {name} split, a run needs train, valid and "
+        f"test; its splits are {', '.join(dataset.splits)}"
+      )
+  return dataset
+
+
+def train_arm(
+  setup: Setup,
+  arm: Arm,
+  folder: Path,
+  stop: Callable[[], int] = lambda: 0,
+  show: Callable[[str], None] | None = print,
+) -> Trained:
+  """Trains one arm, from its last checkpoint if it has one."""
+  if arm.method == CONSTANT:
+    return constant_arm(setup, arm)
+  method = methods.build(arm.method, arm.values, setup.spec)
+  with checkpoint.opened(checkpoints(folder, arm)) as manager:
+    done = manager.latest_step() or 0
+    with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
+      fit = train.fit(
+        method,
+        setup.spec,
+        setup.rows,
+        setup.valid,
+        setup.plan.train,
+        manager=manager,
+        log=log,
+        stop=stop,
+        title=arm.text if show else None,
+      )
+  if show and fit.speed["steps"]:
+    show("  " + speed_line(fit.speed))
+
+  def predicts(split: Split) -> np.ndarray:
+    return evaluate.predict_split(method, fit.params, fit.aux, split, setup.patterns)
+
+  return Trained(arm, fit.score, fit.at, predicts, fit.speed)
+
+
+def checkpoints(folder: Path, arm: Arm) -> Path:
+  """Where the checkpoints of one arm are."""
+  return folder / "checkpoints" / arm.folder
+
+
+def speed_line(speed: dict[str, float]) -> str:
+  """Compile time, rate and memory, for a person."""
+  return (
+    f"compiled in {speed['compile_s']:.1f} s, trained in {speed['train_s']:.1f} s, "
+    f"{speed['examples_per_s']:,.0f} examples/s, "
+    f"peak memory {speed['peak_memory_mb']:,.0f} MB"
+  )
+
+
+@contextlib.contextmanager
+def metrics_log(path: Path, method: str, done: int) -> Iterator[Callable]:
+  """A function that appends lines of one arm; what a killed run wrote after its last
+  checkpoint, at step `done`, is dropped first."""
+  if path.exists():
+    # A kill can cut the last line short; it is of a step that no checkpoint has.
+    whole, end, _ = path.read_text("utf-8").rpartition("\n")
+    report.write_text(path, whole + end)
+  lines = report.read_jsonl(path) if path.exists() else []
+  kept = [x for x in lines if x["method"] != method or x["step"] <= done]
+  report.write_jsonl(path, kept)
+  with open(path, "a", encoding="utf-8") as file:
+
+    def log(lines: list[dict]) -> None:
+      file.writelines(report.to_line({"method": method} | x) for x in lines)
+      file.flush()
+
+    yield log
+
+
+def constant_arm(setup: Setup, arm: Arm) -> Trained:
+  """The constant predictor of every seed's labelled rows."""
+  label, task = setup.rows.split.label, setup.spec.task
+  logits = np.stack(
+    [constant.constant_logits(label, known, task) for known in setup.rows.labelled]
+  )
+
+  def predicts(split: Split) -> np.ndarray:
+    shape = (len(logits), len(setup.patterns), len(split.id), logits.shape[1])
+    return np.broadcast_to(logits[:, None, None], shape)
+
+  valid, table = setup.valid, np.array(setup.patterns)
+  weight = evaluate.weights(valid.recorded, np.ones(len(valid.id), bool), table)
+  score = [evaluate.score(x, valid.label, weight, task) for x in predicts(valid)]
+  at = np.zeros(len(logits), np.int32)
+  return Trained(arm, np.array(score), at, predicts, {})

@@ -1,0 +1,231 @@
+"""Predictions under every missing pattern in one jitted call, and numbers from them.
+
+A row's prediction depends on that row alone and on which of its modalities are shown.
+So the predictions under the 2^M - 1 patterns hold those under every other protocol: a
+mask only picks, row by row, among them (`pick`).
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from promise_jax import maskfile, metrics, missing, sharding
+from promise_jax.types import (
+  Array,
+  Batch,
+  Method,
+  Pattern,
+  Predict,
+  PyTree,
+  Split,
+  Task,
+)
+
+BLOCK = 256  # rows predicted at once
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def rows_of(split: Split) -> dict:
+  """The arrays of a split as the jitted programs take them."""
+  return {
+    "inputs": split.inputs,
+    "length": split.length,
+    "recorded": split.recorded,
+    "label": split.label,
+    "id": split.id.astype(np.int32),
+  }
+
+
+def block_of(mesh: Mesh, most: int = BLOCK) -> int:
+  """Rows of a block: at most `most`, and the same number for every device."""
+  devices = mesh.devices.size
+  return max(most // devices, 1) * devices
+
+
+def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
+  """`rows_of`, padded with zeros to equal blocks of at most `block_of` rows, each of
+  which divides over the devices, with `valid` bool[N] False on the padding."""
+  count, devices = len(split.id), mesh.devices.size
+  blocks = -(-count // block_of(mesh, most))
+  size = blocks * devices * -(-count // (blocks * devices)) if blocks else 0
+  rows = rows_of(split) | {"valid": np.ones(count, bool)}
+
+  def pad(x):
+    return np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)])
+
+  return jax.tree.map(pad, rows)
+
+
+def predict_patterns(
+  predict: Predict,
+  params: PyTree,
+  aux: PyTree,
+  rows: dict,
+  patterns: Array,
+  mesh: Mesh,
+  most: int = BLOCK,
+) -> Array:
+  """Logits f[P, N, C] of `padded` rows under each of `patterns` bool[P, M]; traced."""
+  count = rows["id"].shape[0]
+  blocks = -(-count // block_of(mesh, most))
+  cut = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), rows)
+
+  def one_block(pattern, part: Batch) -> Array:
+    part = sharding.spread(part, mesh)
+    part |= {"present": part["recorded"] & pattern[None]}
+    return predict(params, aux, part)["logits"]
+
+  def one_pattern(pattern):
+    return jax.lax.map(functools.partial(one_block, pattern), cut)
+
+  logits = jax.lax.map(one_pattern, patterns)
+  return logits.reshape(patterns.shape[0], count, -1)
+
+
+def weights(recorded: Array, valid: Array, patterns: Array) -> Array:
+  """f[P, N]: 1 where a row has something left under the pattern, else 0."""
+  left = jnp.any(recorded[None] & patterns[:, None], axis=-1) & valid[None]
+  return left.astype(jnp.float32)
+
+
+def score(logits: Array, label: Array, weight: Array, task: Task) -> Array:
+  """Mean f[] over the patterns of the task's first metric, larger is better.
+
+  `logits` f[P, N, C], `weight` f[P, N]; a pattern without rows does not count.
+  """
+  name, sign = metrics.primary(task)
+  metric = metrics.metrics_for(task)[name]
+  each = jax.vmap(lambda x, w: metric(x, label, w))(logits, weight)
+  some = jnp.sum(weight, axis=1) > 0
+  return sign * jnp.sum(jnp.where(some, each, 0)) / jnp.maximum(jnp.sum(some), 1)
+
+
+def predict_split(
+  method: Method,
+  params: PyTree,
+  aux: PyTree,
+  split: Split,
+  patterns: Sequence[Pattern],
+  mesh: Mesh | None = None,
+) -> np.ndarray:
+  """Logits f32[S, P, N, C] of stacked `params`, `aux` on a split: one jitted call."""
+  mesh = mesh or sharding.make_mesh()
+
+  def every_seed(stacked, rows, table):
+    def one(seed):
+      return predict_patterns(method.predict, *seed, rows, table, mesh)
+
+    return jax.lax.map(one, stacked)
+
+  everywhere = sharding.replicated(mesh)
+  call = jax.jit(every_seed, out_shardings=everywhere)
+  rows = sharding.put(padded(split, mesh), everywhere)
+  logits = call((params, aux), rows, jnp.asarray(np.array(patterns)))
+  return np.asarray(logits)[:, :, : len(split.id)]
+
+
+def pick(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """Predictions f[S, N, C] when row n shows `mask` bool[N, M], from `logits`
+  f[S, P, N, C] of all patterns; rows with nothing left get zeros."""
+  index = missing.pattern_index(mask)
+  chosen = logits[:, np.maximum(index, 0), np.arange(logits.shape[2])]
+  return np.where((index >= 0)[None, :, None], chosen, 0)
+
+
+@functools.cache
+def _measure(task: Task):
+  """The jitted measures of a task; cached, so that every arm shares one program."""
+
+  def every(logits, label, weight):
+    def one(metric):
+      seeds = jax.vmap(metric, (0, None, None))
+      return jax.vmap(seeds, (0, None, 0))(logits, label, weight)
+
+    return {name: one(metric) for name, metric in metrics.metrics_for(task).items()}
+
+  return jax.jit(every)
+
+
+def measure(
+  task: Task, logits: np.ndarray, label: np.ndarray, weight: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Every metric of the task, f64[Q, S] each, of `logits` f[Q, S, N, C] with the rows
+  counted by `weight` f[Q, N]; Q is any list of conditions."""
+  values = jax.device_get(_measure(task)(logits, label, weight))
+  return {name: np.asarray(v, np.float64) for name, v in values.items()}
+
+
+class Condition(NamedTuple):
+  """What a row of results is about: its fields and the mask bool[N, M] it shows."""
+
+  key: dict
+  mask: np.ndarray
+
+
+def pattern_conditions(
+  split: Split, patterns: Sequence[Pattern], names: Sequence[str]
+) -> list[Condition]:
+  """One condition a pattern, for every row: "pattern" lists what is present."""
+  conditions = []
+  for pattern in patterns:
+    present = [n for n, kept in zip(names, pattern, strict=True) if kept]
+    mask = split.recorded & np.array(pattern)[None]
+    conditions.append(Condition({"pattern": present, "protocol": "none"}, mask))
+  return conditions
+
+
+def protocol_conditions(
+  split: Split, protocols: Sequence[missing.Protocol], split_name: str
+) -> list[Condition]:
+  """One condition a protocol, a fixed mask table each; "pattern" is null."""
+  conditions = []
+  for protocol in protocols:
+    kept = missing.draw(
+      protocol,
+      seed=0,
+      split=split_name,
+      ids=split.id,
+      modalities=split.recorded.shape[1],
+    )
+    key = {"pattern": None, "protocol": str(protocol)}
+    if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1:
+      key["rate"] = protocol.rates[0]
+    conditions.append(Condition(key, split.recorded & kept))
+  return conditions
+
+
+def rate_protocols() -> list[missing.Protocol]:
+  """Bernoulli missingness that keeps one modality a row, over rates 0 to .9."""
+  return [missing.parse(f"bernoulli({rate})") for rate in RATES]
+
+
+def result_lines(
+  task: Task,
+  logits: np.ndarray,
+  split: Split,
+  conditions: Sequence[Condition],
+  seeds: Sequence[int],
+) -> list[dict]:
+  """One line for every (condition, metric, seed) from `logits` f[S, P, N, C] of all
+  patterns; rows with nothing left do not count, `n` says how many did."""
+  weight = np.stack([c.mask.any(axis=1) for c in conditions]).astype(np.float32)
+  picked = np.stack([pick(logits, c.mask) for c in conditions])
+  values = measure(task, picked, split.label, weight)
+  return [
+    condition.key
+    | {
+      "mask_hash": maskfile.mask_hash(condition.mask, split.id),
+      "metric": name,
+      "value": float(value[q, s]),
+      "n": int(weight[q].sum()),
+      "seed": int(seed),
+    }
+    for q, condition in enumerate(conditions)
+    for name, value in values.items()
+    for s, seed in enumerate(seeds)
+  ]

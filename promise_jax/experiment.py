@@ -1,0 +1,73 @@
+"""One experiment: a method and its controls, seeds, one run directory, one table."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from promise_jax import arms, missing, outcome, rundir
+from promise_jax.settings import CONSTANT
+
+
+def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
+  """Trains, tests and reports; returns the table.
+
+  Resumes where `folder` holds an unfinished run of this config; a finished one is only
+  shown. Raises ValueError, with nothing written, for what does not fit, and
+  `train.Stopped` after Ctrl-C or SIGTERM.
+  """
+  rundir.check_config(folder, config)
+  if (folder / "results.jsonl").exists():
+    show(f"{folder} is finished; nothing was trained.")
+    return outcome.shown(folder)
+  setup = arms.prepare(config)
+  with rundir.opened(folder, config), stop_signals() as stop:
+    rundir.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
+    trained = [
+      arms.train_arm(setup, arm, folder, stop, show) for arm in setup.plan.arms
+    ]
+    outcome.test(setup, trained, folder)
+  return outcome.shown(folder)
+
+
+def evaluate_again(
+  folder: Path, protocol: str, split: str = "test", masks: Path | None = None
+) -> str:
+  """A finished run under another protocol; returns a table, arms x metrics.
+
+  Its lines join results.jsonl, in place of earlier ones of this protocol and split;
+  `masks` names a file for the mask table. Raises ValueError for what does not fit.
+  """
+  chosen = missing.parse(protocol)
+  config = rundir.read_config(folder)["config"]
+  if not (folder / "results.jsonl").exists():
+    raise ValueError(f"{folder} is not finished: it has no results.jsonl")
+  setup = arms.prepare(config)
+  for arm in setup.plan.arms:
+    path = arms.checkpoints(folder, arm)
+    if arm.method != CONSTANT and not path.is_dir():
+      raise ValueError(f"{path} does not exist, the parameters of {arm.text} are gone")
+  if split not in setup.dataset.splits:
+    raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
+  with rundir.opened(folder, config):
+    trained = [arms.train_arm(setup, a, folder, show=None) for a in setup.plan.arms]
+    return outcome.test_again(setup, trained, folder, chosen, split, masks)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+  """Turns the first Ctrl-C or SIGTERM into a question that `fit` asks after each call
+  (0: go on, else the signal); a second Ctrl-C interrupts at once."""
+  asked = []
+
+  def ask(number, frame):
+    del frame
+    asked.append(number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+  before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield lambda: asked[0] if asked else 0
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,187 @@
+"""From trained arms to the files and tables that tell of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from promise_jax import (
+  evaluate,
+  intervals,
+  maskfile,
+  metrics,
+  missing,
+  page,
+  report,
+  rundir,
+)
+from promise_jax.arms import Setup, Trained
+from promise_jax.data import feed
+from promise_jax.types import Split
+
+
+def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
+  """Reads the test split, once, and writes every file that tells of it."""
+  split = setup.dataset.split("test")
+  logits = {t.arm.text: np.asarray(t.predicts(split)) for t in arms}
+  conditions = evaluate.pattern_conditions(split, setup.patterns, setup.spec.names)
+  conditions += evaluate.protocol_conditions(split, evaluate.rate_protocols(), "test")
+  lines = []
+  for trained in arms:
+    values = logits[trained.arm.text]
+    lines += measured_lines(setup, trained, values, split, "test", conditions)
+    lines += validation_lines(setup, trained)
+  arrays = {f"logits/{name}": values for name, values in logits.items()}
+  arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
+  arrays |= {"recorded": split.recorded, "seed": np.array(setup.plan.seeds)}
+  rundir.write_npz(folder / "predictions.npz", arrays)
+  compared = compare(setup, arms, logits, split)
+  rundir.write_json(folder / "comparison.json", compared)
+  speed = [{"method": t.arm.text} | t.speed for t in arms if t.speed]
+  report.write_jsonl(folder / "speed.jsonl", speed)
+  html = page.html(report.read_run(folder)._replace(results=lines))
+  report.write_text(folder / "report.html", html)
+  report.write_jsonl(folder / "results.jsonl", lines)
+
+
+def test_again(
+  setup: Setup,
+  arms: list[Trained],
+  folder: Path,
+  protocol: missing.Protocol,
+  split_name: str,
+  masks: Path | None,
+) -> str:
+  """Adds the lines of another protocol to results.jsonl; returns arms x metrics."""
+  split = setup.dataset.split(split_name)
+  conditions = evaluate.protocol_conditions(split, [protocol], split_name)
+  if masks:
+    kept = conditions[0].mask
+    maskfile.export_masks(masks, kept, split.id, protocol, setup.spec.names)
+  lines = []
+  for trained in arms:
+    values = np.asarray(trained.predicts(split))
+    lines += measured_lines(setup, trained, values, split, split_name, conditions)
+  path = folder / "results.jsonl"
+  same = (str(protocol), split_name, None)
+  before = [
+    line
+    for line in report.read_jsonl(path)
+    if (line["protocol"], line["split"], line["pattern"]) != same
+  ]
+  report.write_jsonl(path, before + lines)
+  return report.metric_table(lines)
+
+
+def measured_lines(
+  setup: Setup,
+  trained: Trained,
+  logits: np.ndarray,
+  split: Split,
+  split_name: str,
+  conditions: Sequence[evaluate.Condition],
+) -> list[dict]:
+  """The lines of one arm under `conditions`, from logits f[S, P, N, C]."""
+  key = line_key(setup, trained, split_name)
+  measured = evaluate.result_lines(
+    setup.spec.task, logits, split, conditions, setup.plan.seeds
+  )
+  return [key | line for line in measured]
+
+
+def train_mask_hash(setup: Setup, seed: int) -> str:
+  """Names what training may see of every row (in its first epoch)."""
+  rows = setup.rows
+  mask = rows.split.recorded & feed.train_mask(rows, seed)
+  return maskfile.mask_hash(mask, rows.split.id)
+
+
+def line_key(setup: Setup, trained: Trained, split: str) -> dict:
+  """The fields that all lines of one arm on one split share."""
+  return {
+    "method": trained.arm.text,
+    "dataset": setup.dataset.name,
+    "split": split,
+    "label_rate": setup.config["label_rate"],
+    "train_protocol": str(setup.plan.protocol),
+  }
+
+
+def validation_lines(setup: Setup, trained: Trained) -> list[dict]:
+  """The score on validation by which the step of each seed was chosen."""
+  name, sign = metrics.primary(setup.spec.task)
+  valid = setup.valid
+  key = line_key(setup, trained, "valid") | {
+    "protocol": "mean over patterns",
+    "mask_hash": maskfile.mask_hash(valid.recorded, valid.id),
+    "pattern": None,
+    "metric": name,
+    "n": len(valid.id),
+  }
+  per_seed = zip(setup.plan.seeds, trained.score, trained.at, strict=True)
+  return [
+    key
+    | {
+      "value": sign * float(score),
+      "seed": seed,
+      "step": int(at),
+      "train_mask_hash": train_mask_hash(setup, seed),
+    }
+    for seed, score, at in per_seed
+  ]
+
+
+def compare(
+  setup: Setup, arms: list[Trained], logits: dict[str, np.ndarray], split: Split
+) -> list[dict]:
+  """The method against its best control (best on validation), over the incomplete
+  patterns, all patterns, and each one."""
+  if len(arms) < 2:
+    return []
+  best = max(arms[1:], key=lambda t: float(np.mean(t.score)))
+  ours, control = (logits[t.arm.text].swapaxes(0, 1) for t in (arms[0], best))
+  table = np.array(setup.patterns)
+  weight = np.array(
+    evaluate.weights(split.recorded, np.ones(len(split.id), bool), table)
+  )
+  name, sign = metrics.primary(setup.spec.task)
+  metric = metrics.metrics_for(setup.spec.task)[name]
+  some = weight.any(axis=1)
+  groups = {"incomplete": ~table.all(axis=1) & some, "all": some}
+  for p, pattern in enumerate(setup.patterns):
+    one = np.arange(len(table)) == p
+    groups[missing.pattern_name(pattern, setup.spec.names)] = one & some
+  groups = {group: chosen for group, chosen in groups.items() if chosen.any()}
+  differences = intervals.paired_differences(
+    metric,
+    sign,
+    ours[some],
+    control[some],
+    split.label,
+    weight[some],
+    [chosen[some] for chosen in groups.values()],
+  )
+  return [
+    {
+      "rows": group,
+      "method": arms[0].arm.text,
+      "control": best.arm.text,
+      "metric": name,
+      "difference": difference.mean,
+      "low": difference.low,
+      "high": difference.high,
+      "verdict": difference.verdict,
+    }
+    for group, difference in zip(groups, differences, strict=True)
+  ]
+
+
+def shown(folder: Path) -> str:
+  """The table of a finished run, and how the method stands against its control."""
+  run = report.read_run(folder)
+  config = run.config["config"]
+  names = [config["method"], *config["controls"]]
+  metric = next(x["metric"] for x in run.results if x["pattern"])
+  text = [report.to_text(report.pattern_table(run.results, metric, names))]
+  text += [report.verdict(line) for line in run.comparison[:2]]
+  return "\n".join(text)

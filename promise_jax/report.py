@@ -1,0 +1,365 @@
+"""What a run directory holds, as a console table, markdown and one HTML page.
+
+Everything here works on plain lists of dicts, as the files of a run have them:
+
+  results.jsonl     method, dataset, split, protocol, mask_hash, pattern (names present,
+                    null for a mixed protocol), metric, value, n, seed, label_rate, and
+                    rate for a protocol that has one
+  metrics.jsonl     method, seed, step, loss, valid and other terms
+  comparison.json   rows, method, control, metric, difference, low, high, verdict
+  speed.jsonl       method and any measures, named with their unit
+  config.json       the configuration, with versions, commit and device
+
+A cell is mean ± sample standard deviation over seeds. A mean over patterns is taken
+within a seed first, so that its ± is that of the seeds too.
+"""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from promise_jax import metrics
+
+MOST_PATTERNS = 15  # more than that are shown by the number of modalities present
+
+
+class Cell(NamedTuple):
+  mean: float
+  std: float  # ddof = 1; NaN for one seed
+  seeds: int
+
+
+class Row(NamedTuple):
+  """`n` examples as text, a range where patterns differ; a cell without data: None."""
+
+  name: str
+  n: str
+  cells: tuple[Cell | None, ...]
+  best: tuple[bool, ...]
+
+
+class Table(NamedTuple):
+  metric: str
+  methods: tuple[str, ...]
+  rows: tuple[Row, ...]
+
+
+class Run(NamedTuple):
+  """What the page shows; every part but the title may be empty."""
+
+  title: str
+  config: dict[str, Any] = {}
+  results: Sequence[dict] = ()
+  metrics: Sequence[dict] = ()
+  comparison: Sequence[dict] = ()
+  speed: Sequence[dict] = ()
+
+
+def read_jsonl(path) -> list[dict]:
+  """The rows of a file with one JSON object a line.
+
+  Raises:
+    ValueError: a line that is not a JSON object, by file and number.
+  """
+  rows = []
+  for number, line in enumerate(pathlib.Path(path).read_text("utf-8").splitlines(), 1):
+    try:
+      row = json.loads(line) if line.strip() else None
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+    if isinstance(row, dict):
+      rows.append(row)
+    elif line.strip():
+      raise ValueError(f"{path}, line {number}: {line[:40]!r} is not a JSON object.")
+  return rows
+
+
+def write_text(path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  path = pathlib.Path(path)
+  handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+  try:
+    with open(handle, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    pathlib.Path(temporary).unlink(missing_ok=True)
+    raise
+
+
+def _plain(value):
+  """JSON has no NaN: null. Arrays become lists, their scalars numbers."""
+  if isinstance(value, dict):
+    return {str(k): _plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(v) for v in value]
+  if hasattr(value, "tolist"):
+    return _plain(value.tolist())
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_line(row: dict) -> str:
+  """One row as a line of JSON; NaN and infinity as null."""
+  return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_jsonl(path, rows: Iterable[dict]) -> None:
+  """Writes rows one a line, whole or not at all; NaN and infinity as null."""
+  write_text(path, "".join(map(to_line, rows)))
+
+
+def read_run(directory) -> Run:
+  """A run from its directory; a file that is not there is an empty part."""
+  directory = pathlib.Path(directory)
+
+  def read(name, parse, empty):
+    path = directory / name
+    return parse(path) if path.exists() else empty
+
+  def parse_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+  return Run(
+    title=directory.resolve().name,
+    config=read("config.json", parse_json, {}),
+    results=read("results.jsonl", read_jsonl, []),
+    metrics=read("metrics.jsonl", read_jsonl, []),
+    comparison=read("comparison.json", parse_json, []),
+    speed=read("speed.jsonl", read_jsonl, []),
+  )
+
+
+def number(value) -> float:
+  return math.nan if value is None else float(value)
+
+
+def cell(values: Sequence[float]) -> Cell | None:
+  if not len(values):
+    return None
+  std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+  return Cell(float(np.mean(values)), std, len(values))
+
+
+def in_order(values: Iterable) -> list:
+  return list(dict.fromkeys(values))
+
+
+def setting_of(row: dict) -> tuple:
+  return row.get("dataset"), row.get("label_rate")
+
+
+def _order(patterns: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+  """Fewest modalities first, then as the fullest pattern lists them."""
+  patterns = in_order(patterns)
+  widest_first = sorted(patterns, key=len, reverse=True)
+  rank = {m: i for i, m in enumerate(in_order(itertools.chain(*widest_first)))}
+  return sorted(patterns, key=lambda p: (len(p), sorted(rank[m] for m in p)))
+
+
+def _groups(patterns: list[tuple[str, ...]]) -> list[tuple[str, list]]:
+  """(name, patterns of the row) of every row of a pattern table."""
+  most = len(patterns[-1])
+  if len(patterns) <= MOST_PATTERNS:
+    rows = [(" + ".join(p) or "nothing", [p]) for p in patterns]
+  else:
+    sizes = itertools.groupby(patterns, key=len)
+    rows = [(f"{size} of {most} present", list(group)) for size, group in sizes]
+  incomplete = [p for p in patterns if len(p) < most]
+  if incomplete:
+    rows.append(("mean, incomplete", incomplete))
+  return [*rows, ("mean, all", patterns)]
+
+
+def pattern_table(
+  results, metric: str, methods: Sequence[str], *, split: str = "test"
+) -> Table:
+  """The metric under every pattern (fewest modalities first) and its means over them.
+
+  Reads the lines of protocol "none" that name a pattern. A seed that lacks a pattern of
+  a row does not count in that row.
+
+  Raises:
+    ValueError: no such line, lines of several data sets or label rates, a line twice.
+  """
+  lines = [r for r in results if r["protocol"] == "none" and r["pattern"] is not None]
+  lines = [r for r in lines if r["split"] == split and r["method"] in methods]
+  chosen = [r for r in lines if r["metric"] == metric]
+  if not chosen:
+    known = ", ".join(in_order(r["metric"] for r in lines)) or "nothing"
+    raise ValueError(
+      f"No {split} results by pattern for {metric!r}; there is: {known}."
+    )
+  settings = in_order(map(setting_of, chosen))
+  if len(settings) > 1:
+    raise ValueError(f"A table is for one data set and label rate, not {settings}.")
+  values, counts = {}, {}
+  for r in chosen:
+    pattern = tuple(r["pattern"])
+    key = r["method"], r["seed"], pattern
+    if key in values:
+      raise ValueError(f"The results hold {metric} of {key} twice.")
+    values[key] = number(r["value"])
+    counts.setdefault(pattern, set()).add(r["n"])
+  seeds = in_order(r["seed"] for r in chosen)
+  rows = []
+  for name, group in _groups(_order(counts)):
+    cells = []
+    for method in methods:
+      by_seed = [[values.get((method, s, p)) for p in group] for s in seeds]
+      cells.append(cell([np.mean(v) for v in by_seed if None not in v]))
+    n = sorted(set().union(*(counts[p] for p in group)))
+    n = str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}"
+    rows.append(Row(name, n, tuple(cells), _best(cells, metrics.sign(metric))))
+  return Table(metric, tuple(methods), tuple(rows))
+
+
+def _best(cells: Sequence[Cell | None], sign: int) -> tuple[bool, ...]:
+  means = [sign * c.mean if c else math.nan for c in cells]
+  top = max((m for m in means if not math.isnan(m)), default=None)
+  return tuple(len(cells) > 1 and m == top for m in means)
+
+
+def is_share(metric: str) -> bool:
+  return any(part in metric for part in ("acc", "f1", "uar", "auroc"))
+
+
+def show_value(metric: str, value: float, signed: bool = False) -> str:
+  if math.isnan(value):
+    return "undefined"
+  sign = "+" if signed else ""
+  return f"{100 * value:{sign}.1f}" if is_share(metric) else f"{value:{sign}.3f}"
+
+
+def show_cell(metric: str, cell: Cell | None) -> str:
+  if cell is None:
+    return "-"
+  mean = show_value(metric, cell.mean)
+  return mean if math.isnan(cell.std) else f"{mean} ± {show_value(metric, cell.std)}"
+
+
+def caption(table: Table) -> str:
+  seeds = {c.seeds for r in table.rows for c in r.cells if c} or {0}
+  unit = " (%)" if is_share(table.metric) else ""
+  span = f"{min(seeds)}-{max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+  if seeds == {1}:
+    return f"{table.metric}{unit}, 1 seed"
+  return f"{table.metric}{unit}, mean ± std over {span} seeds"
+
+
+def table_body(table: Table) -> list[list[str]]:
+  return [
+    [r.name, r.n, *(show_cell(table.metric, c) for c in r.cells)] for r in table.rows
+  ]
+
+
+def to_text(table: Table) -> str:
+  """The table for a console, columns aligned, means set off by a line."""
+  lines = [["present", "n", *table.methods], *table_body(table)]
+  text = _aligned(lines)
+  rule = "-" * len(text[0])
+  first_mean = next(i for i, line in enumerate(lines) if line[0].startswith("mean, "))
+  text = [text[0], rule, *text[1:first_mean], rule, *text[first_mean:]]
+  return "\n".join([caption(table), *text]) + "\n"
+
+
+def verdict(line: dict) -> str:
+  """One line of a comparison as a sentence."""
+  numbers = [number(line[k]) for k in ("difference", "low", "high")]
+  mean, low, high = (show_value(line["metric"], v, signed=True) for v in numbers)
+  return (
+    f"{line['rows']}: {line['method']} - {line['control']} = {mean} "
+    f"[{low}, {high}], {line['verdict']}"
+  )
+
+
+def metric_table(results) -> str:
+  """Lines of one protocol as text: a row a method, a column a metric."""
+  methods = in_order(r["method"] for r in results)
+  names = in_order(r["metric"] for r in results)
+  lines = [["method", *names]]
+  for method in methods:
+    cells = []
+    for name in names:
+      chosen = [r for r in results if (r["method"], r["metric"]) == (method, name)]
+      cells.append(show_cell(name, cell([number(r["value"]) for r in chosen])))
+    lines.append([method, *cells])
+  first = results[0]
+  caption = (
+    f"{first['dataset']}, {first['split']}, {first['protocol']}, n = {first['n']}, "
+    f"mask {first['mask_hash']}"
+  )
+  return "\n".join([caption, *_aligned(lines)])
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return [
+    "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+    for line in lines
+  ]
+
+
+def to_markdown(table: Table) -> str:
+  """The table in markdown, the best mean of a row in bold."""
+
+  def escape(text):
+    return text.replace("\\", "\\\\").replace("|", "\\|")
+
+  lines = [
+    ["present", "n", *table.methods],
+    ["---", *["---:"] * (len(table.methods) + 1)],
+  ]
+  for row, body in zip(table.rows, table_body(table), strict=True):
+    cells = zip(body[2:], row.best, strict=True)
+    lines.append(
+      [*body[:2], *(f"**{text}**" if best else text for text, best in cells)]
+    )
+  rows = ("| " + " | ".join(map(escape, line)) + " |" for line in lines)
+  return f"{caption(table)}\n\n" + "\n".join(rows) + "\n"
+
+
+class Curve(NamedTuple):
+  """A metric over missing rates: cells by rate, and the area under it / rate range."""
+
+  rates: tuple[float, ...]
+  cells: tuple[Cell, ...]
+  area: Cell | None
+
+
+def rate_curves(
+  results, metric: str, methods: Sequence[str], *, split: str = "test"
+) -> dict[str, dict[str, Curve]]:
+  """{protocol with its rate left open: {method: Curve}}.
+
+  Reads the lines that have a rate. The area counts the seeds that have every rate.
+  """
+  found = {}
+  for r in results:
+    wanted = r["metric"] == metric and r["split"] == split and r["method"] in methods
+    if wanted and r.get("rate") is not None:
+      family = re.sub(r"\([^,)]*", "(rate", r["protocol"], count=1)
+      by_seed = found.setdefault(family, {}).setdefault(r["method"], {})
+      by_seed.setdefault(r["seed"], {})[float(r["rate"])] = number(r["value"])
+  return {
+    family: {m: _curve(by_method[m]) for m in methods if m in by_method}
+    for family, by_method in found.items()
+  }
+
+
+def _curve(by_seed: dict[Any, dict[float, float]]) -> Curve:
+  rates = sorted(set().union(*by_seed.values()))
+  cells = [cell([v[r] for v in by_seed.values() if r in v]) for r in rates]
+  whole = [[v[r] for r in rates] for v in by_seed.values() if len(v) == len(rates)]
+  areas = [metrics.area(rates, v) for v in whole] if len(rates) > 1 else []
+  return Curve(tuple(rates), tuple(cells), cell(areas))

@@ -1,0 +1,175 @@
+"""The folder of one run: whose it is, what is in it, and that only one process writes.
+
+config.json      the config, the versions, the device, the commit
+spec.json        what the data are, for whoever reads a checkpoint later
+checkpoints/     one folder an arm
+metrics.jsonl    a line a seed and jitted call of training
+predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
+comparison.json  the method against its best control, with intervals and verdicts
+speed.jsonl      a line an arm: compile time, rate, memory, chosen steps
+report.html      all of it, to look at
+results.jsonl    a line a (method, pattern or protocol, metric, seed); written last,
+                 so that a run which has it is finished
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from promise_jax import report
+from promise_jax.types import Modality, Spec, Task
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def digest(config: dict) -> str:
+  """Eight hex digits that name a config."""
+  text = json.dumps(config, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def write_json(path: Path, value) -> None:
+  """JSON, whole or not at all."""
+  report.write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+  """Arrays as npz, whole or not at all."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  with open(temporary, "wb") as file:
+    np.savez_compressed(file, **arrays)
+  os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, config: dict) -> Iterator[Path]:
+  """The folder, made or found, locked while the context lasts.
+
+  Raises ValueError if another config made it (the fields that differ are listed), if
+  it holds something else, or if another process has it open.
+  """
+  check_config(folder, config)
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / "lock", "a") as lock:
+    try:
+      # The kernel drops this lock when the process ends, however it ends.
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f"{folder} is in use by another process") from None
+    # Another process may have made the folder its own since the first look.
+    check_config(folder, config)
+    if not (folder / "config.json").exists():
+      write_json(folder / "config.json", {"config": config, **provenance()})
+    yield folder
+
+
+def check_config(folder: Path, config: dict) -> None:
+  """Raises ValueError unless `folder` is free for `config` or was made with it."""
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"workdir {folder} is a file, a folder is needed")
+  if not (folder / "config.json").exists():
+    foreign = sorted(p.name for p in folder.glob("*") if not unfinished(p.name))
+    if foreign:
+      raise ValueError(
+        f"workdir {folder} is not empty and not a run: it holds "
+        f"{', '.join(foreign[:5])}"
+      )
+    return
+  found = read_config(folder)["config"]
+  before, now = flat(found), flat(config)
+  changed = [
+    f"{k} was {before.get(k)!r}, is {now.get(k)!r}"
+    for k in sorted(before.keys() | now.keys())
+    if before.get(k) != now.get(k)
+  ]
+  if changed:
+    raise ValueError(
+      f"workdir {folder} belongs to another config: {'; '.join(changed)}"
+    )
+
+
+def unfinished(name: str) -> bool:
+  """Whether a start that was cut short can have left a file of this name."""
+  return name == "lock" or name.startswith(".config.json.")
+
+
+def read_config(folder: Path) -> dict:
+  """config.json of a run; ValueError where there is none or it cannot be read."""
+  path = folder / "config.json"
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise ValueError(f"{folder} is not a run: it has no config.json") from None
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} is damaged: {error}") from None
+  if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+    raise ValueError(f"{folder} is not a run: its config.json is of something else")
+  return found
+
+
+def flat(config: dict, prefix: str = "") -> dict:
+  """{"train.optim.lr": 0.001, ...}; tuples as lists, as JSON has them."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      out |= flat(value, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def provenance() -> dict:
+  """What produced the numbers: versions, device, commit of the library (or null)."""
+  here = Path(__file__).parent
+  command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+  try:
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    commit = found.stdout.strip() or None
+  except FileNotFoundError:
+    commit = None
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  versions["python"] = platform.python_version()
+  device = jax.devices()[0]
+  return {
+    "versions": versions,
+    "device": {
+      "platform": device.platform,
+      "kind": device.device_kind,
+      "count": jax.device_count(),
+    },
+    "commit": commit,
+  }
+
+
+def spec_to_json(spec: Spec) -> dict:
+  """The spec as plain values; `spec_from_json` reads it back exactly."""
+  scale = {n: [a.tolist(), b.tolist()] for n, (a, b) in spec.standardise.items()}
+  return {
+    "modalities": [m._asdict() for m in spec.modalities],
+    "task": spec.task._asdict(),
+    "standardise": scale,
+    "labelled": spec.labelled,
+  }
+
+
+def spec_from_json(value: dict) -> Spec:
+  """The spec that `spec_to_json` wrote."""
+  modalities = tuple(
+    Modality(**(m | {"shape": tuple(m["shape"])})) for m in value["modalities"]
+  )
+  task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))
+  scale = {
+    n: (np.array(a, np.float32), np.array(b, np.float32))
+    for n, (a, b) in value["standardise"].items()
+  }
+  return Spec(modalities, task, scale, value["labelled"])

@@ -1,0 +1,176 @@
+"""The settings of an experiment: defaults, presets, short arguments, checks.
+
+A config file calls `defaults`, assigns what is its own, and ends in `with_arguments`,
+which reads the `key=value,key=value` after the colon of `--config file.py:...`. All
+other fields are set by `--config.field=value`.
+"""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+from promise_jax import methods, missing, optim, train
+
+CONSTANT = "majority"
+
+PRESETS = {
+  # What the embedded sets want: encoders trained from nothing on few rows.
+  "default": {},
+  # Features of a frozen backbone: wider codes, a slower rate (ours).
+  "large": {
+    "train": {"optim": {"lr": 1e-4}},
+    "robult": {"hidden": 256, "shared": 128, "private": 128},
+    "fusion": {"hidden": 256},
+    "distil": {"hidden": 256},
+  },
+  # Shows that everything runs; the numbers mean nothing.
+  "tiny": {
+    "seeds": 2,
+    "train": {"steps": 20, "every": 10, "batch": 32, "labelled_per_batch": 8},
+    "robult": {"hidden": 16, "shared": 8, "private": 8, "head_hidden": 16},
+    "fusion": {"hidden": 16, "head_hidden": 16},
+    "distil": {"hidden": 16, "head_hidden": 16},
+  },
+}
+
+
+class Arm(NamedTuple):
+  """One line of the comparison: `text` as given, a method and all its settings."""
+
+  text: str
+  method: str
+  values: dict[str, Any]
+
+  @property
+  def folder(self) -> str:
+    return re.sub(r"[^\w.=,-]+", "_", self.text).strip("_")
+
+
+def defaults(method: str, dataset: str, label_rate: float):
+  """The ConfigDict of an experiment with `method` on `dataset`, everything explicit."""
+  from ml_collections import config_dict
+
+  config = config_dict.ConfigDict()
+  config.method = method
+  config.dataset = dataset
+  config.label_rate = label_rate
+  config.preset = "default"
+  config.train_protocol = "none"
+  config.seeds = 5
+  config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
+  config.data = {
+    "data_dir": "",  # where prepared sets are; empty: the user's cache folder
+    "nonfinite": "frame",
+    "vocabulary": 8192,
+    "scale": 0.0,  # unit of a regression label; 0: as the data set says
+    "tags": False,
+    "fold": 0,
+    "kinds": "",  # of npz modalities, as "audio=sequence,page=image"
+    "split_seed": 0,
+  }
+  config.train = dataclasses.asdict(train.TrainConfig())
+  for name, (kind, _) in methods.METHODS.items():
+    config[name] = dataclasses.asdict(kind())
+  return config
+
+
+def with_arguments(config, text: str):
+  """Sets top-level fields from `key=value,key=value`; the preset is applied first.
+
+  Commas inside parentheses belong to the value; tuples are joined by "+"
+  (`controls=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
+  that lists the known keys, or says what a field takes.
+  """
+  given = pairs(text)
+  plain = [k for k, v in config.items() if not hasattr(v, "items")]
+  for key in given:
+    if key not in plain:
+      raise ValueError(
+        f"config argument {key!r} is unknown, known are {', '.join(plain)}"
+      )
+  preset = given.get("preset", config.preset)
+  if preset not in PRESETS:
+    raise ValueError(f"preset is {preset!r}, known are {', '.join(PRESETS)}")
+  config.update(PRESETS[preset])
+  for key, value in given.items():
+    config[key] = convert(key, value, config[key])
+  return config
+
+
+def pairs(text: str) -> dict[str, str]:
+  """{"a": "1", "b": "f(x=2,y)"} of the text "a=1,b=f(x=2,y)"."""
+  out = {}
+  for part in re.split(r",(?![^(]*\))", text or ""):
+    if not part.strip():
+      continue
+    key, equals, value = part.partition("=")
+    if not equals:
+      raise ValueError(f"config argument {part!r} is not of the form key=value")
+    out[key.strip()] = value.strip()
+  return out
+
+
+def convert(key: str, text: str, default: Any) -> Any:
+  """`text` as a value of the type of `default`."""
+  if isinstance(default, tuple):
+    return () if text in ("", "none") else tuple(text.split("+"))
+  if isinstance(default, bool):
+    if text.lower() not in ("true", "false"):
+      raise ValueError(f"{key} is {text!r}, expected true or false")
+    return text.lower() == "true"
+  try:
+    return type(default)(text)
+  except ValueError:
+    kind = {int: "a whole number", float: "a number"}[type(default)]
+    raise ValueError(f"{key} is {text!r}, expected {kind}") from None
+
+
+def parse_arm(text: str, config: dict) -> Arm:
+  """The arm of "robult" or "fusion(absent=zeros,dropout=false)"."""
+  match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
+  name = match[1] if match else text
+  if name == CONSTANT and match and not match[2]:
+    return Arm(text, CONSTANT, {})
+  if not match or name not in methods.METHODS:
+    known = ", ".join((*methods.METHODS, CONSTANT))
+    raise ValueError(f"{text!r} is not a method or a control, known are {known}")
+  base = dict(config[name])
+  values = {}
+  for key, value in pairs(match[2] or "").items():
+    if key not in base:
+      raise ValueError(f"{key!r} is no setting of {name}, known are {', '.join(base)}")
+    values[key] = convert(f"{name}.{key}", value, base[key])
+  return Arm(text.strip(), name, base | values)
+
+
+class Experiment(NamedTuple):
+  """The config as typed values: what `experiment.run` reads."""
+
+  arms: tuple[Arm, ...]
+  seeds: tuple[int, ...]
+  protocol: missing.Protocol
+  train: train.TrainConfig
+
+
+def check(config: dict) -> Experiment:
+  """Reads every field of the plain dict `config`; ValueError for the first that is
+  wrong. Nothing is loaded or written."""
+  arms = tuple(parse_arm(t, config) for t in (config["method"], *config["controls"]))
+  folders = [a.folder for a in arms]
+  if len(set(folders)) < len(folders):
+    raise ValueError(f"method and controls repeat one of {', '.join(folders)}")
+  for arm in arms:
+    if arm.method != CONSTANT:
+      methods.settings(arm.method, arm.values)
+  if not 0 < config["label_rate"] <= 1:
+    raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
+  if config["seeds"] < 1:
+    raise ValueError(f"seeds is {config['seeds']}, at least 1 is needed")
+  values = dict(config["train"])
+  values["optim"] = optim.OptimConfig(**values["optim"])
+  return Experiment(
+    arms,
+    tuple(range(config["seeds"])),
+    missing.parse(config["train_protocol"]),
+    train.TrainConfig(**values),
+  )

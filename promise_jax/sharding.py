@@ -1,0 +1,51 @@
+"""The mesh: one axis `data` over all devices; states replicated, rows spread."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from promise_jax.types import Array, PyTree
+
+
+def make_mesh(devices: list | None = None) -> Mesh:
+  """A mesh over `devices` (default: all), every axis Auto: rows are placed by
+  annotation, and sums over a batch are global without a line of code."""
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh(
+    (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same value on every device."""
+  return NamedSharding(mesh, P())
+
+
+def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """`axis` spread over the devices."""
+  return NamedSharding(mesh, P(*(None,) * axis, "data"))
+
+
+def spread(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
+  """Inside jit: asks that `axis` of every leaf be spread over the devices."""
+  constrain = jax.lax.with_sharding_constraint
+  return jax.tree.map(lambda x: constrain(x, rows(mesh, axis)), tree)
+
+
+def check_rows(batch: int, mesh: Mesh) -> None:
+  """Raises ValueError unless a batch of `batch` rows divides over the devices."""
+  count = mesh.devices.size
+  if batch % count:
+    raise ValueError(
+      f"batch is {batch}, it must be a multiple of the {count} devices in use"
+    )
+
+
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  """Host arrays -> device arrays with `sharding`."""
+
+  def place(x) -> Array:
+    return jax.device_put(np.asarray(x), sharding)
+
+  return jax.tree.map(place, tree)

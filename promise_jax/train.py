@@ -1,0 +1,332 @@
+"""fit(): the only training loop.
+
+K steps for all seeds are one jitted call: a scan over the steps inside a map over the
+seeds, ending in a validation of every seed under every missing pattern, which keeps the
+best parameters on the device. The host draws rows and masks for the next call while one
+runs. Everything follows from (seed, step): a resumed run repeats nothing and skips
+nothing.
+"""
+
+import dataclasses
+import functools
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from promise_jax import checkpoint, evaluate, missing, sharding, updates
+from promise_jax import optim as optimisers
+from promise_jax.data import feed
+from promise_jax.types import (
+  Array,
+  Clock,
+  Mean,
+  Method,
+  PyTree,
+  Spec,
+  Split,
+  Stage,
+  State,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """`steps` updates of `batch` rows, `labelled_per_batch` of them labelled while
+  unlabelled rows exist; validation `every` so many; `replicate` says how seeds run:
+  "map", "vmap", or "auto" (map on CPU, vmap elsewhere)."""
+
+  steps: int = 300
+  every: int = 25
+  batch: int = 128
+  labelled_per_batch: int = 32
+  replicate: str = "auto"
+  optim: optimisers.OptimConfig = optimisers.OptimConfig()
+
+
+class Carry(NamedTuple):
+  """All seeds, stacked: the state, and the best (params, aux), its score and step."""
+
+  state: State
+  best: tuple[PyTree, PyTree]
+  score: Array
+  at: Array
+
+
+class Fit(NamedTuple):
+  """What training left: the best `params`, `aux` [S, ...], the validation `score` [S]
+  and step `at` [S] of each, and `speed`, numbers for the log."""
+
+  params: PyTree
+  aux: PyTree
+  score: np.ndarray
+  at: np.ndarray
+  speed: dict[str, float]
+
+
+class Stopped(Exception):
+  """Training was asked to stop by `signal` and has saved after `step` steps."""
+
+  def __init__(self, step: int, signal: int):
+    super().__init__(f"stopped and saved after step {step}")
+    self.step, self.signal = step, signal
+
+
+def fit(
+  method: Method,
+  spec: Spec,
+  rows: feed.Rows,
+  valid: Split,
+  config: TrainConfig,
+  *,
+  mesh: Mesh | None = None,
+  manager: Any = None,
+  log: Callable[[list[dict]], None] = lambda lines: None,
+  stop: Callable[[], int] = lambda: 0,
+  title: str | None = None,
+) -> Fit:
+  """Trains `method` for every seed, stage by stage.
+
+  `manager` (of `checkpoint.opened`) makes the run resumable: it is asked for the last
+  step and given a checkpoint after every call. `log` gets a line a seed and call.
+  `stop` is asked after each call; if it answers with the number of a signal, the save
+  is finished and `Stopped` raised. `title` shows a progress bar. Raises
+  FloatingPointError at the first non-finite loss or parameter, before anything of
+  that call is saved, and ValueError for settings that do not fit.
+  """
+  mesh = mesh or sharding.make_mesh()
+  calls = check(method, config, mesh)
+  everywhere = sharding.replicated(mesh)
+  data = sharding.put(evaluate.rows_of(rows.split), everywhere)
+  judge = sharding.put(evaluate.padded(valid, mesh), everywhere)
+  keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
+  done = (manager.latest_step() if manager else None) or 0
+  speed = {"compile_s": 0.0, "train_s": 0.0, "steps": 0}
+  end, best = 0, None
+  with progress_bar(title, sum(calls) * config.every, done) as bar:
+    for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
+      begin, end = end, end + count * config.every
+      tx = optimisers.build(config.optim, end - begin, stage.trains)
+      start = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
+      carry = jax.eval_shape(start, keys, best)
+      if begin >= done:
+        carry = compiled(start, (keys, best), speed, once=True)(keys, best)
+      if begin < done <= end:
+        carry = checkpoint.restore(manager, done, carry, everywhere)
+      chosen = functools.partial(feed.host_rows, rows, config, stage, (begin, end))
+      call, ready = None, None
+      for at in range(max(begin, done), end, config.every):
+        ready = ready or chosen(at)
+        if call is None:
+          program = make_call(method, stage, tx, spec, rows.protocol, config, mesh)
+          call = compiled(program, (carry, ready, keys, data, judge), speed)
+        since = time.perf_counter()
+        carry, metrics = call(carry, ready, keys, data, judge)
+        ready = chosen(at + config.every) if at + config.every < end else None
+        metrics = jax.device_get(metrics)
+        speed["train_s"] += time.perf_counter() - since
+        speed["steps"] += config.every
+        check_finite(metrics, at, rows.seeds)
+        lines = summary(metrics, stage.name, at + config.every, rows.seeds)
+        log(lines)
+        if manager:
+          checkpoint.save(manager, at + config.every, carry)
+        bar.update(config.every)
+        bar.set_postfix(mean_of(lines))
+        if stop():
+          raise Stopped(at + config.every, stop())
+      best = carry.best
+  return finished(carry, speed, config.batch * len(rows.seeds))
+
+
+def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
+  """The number of jitted calls of each stage; ValueError for what does not fit."""
+  optimisers.check(config.optim)
+  if config.batch < 1 or not 0 <= config.labelled_per_batch <= config.batch:
+    raise ValueError(
+      f"train.batch is {config.batch} with {config.labelled_per_batch} labelled rows, "
+      "at least 1 row is needed, and from 0 to all of them labelled"
+    )
+  sharding.check_rows(config.batch, mesh)
+  if config.replicate not in ("auto", "map", "vmap"):
+    raise ValueError(
+      f"train.replicate is {config.replicate!r}, known are auto, map, vmap"
+    )
+  if config.every < 1 or config.steps % config.every or config.steps < 1:
+    raise ValueError(
+      f"train.steps is {config.steps}, it must be a positive multiple of "
+      f"train.every, {config.every}"
+    )
+  total = config.steps // config.every
+  if total < len(method.stages):
+    raise ValueError(
+      f"train.steps is {config.steps}, the {len(method.stages)} stages of the method "
+      f"need at least {len(method.stages) * config.every}"
+    )
+  shares = np.array([s.share for s in method.stages])
+  edges = np.round(np.cumsum(shares) / shares.sum() * total).astype(int)
+  # Every stage gets a call: push the edges apart from the left, then from the right.
+  for i in range(len(edges)):
+    edges[i] = min(max(edges[i], i + 1), total - (len(edges) - 1 - i))
+  return np.diff(edges, prepend=0).tolist()
+
+
+def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
+  """start(keys, best) -> the Carry with which stage `number` begins: from `init`, or
+  from the best of the stage before."""
+  stage = method.stages[number]
+
+  def one(key, best):
+    params, aux = best if number else method.init(jax.random.fold_in(key, 0))
+    params, aux = stage.enter(jax.random.fold_in(key, 2 + number), params, aux)
+    state = State(params, aux, tx.init(params))
+    score, at = jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)
+    return Carry(state, (params, aux), score, at)
+
+  return replicate(one, config)
+
+
+def replicate(one: Callable, config: TrainConfig) -> Callable:
+  """The function of one seed as a function of all, stacked on a leading axis."""
+  kind = config.replicate
+  if kind == "auto":
+    kind = "map" if jax.default_backend() == "cpu" else "vmap"
+  if kind == "vmap":
+    return lambda *stacked: jax.vmap(one)(*stacked)
+  return lambda *stacked: jax.lax.map(lambda args: one(*args), stacked)
+
+
+def make_call(
+  method: Method,
+  stage: Stage,
+  tx,
+  spec: Spec,
+  protocol: missing.Protocol,
+  config: TrainConfig,
+  mesh: Mesh,
+) -> Callable:
+  """The jitted call (carry, ready, keys, data, judge) -> (carry, metrics).
+
+  K steps of every seed on the rows that `ready` (of `feed.host_rows`) names, then
+  validation. The carry is donated.
+  """
+  update = (stage.update or updates.gradient_update)(stage, tx)
+  predict = stage.predict or method.predict
+  patterns = np.array(missing.all_patterns(len(spec.modalities)))
+
+  def validate(params, aux, judge):
+    logits = evaluate.predict_patterns(predict, params, aux, judge, patterns, mesh)
+    weight = evaluate.weights(judge["recorded"], judge["valid"], patterns)
+    return evaluate.score(logits, judge["label"], weight, spec.task)
+
+  def call(carry, ready, keys, data, judge):
+    clock = Clock(*ready["clock"])
+
+    def one(carry, chosen, key):
+      def step(state, now):
+        chosen, clock = now
+        batch = feed.gather(data, chosen, protocol.redraw, mesh)
+        # The stream of step keys is fold 1 of the seed's key; fold 0 made the weights.
+        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), clock.step)
+        return update(state, batch, step_key, clock)
+
+      state, metrics = jax.lax.scan(step, carry.state, (chosen, clock))
+      score = validate(state.params, state.aux, judge)
+      better = score > carry.score
+      best = jax.lax.cond(better, lambda: (state.params, state.aux), lambda: carry.best)
+      at = jnp.where(better, clock.step[-1] + 1, carry.at)
+      score_now = jnp.where(better, score, carry.score)
+      finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
+      told = {"terms": metrics, "valid": score, "finite": jnp.all(jnp.stack(finite))}
+      return Carry(state, best, score_now, at), told
+
+    return replicate(one, config)(carry, ready["chosen"], keys)
+
+  everywhere = sharding.replicated(mesh)
+  return jax.jit(call, donate_argnums=0, out_shardings=everywhere)
+
+
+def compiled(
+  program: Callable, args: tuple, speed: dict, once: bool = False
+) -> Callable:
+  """`program` compiled for `args`; other shapes are an error, not a recompile.
+
+  `once`: it runs a single time, so on CPU, where optimising it takes longer than
+  running it, it is not optimised.
+  """
+  since = time.perf_counter()
+  plain = once and jax.default_backend() == "cpu"
+  options = {"xla_backend_optimization_level": 0} if plain else None
+  call = program.lower(*args).compile(compiler_options=options)
+  speed["compile_s"] += time.perf_counter() - since
+  return call
+
+
+def check_finite(metrics: dict, at: int, seeds: tuple[int, ...]) -> None:
+  """Raises FloatingPointError that names the first step, seed and term."""
+  loss = metrics["terms"]["loss"]  # [S, K]
+  bad = ~np.isfinite(loss)
+  if not bad.any():
+    # A loss is taken before its step: what the last step broke, no loss has seen.
+    if not metrics["finite"].all():
+      seed, last = seeds[int(np.argmin(metrics["finite"]))], at + loss.shape[1] - 1
+      raise FloatingPointError(
+        f"the parameters of seed {seed} are not finite after step {last}; "
+        "the last checkpoint is from before"
+      )
+    return
+  k = int(np.argmax(bad.any(axis=0)))
+  s = int(np.argmax(bad[:, k]))
+  values = {
+    name: float((m.total / np.maximum(m.count, 1) if isinstance(m, Mean) else m)[s, k])
+    for name, m in metrics["terms"].items()
+  }
+  terms = [
+    f"{n} = {v}" for n, v in values.items() if n != "loss" and not np.isfinite(v)
+  ]
+  raise FloatingPointError(
+    f"the loss is {loss[s, k]} at step {at + k} of seed {seeds[s]} "
+    f"({', '.join(terms) or 'every term is finite, their sum is not'}); "
+    "the last checkpoint is from before"
+  )
+
+
+def summary(metrics: dict, stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
+  """One line a seed: the loss and its terms over the call, and the validation score."""
+  lines = []
+  for s, seed in enumerate(seeds):
+    line = {"seed": int(seed), "stage": stage, "step": step}
+    line["valid"] = float(metrics["valid"][s])
+    for name, m in metrics["terms"].items():
+      if isinstance(m, Mean):
+        line[name] = float(m.total[s].sum() / max(m.count[s].sum(), 1))
+      else:
+        line[name] = float(m[s].mean())
+    lines.append(line)
+  return lines
+
+
+def mean_of(lines: list[dict]) -> dict[str, str]:
+  """Loss and validation score over the seeds, as the bar shows them."""
+  return {k: f"{np.mean([x[k] for x in lines]):.3f}" for k in ("loss", "valid")}
+
+
+def progress_bar(title: str | None, total: int, done: int):
+  """A tqdm bar over steps; silent without a title."""
+  from tqdm import tqdm
+
+  return tqdm(total=total, initial=done, desc=title, disable=title is None, unit="step")
+
+
+def finished(carry: Carry, speed: dict, rows_a_step: int) -> Fit:
+  """The result, with the numbers that the run reports of itself."""
+  if speed["steps"]:
+    speed["examples_per_s"] = speed["steps"] * rows_a_step / speed["train_s"]
+  speed["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  score, at = np.asarray(carry.score), np.asarray(carry.at)
+  return Fit(*carry.best, score, at, speed)
