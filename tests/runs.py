@@ -1,0 +1,184 @@
+"""Tiny data, settings and toy methods that the tests of training share."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promise_jax import data, missing, train
+from promise_jax import settings as presets
+from promise_jax.data import feed, order
+from promise_jax.types import Mean, Method, Spec, Stage
+
+SMALL = {"hidden": 4, "head_hidden": 4}
+VALUES = {
+  "fusion": SMALL,
+  "distil": SMALL,
+  "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
+}
+PATTERNS = np.array([[True, False], [False, True], [True, True]])
+
+
+@contextlib.contextmanager
+def compile_once(folder):
+  """While it lasts, programs of `fit` are compiled once, into `folder`, and not
+  optimised: they run for milliseconds, and many of these tests are of one program."""
+  from jax.experimental.compilation_cache import compilation_cache
+
+  changed = {
+    "jax_compilation_cache_dir": str(folder),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+  }
+  before = {name: getattr(jax.config, name) for name in changed}
+
+  def apply(values):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  def plain(program, args, speed, once=False):
+    del once
+    return compiled(program, args, speed, once=True)
+
+  compiled = train.compiled
+  apply(changed)
+  try:
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train, "compiled", plain)
+      yield
+  finally:
+    apply(before)
+
+
+def get_config(arguments: str = ""):
+  """An experiment of two arms to train and the majority class, for `--config`."""
+  config = presets.defaults(method="fusion", dataset="synthetic", label_rate=0.5)
+  config.data = {"data_dir": "", "rows": (48, 20, 20), "dim": 4, "modalities": 2}
+  config.data.classes = 2
+  config.seeds = 2
+  config.controls = ("majority", "fusion(absent=zeros)")
+  config.train.update({"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8})
+  config.fusion.update(SMALL)
+  return presets.with_arguments(config, arguments)
+
+
+def dataset(task: str = "classes", **options) -> data.Dataset:
+  """48, 20 and 20 rows of two vectors m0, m1 of 4 numbers."""
+  sizes = {"rows": (48, 20, 20), "dim": 4, "modalities": 2, "classes": 2}
+  return data.load("synthetic", **(sizes | {"task": task} | options))
+
+
+def rows(
+  source: data.Dataset, seeds=(0, 1), rate: float = 0.5, protocol: str = "none"
+) -> feed.Rows:
+  """The train rows, `rate` of them labelled."""
+  split, kind = source.split("train"), source.spec.task.kind
+  known = [order.label_subset(split.label, kind, rate, s, split.id) for s in seeds]
+  return feed.Rows(split, np.stack(known), tuple(seeds), missing.parse(protocol))
+
+
+def settings(**changed) -> train.TrainConfig:
+  """20 steps in calls of 5, batches of 16."""
+  fast = train.optimisers.OptimConfig(lr=3e-2)
+  values = {"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8}
+  return train.TrainConfig(**(values | {"optim": fast} | changed))
+
+
+def shown(batch) -> jax.Array:
+  """Both inputs side by side f[B, 8], zeros for what is absent."""
+  present = jnp.asarray(batch["present"])
+  parts = [
+    missing.select(batch["inputs"][name], present[:, i])
+    for i, name in enumerate(("m0", "m1"))
+  ]
+  return jnp.concatenate(parts, axis=-1)
+
+
+def cross_entropy(logits, batch) -> jax.Array:
+  """Of the labelled rows."""
+  label = jnp.where(batch["labelled"], batch["label"], 0)
+  chosen = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+  each = jax.nn.logsumexp(logits, axis=-1) - chosen
+  return missing.masked_mean(each, batch["labelled"], 0)
+
+
+def linear(spec: Spec) -> Method:
+  """Two linear layers, noise on the input from the key, aux that counts the steps."""
+  del spec
+
+  def init(key):
+    first, second = jax.random.split(key)
+    body, head = jax.random.normal(first, (8, 3)), jax.random.normal(second, (3, 2))
+    return {"body": body / 3, "head": {"w": head / 2, "b": jnp.zeros(2)}}, {
+      "count": jnp.zeros((), jnp.int32)
+    }
+
+  def logits(params, x):
+    return x @ params["body"] @ params["head"]["w"] + params["head"]["b"][None]
+
+  def loss(params, aux, batch, key, clock):
+    del clock
+    x = shown(batch)
+    x = x + 0.1 * jax.random.normal(key, x.shape)
+    value = cross_entropy(logits(params, x), batch)
+    hidden = jnp.sum(~batch["present"]).astype(jnp.float32)
+    told = {"hidden": Mean(hidden, jnp.float32(batch["present"].size))}
+    return value, ({**aux, "count": aux["count"] + 1}, told)
+
+  def predict(params, aux, batch, pattern=None):
+    del aux, pattern
+    return {"logits": logits(params, shown(batch))}
+
+  return Method(init, predict, (Stage("train", loss),))
+
+
+def two_stages(spec: Spec) -> Method:
+  """First everything, on complete rows and judged by a constant guess of class 0; then
+  the head alone, from a backbone that `enter` copies to aux."""
+  one = linear(spec)
+  (stage,) = one.stages
+
+  def guess(params, aux, batch, pattern=None):
+    del params, aux, pattern
+    return {"logits": jnp.zeros((batch["id"].shape[0], 2)).at[:, 0].set(1.0)}
+
+  def enter(key, params, aux):
+    noise = jax.random.normal(key, params["head"]["w"].shape)
+    head = params["head"] | {"w": params["head"]["w"] + 0.01 * noise}
+    kept = {"count": aux["count"], "teacher": params["body"]}
+    return params | {"head": head}, kept
+
+  backbone = stage._replace(name="backbone", complete=True, predict=guess, share=0.5)
+  prompt = stage._replace(name="prompt", trains=("head/.*",), enter=enter, share=0.5)
+  return one._replace(stages=(backbone, prompt))
+
+
+def replaced(stage: Stage, method: Method) -> Method:
+  """The method with `stage` alone."""
+  return method._replace(stages=(stage,))
+
+
+def numbers(tree) -> list[np.ndarray]:
+  """The leaves on the host."""
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def same(a, b) -> bool:
+  """Whether two trees are equal, bit by bit."""
+  pairs = zip(numbers(a), numbers(b), strict=True)
+  return all(x.tobytes() == y.tobytes() and x.dtype == y.dtype for x, y in pairs)
+
+
+def assert_close(a, b, **tolerance) -> None:
+  """The leaves of two trees agree."""
+  for x, y in zip(numbers(a), numbers(b), strict=True):
+    np.testing.assert_allclose(x, y, **tolerance)
+
+
+def moved(arrays: np.ndarray) -> bool:
+  """Whether no two of the seeds stacked in `arrays` [S, ...] are alike."""
+  flat = arrays.reshape(len(arrays), -1)
+  return len(np.unique(flat, axis=0)) == len(flat)

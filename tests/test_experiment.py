@@ -1,0 +1,352 @@
+"""A whole experiment in one process: its files, its lines, and what it may read."""
+
+import dataclasses
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from promise_jax import (
+  arms,
+  checkpoint,
+  data,
+  experiment,
+  maskfile,
+  missing,
+  outcome,
+  report,
+  rundir,
+  settings,
+  train,
+)
+
+ARMS = ["fusion", "majority", "fusion(absent=zeros)"]
+FIELDS = {
+  *("method", "dataset", "split", "protocol", "mask_hash", "pattern", "metric"),
+  *("value", "n", "seed", "label_rate"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+def config(arguments: str = "") -> dict:
+  return runs.get_config(arguments).to_dict()
+
+
+def quietly(folder, given=None) -> str:
+  return experiment.run(given or config(), folder, show=lambda text: None)
+
+
+def watched(spoil=lambda name, split: split):
+  """A patch under which reads of splits and ends of training are noted in order, with
+  the parameters that were found; `spoil` changes a split as it is read."""
+  events, fits = [], []
+  patch = pytest.MonkeyPatch()
+  load, fit = data.load, train.fit
+
+  def load_and_watch(*args, **options):
+    source = load(*args, **options)
+
+    def read(name):
+      events.append(name)
+      return spoil(name, source.read(name))
+
+    return dataclasses.replace(source, read=read)
+
+  def fit_and_watch(*args, **options):
+    found = fit(*args, **options)
+    events.append("fit")
+    fits.append(jax.tree.map(np.asarray, (found.params, found.aux)))
+    return found
+
+  patch.setattr(data, "load", load_and_watch)
+  patch.setattr(train, "fit", fit_and_watch)
+  return patch, events, fits
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run: folder, the table, order of events, trained parameters."""
+  folder = tmp_path_factory.mktemp("runs") / "deep" / "finished"
+  patch, events, fits = watched()
+  try:
+    table = quietly(folder)
+  finally:
+    patch.undo()
+  return SimpleNamespace(folder=folder, table=table, events=events, fits=fits)
+
+
+def lines_of(folder) -> list[dict]:
+  return report.read_jsonl(folder / "results.jsonl")
+
+
+def test_the_test_split_is_read_once_after_the_last_arm(finished):
+  assert finished.events[-2:] == ["fit", "test"]
+  assert finished.events.count("test") == 1 and finished.events.count("fit") == 2
+
+
+def test_garbage_in_the_test_rows_leaves_training_as_it_is(finished, tmp_path):
+  """NaN, huge values and wrong labels there: the same bits, and a page all the same."""
+
+  def spoil(name, split):
+    if name != "test":
+      return split
+    inputs = {"m0": np.full_like(split.inputs["m0"], np.nan)}
+    inputs["m1"] = np.full_like(split.inputs["m1"], 1e38)
+    return split._replace(inputs=inputs, label=1 - split.label)
+
+  patch, _, fits = watched(spoil)
+  try:
+    quietly(tmp_path / "run")
+  finally:
+    patch.undo()
+  assert runs.same(fits, finished.fits)
+  of_valid = [
+    [x for x in lines_of(folder) if x["split"] == "valid"]
+    for folder in (finished.folder, tmp_path / "run")
+  ]
+  assert of_valid[0] == of_valid[1] and len(of_valid[0]) == 6
+  assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_every_line_has_its_fields(finished):
+  lines = lines_of(finished.folder)
+  assert all(line.keys() >= FIELDS for line in lines)
+  shared = {(x["dataset"], x["label_rate"], x["train_protocol"]) for x in lines}
+  assert shared == {("synthetic", 0.5, "none")}
+  # 3 arms, 2 seeds, 3 patterns and 10 rates: each accuracy once.
+  keys = [
+    (x["method"], x["seed"], str(x["pattern"]), x["protocol"])
+    for x in lines
+    if x["split"] == "test" and x["metric"] == "accuracy"
+  ]
+  assert len(keys) == len(set(keys)) == 3 * 2 * 13
+  # The same rows and masks for every arm and seed.
+  hashes = {}
+  for x in lines:
+    where = x["split"], str(x["pattern"]), x["protocol"]
+    hashes.setdefault(where, set()).add((x["mask_hash"], x["n"]))
+  assert all(len(found) == 1 for found in hashes.values())
+
+
+def test_accuracy_follows_from_the_predictions(finished):
+  with np.load(finished.folder / "predictions.npz") as file:
+    stored = dict(file)
+  test = runs.dataset().split("test")
+  np.testing.assert_array_equal(stored["label"], test.label)
+  np.testing.assert_array_equal(stored["id"], test.id)
+  names, checked = np.array(["m0", "m1"]), 0
+  for line in lines_of(finished.folder):
+    if line["split"] != "test" or line["metric"] != "accuracy":
+      continue
+    logits = stored[f"logits/{line['method']}"][line["seed"]]
+    if line["pattern"] is None:
+      protocol = missing.parse(line["protocol"])
+      draw = {"seed": 0, "split": "test", "ids": test.id, "modalities": 2}
+      shown = missing.draw(protocol, **draw)
+    else:
+      shown = np.broadcast_to(np.isin(names, line["pattern"]), (20, 2))
+    which = [np.flatnonzero((stored["pattern"] == x).all(1))[0] for x in shown]
+    guess = logits[which, np.arange(20)].argmax(axis=-1)
+    assert line["value"] == pytest.approx(np.mean(guess == test.label), abs=1e-6)
+    checked += 1
+  assert checked == 3 * 2 * 13
+
+
+def test_metrics_have_every_step_of_every_seed_once(finished):
+  lines = report.read_jsonl(finished.folder / "metrics.jsonl")
+  found = [(x["method"], x["step"], x["seed"]) for x in lines]
+  trained = [ARMS[0], ARMS[2]]
+  assert found == [
+    (arm, step, seed) for arm in trained for step in (5, 10, 15, 20) for seed in (0, 1)
+  ]
+
+
+def test_the_report_and_the_table_name_every_arm(finished):
+  page = (finished.folder / "report.html").read_text("utf-8")
+  for arm in ARMS:
+    assert arm in page and arm in finished.table
+  assert "mean, incomplete" in finished.table
+  assert (finished.folder / "spec.json").exists()
+  leftovers = [p.name for p in finished.folder.iterdir() if p.name.endswith(".tmp")]
+  assert not leftovers
+
+
+def test_a_finished_run_is_only_shown(finished, monkeypatch):
+  monkeypatch.setattr(train, "fit", None)
+  monkeypatch.setattr(data, "load", None)
+  before = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*")}
+  said = []
+  assert experiment.run(config(), finished.folder, show=said.append) == finished.table
+  assert "finished" in said[0]
+  assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*")} == before
+
+
+def test_another_config_is_refused_and_the_fields_named(finished):
+  other = config("label_rate=0.25,seeds=3")
+  with pytest.raises(ValueError, match="label_rate was 0.5, is 0.25") as error:
+    quietly(finished.folder, other)
+  assert "seeds was 2, is 3" in str(error.value) and "method" not in str(error.value)
+
+
+def test_a_folder_in_use_is_refused(finished):
+  with rundir.opened(finished.folder, config()):
+    with pytest.raises(ValueError, match="in use"):
+      rundir.opened(finished.folder, config()).__enter__()
+  with rundir.opened(finished.folder, config()):
+    pass
+
+
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [("config.json", '{"model_type": "bert"}'), ("config.json", "[1]"), ("a.txt", "")],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path, name, text):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match="not a run|is not empty"):
+    quietly(tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+  ("section", "changed", "sentence"),
+  [
+    ("train", {"steps": 23}, "steps is 23"),
+    ("train", {"batch": 12}, "multiple of the 8 devices"),
+    ("train", {"labelled_per_batch": 99}, "99 labelled"),
+    ("data", {"modalities": 0}, "modalities is 0"),
+    ("fusion", {"absent": "nothing"}, "fusion.absent is 'nothing'"),
+  ],
+)
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(
+  tmp_path, section, changed, sentence
+):
+  given = config()
+  given[section] |= changed
+  with pytest.raises(ValueError, match=sentence):
+    quietly(tmp_path / "run", given)
+  assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_test_split_are_refused_at_once(tmp_path, monkeypatch):
+  source = dataclasses.replace(runs.dataset(), splits=("train", "valid"))
+  monkeypatch.setattr(data, "load", lambda *args, **options: source)
+  with pytest.raises(ValueError, match="no test split"):
+    quietly(tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+  """SIGTERM at the third save, a line cut short, one of a step that was not saved."""
+  saved, save = [], checkpoint.save
+
+  def save_and_stop(manager, step, tree):
+    save(manager, step, tree)
+    saved.append(step)
+    if len(saved) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  before = signal.getsignal(signal.SIGTERM)
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(train.Stopped) as stopped:
+      quietly(tmp_path / "run")
+  assert (stopped.value.step, stopped.value.signal) == (15, signal.SIGTERM)
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert not (tmp_path / "run" / "results.jsonl").exists()
+  path = tmp_path / "run" / "metrics.jsonl"
+  late = json.dumps(report.read_jsonl(path)[-1] | {"step": 20})
+  path.write_text(path.read_text() + late + "\n" + late[:30])
+  assert quietly(tmp_path / "run") == finished.table
+  for name in ("results.jsonl", "metrics.jsonl", "comparison.json"):
+    ours, theirs = ((f / name).read_text() for f in (tmp_path / "run", finished.folder))
+    assert ours == theirs
+  assert_same_predictions(tmp_path / "run", finished.folder)
+
+
+def assert_same_predictions(a, b) -> None:
+  with np.load(a / "predictions.npz") as ours, np.load(b / "predictions.npz") as theirs:
+    assert runs.same(dict(ours), dict(theirs))
+
+
+def test_the_control_is_the_best_on_validation():
+  """Not the one that is best on test; the difference is of plain means."""
+  source = runs.dataset()
+  test, rng = source.split("test"), np.random.default_rng(0)
+  scores = {"ours": [0.5, 0.6], "good on test": [0.4, 0.4], "chosen": [0.3, 0.7]}
+  trained = [
+    arms.Trained(settings.Arm(name, name, {}), np.array(s), np.zeros(2), None, {})
+    for name, s in scores.items()
+  ]
+  logits = {n: rng.normal(size=(2, 3, 20, 2)).astype(np.float32) for n in scores}
+  sure = 10 * np.eye(2, dtype=np.float32)[test.label]
+  logits["good on test"] = np.broadcast_to(sure, (2, 3, 20, 2))
+  patterns = missing.all_patterns(2)
+  plan = settings.check(config())
+  setup = arms.Setup({}, plan, source, source.spec, None, None, patterns)
+  compared = outcome.compare(setup, trained, logits, test)
+  assert {(x["method"], x["control"]) for x in compared} == {("ours", "chosen")}
+  right = {n: (x.argmax(-1) == test.label).mean(axis=(0, 2)) for n, x in logits.items()}
+  gap = right["ours"] - right["chosen"]
+  expected = [gap[:2].mean(), gap.mean(), *gap]
+  assert [x["rows"] for x in compared] == ["incomplete", "all", "m0", "m1", "m0+m1"]
+  np.testing.assert_allclose([x["difference"] for x in compared], expected, atol=1e-6)
+  assert all(x["low"] <= x["difference"] <= x["high"] for x in compared)
+
+
+def test_a_finished_run_under_another_protocol(finished, tmp_path):
+  """Its lines join results.jsonl once, whatever was there stays as it was."""
+  before = (finished.folder / "results.jsonl").read_text().splitlines()
+  masks = tmp_path / "masks.npz"
+  table = experiment.evaluate_again(finished.folder, "exact(0.5)", masks=masks)
+  assert all(arm in table for arm in ARMS) and "accuracy" in table
+  after = (finished.folder / "results.jsonl").read_text().splitlines()
+  assert after[: len(before)] == before
+  added = [json.loads(line) for line in after[len(before) :]]
+  assert {x["protocol"] for x in added} == {"exact(0.5)"}
+  drawn = maskfile.load_masks(masks)
+  np.testing.assert_array_equal((~drawn.mask).sum(axis=0), [10, 10])
+  hashed = maskfile.mask_hash(drawn.mask, drawn.ids)
+  assert {x["mask_hash"] for x in added} == {hashed}
+  with np.load(finished.folder / "predictions.npz") as file:
+    stored = dict(file)
+  index, some = drawn.mask @ [1, 2] - 1, drawn.mask.any(axis=1)
+  for x in added:
+    if x["metric"] == "accuracy":
+      logits = stored[f"logits/{x['method']}"][x["seed"], index, np.arange(20)]
+      hits = (logits.argmax(-1) == stored["label"])[some]
+      assert (x["value"], x["n"]) == (pytest.approx(hits.mean()), some.sum())
+  experiment.evaluate_again(finished.folder, "exact(0.5)")
+  assert (finished.folder / "results.jsonl").read_text().splitlines() == after
+  assert quietly(finished.folder) == finished.table
+
+
+@pytest.mark.parametrize(
+  ("protocol", "split", "sentence"),
+  [("often(0.5)", "test", "unknown protocol"), ("none", "dev", "split is 'dev'")],
+)
+def test_an_evaluation_that_does_not_fit(finished, protocol, split, sentence):
+  before = (finished.folder / "results.jsonl").read_text()
+  with pytest.raises(ValueError, match=sentence):
+    experiment.evaluate_again(finished.folder, protocol, split)
+  assert (finished.folder / "results.jsonl").read_text() == before
+
+
+def test_an_evaluation_needs_a_finished_run_with_its_parameters(tmp_path):
+  with pytest.raises(ValueError, match="not a run"):
+    experiment.evaluate_again(tmp_path / "nowhere", "exact(0.5)")
+  rundir.write_json(tmp_path / "config.json", {"config": config()})
+  with pytest.raises(ValueError, match="not finished"):
+    experiment.evaluate_again(tmp_path, "exact(0.5)")
+  (tmp_path / "results.jsonl").write_text("")
+  with pytest.raises(ValueError, match="parameters of .* are gone"):
+    experiment.evaluate_again(tmp_path, "exact(0.5)")

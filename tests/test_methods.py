@@ -1,0 +1,281 @@
+"""The contract that every method keeps. A new method adds its rows to CASES."""
+
+import functools
+from typing import NamedTuple
+
+import batches
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promise_jax import methods, missing
+
+SMALL = {"hidden": 8, "head_hidden": 8}
+ROBULT = SMALL | {"shared": 4, "private": 4}
+MOVING = {"regression": "gaussian", "stop_s": False, "sup": "all", "cov": 0.1}
+SHARING = {"gate": "soft", "own_encoders": False}
+STILL = {"dropout": False}
+PAIR = batches.VECTORS[:2]
+
+
+class Case(NamedTuple):
+  """A method with settings, on a task, with vectors or with all four kinds."""
+
+  method: str
+  values: dict
+  task: str = "classes"
+  modalities: tuple = batches.VECTORS
+
+
+# The first case of a method also runs the tests that compile more programs, and
+# "-kinds" those of all four kinds of modality.
+CASES = {
+  "robult": Case("robult", ROBULT),
+  "robult-sign": Case("robult", ROBULT | {"calibrate": False}, "regression", PAIR),
+  "robult-gaussian": Case("robult", ROBULT | MOVING, "regression", PAIR),
+  "robult-kinds": Case("robult", ROBULT | SHARING, "multilabel", batches.KINDS),
+  "fusion": Case("fusion", SMALL),
+  "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
+  "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),
+  "fusion-token": Case("fusion", SMALL | STILL | {"absent": "token"}, modalities=PAIR),
+  "fusion-zeros-dropout": Case(
+    "fusion", SMALL | {"absent": "zeros"}, "regression", PAIR
+  ),
+  "fusion-kinds": Case(
+    "fusion", SMALL | {"absent": "token"}, "multilabel", batches.KINDS
+  ),
+  "distil": Case("distil", SMALL),
+  "distil-regression": Case("distil", SMALL, "regression", PAIR),
+  "distil-kinds": Case("distil", SMALL, "multilabel", batches.KINDS),
+}
+FIRST = [name for name in CASES if name == CASES[name].method]
+every_case = pytest.mark.parametrize("name", CASES)
+every_method = pytest.mark.parametrize("name", FIRST)
+
+
+class Program(NamedTuple):
+  """A case, built and compiled once: `grad` -> (loss, (aux, terms)), gradient."""
+
+  spec: object
+  method: object
+  params: object
+  aux: object
+  grad: object
+  predict: object
+
+
+@functools.cache
+def built(name: str) -> Program:
+  case = CASES[name]
+  spec = batches.spec(case.task, case.modalities)
+  method = methods.build(case.method, case.values, spec)
+  params = batches.parameters(method)
+  aux = batches.compiled(lambda key: method.init(key)[1])(jax.random.key(0))
+  grad = batches.compiled(jax.value_and_grad(method.stages[0].loss, has_aux=True))
+  program = Program(spec, method, params, aux, grad, batches.compiled(method.predict))
+  # Banks and running means with something in them.
+  (_, (aux, _)), _ = differentiate(program, batches.complete(spec, seed=9))
+  return program._replace(aux=aux)
+
+
+def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
+  clock = batches.clock(progress)
+  return program.grad(program.params, program.aux, batch, jax.random.key(key), clock)
+
+
+def logits(program: Program, batch):
+  readable = batches.readable(batch)
+  return np.asarray(program.predict(program.params, program.aux, readable)["logits"])
+
+
+def assert_same(a, b):
+  """Bit by bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-5), a, b)
+
+
+def assert_finite(tree):
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    assert np.isfinite(np.asarray(x, np.float64)).all(), jax.tree_util.keystr(path)
+
+
+def test_every_method_has_a_case():
+  assert set(FIRST) == set(methods.METHODS)
+
+
+@every_method
+def test_the_key_decides_the_parameters(name):
+  case = CASES[name]
+  spec = batches.spec(case.task, case.modalities[:1])  # an init is slow to compile
+  start = batches.compiled(methods.build(case.method, case.values, spec).init)
+  first, again = start(jax.random.key(0)), start(jax.random.key(0))
+  assert_same(first, again)
+  assert_finite(first)
+  other = start(jax.random.key(1))[0]
+  weights = zip(jax.tree.leaves(first[0]), jax.tree.leaves(other), strict=True)
+  assert all((x != y).any() for x, y in weights if x.ndim > 1)
+
+
+@every_case
+def test_what_was_not_recorded_cannot_matter_in_training(name):
+  p = built(name)
+  batch = batches.mixed(p.spec)
+  there = batch["recorded"]
+  assert not there.all()
+  poisoned = differentiate(p, batches.poisoned(batch, p.spec, there))
+  assert_finite(poisoned)
+  assert_same(poisoned, differentiate(p, batches.zeroed(batch, p.spec, there)))
+
+
+@every_case
+def test_what_is_not_present_cannot_matter_in_prediction(name):
+  p = built(name)
+  full = batches.mixed(p.spec)
+  for pattern in missing.all_patterns(len(p.spec.modalities)):
+    batch = full | {"present": full["recorded"] & np.array([pattern])}
+    poisoned = logits(p, batches.poisoned(batch, p.spec, batch["present"]))
+    assert_finite(poisoned)
+    assert_same(poisoned, logits(p, batch))
+
+
+@every_case
+def test_the_label_of_an_unlabelled_row_cannot_matter(name):
+  p = built(name)
+  batch = batches.mixed(p.spec)
+  label = batch["label"].copy()
+  hidden = ~batch["labelled"]
+  garbage = [10**6, -7, 99] if label.dtype == np.int32 else [np.nan, np.inf, -1e9]
+  garbage = np.resize(garbage, hidden.sum()).astype(label.dtype)
+  label[hidden] = garbage.reshape(-1, *(1,) * (label.ndim - 1))
+  found = differentiate(p, batch | {"label": label})
+  assert_finite(found)
+  assert_same(found, differentiate(p, batch))
+
+
+@every_case
+def test_the_order_of_the_rows_cannot_matter(name, rng):
+  p = built(name)
+  batch, order = batches.mixed(p.spec), rng.permutation(batches.ROWS)
+  shuffled = batches.take(batch, order)
+  (loss, (aux, _)), grads = differentiate(p, batch)
+  (other, (other_aux, _)), other_grads = differentiate(p, shuffled)
+  np.testing.assert_allclose(other, loss, 1e-5)
+  assert_close(other_grads, grads)
+  assert_close(other_aux, aux)
+  np.testing.assert_allclose(logits(p, shuffled), logits(p, batch)[order], 1e-5, 1e-6)
+
+
+@every_method
+def test_padding_rows_cannot_matter(name):
+  p = built(name)
+  batch, rows = batches.mixed(p.spec), np.arange(batches.ROWS) < 12
+  padded = batches.poisoned(batch, p.spec, np.tile(rows[:, None], 3))
+  padded |= {
+    "valid": rows,
+    "present": batch["present"] | ~rows[:, None],
+    "labelled": batch["labelled"] | ~rows,
+    "label": np.where(rows, batch["label"], 10**6),
+    "slot": np.where(rows, batch["slot"], 0).astype(np.int32),
+  }
+  (loss, (aux, terms)), grads = differentiate(p, batches.take(batch, rows))
+  (other, (other_aux, other_terms)), other_grads = differentiate(p, padded)
+  np.testing.assert_allclose(other, loss, 1e-5)
+  assert_close(other_grads, grads)
+  assert_close(other_aux, aux)
+  assert_close(other_terms, terms)
+
+
+@every_case
+@pytest.mark.parametrize("absent", ["one for all", "all of some", "all", "labels"])
+def test_emptiness_is_finite(name, absent):
+  p = built(name)
+  batch = batches.complete(p.spec)
+  present, labelled = batch["present"].copy(), batch["labelled"].copy()
+  if absent == "one for all":
+    present[:, 1] = False
+  elif absent == "all of some":
+    present[::3] = False
+  elif absent == "all":
+    present[:] = False
+  else:
+    labelled[:] = False
+  batch |= {"present": present, "recorded": present, "labelled": labelled}
+  batch = batches.poisoned(batch, p.spec, present)
+  (loss, (aux, terms)), grads = differentiate(p, batch)
+  assert_finite((loss, aux, terms, grads, logits(p, batch)))
+  assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
+  if absent == "all":
+    assert loss == 0
+    assert_same(grads, jax.tree.map(jnp.zeros_like, grads))
+  if absent == "labels":
+    assert terms["sup"].total == 0 and terms["sup"].count == 0
+
+
+@pytest.mark.parametrize("name", [*FIRST, *(f"{n}-kinds" for n in FIRST)])
+def test_a_static_pattern_gives_what_a_traced_mask_gives(name):
+  p = built(name)
+  batch = batches.readable(batches.mixed(p.spec))
+  static = batches.compiled(p.method.predict, static_argnames="pattern")
+  patterns = missing.all_patterns(len(p.spec.modalities))
+  sample = patterns if name in FIRST else patterns[7:8]
+  for pattern in sample:
+    now = batch | {"present": batch["present"] & np.array([pattern])}
+    traced = p.predict(p.params, p.aux, now)
+    found = static(p.params, p.aux, batch, pattern=pattern)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-5), found, traced
+    )
+    assert np.asarray(found["logits"]).shape == (batches.ROWS, p.spec.task.outputs)
+
+
+@every_method
+def test_a_static_pattern_leaves_the_absent_encoders_out(name):
+  p = built(name)
+  batch = batches.readable(batches.mixed(p.spec))
+  products = []
+  for pattern in ((True, True, True), (True, False, True), (True, False, False)):
+    run = functools.partial(p.method.predict, pattern=pattern)
+    text = str(jax.make_jaxpr(run)(p.params, p.aux, batch))
+    products.append(text.count("dot_general"))
+  assert products[0] > products[1] > products[2] > 0
+
+
+@every_method
+def test_the_key_decides_the_noise(name):
+  p = built(name)
+  batch = batches.mixed(p.spec)
+  assert_same(differentiate(p, batch, key=4), differentiate(p, batch, key=4))
+  assert differentiate(p, batch, key=4)[0][0] != differentiate(p, batch, key=5)[0][0]
+
+
+@every_method
+def test_prediction_has_no_randomness(name):
+  p = built(name)
+  batch = batches.readable(batches.mixed(p.spec))
+  text = str(jax.make_jaxpr(p.method.predict)(p.params, p.aux, batch))
+  assert "random" not in text and "threefry" not in text
+
+
+@every_case
+def test_sixteen_examples_can_be_learnt(name):
+  p = built(name)
+  batch, clock = batches.complete(p.spec), batches.clock(0)
+  params, aux, losses = p.params, p.aux, []
+  first = second = jax.tree.map(np.zeros_like, params)
+  for i in range(1, 61):
+    (loss, (aux, _)), grads = p.grad(params, aux, batch, jax.random.key(i), clock)
+    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * np.asarray(g), first, grads)
+    second = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * np.square(g), second, grads)
+    params = jax.tree.map(adam_step, params, first, second)
+    losses.append(float(loss))
+  assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+
+
+def adam_step(x, first, second):
+  """Adam on the host, where nothing is compiled. Both decays are 0.9, so what it lacks
+  of a bias correction is a short warm-up."""
+  return np.float32(x - 0.02 * first / (np.sqrt(second) + 1e-8))

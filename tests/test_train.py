@@ -1,0 +1,409 @@
+"""fit(): what it computes, that it can be stopped anywhere, and what it refuses."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from promise_jax import checkpoint, methods, train
+from promise_jax.types import Mean, Method, Stage
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture(scope="module")
+def source():
+  return runs.dataset()
+
+
+def fitted(
+  source, method, mesh, *, seeds=(0, 1), protocol="none", rows=None, **changed
+):
+  """fit() on the toy data; `changed` holds settings and arguments of fit."""
+  names = ("manager", "log", "stop")
+  more = {k: changed.pop(k) for k in names if k in changed}
+  rows = rows or runs.rows(source, seeds, protocol=protocol)
+  config = runs.settings(**changed)
+  valid = source.split("valid")
+  return train.fit(method, source.spec, rows, valid, config, mesh=mesh, **more)
+
+
+@pytest.fixture(scope="module")
+def five(source, one_device):
+  """Five seeds by map, and the lines of the log."""
+  lines = []
+  method = runs.linear(source.spec)
+  fit = fitted(source, method, one_device, seeds=SEEDS, log=lines.extend)
+  return fit, lines
+
+
+def test_one_training_program_a_stage(source, one_device):
+  """Four calls a stage, one compilation of `call`: counted where XLA is asked."""
+  built = []
+
+  def listen(event, seconds, **about):
+    if event.endswith("backend_compile_duration"):
+      built.append(about.get("fun_name"))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    method = runs.two_stages(source.spec)
+    fitted(source, method, one_device, protocol="bernoulli(0.3)", steps=40)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert built.count("jit(call)") == 2
+
+
+def test_seeds_differ_everywhere(five):
+  fit, _ = five
+  for leaf in runs.numbers(fit.params):
+    assert leaf.shape[0] == len(SEEDS) and runs.moved(leaf)
+
+
+def test_a_seed_does_not_depend_on_its_company(source, one_device, five):
+  alone = fitted(source, runs.linear(source.spec), one_device, seeds=(3,))
+  among = jax.tree.map(lambda x: x[3:4], five[0].params)
+  runs.assert_close(alone.params, among, rtol=1e-5, atol=1e-6)
+  assert (alone.score[0], alone.at[0]) == (five[0].score[3], five[0].at[3])
+
+
+def test_vmap_agrees_with_map(source, one_device, five):
+  method = runs.linear(source.spec)
+  other = fitted(source, method, one_device, seeds=SEEDS, replicate="vmap")
+  runs.assert_close(other.params, five[0].params, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(other.at, five[0].at)
+
+
+@pytest.mark.parametrize("replicate", ["map", "vmap"])
+def test_calls_of_another_length_walk_the_same_path(source, one_device, replicate):
+  """`every` decides when to look, not what is computed: the state after 20 steps."""
+  states = []
+  for every in (5, 10):
+    method, held = runs.linear(source.spec), Held()
+    more = {"replicate": replicate, "manager": held}
+    fitted(source, method, one_device, every=every, **more)
+    states.append(held.trees[20].state)
+  runs.assert_close(*states, rtol=1e-6, atol=1e-6)
+
+
+class Held:
+  """Stands in for a checkpoint manager: keeps what it is given, on the host."""
+
+  def __init__(self):
+    self.trees = {}
+
+  def latest_step(self):
+    return max(self.trees, default=None)
+
+  def save(self, step, args):
+    self.trees[step] = jax.tree.map(np.array, args.item)
+
+
+@pytest.mark.parametrize("name", ["robult", "fusion", "distil"])
+def test_eight_devices_compute_what_one_does(source, one_device, eight_devices, name):
+  found = []
+  for mesh in (one_device, eight_devices):
+    held, lines = Held(), []
+    method = methods.build(name, runs.VALUES[name], source.spec)
+    more = {"manager": held, "log": lines.extend, "protocol": "bernoulli(0.3)"}
+    fitted(source, method, mesh, steps=10, every=10, **more)
+    found.append((held.trees[10].state.params, [line["loss"] for line in lines]))
+  (one, loss_of_one), (eight, loss_of_eight) = found
+  np.testing.assert_allclose(loss_of_eight, loss_of_one, rtol=1e-4)
+  runs.assert_close(eight, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def staged(source, one_device):
+  """The two stages, 15 + 15 steps: the fit, log, and the carry after each call."""
+  held, lines = Held(), []
+  method = runs.two_stages(source.spec)
+  more = {"manager": held, "log": lines.extend, "protocol": "bernoulli(0.5)"}
+  fit = fitted(source, method, one_device, steps=30, **more)
+  return fit, lines, held.trees
+
+
+def test_stages_share_the_steps(staged):
+  _, lines, _ = staged
+  of_seed = [(x["step"], x["stage"]) for x in lines if x["seed"] == 1]
+  first = [(step, "backbone") for step in (5, 10, 15)]
+  assert of_seed == first + [(step, "prompt") for step in (20, 25, 30)]
+
+
+def test_a_frozen_leaf_does_not_move(staged):
+  fit, _, trees = staged
+  body = [trees[step].state.params["body"] for step in (20, 25, 30)]
+  # The stage starts from the best of the one before; its constant guess never got
+  # better after the first look, so that is the one of step 5.
+  assert all(np.array_equal(x, trees[15].best[0]["body"]) for x in body)
+  assert np.array_equal(trees[15].best[0]["body"], trees[5].state.params["body"])
+  moving = [trees[step].state.params["body"] for step in (5, 10)]
+  assert not np.array_equal(*moving)
+  assert np.array_equal(fit.params["body"], body[0])
+  heads = [trees[step].state.params["head"]["w"] for step in (15, 20, 25)]
+  assert not np.array_equal(heads[0], heads[1])
+  assert not np.array_equal(heads[1], heads[2])
+
+
+def test_enter_copies(staged):
+  fit, _, trees = staged
+  assert "teacher" not in trees[15].state.aux
+  assert np.array_equal(trees[30].state.aux["teacher"], trees[5].state.params["body"])
+  assert np.array_equal(fit.aux["teacher"], trees[30].best[1]["teacher"])
+
+
+def test_complete_switches_the_simulated_masks_off(staged):
+  _, lines, _ = staged
+  hidden = {(x["stage"], x["hidden"] > 0) for x in lines}
+  assert hidden == {("backbone", False), ("prompt", True)}
+
+
+def test_a_stage_is_judged_by_its_own_predict(source, staged):
+  _, lines, _ = staged
+  of_class_0 = float(np.mean(source.split("valid").label == 0))
+  scores = [x["valid"] for x in lines if x["stage"] == "backbone"]
+  np.testing.assert_allclose(scores, of_class_0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replicate", ["map", "vmap"])
+def test_the_carry_has_no_leaf_twice(source, one_device, replicate):
+  """A buffer that is donated twice is an error, or worse. Also in the second stage,
+  which starts from what `enter` passes on."""
+  method, seen = runs.two_stages(source.spec), []
+
+  def compiled(program, args, speed, once=False):
+    call = train_compiled(program, args, speed, once)
+
+    def watched(*args):
+      if not once:
+        leaves = [x for x in jax.tree.leaves(args[0]) if x.size]
+        seen.append(len(leaves))
+        assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+      return call(*args)
+
+    return watched
+
+  train_compiled = train.compiled
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "compiled", compiled)
+    fitted(source, method, one_device, replicate=replicate)
+  assert len(seen) == 4
+
+
+def counting(best_of) -> Method:
+  """Parameters that are the number of steps done; validation is perfect when that is
+  `best_of(favourite)`, for a favourite step that is drawn with the weights."""
+
+  def init(key):
+    favourite = 5 * jax.random.randint(key, (), 1, 5)
+    return {"steps": jnp.zeros(())}, {"favourite": favourite}
+
+  def update(stage, tx):
+    def step(state, batch, key, clock):
+      done = (clock.step + 1).astype(jnp.float32)
+      told = {"loss": jnp.zeros(()), "progress": clock.progress}
+      told["draw"] = jax.random.uniform(key)
+      return state._replace(params={"steps": done}), told
+
+    return step
+
+  def predict(params, aux, batch, pattern=None):
+    side = jnp.where(best_of(params["steps"], aux["favourite"]), 1.0, -1.0)
+    logits = side * jnp.array([1.0, -1.0])
+    return {"logits": jnp.broadcast_to(logits, (batch["id"].shape[0], 2))}
+
+  return Method(init, predict, (Stage("count", None, update=update),))
+
+
+@pytest.mark.parametrize("replicate", ["map", "vmap"])
+def test_selection_keeps_the_best_step_of_each_seed(one_device, replicate):
+  source = runs.dataset(rows=(48, 21, 20))
+  method = counting(lambda steps, favourite: steps == favourite)
+  most = np.mean(source.split("valid").label == 0)
+  if most < 0.5:
+    method = counting(lambda steps, favourite: steps != favourite)
+  lines = []
+  fit = fitted(
+    source, method, one_device, seeds=SEEDS, replicate=replicate, log=lines.extend
+  )
+  favourite = np.asarray(fit.aux["favourite"])
+  assert len(set(favourite.tolist())) > 1
+  np.testing.assert_array_equal(fit.at, favourite)
+  np.testing.assert_array_equal(fit.params["steps"], favourite.astype(np.float32))
+  np.testing.assert_allclose(fit.score, max(most, 1 - most), rtol=1e-6)
+  assert len({line["draw"] for line in lines}) == len(lines)  # a key a seed and step
+  # Progress runs over the stage: the means over 0..4, 5..9, ... of step / 20.
+  told = [line["progress"] for line in lines if line["seed"] == 0]
+  np.testing.assert_allclose(told, [0.1, 0.35, 0.6, 0.85], rtol=1e-6)
+
+
+def test_of_equals_the_first_is_kept(source, one_device):
+  fit = fitted(source, counting(lambda steps, favourite: steps < 0), one_device)
+  np.testing.assert_array_equal(fit.at, [5, 5])
+  np.testing.assert_array_equal(fit.params["steps"], [5, 5])
+
+
+def test_the_best_parameters_have_the_score_that_is_told(source, five):
+  """Predicted and scored anew, without fit and without `metrics`."""
+  fit, lines = five
+  method, valid = runs.linear(source.spec), source.split("valid")
+  for s, seed in enumerate(SEEDS):
+    params = jax.tree.map(lambda x, s=s: x[s], fit.params)
+    right = []
+    for pattern in runs.PATTERNS:
+      batch = {"inputs": valid.inputs, "present": valid.recorded & pattern[None]}
+      guess = np.argmax(method.predict(params, {}, batch)["logits"], axis=1)
+      right.append(np.mean(guess == valid.label))
+    assert fit.score[s] == pytest.approx(np.mean(right), abs=1e-6)
+    best = max((x for x in lines if x["seed"] == seed), key=lambda x: x["valid"])
+    assert (best["step"], best["valid"]) == (fit.at[s], pytest.approx(fit.score[s]))
+    assert fit.aux["count"][s] == fit.at[s]
+
+
+def broken(source, how) -> Method:
+  """The linear method with `how(params, aux, clock)` added to its loss."""
+  method = runs.linear(source.spec)
+  (stage,) = method.stages
+
+  def init(key):
+    params, aux = method.init(key)
+    return params, aux | {"mark": jax.random.bits(key)}
+
+  def loss(params, aux, batch, key, clock):
+    value, (aux, told) = stage.loss(params, aux, batch, key, clock)
+    extra = how(params, aux, clock)
+    told |= {"fine": Mean(value, jnp.ones(())), "broken": Mean(extra, jnp.ones(()))}
+    return value + extra, (aux, told)
+
+  return runs.replaced(stage._replace(loss=loss), method)._replace(init=init)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(source, one_device):
+  mark = jax.random.bits(jax.random.fold_in(jax.random.key(1), 0))
+
+  def how(params, aux, clock):
+    return jnp.where((clock.step == 7) & (aux["mark"] == mark), jnp.inf, 0.0)
+
+  held, lines = Held(), []
+  with pytest.raises(FloatingPointError, match="step 7 of seed 1") as error:
+    fitted(source, broken(source, how), one_device, manager=held, log=lines.extend)
+  assert "broken = inf" in str(error.value) and "fine" not in str(error.value)
+  assert held.latest_step() == 5
+  assert {line["step"] for line in lines} == {5}
+
+
+def test_a_last_step_that_breaks_the_parameters_is_not_saved(source, one_device):
+  """A finite loss with a gradient that is not: sqrt at 0, in the last step of a call.
+  No loss sees what that step did."""
+
+  def how(params, aux, clock):
+    b = params["head"]["b"][0]
+    return jax.lax.cond(clock.step == 9, lambda b: jnp.sqrt(0 * b), lambda b: 0 * b, b)
+
+  held = Held()
+  with pytest.raises(FloatingPointError, match="seed 0 .* after step 9"):
+    fitted(source, broken(source, how), one_device, manager=held)
+  assert held.latest_step() == 5
+
+
+@pytest.mark.parametrize("task", ["classes", "regression"])
+def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
+  """Their garbage leaves every bit of the parameters as it is."""
+  source = runs.dataset(task)
+  rows = runs.rows(source)
+  garbage = {"classes": 10**6, "regression": np.nan}[task]
+  some = rows.labelled.any(axis=0)
+  assert 0 < some.sum() < 48
+  label = np.where(some, rows.split.label, garbage)
+  label = label.astype(rows.split.label.dtype)
+  method = methods.build("robult", runs.VALUES["robult"], source.spec)
+  found = []
+  for split in (rows.split, rows.split._replace(label=label)):
+    poisoned = rows._replace(split=split)
+    fit = fitted(source, method, one_device, rows=poisoned, steps=10, every=10)
+    found.append((fit.params, fit.aux))
+  assert runs.same(*found)
+
+
+@pytest.mark.parametrize(
+  ("changed", "sentence"),
+  [
+    ({"batch": 12, "labelled_per_batch": 4}, "batch is 12.*multiple of the 8 devices"),
+    ({"steps": 23}, "steps is 23.*multiple of train.every, 5"),
+    ({"steps": 0}, "steps is 0"),
+    ({"every": 0}, "every, 0"),
+    ({"steps": 5}, "steps is 5.*2 stages.*at least 10"),
+    ({"replicate": "both"}, "'both', known are auto, map, vmap"),
+    ({"labelled_per_batch": 17}, "batch is 16 with 17 labelled"),
+    ({"batch": 0, "labelled_per_batch": 0}, "batch is 0"),
+    ({"optim": train.optimisers.OptimConfig(lr=-1.0)}, "lr is -1.0"),
+  ],
+)
+def test_settings_that_do_not_fit_are_refused(source, eight_devices, changed, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    fitted(source, runs.two_stages(source.spec), eight_devices, **changed)
+
+
+@pytest.mark.parametrize(
+  ("shares", "calls"),
+  [((1, 1), [3, 3]), ((1, 5), [1, 5]), ((0.01, 1), [1, 5]), ((1, 0.01), [5, 1])],
+)
+def test_every_stage_gets_a_call(source, one_device, shares, calls):
+  method = runs.two_stages(source.spec)
+  stages = [x._replace(share=y) for x, y in zip(method.stages, shares, strict=True)]
+  config = runs.settings(steps=30)
+  assert train.check(method._replace(stages=tuple(stages)), config, one_device) == calls
+
+
+def stopping(after: int):
+  """A `stop` that asks for SIGTERM when it has been called for `after` calls."""
+  asked = []
+
+  def stop():
+    asked.append(None)
+    return signal.SIGTERM if len(asked) >= after else 0
+
+  return stop
+
+
+@pytest.fixture(scope="module")
+def whole(source, one_device):
+  """An uninterrupted run of both stages and its log."""
+  return interrupted(source, one_device, None, [])
+
+
+def interrupted(source, mesh, folder, stops):
+  """Runs both stages of 15 steps in `folder`, stopped after so many calls, each time
+  with a fresh manager, and then to its end."""
+  method, lines = runs.two_stages(source.spec), []
+  more = {"log": lines.extend, "steps": 30, "protocol": "bernoulli(0.5,redraw=true)"}
+  if folder is None:
+    return fitted(source, method, mesh, **more), lines
+  for after in stops:
+    with checkpoint.opened(folder) as manager, pytest.raises(train.Stopped) as stopped:
+      fitted(source, method, mesh, manager=manager, stop=stopping(after), **more)
+    assert stopped.value.signal == signal.SIGTERM
+    assert stopped.value.step == lines[-1]["step"]
+  with checkpoint.opened(folder) as manager:
+    return fitted(source, method, mesh, manager=manager, **more), lines
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (4,), (2, 1, 2), (6,)], ids=str)
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+  source, one_device, tmp_path, whole, stops
+):
+  """Stopped in the first stage, at its end, in the second, three times, at the end."""
+  fit, lines = interrupted(source, one_device, tmp_path, stops)
+  expected, expected_lines = whole
+  assert runs.same((fit.params, fit.aux), (expected.params, expected.aux))
+  assert runs.same((fit.score, fit.at), (expected.score, expected.at))
+  assert lines == expected_lines
