@@ -83,10 +83,12 @@ def load_data(config: dict) -> data.Dataset:
   """The data set of the config; ValueError if it lacks a split that a run reads."""
   options = dict(config["data"])
   folder = options.pop("data_dir") or None
-  options["scale"] = options["scale"] or None
-  options["kinds"] = settings.pairs(options["kinds"])
   if config["dataset"] == "synthetic":
-    options = {}  # it is made, not read
+    # It is made, not read: what says how to read the others is not for it.
+    options = {k: v for k, v in options.items() if k not in settings.READING}
+  else:
+    options["scale"] = options["scale"] or None
+    options["kinds"] = settings.pairs(options["kinds"])
   dataset = data.load(config["dataset"], data_dir=folder, **options)
   for name in ("train", "valid", "test"):
     if name not in dataset.splits:

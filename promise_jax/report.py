@@ -273,13 +273,18 @@ def to_text(table: Table) -> str:
   return "\n".join([caption(table), *text]) + "\n"
 
 
-def verdict(line: dict) -> str:
-  """One line of a comparison as a sentence."""
+def interval(line: dict) -> str:
+  """The difference of a comparison and its interval, "+1.2 [+0.3, +2.1]"."""
   numbers = [number(line[k]) for k in ("difference", "low", "high")]
   mean, low, high = (show_value(line["metric"], v, signed=True) for v in numbers)
+  return f"{mean} [{low}, {high}]"
+
+
+def verdict(line: dict) -> str:
+  """One line of a comparison as a sentence."""
   return (
-    f"{line['rows']}: {line['method']} - {line['control']} = {mean} "
-    f"[{low}, {high}], {line['verdict']}"
+    f"{line['rows']}: {line['method']} - {line['control']} = {interval(line)}, "
+    f"{line['verdict']}"
   )
 
 

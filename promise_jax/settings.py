@@ -13,6 +13,17 @@ from promise_jax import methods, missing, optim, train
 
 CONSTANT = "majority"
 
+# How a data set is read; `data.load` says what each is.
+READING = {
+  "nonfinite": "frame",
+  "vocabulary": 8192,
+  "scale": 0.0,  # 0: the unit of a regression label is what the data set says
+  "tags": False,
+  "fold": 0,
+  "kinds": "",  # of npz modalities, as "audio=sequence,page=image"
+  "split_seed": 0,
+}
+
 PRESETS = {
   # What the embedded sets want: encoders trained from nothing on few rows.
   "default": {},
@@ -58,16 +69,7 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.train_protocol = "none"
   config.seeds = 5
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
-  config.data = {
-    "data_dir": "",  # where prepared sets are; empty: the user's cache folder
-    "nonfinite": "frame",
-    "vocabulary": 8192,
-    "scale": 0.0,  # unit of a regression label; 0: as the data set says
-    "tags": False,
-    "fold": 0,
-    "kinds": "",  # of npz modalities, as "audio=sequence,page=image"
-    "split_seed": 0,
-  }
+  config.data = {"data_dir": "", **READING}
   config.train = dataclasses.asdict(train.TrainConfig())
   for name, (kind, _) in methods.METHODS.items():
     config[name] = dataclasses.asdict(kind())

@@ -1,0 +1,46 @@
+"""Robult-style against its controls on mfeat at few labels: the table of RESULTS.md.
+
+  python launch/compare.py --config configs/results/robult_mfeat.py
+  python launch/compare.py --config configs/results/robult_mfeat.py:label_rate=0.5
+
+Headline arms have 20 seeds, ablations 5. Ten minutes on 2 cores; resumable.
+"""
+
+from ml_collections import config_dict
+
+from promise_jax import settings
+
+ABLATIONS = (
+  "robult(rec=0.0)",
+  "robult(lb=0.0)",
+  "robult(ulb=0.0)",
+  "robult(contrast=pucl)",
+  "robult(stop_s=false)",
+  "robult(own_encoders=false)",
+)
+FUSION = (
+  "fusion(absent=zeros)",
+  "fusion(absent=token)",
+  "fusion(absent=mean,dropout=false)",
+  "fusion(absent=zeros,dropout=false)",
+)
+
+
+def get_config(arguments: str = ""):
+  base = settings.defaults(method="robult", dataset="mfeat", label_rate=0.05)
+  base = settings.with_arguments(base, arguments)
+
+  headline = config_dict.ConfigDict(base)
+  headline.seeds = 20
+  headline.controls = ("majority", "fusion", "distil", "robult(contrast=infonce)")
+
+  others = config_dict.ConfigDict(base)
+  others.seeds = 5
+  others.controls = (*ABLATIONS, *FUSION)
+
+  config = config_dict.ConfigDict()
+  config.title = f"Robult-style on {base.dataset}, {100 * base.label_rate:g} % labels"
+  config.trials = config_dict.ConfigDict()
+  config.trial_seeds = 5
+  config.runs = config_dict.ConfigDict({"headline": headline, "others": others})
+  return config

@@ -1,0 +1,30 @@
+"""Runs the experiments of a comparison and ends in one table with verdicts.
+
+  python launch/compare.py --config configs/results/robult_mfeat.py
+
+Finished runs are skipped, unfinished ones resumed. The table is printed and written to
+comparison.md and report.html.
+"""
+
+from pathlib import Path
+
+import cli
+
+from promise_jax import comparison
+
+CONFIG = cli.config_flag()
+WORKDIR = cli.workdir_flag()
+
+
+def body() -> None:
+  if CONFIG.value is None:
+    raise ValueError(
+      "--config is missing, for instance --config configs/results/robult_mfeat.py"
+    )
+  folder = Path(WORKDIR.value or Path("runs/results") / cli.config_name(CONFIG))
+  print("\n" + comparison.run(CONFIG.value.to_dict(), folder))
+  print(f"files: {folder}/  (report.html, comparison.md)")
+
+
+if __name__ == "__main__":
+  cli.main(body)

@@ -1,0 +1,233 @@
+"""Many runs -> one table with intervals and verdicts: how every result is made.
+
+A comparison is a list of experiments on the same data and label rate. Each runs in a
+folder of its own (a finished one is skipped, an unfinished one resumed); their arms are
+merged, and the method is compared with every other arm on the seeds that both have.
+Before that, `trials` may choose the settings of some arms: the same number of trials
+for each, on validation alone, with the test split never read.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from promise_jax import (
+  arms,
+  evaluate,
+  experiment,
+  intervals,
+  metrics,
+  page,
+  report,
+  rundir,
+  settings,
+)
+
+
+class Merged(NamedTuple):
+  """One arm: `seeds` of the run with the most of them, its `logits` f[S, P, N, C], its
+  mean `valid` score and its `lines` of results."""
+
+  seeds: tuple[int, ...]
+  logits: np.ndarray
+  valid: float
+  lines: list[dict]
+
+
+def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
+  """Chooses, runs, merges, compares; writes comparison.md, comparison.json and
+  report.html into `folder` and returns the text of the first.
+
+  `config` has `title`, `trials` {name: arms to choose from}, `trial_seeds` and `runs`
+  {name: config of an experiment}, in which "{name}" stands for the arm chosen. Raises
+  ValueError for what does not fit, before anything is trained.
+  """
+  check(config)
+  chosen = {}
+  for name, trials in config["trials"].items():
+    first = next(iter(config["runs"].values()))
+    chosen[name] = choose(first, trials, config["trial_seeds"], folder / "trials", show)
+  runs = {n: filled(c, chosen) for n, c in config["runs"].items()}
+  for name, one in runs.items():
+    show(f"\n{name}:")
+    show(experiment.run(one, folder / name, show=show))
+  method = next(iter(runs.values()))["method"]
+  merged = merge([folder / name for name in runs])
+  lines = differences(method, merged, folder / next(iter(runs)))
+  return write(config, chosen, method, merged, lines, folder)
+
+
+def check(config: dict) -> None:
+  """Raises ValueError unless the runs are about one method, data set and label rate
+  and every list of trials is as long."""
+  if not config["runs"]:
+    raise ValueError("runs is empty, at least one experiment is needed")
+  counts = {name: len(trials) for name, trials in config["trials"].items()}
+  if len(set(counts.values())) > 1:
+    raise ValueError(f"trials must be equally many for every arm, found {counts}")
+  for field in ("method", "dataset", "data", "label_rate", "train_protocol"):
+    values = [c[field] for c in config["runs"].values()]
+    if any(v != values[0] for v in values):
+      raise ValueError(f"the runs of a comparison share {field}, found {values}")
+  example = {name: trials[0] for name, trials in config["trials"].items()}
+  for one in config["runs"].values():
+    settings.check(filled(one, example))
+
+
+def filled(config: dict, chosen: dict[str, str]) -> dict:
+  """The config with every "{name}" in its arms replaced by the arm chosen."""
+  names = [config["method"], *config["controls"]]
+  for name, text in chosen.items():
+    names = [n.replace("{" + name + "}", text) for n in names]
+  return config | {"method": names[0], "controls": tuple(names[1:])}
+
+
+def choose(
+  config: dict, trials: list[str], seeds: int, folder: Path, show: Callable[[str], None]
+) -> str:
+  """The arm of `trials` with the best mean validation score over `seeds` seeds.
+
+  Trains on train and valid only, resumably, in `folder`; every score goes to
+  trials.jsonl there.
+  """
+  config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
+  setup = arms.prepare(config)
+  path = folder / "trials.jsonl"
+  known = report.read_jsonl(path) if path.exists() else []
+  key = rundir.digest(config | {"method": "", "controls": ()})
+  done = {x["arm"]: x["valid"] for x in known if x["key"] == key}
+  folder.mkdir(parents=True, exist_ok=True)
+  for arm in setup.plan.arms:
+    if arm.text in done:
+      continue
+    score = arms.train_arm(setup, arm, folder / key).score
+    done[arm.text] = float(np.mean(score))
+    known.append(
+      {"key": key, "arm": arm.text, "valid": done[arm.text], "seeds": score.tolist()}
+    )
+    report.write_jsonl(path, known)
+  best = max(trials, key=lambda text: done[text])
+  show(f"chosen of {len(trials)} on validation: {best} ({done[best]:.4f})")
+  return best
+
+
+def merge(folders: list[Path]) -> dict[str, Merged]:
+  """Every arm of the finished runs; of an arm that occurs twice, the run with more
+  seeds."""
+  out = {}
+  for folder in folders:
+    lines = report.read_jsonl(folder / "results.jsonl")
+    with np.load(folder / "predictions.npz") as file:
+      seeds = tuple(file["seed"].tolist())
+      names = [n.removeprefix("logits/") for n in file.files if n.startswith("logits/")]
+      for name in names:
+        if name in out and len(out[name].seeds) >= len(seeds):
+          continue
+        own = [x for x in lines if x["method"] == name]
+        valid = np.mean([x["value"] for x in own if x["split"] == "valid"])
+        out[name] = Merged(seeds, file[f"logits/{name}"], float(valid), own)
+  return out
+
+
+def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[dict]:
+  """The method against every other arm, on incomplete, all and the full pattern."""
+  config = rundir.read_config(folder)["config"]
+  spec = rundir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
+  name, sign = metrics.primary(spec.task)
+  metric = metrics.metrics_for(spec.task)[name]
+  with np.load(folder / "predictions.npz") as file:
+    label, recorded, table = file["label"], file["recorded"], file["pattern"]
+  weight = np.array(evaluate.weights(recorded, np.ones(len(label), bool), table))
+  some = weight.any(axis=1)
+  full = table.all(axis=1)
+  groups = {"incomplete": ~full & some, "all": some, "full": full & some}
+  lines = []
+  for other, arm in merged.items():
+    if other == method:
+      continue
+    both = [s for s in merged[method].seeds if s in arm.seeds]
+    ours, control = (
+      m.logits[[m.seeds.index(s) for s in both]].swapaxes(0, 1)[some]
+      for m in (merged[method], arm)
+    )
+    found = intervals.paired_differences(
+      metric,
+      sign,
+      ours,
+      control,
+      label,
+      weight[some],
+      [g[some] for g in groups.values()],
+    )
+    lines += [
+      {
+        "rows": group,
+        "method": method,
+        "control": other,
+        "metric": name,
+        "seeds": len(both),
+        "difference": d.mean,
+        "low": d.low,
+        "high": d.high,
+        "verdict": d.verdict,
+        "dataset": config["dataset"],
+      }
+      for group, d in zip(groups, found, strict=True)
+    ]
+  return lines
+
+
+def write(
+  config: dict,
+  chosen: dict[str, str],
+  method: str,
+  merged: dict[str, Merged],
+  lines: list[dict],
+  folder: Path,
+) -> str:
+  """The files of the comparison; returns the markdown."""
+  results = [x for arm in merged.values() for x in arm.lines]
+  metric = lines[0]["metric"] if lines else results[0]["metric"]
+  text = f"## {config['title']}\n\n" + arm_table(method, merged, lines, metric)
+  for name, arm in chosen.items():
+    count = len(config["trials"][name])
+    text += f"\n{name}: {arm}, chosen on validation among {count} trials.\n"
+  names = sorted(merged, key=lambda n: (-len(merged[n].seeds), n != method))
+  text += "\n" + report.to_markdown(report.pattern_table(results, metric, names))
+  rundir.write_json(folder / "comparison.json", lines)
+  report.write_text(folder / "comparison.md", text)
+  first = rundir.read_config(folder / next(iter(config["runs"])))
+  told = report.Run(config["title"], first, results, comparison=lines)
+  report.write_text(folder / "report.html", page.html(told))
+  return text
+
+
+def arm_table(
+  method: str, merged: dict[str, Merged], lines: list[dict], metric: str
+) -> str:
+  """A row an arm: its means, and what the method has over it on incomplete patterns.
+
+  The best control by validation is marked; it is known before the test is read.
+  """
+  others = [n for n in merged if n != method]
+  best = max(others, key=lambda n: merged[n].valid, default=None)
+  verdicts = {x["control"]: x for x in lines if x["rows"] == "incomplete"}
+  header = ["arm", "seeds", "validation", "incomplete", "full"]
+  out = [[*header, f"{method} minus it, incomplete", "verdict for " + method]]
+  out.append(["---"] * len(out[0]))
+  for name in (method, *others):
+    arm = merged[name]
+    rows = report.pattern_table(arm.lines, metric, [name]).rows
+    cells = {r.name: report.show_cell(metric, r.cells[0]) for r in rows}
+    full = next(r.name for r in reversed(rows) if not r.name.startswith("mean, "))
+    mark = " (best on validation)" if name == best else ""
+    line = verdicts.get(name)
+    row = [f"`{name}`{mark}", str(len(arm.seeds))]
+    row += [report.show_value(metric, arm.valid)]
+    row += [cells.get("mean, incomplete", "-"), cells[full]]
+    row += [report.interval(line), line["verdict"]] if line else ["", ""]
+    out.append(row)
+  return "\n".join("| " + " | ".join(row) + " |" for row in out) + "\n"
