@@ -85,12 +85,7 @@ def from_config(error: BaseException) -> bool:
   return False
 
 
-def config_name(flag) -> str:
-  """The name of the config file, without folder, ending and arguments."""
+def default_folder(config: dict) -> Path:
+  """runs/<name of the config file>-<hash of the config>."""
   value = config_flags.get_config_filename(flags.FLAGS["config"])
-  return Path(value.split(":")[0]).stem
-
-
-def default_folder(flag, config: dict) -> Path:
-  """runs/<config>-<hash>."""
-  return Path("runs") / f"{config_name(flag)}-{rundir.digest(config)}"
+  return Path("runs") / f"{Path(value.split(':')[0]).stem}-{rundir.digest(config)}"

@@ -1,6 +1,6 @@
 """Runs the experiments of a comparison and ends in one table with verdicts.
 
-  python launch/compare.py --config configs/results/robult_mfeat.py
+  python launch/compare.py --config configs/results/robult.py
 
 Finished runs are skipped, unfinished ones resumed. The table is printed and written to
 comparison.md and report.html.
@@ -19,10 +19,11 @@ WORKDIR = cli.workdir_flag()
 def body() -> None:
   if CONFIG.value is None:
     raise ValueError(
-      "--config is missing, for instance --config configs/results/robult_mfeat.py"
+      "--config is missing, for instance --config configs/results/robult.py"
     )
-  folder = Path(WORKDIR.value or Path("runs/results") / cli.config_name(CONFIG))
-  print("\n" + comparison.run(CONFIG.value.to_dict(), folder))
+  config = CONFIG.value.to_dict()
+  folder = Path(WORKDIR.value) if WORKDIR.value else cli.default_folder(config)
+  print("\n" + comparison.run(config, folder))
   print(f"files: {folder}/  (report.html, comparison.md)")
 
 

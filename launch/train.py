@@ -22,7 +22,7 @@ def body() -> None:
     raise ValueError("--config is missing, for instance --config configs/robult.py")
   config = CONFIG.value.to_dict()
   workdir = WORKDIR.value
-  folder = Path(workdir) if workdir else cli.default_folder(CONFIG, config)
+  folder = Path(workdir) if workdir else cli.default_folder(config)
   print(experiment.run(config, folder))
   print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
 

@@ -31,7 +31,9 @@ def test_python_examples_run_from_a_clean_start(number, tmp_path):
   script = tmp_path / "example.py"
   script.write_text(PYTHON[number], "utf-8")
   command = [sys.executable, "-W", "error", str(script)]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  done = subprocess.run(
+    command, capture_output=True, text=True, timeout=300, cwd=tmp_path
+  )
   assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,119 @@
+"""Several runs into one table: choice on validation, merging, intervals, files."""
+
+import json
+
+import numpy as np
+import pytest
+import runs
+
+from promise_jax import comparison, data, report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+def config() -> dict:
+  headline = runs.get_config("seeds=3,controls=majority+{fusion}").to_dict()
+  others = runs.get_config("seeds=2,controls=fusion(absent=token)").to_dict()
+  trials = ("fusion(absent=zeros)", "fusion(absent=zeros,dropout=false)")
+  return {
+    "title": "A test",
+    "trials": {"fusion": trials},
+    "trial_seeds": 2,
+    "runs": {"headline": headline, "others": others},
+  }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """The folder, the text, and the splits that were read, in order."""
+  folder, events = tmp_path_factory.mktemp("comparison"), []
+  patch = pytest.MonkeyPatch()
+  load = data.load
+
+  def watched(*args, **options):
+    source = load(*args, **options)
+    read = source.read
+    object.__setattr__(source, "read", lambda name: events.append(name) or read(name))
+    return source
+
+  patch.setattr(data, "load", watched)
+  with patch.context():
+    text = comparison.run(config(), folder, show=lambda line: None)
+  patch.undo()
+  return folder, text, events
+
+
+def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
+  folder, _, events = finished
+  trials = report.read_jsonl(folder / "trials" / "trials.jsonl")
+  assert [t["arm"] for t in trials] == list(config()["trials"]["fusion"])
+  best = max(trials, key=lambda t: t["valid"])["arm"]
+  arms = json.loads((folder / "headline" / "config.json").read_text())["config"]
+  assert arms["controls"] == ["majority", best]
+  # Two runs read the test split, once each; the trials before them did not.
+  assert events.count("test") == 2
+  assert not list((folder / "trials").rglob("results.jsonl"))
+
+
+def test_arms_are_merged_with_the_run_of_most_seeds(finished):
+  folder, _, _ = finished
+  merged = comparison.merge([folder / "others", folder / "headline"])
+  seeds = {name: len(arm.seeds) for name, arm in merged.items()}
+  assert seeds["fusion"] == 3 and seeds["fusion(absent=token)"] == 2
+  assert {x["seed"] for x in merged["fusion"].lines} == {0, 1, 2}
+
+
+def test_a_difference_is_that_of_plain_accuracies_on_common_seeds(finished):
+  folder, _, _ = finished
+  merged = comparison.merge([folder / "headline", folder / "others"])
+  lines = json.loads((folder / "comparison.json").read_text())
+  with np.load(folder / "headline" / "predictions.npz") as file:
+    label, table = file["label"], file["pattern"]
+  incomplete = ~table.all(axis=1)
+  assert {x["control"] for x in lines} == set(merged) - {"fusion"}
+  for line in (x for x in lines if x["rows"] == "incomplete"):
+    control = merged[line["control"]]
+    common = len(control.seeds)
+    means = [
+      (m.logits[:common, incomplete].argmax(-1) == label).mean()
+      for m in (merged["fusion"], control)
+    ]
+    assert line["seeds"] == common
+    assert line["difference"] == pytest.approx(means[0] - means[1], abs=1e-6)
+    assert line["low"] <= line["difference"] <= line["high"]
+
+
+def test_the_table_names_every_arm_and_the_files_are_there(finished):
+  folder, text, _ = finished
+  assert text == (folder / "comparison.md").read_text()
+  for name in comparison.merge([folder / "headline", folder / "others"]):
+    assert f"`{name}`" in text
+  assert text.count("best on validation") == 1 and "among 2 trials" in text
+  assert "A test" in (folder / "report.html").read_text()
+
+
+def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
+  folder, text, _ = finished
+  monkeypatch.setattr(comparison.arms.train, "fit", None)
+  assert comparison.run(config(), folder, show=lambda line: None) == text
+
+
+@pytest.mark.parametrize(
+  ("change", "sentence"),
+  [
+    (lambda c: c.update(runs={}), "runs is empty"),
+    (lambda c: c["trials"].update(more=("distil",)), "equally many"),
+    (lambda c: c["runs"]["others"].update(label_rate=0.1), "share label_rate"),
+    (lambda c: c["trials"].update(fusion=("nonsense", "distil")), "not a method"),
+  ],
+)
+def test_what_does_not_fit_is_refused_before_training(change, sentence, tmp_path):
+  wrong = config()
+  change(wrong)
+  with pytest.raises(ValueError, match=sentence):
+    comparison.run(wrong, tmp_path / "new")
+  assert not (tmp_path / "new").exists()
