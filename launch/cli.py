@@ -54,11 +54,28 @@ def main(body: Callable[[], None]) -> None:
 
 
 def fail(error: Exception) -> None:
-  """Prints an error of use as one line and exits; a fault of ours is raised."""
-  if isinstance(error, flags.Error | ValueError | OSError) or from_config(error):
+  """Prints an error of use as one line and exits; any other is raised.
+
+  What this project or the reading of flags and configs says is about use; what JAX or
+  NumPy says is a fault of ours, and its traceback is wanted.
+  """
+  if isinstance(error, flags.Error) or from_config(error) or said_here(error):
     print(f"error: {sentence(error)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
   raise error
+
+
+def said_here(error: Exception) -> bool:
+  """Whether a ValueError was raised by a line of this project, or a file of the user's
+  could not be opened."""
+  if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+    return True
+  frame = error.__traceback__
+  while frame.tb_next:
+    frame = frame.tb_next
+  place = Path(frame.tb_frame.f_code.co_filename).resolve()
+  ours = (Path(rundir.__file__).parent, Path(__file__).resolve().parent)
+  return isinstance(error, ValueError) and any(p in place.parents for p in ours)
 
 
 def sentence(error: Exception) -> str:

@@ -15,9 +15,10 @@ from promise_jax import (
   checkpoint,
   data,
   evaluate,
+  files,
   methods,
+  metrics,
   missing,
-  report,
   settings,
   sharding,
   train,
@@ -42,13 +43,12 @@ class Setup(NamedTuple):
 
 class Trained(NamedTuple):
   """One arm: `score` [S] on validation, at step `at` [S]; what it `predicts` on a
-  split, f32[S, P, N, C]; its `speed`."""
+  split, f32[S, P, N, C]."""
 
   arm: Arm
   score: np.ndarray
   at: np.ndarray
   predicts: Callable[[Split], np.ndarray]
-  speed: dict[str, float]
 
 
 def prepare(config: dict) -> Setup:
@@ -64,6 +64,7 @@ def prepare(config: dict) -> Setup:
       train.check(method, plan.train, sharding.make_mesh())
   rows = feed.Rows(split, labelled, plan.seeds, plan.protocol)
   feed.train_mask(rows, plan.seeds[0])
+  metrics.metrics_for(spec.task, config["metrics"])
   patterns = missing.all_patterns(len(spec.modalities))
   return Setup(config, plan, dataset, spec, rows, valid, patterns)
 
@@ -124,13 +125,15 @@ def train_arm(
         stop=stop,
         title=arm.text if show else None,
       )
-  if show and fit.speed["steps"]:
-    show("  " + speed_line(fit.speed))
+  if fit.speed["steps"]:
+    log_speed(folder / "speed.jsonl", arm.text, fit.speed)
+    if show:
+      show("  " + speed_line(fit.speed))
 
   def predicts(split: Split) -> np.ndarray:
     return evaluate.predict_split(method, fit.params, fit.aux, split, setup.patterns)
 
-  return Trained(arm, fit.score, fit.at, predicts, fit.speed)
+  return Trained(arm, fit.score, fit.at, predicts)
 
 
 def checkpoints(folder: Path, arm: Arm) -> Path:
@@ -138,12 +141,20 @@ def checkpoints(folder: Path, arm: Arm) -> Path:
   return folder / "checkpoints" / arm.folder
 
 
+def log_speed(path: Path, method: str, speed: dict[str, float]) -> None:
+  """Puts the numbers of one arm into speed.jsonl, in place of earlier ones: after a
+  resume they are those of the part that was trained last."""
+  lines = files.read_jsonl(path) if path.exists() else []
+  kept = [x for x in lines if x["method"] != method]
+  files.write_jsonl(path, [*kept, {"method": method} | speed])
+
+
 def speed_line(speed: dict[str, float]) -> str:
   """Compile time, rate and memory, for a person."""
   return (
     f"compiled in {speed['compile_s']:.1f} s, trained in {speed['train_s']:.1f} s, "
     f"{speed['examples_per_s']:,.0f} examples/s, "
-    f"peak memory {speed['peak_memory_mb']:,.0f} MB"
+    f"peak memory so far {speed['peak_memory_mb']:,.0f} MB"
   )
 
 
@@ -154,14 +165,14 @@ def metrics_log(path: Path, method: str, done: int) -> Iterator[Callable]:
   if path.exists():
     # A kill can cut the last line short; it is of a step that no checkpoint has.
     whole, end, _ = path.read_text("utf-8").rpartition("\n")
-    report.write_text(path, whole + end)
-  lines = report.read_jsonl(path) if path.exists() else []
+    files.write_text(path, whole + end)
+  lines = files.read_jsonl(path) if path.exists() else []
   kept = [x for x in lines if x["method"] != method or x["step"] <= done]
-  report.write_jsonl(path, kept)
+  files.write_jsonl(path, kept)
   with open(path, "a", encoding="utf-8") as file:
 
     def log(lines: list[dict]) -> None:
-      file.writelines(report.to_line({"method": method} | x) for x in lines)
+      file.writelines(files.to_line({"method": method} | x) for x in lines)
       file.flush()
 
     yield log
@@ -182,4 +193,4 @@ def constant_arm(setup: Setup, arm: Arm) -> Trained:
   weight = evaluate.weights(valid.recorded, np.ones(len(valid.id), bool), table)
   score = [evaluate.score(x, valid.label, weight, task) for x in predicts(valid)]
   at = np.zeros(len(logits), np.int32)
-  return Trained(arm, np.array(score), at, predicts, {})
+  return Trained(arm, np.array(score), at, predicts)

@@ -16,10 +16,9 @@ import numpy as np
 
 from promise_jax import (
   arms,
-  evaluate,
   experiment,
-  intervals,
-  metrics,
+  files,
+  outcome,
   page,
   report,
   rundir,
@@ -96,7 +95,7 @@ def choose(
   config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
   setup = arms.prepare(config)
   path = folder / "trials.jsonl"
-  known = report.read_jsonl(path) if path.exists() else []
+  known = files.read_jsonl(path) if path.exists() else []
   key = rundir.digest(config | {"method": "", "controls": ()})
   done = {x["arm"]: x["valid"] for x in known if x["key"] == key}
   folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +107,7 @@ def choose(
     known.append(
       {"key": key, "arm": arm.text, "valid": done[arm.text], "seeds": score.tolist()}
     )
-    report.write_jsonl(path, known)
+    files.write_jsonl(path, known)
   best = max(trials, key=lambda text: done[text])
   show(f"chosen of {len(trials)} on validation: {best} ({done[best]:.4f})")
   return best
@@ -119,7 +118,7 @@ def merge(folders: list[Path]) -> dict[str, Merged]:
   seeds."""
   out = {}
   for folder in folders:
-    lines = report.read_jsonl(folder / "results.jsonl")
+    lines = files.read_jsonl(folder / "results.jsonl")
     with np.load(folder / "predictions.npz") as file:
       seeds = tuple(file["seed"].tolist())
       names = [n.removeprefix("logits/") for n in file.files if n.startswith("logits/")]
@@ -134,49 +133,22 @@ def merge(folders: list[Path]) -> dict[str, Merged]:
 
 def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[dict]:
   """The method against every other arm, on incomplete, all and the full pattern."""
-  config = rundir.read_config(folder)["config"]
   spec = rundir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
-  name, sign = metrics.primary(spec.task)
-  metric = metrics.metrics_for(spec.task)[name]
   with np.load(folder / "predictions.npz") as file:
-    label, recorded, table = file["label"], file["recorded"], file["pattern"]
-  weight = np.array(evaluate.weights(recorded, np.ones(len(label), bool), table))
-  some = weight.any(axis=1)
+    rows, table = (file["label"], file["recorded"]), file["pattern"]
   full = table.all(axis=1)
-  groups = {"incomplete": ~full & some, "all": some, "full": full & some}
+  groups = {"incomplete": ~full, "all": full | True, "full": full}
   lines = []
   for other, arm in merged.items():
     if other == method:
       continue
     both = [s for s in merged[method].seeds if s in arm.seeds]
-    ours, control = (
-      m.logits[[m.seeds.index(s) for s in both]].swapaxes(0, 1)[some]
-      for m in (merged[method], arm)
+    pair = tuple(
+      m.logits[[m.seeds.index(s) for s in both]] for m in (merged[method], arm)
     )
-    found = intervals.paired_differences(
-      metric,
-      sign,
-      ours,
-      control,
-      label,
-      weight[some],
-      [g[some] for g in groups.values()],
-    )
-    lines += [
-      {
-        "rows": group,
-        "method": method,
-        "control": other,
-        "metric": name,
-        "seeds": len(both),
-        "difference": d.mean,
-        "low": d.low,
-        "high": d.high,
-        "verdict": d.verdict,
-        "dataset": config["dataset"],
-      }
-      for group, d in zip(groups, found, strict=True)
-    ]
+    key = {"method": method, "control": other, "seeds": len(both)}
+    found = outcome.differences(spec.task, pair, rows, table, groups)
+    lines += [key | line for line in found]
   return lines
 
 
@@ -197,11 +169,11 @@ def write(
     text += f"\n{name}: {arm}, chosen on validation among {count} trials.\n"
   names = sorted(merged, key=lambda n: (-len(merged[n].seeds), n != method))
   text += "\n" + report.to_markdown(report.pattern_table(results, metric, names))
-  rundir.write_json(folder / "comparison.json", lines)
-  report.write_text(folder / "comparison.md", text)
+  files.write_json(folder / "comparison.json", lines)
+  files.write_text(folder / "comparison.md", text)
   first = rundir.read_config(folder / next(iter(config["runs"])))
   told = report.Run(config["title"], first, results, comparison=lines)
-  report.write_text(folder / "report.html", page.html(told))
+  files.write_text(folder / "report.html", page.html(told))
   return text
 
 

@@ -138,7 +138,7 @@ def pick(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _measure(task: Task):
+def _measure(task: Task, more: tuple[str, ...]):
   """The jitted measures of a task; cached, so that every arm shares one program."""
 
   def every(logits, label, weight):
@@ -146,18 +146,26 @@ def _measure(task: Task):
       seeds = jax.vmap(metric, (0, None, None))
       return jax.vmap(seeds, (0, None, 0))(logits, label, weight)
 
-    return {name: one(metric) for name, metric in metrics.metrics_for(task).items()}
+    chosen = metrics.metrics_for(task, more)
+    return {name: one(metric) for name, metric in chosen.items()}
 
   return jax.jit(every)
 
 
 def measure(
-  task: Task, logits: np.ndarray, label: np.ndarray, weight: np.ndarray
+  task: Task,
+  logits: np.ndarray,
+  label: np.ndarray,
+  weight: np.ndarray,
+  more: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-  """Every metric of the task, f64[Q, S] each, of `logits` f[Q, S, N, C] with the rows
-  counted by `weight` f[Q, N]; Q is any list of conditions."""
-  values = jax.device_get(_measure(task)(logits, label, weight))
-  return {name: np.asarray(v, np.float64) for name, v in values.items()}
+  """Every metric of the task and those named in `more`, f64[Q, S] each, of `logits`
+  f[Q, S, N, C] with the rows counted by `weight` f[Q, N]; Q is any list of
+  conditions."""
+  values = jax.device_get(_measure(task, tuple(more))(logits, label, weight))
+  # jit sorts names; the first metric of a task is the one that tables show.
+  names = metrics.metrics_for(task, more)
+  return {name: np.asarray(values[name], np.float64) for name in names}
 
 
 class Condition(NamedTuple):
@@ -210,12 +218,13 @@ def result_lines(
   split: Split,
   conditions: Sequence[Condition],
   seeds: Sequence[int],
+  more: Sequence[str] = (),
 ) -> list[dict]:
   """One line for every (condition, metric, seed) from `logits` f[S, P, N, C] of all
   patterns; rows with nothing left do not count, `n` says how many did."""
   weight = np.stack([c.mask.any(axis=1) for c in conditions]).astype(np.float32)
   picked = np.stack([pick(logits, c.mask) for c in conditions])
-  values = measure(task, picked, split.label, weight)
+  values = measure(task, picked, split.label, weight, more)
   return [
     condition.key
     | {

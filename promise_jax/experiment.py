@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from promise_jax import arms, missing, outcome, rundir
+from promise_jax import arms, files, missing, outcome, rundir
 from promise_jax.settings import CONSTANT
 
 
@@ -21,8 +21,10 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
     show(f"{folder} is finished; nothing was trained.")
     return outcome.shown(folder)
   setup = arms.prepare(config)
+  for line in setup.dataset.told():
+    show(line)
   with rundir.opened(folder, config), stop_signals() as stop:
-    rundir.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
+    files.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
     trained = [
       arms.train_arm(setup, arm, folder, stop, show) for arm in setup.plan.arms
     ]

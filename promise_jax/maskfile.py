@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from promise_jax import counter
+from promise_jax import counter, files
 from promise_jax.missing import Protocol, parse
 
 
@@ -51,21 +50,9 @@ def export_masks(
     raise ValueError(
       f"a mask of shape {(len(ids), len(names))} is expected, found {mask.shape}"
     )
-  path = pathlib.Path(path)
-  unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(unfinished, "wb") as file:
-      np.savez_compressed(
-        file,
-        mask=mask,
-        ids=ids,
-        protocol=str(protocol),
-        names=np.array(names, str),
-        hash=mask_hash(mask, ids),
-      )
-    os.replace(unfinished, path)
-  finally:
-    unfinished.unlink(missing_ok=True)
+  arrays = {"mask": mask, "ids": ids, "protocol": str(protocol)}
+  arrays |= {"names": np.array(names, str), "hash": mask_hash(mask, ids)}
+  files.write_npz(path, arrays)
 
 
 def load_masks(path: str | os.PathLike) -> Masks:

@@ -1,4 +1,4 @@
-"""The field's metrics by their exact definitions (specs/peers.md 5.1, 5.2).
+"""The field's metrics by their exact definitions.
 
 Every metric is a pure function `(logits, label, weight) -> f32[]` that jits and vmaps.
 `weight` f[N] >= 0 says how much a row counts: 0 for padding or a row with nothing left,
@@ -93,7 +93,7 @@ def weighted_f1(logits: Array, label: Array, weight: Array) -> Array:
   """Mean F1 weighted by how often a class occurs in the TRUTH. classes, multilabel.
 
   With the arguments swapped, a constant predictor of accuracy p would score 2p/(1+p)
-  and not p times that (peers.md 5.2).
+  and not p times that.
   """
   logits, weight = _guard(logits, weight)
   score, _, support = _f1(*_sides(logits, label), weight)

@@ -103,15 +103,15 @@ class Protocol(NamedTuple):
              (the meaning of GCNet; how the one is chosen is ours).
   exact      hide modality m in exactly floor(N rates[m]) rows of the split, those with
              the smallest u, each modality on its own: rows without any modality occur
-             (RedCore's released code, redcore.md 7.1).
+             (RedCore's released code).
   map        exactly n = floor(N rate) rows are incomplete, the others complete. M = 2:
              floor(n both) of them miss the SECOND modality and have only the first, the
              rest miss the first; so `both` = 0 leaves each of them only the second, 1
              only the first. M > 2: the 2^M - 2 incomplete patterns get n / (2^M - 2)
              rows each, rounded so that they add up to n; `both` must stay 0.5 (MAP and
-             its family, promise.md 5 and peers.md 5.3).
+             its family).
   mplmm      with probability rate one of the 2^M - 2 incomplete patterns, each as
-             likely, else complete (MPLMM, promma.md 2.5).
+             likely, else complete (MPLMM's released code).
 
   Floors are of the decimal product: 100 rows at 0.29 are 29. With `redraw` a new mask
   is drawn each epoch (augmentation), else it belongs to the example.

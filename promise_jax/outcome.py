@@ -7,17 +7,17 @@ import numpy as np
 
 from promise_jax import (
   evaluate,
+  files,
   intervals,
   maskfile,
   metrics,
   missing,
   page,
   report,
-  rundir,
 )
 from promise_jax.arms import Setup, Trained
 from promise_jax.data import feed
-from promise_jax.types import Split
+from promise_jax.types import Split, Task
 
 
 def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
@@ -34,14 +34,12 @@ def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.plan.seeds)}
-  rundir.write_npz(folder / "predictions.npz", arrays)
+  files.write_npz(folder / "predictions.npz", arrays)
   compared = compare(setup, arms, logits, split)
-  rundir.write_json(folder / "comparison.json", compared)
-  speed = [{"method": t.arm.text} | t.speed for t in arms if t.speed]
-  report.write_jsonl(folder / "speed.jsonl", speed)
+  files.write_json(folder / "comparison.json", compared)
   html = page.html(report.read_run(folder)._replace(results=lines))
-  report.write_text(folder / "report.html", html)
-  report.write_jsonl(folder / "results.jsonl", lines)
+  files.write_text(folder / "report.html", html)
+  files.write_jsonl(folder / "results.jsonl", lines)
 
 
 def test_again(
@@ -66,11 +64,11 @@ def test_again(
   same = (str(protocol), split_name, None)
   before = [
     line
-    for line in report.read_jsonl(path)
+    for line in files.read_jsonl(path)
     if (line["protocol"], line["split"], line["pattern"]) != same
   ]
-  report.write_jsonl(path, before + lines)
-  return report.metric_table(lines)
+  files.write_jsonl(path, before + lines)
+  return f"{report.metric_table(lines)}\n\n{len(lines)} lines in {path}"
 
 
 def measured_lines(
@@ -84,7 +82,12 @@ def measured_lines(
   """The lines of one arm under `conditions`, from logits f[S, P, N, C]."""
   key = line_key(setup, trained, split_name)
   measured = evaluate.result_lines(
-    setup.spec.task, logits, split, conditions, setup.plan.seeds
+    setup.spec.task,
+    logits,
+    split,
+    conditions,
+    setup.plan.seeds,
+    setup.config["metrics"],
   )
   return [key | line for line in measured]
 
@@ -138,41 +141,56 @@ def compare(
   patterns, all patterns, and each one."""
   if len(arms) < 2:
     return []
-  best = max(arms[1:], key=lambda t: float(np.mean(t.score)))
-  ours, control = (logits[t.arm.text].swapaxes(0, 1) for t in (arms[0], best))
-  table = np.array(setup.patterns)
-  weight = np.array(
-    evaluate.weights(split.recorded, np.ones(len(split.id), bool), table)
-  )
-  name, sign = metrics.primary(setup.spec.task)
-  metric = metrics.metrics_for(setup.spec.task)[name]
-  some = weight.any(axis=1)
-  groups = {"incomplete": ~table.all(axis=1) & some, "all": some}
+  best = max(arms[1:], key=lambda t: float(np.mean(t.score))).arm.text
+  method, table = arms[0].arm.text, np.array(setup.patterns)
+  groups = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   for p, pattern in enumerate(setup.patterns):
-    one = np.arange(len(table)) == p
-    groups[missing.pattern_name(pattern, setup.spec.names)] = one & some
-  groups = {group: chosen for group, chosen in groups.items() if chosen.any()}
-  differences = intervals.paired_differences(
-    metric,
+    name = missing.pattern_name(pattern, setup.spec.names)
+    groups[name] = np.arange(len(table)) == p
+  found = differences(
+    setup.spec.task,
+    (logits[method], logits[best]),
+    (split.label, split.recorded),
+    table,
+    groups,
+  )
+  return [{"method": method, "control": best} | line for line in found]
+
+
+def differences(
+  task: Task,
+  arms: tuple[np.ndarray, np.ndarray],
+  rows: tuple[np.ndarray, np.ndarray],
+  table: np.ndarray,
+  groups: dict[str, np.ndarray],
+) -> list[dict]:
+  """The first metric of the task for the first of two `arms` f[S, P, N, C] less that of
+  the second: a line for each of `groups` {name: bool[P]} of the patterns `table`
+  bool[P, M] that has rows. `rows` are (label, recorded)."""
+  label, recorded = rows
+  weight = np.array(evaluate.weights(recorded, np.ones(len(label), bool), table))
+  some = weight.any(axis=1)
+  groups = {name: chosen & some for name, chosen in groups.items()}
+  groups = {name: chosen[some] for name, chosen in groups.items() if chosen.any()}
+  name, sign = metrics.primary(task)
+  found = intervals.paired_differences(
+    metrics.metrics_for(task)[name],
     sign,
-    ours[some],
-    control[some],
-    split.label,
+    *(arm.swapaxes(0, 1)[some] for arm in arms),
+    label,
     weight[some],
-    [chosen[some] for chosen in groups.values()],
+    list(groups.values()),
   )
   return [
     {
       "rows": group,
-      "method": arms[0].arm.text,
-      "control": best.arm.text,
       "metric": name,
-      "difference": difference.mean,
-      "low": difference.low,
-      "high": difference.high,
-      "verdict": difference.verdict,
+      "difference": d.mean,
+      "low": d.low,
+      "high": d.high,
+      "verdict": d.verdict,
     }
-    for group, difference in zip(groups, differences, strict=True)
+    for group, d in zip(groups, found, strict=True)
   ]
 
 
@@ -183,5 +201,7 @@ def shown(folder: Path) -> str:
   names = [config["method"], *config["controls"]]
   metric = next(x["metric"] for x in run.results if x["pattern"])
   text = [report.to_text(report.pattern_table(run.results, metric, names))]
+  if missing.parse(config["train_protocol"]).redraw:
+    text.append("training masks were redrawn each epoch: augmentation, not holes\n")
   text += [report.verdict(line) for line in run.comparison[:2]]
   return "\n".join(text)

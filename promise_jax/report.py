@@ -17,21 +17,21 @@ within a seed first, so that its ± is that of the seeds too.
 import itertools
 import json
 import math
-import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from promise_jax import metrics
+from promise_jax import files, metrics
 
 MOST_PATTERNS = 15  # more than that are shown by the number of modalities present
 
 
 class Cell(NamedTuple):
+  """`mean` and sample standard deviation `std` (NaN for one seed) over `seeds`."""
+
   mean: float
   std: float  # ddof = 1; NaN for one seed
   seeds: int
@@ -47,6 +47,8 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
+  """One `metric` of `methods` (the columns) in `rows`."""
+
   metric: str
   methods: tuple[str, ...]
   rows: tuple[Row, ...]
@@ -63,62 +65,6 @@ class Run(NamedTuple):
   speed: Sequence[dict] = ()
 
 
-def read_jsonl(path) -> list[dict]:
-  """The rows of a file with one JSON object a line.
-
-  Raises:
-    ValueError: a line that is not a JSON object, by file and number.
-  """
-  rows = []
-  for number, line in enumerate(pathlib.Path(path).read_text("utf-8").splitlines(), 1):
-    try:
-      row = json.loads(line) if line.strip() else None
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: not JSON ({error.msg}).") from error
-    if isinstance(row, dict):
-      rows.append(row)
-    elif line.strip():
-      raise ValueError(f"{path}, line {number}: {line[:40]!r} is not a JSON object.")
-  return rows
-
-
-def write_text(path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  path = pathlib.Path(path)
-  handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-  try:
-    with open(handle, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
-
-
-def _plain(value):
-  """JSON has no NaN: null. Arrays become lists, their scalars numbers."""
-  if isinstance(value, dict):
-    return {str(k): _plain(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(v) for v in value]
-  if hasattr(value, "tolist"):
-    return _plain(value.tolist())
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_line(row: dict) -> str:
-  """One row as a line of JSON; NaN and infinity as null."""
-  return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_jsonl(path, rows: Iterable[dict]) -> None:
-  """Writes rows one a line, whole or not at all; NaN and infinity as null."""
-  write_text(path, "".join(map(to_line, rows)))
-
-
 def read_run(directory) -> Run:
   """A run from its directory; a file that is not there is an empty part."""
   directory = pathlib.Path(directory)
@@ -133,18 +79,20 @@ def read_run(directory) -> Run:
   return Run(
     title=directory.resolve().name,
     config=read("config.json", parse_json, {}),
-    results=read("results.jsonl", read_jsonl, []),
-    metrics=read("metrics.jsonl", read_jsonl, []),
+    results=read("results.jsonl", files.read_jsonl, []),
+    metrics=read("metrics.jsonl", files.read_jsonl, []),
     comparison=read("comparison.json", parse_json, []),
-    speed=read("speed.jsonl", read_jsonl, []),
+    speed=read("speed.jsonl", files.read_jsonl, []),
   )
 
 
 def number(value) -> float:
+  """A value of a JSON file as a number; null is NaN."""
   return math.nan if value is None else float(value)
 
 
 def cell(values: Sequence[float]) -> Cell | None:
+  """The cell of one value a seed; None without any."""
   if not len(values):
     return None
   std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -152,10 +100,12 @@ def cell(values: Sequence[float]) -> Cell | None:
 
 
 def in_order(values: Iterable) -> list:
+  """Different values in the order of their first appearance."""
   return list(dict.fromkeys(values))
 
 
 def setting_of(row: dict) -> tuple:
+  """What rows of one table must share: data set and label rate."""
   return row.get("dataset"), row.get("label_rate")
 
 
@@ -231,10 +181,12 @@ def _best(cells: Sequence[Cell | None], sign: int) -> tuple[bool, ...]:
 
 
 def is_share(metric: str) -> bool:
+  """Whether a metric is a part of 1, shown in percent."""
   return any(part in metric for part in ("acc", "f1", "uar", "auroc"))
 
 
 def show_value(metric: str, value: float, signed: bool = False) -> str:
+  """A value as text, in percent where it is a share; NaN is "undefined"."""
   if math.isnan(value):
     return "undefined"
   sign = "+" if signed else ""
@@ -242,6 +194,7 @@ def show_value(metric: str, value: float, signed: bool = False) -> str:
 
 
 def show_cell(metric: str, cell: Cell | None) -> str:
+  """A cell as text, "81.4 ± 0.8"."""
   if cell is None:
     return "-"
   mean = show_value(metric, cell.mean)
@@ -249,6 +202,7 @@ def show_cell(metric: str, cell: Cell | None) -> str:
 
 
 def caption(table: Table) -> str:
+  """What the table shows, in a line."""
   seeds = {c.seeds for r in table.rows for c in r.cells if c} or {0}
   unit = " (%)" if is_share(table.metric) else ""
   span = f"{min(seeds)}-{max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
@@ -258,6 +212,7 @@ def caption(table: Table) -> str:
 
 
 def table_body(table: Table) -> list[list[str]]:
+  """The rows of the table as text, without the header."""
   return [
     [r.name, r.n, *(show_cell(table.metric, c) for c in r.cells)] for r in table.rows
   ]

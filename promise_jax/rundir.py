@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promise_jax import report
+from promise_jax import files
 from promise_jax.types import Modality, Spec, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -36,19 +35,6 @@ def digest(config: dict) -> str:
   """Eight hex digits that name a config."""
   text = json.dumps(config, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def write_json(path: Path, value) -> None:
-  """JSON, whole or not at all."""
-  report.write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-  """Arrays as npz, whole or not at all."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with open(temporary, "wb") as file:
-    np.savez_compressed(file, **arrays)
-  os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -69,7 +55,7 @@ def opened(folder: Path, config: dict) -> Iterator[Path]:
     # Another process may have made the folder its own since the first look.
     check_config(folder, config)
     if not (folder / "config.json").exists():
-      write_json(folder / "config.json", {"config": config, **provenance()})
+      files.write_json(folder / "config.json", {"config": config, **provenance()})
     yield folder
 
 
@@ -129,14 +115,7 @@ def flat(config: dict, prefix: str = "") -> dict:
 
 
 def provenance() -> dict:
-  """What produced the numbers: versions, device, commit of the library (or null)."""
-  here = Path(__file__).parent
-  command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-  try:
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    commit = found.stdout.strip() or None
-  except FileNotFoundError:
-    commit = None
+  """What produced the numbers: versions, device, commit of the library."""
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   versions["python"] = platform.python_version()
   device = jax.devices()[0]
@@ -147,8 +126,28 @@ def provenance() -> dict:
       "kind": device.device_kind,
       "count": jax.device_count(),
     },
-    "commit": commit,
+    "commit": commit(),
   }
+
+
+def commit() -> str | None:
+  """The commit of the checkout that this library is part of, "-dirty" if it differs;
+  null where it is part of none."""
+  here = Path(__file__)
+
+  def git(*words: str) -> str | None:
+    try:
+      command = ["git", "-C", str(here.parent), *words]
+      done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+      return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+  if git("ls-files", "--error-unmatch", here.name) is None:
+    return None
+  changed = git("status", "--porcelain", "--untracked-files=no")
+  head = git("rev-parse", "HEAD")
+  return f"{head}-dirty" if changed else head
 
 
 def spec_to_json(spec: Spec) -> dict:

@@ -54,6 +54,7 @@ class Arm(NamedTuple):
 
   @property
   def folder(self) -> str:
+    """Its text as the name of a folder."""
     return re.sub(r"[^\w.=,-]+", "_", self.text).strip("_")
 
 
@@ -65,9 +66,9 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.method = method
   config.dataset = dataset
   config.label_rate = label_rate
-  config.preset = "default"
   config.train_protocol = "none"
   config.seeds = 5
+  config.metrics = ()  # more than the task's own, by name
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
   config.data = {"data_dir": "", **READING}
   config.train = dataclasses.asdict(train.TrainConfig())
@@ -77,7 +78,8 @@ def defaults(method: str, dataset: str, label_rate: float):
 
 
 def with_arguments(config, text: str):
-  """Sets top-level fields from `key=value,key=value`; the preset is applied first.
+  """Sets top-level fields from `key=value,key=value`; `preset=...` names a set of
+  fields and is applied first.
 
   Commas inside parentheses belong to the value; tuples are joined by "+"
   (`controls=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
@@ -86,11 +88,11 @@ def with_arguments(config, text: str):
   given = pairs(text)
   plain = [k for k, v in config.items() if not hasattr(v, "items")]
   for key in given:
-    if key not in plain:
+    if key not in (*plain, "preset"):
       raise ValueError(
-        f"config argument {key!r} is unknown, known are {', '.join(plain)}"
+        f"config argument {key!r} is unknown, known are {', '.join((*plain, 'preset'))}"
       )
-  preset = given.get("preset", config.preset)
+  preset = given.pop("preset", "default")
   if preset not in PRESETS:
     raise ValueError(f"preset is {preset!r}, known are {', '.join(PRESETS)}")
   config.update(PRESETS[preset])
@@ -108,6 +110,8 @@ def pairs(text: str) -> dict[str, str]:
     key, equals, value = part.partition("=")
     if not equals:
       raise ValueError(f"config argument {part!r} is not of the form key=value")
+    if key.strip() in out:
+      raise ValueError(f"config argument {key.strip()!r} is given twice")
     out[key.strip()] = value.strip()
   return out
 
@@ -115,7 +119,7 @@ def pairs(text: str) -> dict[str, str]:
 def convert(key: str, text: str, default: Any) -> Any:
   """`text` as a value of the type of `default`."""
   if isinstance(default, tuple):
-    return () if text in ("", "none") else tuple(text.split("+"))
+    return () if text in ("", "none") else tuple(re.split(r"\+(?![^(]*\))", text))
   if isinstance(default, bool):
     if text.lower() not in ("true", "false"):
       raise ValueError(f"{key} is {text!r}, expected true or false")

@@ -10,6 +10,7 @@ nothing.
 import dataclasses
 import functools
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,19 +33,22 @@ from promise_jax.types import (
   Split,
   Stage,
   State,
+  one_of,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """`steps` updates of `batch` rows, `labelled_per_batch` of them labelled while
-  unlabelled rows exist; validation `every` so many; `replicate` says how seeds run:
+  unlabelled rows exist; validation `every` so many; `select` says what chooses the
+  step: the mean over "all" patterns, or the "full" one; `replicate` how seeds run:
   "map", "vmap", or "auto" (map on CPU, vmap elsewhere)."""
 
   steps: int = 300
   every: int = 25
   batch: int = 128
   labelled_per_batch: int = 32
+  select: str = "all"
   replicate: str = "auto"
   optim: optimisers.OptimConfig = optimisers.OptimConfig()
 
@@ -153,10 +157,8 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
       "at least 1 row is needed, and from 0 to all of them labelled"
     )
   sharding.check_rows(config.batch, mesh)
-  if config.replicate not in ("auto", "map", "vmap"):
-    raise ValueError(
-      f"train.replicate is {config.replicate!r}, known are auto, map, vmap"
-    )
+  one_of("train.replicate", config.replicate, ("auto", "map", "vmap"))
+  one_of("train.select", config.select, ("all", "full"))
   if config.every < 1 or config.steps % config.every or config.steps < 1:
     raise ValueError(
       f"train.steps is {config.steps}, it must be a positive multiple of "
@@ -217,7 +219,8 @@ def make_call(
   """
   update = (stage.update or updates.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
-  patterns = np.array(missing.all_patterns(len(spec.modalities)))
+  patterns = missing.all_patterns(len(spec.modalities))
+  patterns = np.array(patterns[-1:] if config.select == "full" else patterns)
 
   def validate(params, aux, judge):
     logits = evaluate.predict_patterns(predict, params, aux, judge, patterns, mesh)
@@ -323,10 +326,16 @@ def progress_bar(title: str | None, total: int, done: int):
   return tqdm(total=total, initial=done, desc=title, disable=title is None, unit="step")
 
 
+def peak_memory_mb() -> float:
+  """The most host memory that this process has held so far, in MB."""
+  unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
 def finished(carry: Carry, speed: dict, rows_a_step: int) -> Fit:
   """The result, with the numbers that the run reports of itself."""
   if speed["steps"]:
     speed["examples_per_s"] = speed["steps"] * rows_a_step / speed["train_s"]
-  speed["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  speed["peak_memory_mb"] = peak_memory_mb()
   score, at = np.asarray(carry.score), np.asarray(carry.at)
   return Fit(*carry.best, score, at, speed)

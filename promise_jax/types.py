@@ -61,6 +61,7 @@ class Spec(NamedTuple):
 
   @property
   def names(self) -> tuple[str, ...]:
+    """The modalities by name, in the order of every mask."""
     return tuple(m.name for m in self.modalities)
 
 
@@ -184,3 +185,15 @@ def example(spec: Spec, rows: int = 2) -> Batch:
     "id": np.arange(rows, dtype=np.int32),
     "slot": np.arange(rows, dtype=np.int32),
   }
+
+
+def one_of(name: str, value, known: tuple) -> None:
+  """Raises ValueError, listing what is known, unless `value` is one of `known`."""
+  if value not in known:
+    raise ValueError(f"{name} is {value!r}, known are {', '.join(known)}")
+
+
+def at_least(name: str, value: float, low: float) -> None:
+  """Raises ValueError unless `value` is a number of at least `low`."""
+  if not value >= low:
+    raise ValueError(f"{name} is {value}, it must be at least {low}")

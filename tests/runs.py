@@ -61,7 +61,8 @@ def get_config(arguments: str = ""):
   config.seeds = 2
   config.controls = ("majority", "fusion(absent=zeros)")
   config.train.update({"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8})
-  config.fusion.update(SMALL)
+  for name, values in VALUES.items():
+    config[name].update(values)
   return presets.with_arguments(config, arguments)
 
 

@@ -153,7 +153,7 @@ def test_kinds_can_be_chosen(save):
   for kind, shape in (("vector", (1,)), ("tokens", (1,))):
     kinds = {"n": kind, "pixels": "vector", "s": "sequence"}
     found = data.load(save(arrays), kinds=kinds)
-    vocabulary = 4096 if kind == "tokens" else 0
+    vocabulary = 8192 if kind == "tokens" else 0
     assert found.spec.modalities[1:] == (
       Modality("s", "sequence", (5, 1)),
       Modality("n", kind, shape, vocabulary),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runs
 
-from promise_jax import comparison, data, report
+from promise_jax import comparison, data, files
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
 
 def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
   folder, _, events = finished
-  trials = report.read_jsonl(folder / "trials" / "trials.jsonl")
+  trials = files.read_jsonl(folder / "trials" / "trials.jsonl")
   assert [t["arm"] for t in trials] == list(config()["trials"]["fusion"])
   best = max(trials, key=lambda t: t["valid"])["arm"]
   arms = json.loads((folder / "headline" / "config.json").read_text())["config"]

@@ -95,7 +95,7 @@ def test_mfeat_spec_and_stratification(mfeat):
 def test_emoji_rows(emoji):
   train = emoji.split("train")
   at = train.id.tolist().index(600)  # the turtle
-  tokens = text.hash_ngrams(["turtle"], 4096)[0]
+  tokens = text.hash_ngrams(["turtle"], 8192)[0]
   assert train.inputs["text"][at, : len(tokens)].tolist() == tokens.tolist()
   assert not train.inputs["text"][at, len(tokens) :].any()
   assert train.inputs["image"][at].sum() == 1407448
@@ -126,7 +126,7 @@ def test_emoji_tags_are_an_option(data_dir, emoji):
 def test_emoji_text_is_as_wide_as_the_longest_train_row(emoji):
   with np.load(EMBEDDED / "emoji.npz") as arrays:
     texts, split = arrays["text"], arrays["split"]
-  count = np.array([np.count_nonzero(text.hash_ngrams([t], 4096)) for t in texts])
+  count = np.array([np.count_nonzero(text.hash_ngrams([t], 8192)) for t in texts])
   longest = count[split == 0].max()
   for i, name in enumerate(emoji.splits):
     assert emoji.split(name).inputs["text"].shape == (np.sum(split == i), longest)
@@ -544,7 +544,7 @@ def test_own_builder_by_name_and_by_path(data_dir, own):
   by_name, by_path = data.load("mine_own", data_dir=data_dir), data.load(own)
   for found in (by_name, by_path):
     assert found.spec.modalities == (
-      Modality("words", "tokens", (3,), 4096),
+      Modality("words", "tokens", (3,), 8192),
       Modality("audio", "sequence", (4, 2)),
     )
     assert found.spec.task == Task("regression", 1, scale=3.0)

@@ -16,16 +16,17 @@ from promise_jax import (
   checkpoint,
   data,
   experiment,
+  files,
   maskfile,
   missing,
   outcome,
-  report,
   rundir,
   settings,
   train,
 )
 
-ARMS = ["fusion", "majority", "fusion(absent=zeros)"]
+ARMS = ["robult", "majority", "distil"]
+CHOSEN = "method=robult,controls=majority+distil"
 FIELDS = {
   *("method", "dataset", "split", "protocol", "mask_hash", "pattern", "metric"),
   *("value", "n", "seed", "label_rate"),
@@ -39,7 +40,7 @@ def compile_once(tmp_path_factory):
 
 
 def config(arguments: str = "") -> dict:
-  return runs.get_config(arguments).to_dict()
+  return runs.get_config(f"{CHOSEN},{arguments}").to_dict()
 
 
 def quietly(folder, given=None) -> str:
@@ -86,7 +87,7 @@ def finished(tmp_path_factory):
 
 
 def lines_of(folder) -> list[dict]:
-  return report.read_jsonl(folder / "results.jsonl")
+  return files.read_jsonl(folder / "results.jsonl")
 
 
 def test_the_test_split_is_read_once_after_the_last_arm(finished):
@@ -163,7 +164,7 @@ def test_accuracy_follows_from_the_predictions(finished):
 
 
 def test_metrics_have_every_step_of_every_seed_once(finished):
-  lines = report.read_jsonl(finished.folder / "metrics.jsonl")
+  lines = files.read_jsonl(finished.folder / "metrics.jsonl")
   found = [(x["method"], x["step"], x["seed"]) for x in lines]
   trained = [ARMS[0], ARMS[2]]
   assert found == [
@@ -224,7 +225,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, name, text):
     ("train", {"batch": 12}, "multiple of the 8 devices"),
     ("train", {"labelled_per_batch": 99}, "99 labelled"),
     ("data", {"modalities": 0}, "modalities is 0"),
-    ("fusion", {"absent": "nothing"}, "fusion.absent is 'nothing'"),
+    ("robult", {"contrast": "nothing"}, "robult.contrast is 'nothing'"),
   ],
 )
 def test_what_does_not_fit_is_refused_before_a_folder_is_made(
@@ -264,7 +265,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
   assert signal.getsignal(signal.SIGTERM) is before
   assert not (tmp_path / "run" / "results.jsonl").exists()
   path = tmp_path / "run" / "metrics.jsonl"
-  late = json.dumps(report.read_jsonl(path)[-1] | {"step": 20})
+  late = json.dumps(files.read_jsonl(path)[-1] | {"step": 20})
   path.write_text(path.read_text() + late + "\n" + late[:30])
   assert quietly(tmp_path / "run") == finished.table
   for name in ("results.jsonl", "metrics.jsonl", "comparison.json"):
@@ -284,7 +285,7 @@ def test_the_control_is_the_best_on_validation():
   test, rng = source.split("test"), np.random.default_rng(0)
   scores = {"ours": [0.5, 0.6], "good on test": [0.4, 0.4], "chosen": [0.3, 0.7]}
   trained = [
-    arms.Trained(settings.Arm(name, name, {}), np.array(s), np.zeros(2), None, {})
+    arms.Trained(settings.Arm(name, name, {}), np.array(s), np.zeros(2), None)
     for name, s in scores.items()
   ]
   logits = {n: rng.normal(size=(2, 3, 20, 2)).astype(np.float32) for n in scores}
@@ -344,7 +345,7 @@ def test_an_evaluation_that_does_not_fit(finished, protocol, split, sentence):
 def test_an_evaluation_needs_a_finished_run_with_its_parameters(tmp_path):
   with pytest.raises(ValueError, match="not a run"):
     experiment.evaluate_again(tmp_path / "nowhere", "exact(0.5)")
-  rundir.write_json(tmp_path / "config.json", {"config": config()})
+  files.write_json(tmp_path / "config.json", {"config": config()})
   with pytest.raises(ValueError, match="not finished"):
     experiment.evaluate_again(tmp_path, "exact(0.5)")
   (tmp_path / "results.jsonl").write_text("")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import runs
 
-from promise_jax import report
+from promise_jax import checkpoint, files
 
 pytestmark = pytest.mark.slow
 
@@ -157,7 +157,8 @@ class Run:
 
   def __init__(self, folder: Path, environment: dict, *flags: str):
     # 60 calls an arm: time enough to be killed in one.
-    call = command(f"--config={TINY}", f"--workdir={folder}", *flags)
+    arms = "method=robult,controls=majority+distil"
+    call = command(f"--config={TINY}:{arms}", f"--workdir={folder}", *flags)
     call += ["--config.train.steps=300"]
     self.folder = folder
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -202,7 +203,7 @@ def story(tmp_path_factory, environment, whole):
   SIGINT and SIGKILL in the second, then to the end. While the first runs, another
   process tries the folder."""
   folder = tmp_path_factory.mktemp("story")
-  first, second = "fusion", "fusion(absent=zeros)"
+  first, second = "robult", "distil"
   chance, told, at = random.Random(0), {}, []
   run = Run(folder, environment)
   run.wait_for(first, 0)
@@ -264,12 +265,19 @@ def test_what_was_stopped_four_times_ends_like_what_was_not(story, whole):
   assert table(story.told["end"].out) == table(whole.out)
   for name in ("results.jsonl", "comparison.json", "spec.json"):
     assert (story.folder / name).read_text() == (whole.folder / name).read_text()
-  logs = [report.read_jsonl(f / "metrics.jsonl") for f in (story.folder, whole.folder)]
+  logs = [files.read_jsonl(f / "metrics.jsonl") for f in (story.folder, whole.folder)]
   assert logs[0] == logs[1] and len(logs[0]) == 2 * 2 * 60
   ours, theirs = (
     dict(np.load(f / "predictions.npz")) for f in (story.folder, whole.folder)
   )
   assert ours.keys() == theirs.keys() and runs.same(ours, theirs)
+  for arm in ("robult", "distil"):
+    trees = []
+    for folder in (story.folder, whole.folder):
+      with checkpoint.opened(folder / "checkpoints" / arm) as manager:
+        assert manager.latest_step() == 300
+        trees.append(manager.restore(300))
+    assert runs.same(*trees)
 
 
 def test_a_finished_run_is_not_trained_again(story, whole):
@@ -298,7 +306,7 @@ def test_evaluation_from_the_command_line(whole, environment):
   before = (whole.folder / "results.jsonl").read_text()
   process = subprocess.run(call, env=environment, **more)
   assert process.returncode == 0, process.stderr
-  for word in ("fusion(absent=zeros)", "majority", "accuracy", "macro_f1"):
+  for word in ("robult", "distil", "majority", "accuracy", "macro_f1"):
     assert word in process.stdout
   after = (whole.folder / "results.jsonl").read_text()
   assert after.startswith(before)

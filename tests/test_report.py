@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from promise_jax import page, report
+from promise_jax import files, page, report
 
 
 def line(method="robult", pattern=("text",), value=0.5, seed=0, **other):
@@ -146,19 +146,19 @@ def test_rate_curves_and_their_normalised_area():
 
 def test_jsonl_comes_back_and_nan_is_null(tmp_path):
   path = tmp_path / "results.jsonl"
-  report.write_jsonl(path, [{"a": np.float32(0.5), "b": np.arange(2)}, {"ü": math.nan}])
+  files.write_jsonl(path, [{"a": np.float32(0.5), "b": np.arange(2)}, {"ü": math.nan}])
   assert path.read_text("utf-8") == '{"a": 0.5, "b": [0, 1]}\n{"ü": null}\n'
-  assert report.read_jsonl(path) == [{"a": 0.5, "b": [0, 1]}, {"ü": None}]
+  assert files.read_jsonl(path) == [{"a": 0.5, "b": [0, 1]}, {"ü": None}]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
   path = tmp_path / "results.jsonl"
-  report.write_jsonl(path, [{"a": 1}])
+  files.write_jsonl(path, [{"a": 1}])
   with pytest.raises(TypeError):
-    report.write_jsonl(path, [{"a": 2}, {"a": object()}])
+    files.write_jsonl(path, [{"a": 2}, {"a": object()}])
   with pytest.raises(UnicodeEncodeError):
-    report.write_text(path, "\ud800")
-  assert report.read_jsonl(path) == [{"a": 1}]
+    files.write_text(path, "\ud800")
+  assert files.read_jsonl(path) == [{"a": 1}]
   assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
 
 
@@ -167,7 +167,7 @@ def test_a_bad_line_is_named(tmp_path, text):
   path = tmp_path / "metrics.jsonl"
   path.write_text(text)
   with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*not"):
-    report.read_jsonl(path)
+    files.read_jsonl(path)
 
 
 class Page(html.parser.HTMLParser):
@@ -232,7 +232,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
 
 
 def test_a_run_that_only_trained_has_a_page(tmp_path):
-  report.write_jsonl(tmp_path / "metrics.jsonl", odd_run().metrics)
+  files.write_jsonl(tmp_path / "metrics.jsonl", odd_run().metrics)
   run = report.read_run(tmp_path)
   assert run.title == tmp_path.name and run.results == [] and run.config == {}
   seen = Page(page.html(run))

@@ -59,7 +59,7 @@ def gradient_program(net):
 
 def gradient(net, params, aux, batch, names):
   """Of the sum of the terms `names`, and the values of all terms."""
-  weight = {k: np.float32(k in names) for k in ("sup", "lb", "ulb", "rec", "cov")}
+  weight = {k: np.float32(k in names) for k in ("sup", "lb", "ulb", "rec")}
   grads, found = gradient_program(net)(params, weight, aux, batch)
   return grads["params"], found
 
@@ -317,7 +317,7 @@ def switched(default, **switches):
 
 def test_every_contrast_gives_another_loss(default):
   found = {kind: switched(default, contrast=kind) for kind in pu.CONTRASTS}
-  assert set(found.pop("none")) == {"sup", "rec", "cov"}
+  assert set(found.pop("none")) == {"sup", "rec"}
   for x in found.values():
     assert x["sup"] == pytest.approx(found["softpu"]["sup"])
     assert x["rec"] == pytest.approx(found["softpu"]["rec"])

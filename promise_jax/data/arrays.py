@@ -48,7 +48,7 @@ RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # N counted; one 
 def read(
   path: pathlib.Path,
   *,
-  vocabulary: int = 4096,
+  vocabulary: int = 8192,
   scale: float | None = None,
   kinds: Mapping[str, str] | None = None,
   split_seed: int = 0,

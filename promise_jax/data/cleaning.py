@@ -21,6 +21,17 @@ class Found(NamedTuple):
   absent: int = 0
   cut: int = 0
 
+  def sentence(self) -> str:
+    """The counts that are not zero, in words."""
+    words = {
+      "values": "{} non-finite values",
+      "frames": "{} frames lost to them",
+      "absent": "{} rows absent",
+      "cut": "{} rows cut to the longest train row",
+    }
+    told = [words[k].format(v) for k, v in self._asdict().items() if v]
+    return ", ".join(told)
+
 
 class Clean(NamedTuple):
   """One modality of one split: `values` [N, ...], `kept` bool, broadcasts to it (False:

@@ -67,6 +67,15 @@ class Dataset:
   notes: tuple[str, ...] = ()
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
+  def told(self) -> list[str]:
+    """What was found wrong in the splits read so far, a sentence each."""
+    lines = list(self.notes)
+    for split, modalities in self.report.items():
+      for name, found in modalities.items():
+        if any(found):
+          lines.append(f"{self.name}, {split}, {name}: {found.sentence()}.")
+    return lines
+
   def split(self, name: str) -> Split:
     """The rows of split `name`, standardised and zero where nothing is recorded; read
     once. ValueError where there is no such split."""
@@ -143,9 +152,10 @@ def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
 
 
 def log_found(name: str, split: str, report: dict[str, cleaning.Found]) -> None:
+  """Warns of every modality in which something was wrong."""
   for modality, found in report.items():
     if any(found):
-      logger.warning("%s, split %s, %s: %s", name, split, modality, found)
+      logger.warning("%s, split %s, %s: %s", name, split, modality, found.sentence())
 
 
 def place(source: Source, split: str) -> str:

@@ -19,7 +19,7 @@ def load(
   file (see `arrays`) or of a prepared version folder.
 
   `data_dir` defaults to the variable TFDS_DATA_DIR, else to promise_jax/tfds in the
-  user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (4096)
+  user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (8192)
   of tokens, `scale` of a regression label; for emoji `tags` (False): text is name and
   tags; for watch `fold` (0 or 1): which subjects test; for an npz file `kinds`
   {modality: kind} and `split_seed` (0); for "synthetic" those of `synthetic.synthetic`.
@@ -46,7 +46,7 @@ def _open(
   name: str,
   *,
   nonfinite: str = "frame",
-  vocabulary: int = 4096,
+  vocabulary: int = 8192,
   scale: float | None = None,
   tags: bool = False,
   fold: int = 0,

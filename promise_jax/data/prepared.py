@@ -14,7 +14,7 @@ KNOWN = "inputs, label, id and, where needed, present, length and group"
 def read(
   folder: pathlib.Path,
   *,
-  vocabulary: int = 4096,
+  vocabulary: int = 8192,
   scale: float | None = None,
 ) -> dataset.Source:
   """The data set in `folder`, a version folder that tfds prepared.

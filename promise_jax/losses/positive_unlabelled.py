@@ -1,8 +1,8 @@
 """Soft positive-unlabelled weights: which rows of a batch share a class, in [0, 1].
 
-Reconstructed from the public reviews of Robult (Nguyen, Kamboj, Do, IJCAI 2025), which
-name a classifier, an average proximity to labelled samples and an RBF kernel; the
-formulas are ours. Nothing here has a gradient: callers detach the inputs.
+Reconstructed from the public reviews of an earlier version of Robult (a submission to
+ICLR 2025), which name a classifier, an average proximity to labelled samples and an RBF
+kernel; the formulas are ours. Nothing here has a gradient: callers detach the inputs.
 """
 
 from typing import NamedTuple

@@ -19,7 +19,15 @@ from promise_jax import missing, types
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion as late
-from promise_jax.types import Array, Batch, Clock, Method, Spec, Stage
+from promise_jax.types import (
+  Array,
+  Batch,
+  Clock,
+  Method,
+  Spec,
+  Stage,
+  at_least,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +41,14 @@ class DistilConfig:
   samples: int = 6
   hidden: int = 64
   head_hidden: int = 64
+
+  def __post_init__(self):
+    """ValueError for a setting without meaning, with what is allowed."""
+    for field in ("samples", "hidden", "head_hidden"):
+      at_least(f"distil.{field}", getattr(self, field), 1)
+    at_least("distil.weight", self.weight, 0)
+    at_least("distil.ramp_start", self.ramp_start, 0)
+    at_least("distil.ramp_end", self.ramp_end, self.ramp_start)
 
 
 def subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:

@@ -17,7 +17,17 @@ import jax.numpy as jnp
 from promise_jax import missing, types
 from promise_jax.losses import task as tasks
 from promise_jax.nn import encoders, mlp
-from promise_jax.types import Array, Batch, Clock, Method, Modality, Spec, Stage
+from promise_jax.types import (
+  Array,
+  Batch,
+  Clock,
+  Method,
+  Modality,
+  Spec,
+  Stage,
+  at_least,
+  one_of,
+)
 
 ABSENT = ("zeros", "mean", "token")
 
@@ -31,6 +41,14 @@ class FusionConfig:
   hidden: int = 64
   head_hidden: int = 64
   decay: float = 0.99
+
+  def __post_init__(self):
+    """ValueError for a setting without meaning, with what is allowed."""
+    one_of("fusion.absent", self.absent, ABSENT)
+    at_least("fusion.hidden", self.hidden, 1)
+    at_least("fusion.head_hidden", self.head_hidden, 1)
+    if not 0 <= self.decay < 1:
+      raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
 
 
 class FusionNet(nn.Module):
@@ -68,6 +86,7 @@ class FusionNet(nn.Module):
     return jnp.where(present[..., None], codes, jnp.broadcast_to(filling, shape))
 
   def classify(self, codes: Array) -> Array:
+    """Logits f[..., B, C] of filled codes f[..., B, M, H]."""
     return self.head(codes.reshape(codes.shape[:-2] + (-1,)))
 
 
@@ -129,10 +148,6 @@ def filling(config: FusionConfig, params: types.PyTree, aux: dict) -> Array:
 
 def fusion(config: FusionConfig, spec: Spec) -> Method:
   """The control as a `Method`; aux holds the running sums of the codes."""
-  if config.absent not in ABSENT:
-    raise ValueError(
-      f"fusion.absent is {config.absent!r}, known are {', '.join(ABSENT)}"
-    )
   net = network(spec, config.hidden, config.head_hidden)
   task = spec.task
 

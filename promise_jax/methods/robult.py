@@ -2,12 +2,13 @@
 
 "Robult: Leveraging Redundancy and Modality-Specific Features for Robust Multimodal
 Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the paper was
-not available. Certain, from its abstract, a summary and reviews: two objectives (a soft
+not available. Seen, in its abstract and a summary: two objectives (a soft
 positive-unlabelled contrastive loss, a latent reconstruction loss), a shared latent
-space H_i = f_i(X_i), H_0 = f_0(X_1..X_M), private codes U_i = g_i(H_i), the terms
-L_sup, L_lb, L_ulb, L_rec, an RBF kernel beside a classifier, training on complete rows
-of which few are labelled. Everything else here, every formula included, is ours,
-reconstructed from those facts; results are "Robult-style", not "reproduced Robult".
+space H_i = f_i(X_i), H_0 = f_0(X_1..X_M), private codes U_i = g_i(H_i). Seen in the
+reviews of an earlier version (a submission to ICLR 2025): the terms L_sup, L_lb, L_ulb,
+L_rec, an RBF kernel beside a classifier, training on complete rows of which few are
+labelled. Everything else here, every formula included, is ours, reconstructed from
+those facts; results are "Robult-style", not "reproduced Robult".
 
   H_i = f_i(x_i), H_0 = f_0(x_1..x_M), Z_i = |c(H_i)|, S = |c(H_0)|, U_i = g_i(H_i)
   shared(A) = S if A is complete, else |mean_{i in A} Z_i|
@@ -36,7 +37,17 @@ from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion
 from promise_jax.nn import encoders, mlp
-from promise_jax.types import Array, Batch, Clock, Method, Modality, Spec, Stage
+from promise_jax.types import (
+  Array,
+  Batch,
+  Clock,
+  Method,
+  Modality,
+  Spec,
+  Stage,
+  at_least,
+  one_of,
+)
 
 SUPERVISE = ("full", "singles", "all")
 REGRESSION = ("sign", "round", "gaussian")
@@ -74,6 +85,24 @@ class RobultConfig:
   ramp_end: float = 0.3
   regression: str = "sign"
   bank: int = 1024
+
+  def __post_init__(self):
+    """ValueError for a setting without meaning, with what is allowed."""
+    one_of("robult.contrast", self.contrast, pu.CONTRASTS)
+    one_of("robult.gate", self.gate, pu.GATES)
+    one_of("robult.sup", self.sup, SUPERVISE)
+    one_of("robult.regression", self.regression, REGRESSION)
+    for field in ("hidden", "shared", "private", "head_hidden", "bank"):
+      at_least(f"robult.{field}", getattr(self, field), 1)
+    for field in ("lb", "ulb", "rec", "cov", "ramp_start"):
+      at_least(f"robult.{field}", getattr(self, field), 0)
+    at_least("robult.tau", self.tau, 0.01)
+    at_least("robult.ramp_end", self.ramp_end, self.ramp_start)
+    if self.private >= self.hidden:
+      raise ValueError(
+        f"robult.private is {self.private}, it must be below hidden {self.hidden}: "
+        "else the private code can copy its input and reconstruction is trivial"
+      )
 
 
 class RobultNet(nn.Module):
@@ -198,7 +227,9 @@ def pair_weights(
   member = label_member(label, spec, config)
   if task.kind == "regression" and config.regression == "gaussian":
     value = jnp.where(labelled, label, tasks.predicted_value(out["full"], task))
-    pairs = pu.gaussian_affinity(value, labelled, same, ramp)
+    # A sentiment label spans [-3, 3], and half a unit of it is near.
+    width = 0.5 * task.scale / 3
+    pairs = pu.gaussian_affinity(value, labelled, same, ramp, width)
   else:
     if task.kind == "regression":
       guess = label_member(tasks.predicted_value(out["full"], task), spec, config)
@@ -248,23 +279,25 @@ def supervised_term(logits: Array, label: Array, where: Array, task) -> types.Me
   return tasks.mean_where(each.total / jnp.maximum(each.count, 1), counted)
 
 
-def private_terms(rebuilt: tuple, out: dict, present: Array) -> dict[str, types.Mean]:
-  """L_rec and the covariance penalty, means over the modalities that occur."""
+def private_terms(
+  config: RobultConfig, rebuilt: tuple, out: dict, present: Array
+) -> dict[str, types.Mean]:
+  """L_rec and, if it has a weight, the covariance penalty "cov": means over the
+  modalities that occur in `present` bool[B, M]; `rebuilt` is a tuple of f[B, d_h]."""
   occurs = jnp.any(present, axis=0)
-  rec, cov = [], []
-  for i, h in enumerate(out["h"]):
-    rec.append(reconstruction.latent_reconstruction(rebuilt[i], h, present[:, i]))
-    cov.append(reconstruction.cross_covariance(out["z"][i], out["u"][i], present[:, i]))
-  return {
-    "rec": tasks.mean_where(jnp.stack(rec), occurs),
-    "cov": tasks.mean_where(jnp.stack(cov), occurs),
-  }
+  columns = list(present.T)
+  rec = map(reconstruction.latent_reconstruction, rebuilt, out["h"], columns)
+  terms = {"rec": tasks.mean_where(jnp.stack(list(rec)), occurs)}
+  if config.cov:
+    cov = map(reconstruction.cross_covariance, out["z"], out["u"], columns)
+    terms["cov"] = tasks.mean_where(jnp.stack(list(cov)), occurs)
+  return terms
 
 
 def robult_terms(
   net: RobultNet, spec: Spec, params, aux, batch: Batch, key, progress: Array
 ) -> tuple[dict[str, types.Mean], dict]:
-  """The terms {"sup", "lb", "ulb", "rec", "cov"} of the loss, and the new aux."""
+  """The terms "sup", "lb", "ulb", "rec" (and "cov") of the loss, and the new aux."""
   config = net.config
   present = batch["present"] & batch["valid"][:, None]
   complete = jnp.all(present, axis=1)
@@ -279,7 +312,7 @@ def robult_terms(
   seen = jnp.any(shown, axis=-1) & labelled[None]
   terms = {"sup": supervised_term(logits, label, seen, spec.task)}
   rebuilt = net.apply(params, out["z"], out["u"], method="decode")
-  terms |= private_terms(rebuilt, out, present)
+  terms |= private_terms(config, rebuilt, out, present)
   if config.contrast == "none":
     return terms, aux
   fixed = jax.lax.stop_gradient({"s": out["s"], "full": logits[0]})
@@ -290,7 +323,6 @@ def robult_terms(
 
 def robult(config: RobultConfig, spec: Spec) -> Method:
   """Robult-style training as a `Method`; aux holds the bank of labelled references."""
-  check(config)
   net = RobultNet(spec.modalities, spec.task.outputs, config)
   weight = {"sup": 1.0, "lb": config.lb, "ulb": config.ulb, "rec": config.rec}
   weight |= {"cov": config.cov}
@@ -312,22 +344,3 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     return {"logits": logits, "shared": out["z"], "private": out["u"]}
 
   return Method(init, predict, (Stage("train", loss),))
-
-
-def check(config: RobultConfig) -> None:
-  """Raises ValueError that lists what is known for a switch that is not."""
-  switches = {
-    "contrast": pu.CONTRASTS,
-    "gate": pu.GATES,
-    "sup": SUPERVISE,
-    "regression": REGRESSION,
-  }
-  for field, known in switches.items():
-    value = getattr(config, field)
-    if value not in known:
-      raise ValueError(f"robult.{field} is {value!r}, known are {', '.join(known)}")
-  if config.private >= config.hidden:
-    raise ValueError(
-      f"robult.private is {config.private}, it must be below hidden {config.hidden}: "
-      "else the private code can copy its input and reconstruction is trivial"
-    )
