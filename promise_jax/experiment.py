@@ -47,8 +47,8 @@ def evaluate_again(
   setup = arms.prepare(config)
   for arm in setup.plan.arms:
     path = arms.checkpoints(folder, arm)
-    if arm.method != CONSTANT and not path.is_dir():
-      raise ValueError(f"{path} does not exist, the parameters of {arm.text} are gone")
+    if arm.method != CONSTANT and not (path / str(setup.plan.train.steps)).is_dir():
+      raise ValueError(f"{path} is not complete, the parameters of {arm.text} are gone")
   if split not in setup.dataset.splits:
     raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
   with rundir.opened(folder, config):

@@ -9,8 +9,6 @@ nothing.
 
 import dataclasses
 import functools
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from promise_jax import checkpoint, evaluate, missing, sharding, updates
+from promise_jax import checkpoint, evaluate, missing, progress, sharding, updates
 from promise_jax import optim as optimisers
 from promise_jax.data import feed
 from promise_jax.types import (
   Array,
   Clock,
-  Mean,
   Method,
   PyTree,
   Spec,
@@ -112,7 +109,7 @@ def fit(
   done = (manager.latest_step() if manager else None) or 0
   speed = {"compile_s": 0.0, "train_s": 0.0, "steps": 0}
   end, best = 0, None
-  with progress_bar(title, sum(calls) * config.every, done) as bar:
+  with progress.progress_bar(title, sum(calls) * config.every, done) as bar:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
@@ -135,13 +132,13 @@ def fit(
         metrics = jax.device_get(metrics)
         speed["train_s"] += time.perf_counter() - since
         speed["steps"] += config.every
-        check_finite(metrics, at, rows.seeds)
-        lines = summary(metrics, stage.name, at + config.every, rows.seeds)
+        progress.check_finite(metrics, at, rows.seeds)
+        lines = progress.summary(metrics, stage.name, at + config.every, rows.seeds)
         log(lines)
         if manager:
           checkpoint.save(manager, at + config.every, carry)
         bar.update(config.every)
-        bar.set_postfix(mean_of(lines))
+        bar.set_postfix(progress.mean_of(lines))
         if stop():
           raise Stopped(at + config.every, stop())
       best = carry.best
@@ -270,72 +267,10 @@ def compiled(
   return call
 
 
-def check_finite(metrics: dict, at: int, seeds: tuple[int, ...]) -> None:
-  """Raises FloatingPointError that names the first step, seed and term."""
-  loss = metrics["terms"]["loss"]  # [S, K]
-  bad = ~np.isfinite(loss)
-  if not bad.any():
-    # A loss is taken before its step: what the last step broke, no loss has seen.
-    if not metrics["finite"].all():
-      seed, last = seeds[int(np.argmin(metrics["finite"]))], at + loss.shape[1] - 1
-      raise FloatingPointError(
-        f"the parameters of seed {seed} are not finite after step {last}; "
-        "the last checkpoint is from before"
-      )
-    return
-  k = int(np.argmax(bad.any(axis=0)))
-  s = int(np.argmax(bad[:, k]))
-  values = {
-    name: float((m.total / np.maximum(m.count, 1) if isinstance(m, Mean) else m)[s, k])
-    for name, m in metrics["terms"].items()
-  }
-  terms = [
-    f"{n} = {v}" for n, v in values.items() if n != "loss" and not np.isfinite(v)
-  ]
-  raise FloatingPointError(
-    f"the loss is {loss[s, k]} at step {at + k} of seed {seeds[s]} "
-    f"({', '.join(terms) or 'every term is finite, their sum is not'}); "
-    "the last checkpoint is from before"
-  )
-
-
-def summary(metrics: dict, stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
-  """One line a seed: the loss and its terms over the call, and the validation score."""
-  lines = []
-  for s, seed in enumerate(seeds):
-    line = {"seed": int(seed), "stage": stage, "step": step}
-    line["valid"] = float(metrics["valid"][s])
-    for name, m in metrics["terms"].items():
-      if isinstance(m, Mean):
-        line[name] = float(m.total[s].sum() / max(m.count[s].sum(), 1))
-      else:
-        line[name] = float(m[s].mean())
-    lines.append(line)
-  return lines
-
-
-def mean_of(lines: list[dict]) -> dict[str, str]:
-  """Loss and validation score over the seeds, as the bar shows them."""
-  return {k: f"{np.mean([x[k] for x in lines]):.3f}" for k in ("loss", "valid")}
-
-
-def progress_bar(title: str | None, total: int, done: int):
-  """A tqdm bar over steps; silent without a title."""
-  from tqdm import tqdm
-
-  return tqdm(total=total, initial=done, desc=title, disable=title is None, unit="step")
-
-
-def peak_memory_mb() -> float:
-  """The most host memory that this process has held so far, in MB."""
-  unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
 def finished(carry: Carry, speed: dict, rows_a_step: int) -> Fit:
   """The result, with the numbers that the run reports of itself."""
   if speed["steps"]:
     speed["examples_per_s"] = speed["steps"] * rows_a_step / speed["train_s"]
-  speed["peak_memory_mb"] = peak_memory_mb()
+  speed["peak_memory_mb"] = progress.peak_memory_mb()
   score, at = np.asarray(carry.score), np.asarray(carry.at)
   return Fit(*carry.best, score, at, speed)
