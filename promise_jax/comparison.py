@@ -18,6 +18,7 @@ from promise_jax import (
   arms,
   experiment,
   files,
+  metrics,
   outcome,
   page,
   report,
@@ -182,10 +183,12 @@ def arm_table(
 ) -> str:
   """A row an arm: its means, and what the method has over it on incomplete patterns.
 
-  The best control by validation is marked; it is known before the test is read.
+  The best control by validation is marked, see `outcome.best_control`.
   """
   others = [n for n in merged if n != method]
-  best = max(others, key=lambda n: merged[n].valid, default=None)
+  sign = metrics.sign(metric)
+  valid = {name: sign * arm.valid for name, arm in merged.items()}
+  best = outcome.best_control(method, valid) if others else None
   verdicts = {x["control"]: x for x in lines if x["rows"] == "incomplete"}
   header = ["arm", "seeds", "validation", "incomplete", "full"]
   out = [[*header, f"{method} minus it, incomplete", "verdict for " + method]]

@@ -17,6 +17,7 @@ from promise_jax import (
 )
 from promise_jax.arms import Setup, Trained
 from promise_jax.data import feed
+from promise_jax.settings import CONSTANT
 from promise_jax.types import Split, Task
 
 
@@ -137,12 +138,12 @@ def validation_lines(setup: Setup, trained: Trained) -> list[dict]:
 def compare(
   setup: Setup, arms: list[Trained], logits: dict[str, np.ndarray], split: Split
 ) -> list[dict]:
-  """The method against its best control (best on validation), over the incomplete
-  patterns, all patterns, and each one."""
+  """The method against its `best_control`, over the incomplete patterns, all patterns,
+  and each one."""
   if len(arms) < 2:
     return []
-  best = max(arms[1:], key=lambda t: float(np.mean(t.score))).arm.text
   method, table = arms[0].arm.text, np.array(setup.patterns)
+  best = best_control(method, {t.arm.text: float(np.mean(t.score)) for t in arms})
   groups = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   for p, pattern in enumerate(setup.patterns):
     name = missing.pattern_name(pattern, setup.spec.names)
@@ -155,6 +156,16 @@ def compare(
     groups,
   )
   return [{"method": method, "control": best} | line for line in found]
+
+
+def best_control(method: str, valid: dict[str, float]) -> str:
+  """The arm with the best validation score in `valid` {arm: score}, larger is better,
+  among arms of other methods; variants of the method itself, and then the constant
+  predictor, only where there is nothing else."""
+  others = [name for name in valid if name != method]
+  trained = [name for name in others if name != CONSTANT]
+  foreign = [n for n in trained if n.partition("(")[0] != method.partition("(")[0]]
+  return max(foreign or trained or others, key=lambda name: valid[name])
 
 
 def differences(

@@ -304,6 +304,18 @@ def test_the_control_is_the_best_on_validation():
   assert all(x["low"] <= x["difference"] <= x["high"] for x in compared)
 
 
+@pytest.mark.parametrize(
+  ("scores", "chosen"),
+  [
+    ({"a": 1, "a(x=1)": 0.9, "b": 0.5, "c": 0.6, "majority": 0.8}, "c"),
+    ({"a": 1, "a(x=1)": 0.2, "a(x=2)": 0.3, "majority": 0.8}, "a(x=2)"),
+    ({"a": 1, "majority": 0.8}, "majority"),
+  ],
+)
+def test_a_variant_of_the_method_is_no_control_beside_another_method(scores, chosen):
+  assert outcome.best_control("a", scores) == chosen
+
+
 def test_a_finished_run_under_another_protocol(finished, tmp_path):
   """Its lines join results.jsonl once, whatever was there stays as it was."""
   before = (finished.folder / "results.jsonl").read_text().splitlines()
