@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import runs
 
+import runs
 from promise_jax import comparison, data, files
 
 

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from promise_jax import evaluate, methods, missing
 from promise_jax.types import Split
 

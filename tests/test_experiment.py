@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from promise_jax import (
   arms,
   checkpoint,

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import runs
 
+import runs
 from promise_jax import checkpoint, files
 
 pytestmark = pytest.mark.slow

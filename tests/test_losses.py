@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import TASKS, compiled
 
+from batches import TASKS, compiled
 from promise_jax.losses import contrastive, reconstruction
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks

@@ -3,12 +3,12 @@
 import functools
 from typing import NamedTuple
 
-import batches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import batches
 from promise_jax import methods, missing
 
 SMALL = {"hidden": 8, "head_hidden": 8}

@@ -4,12 +4,12 @@ import functools
 import itertools
 import math
 
-import batches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import batches
 from promise_jax import methods, missing
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks

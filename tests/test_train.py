@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 
+import runs
 from promise_jax import checkpoint, methods, train
 from promise_jax.types import Mean, Method, Stage
 
