@@ -189,8 +189,11 @@ def constant_arm(setup: Setup, arm: Arm) -> Trained:
     shape = (len(logits), len(setup.patterns), len(split.id), logits.shape[1])
     return np.broadcast_to(logits[:, None, None], shape)
 
-  valid, table = setup.valid, np.array(setup.patterns)
+  valid = setup.valid
+  table = evaluate.choosing(setup.patterns, setup.plan.train.select)
   weight = evaluate.weights(valid.recorded, np.ones(len(valid.id), bool), table)
-  score = [evaluate.score(x, valid.label, weight, task) for x in predicts(valid)]
+  # The same logits under every pattern: as many as choose.
+  every = predicts(valid)[:, : len(table)]
+  score = [evaluate.score(x, valid.label, weight, task) for x in every]
   at = np.zeros(len(logits), np.int32)
   return Trained(arm, np.array(score), at, predicts)

@@ -87,6 +87,12 @@ def predict_patterns(
   return logits.reshape(patterns.shape[0], count, -1)
 
 
+def choosing(patterns: Sequence[Pattern], select: str) -> np.ndarray:
+  """The patterns bool[P, M] whose mean score chooses the step: "all", or the "full" one
+  alone, which stands last."""
+  return np.array(patterns[-1:] if select == "full" else patterns)
+
+
 def weights(recorded: Array, valid: Array, patterns: Array) -> Array:
   """f[P, N]: 1 where a row has something left under the pattern, else 0."""
   left = jnp.any(recorded[None] & patterns[:, None], axis=-1) & valid[None]
@@ -225,10 +231,11 @@ def result_lines(
   weight = np.stack([c.mask.any(axis=1) for c in conditions]).astype(np.float32)
   picked = np.stack([pick(logits, c.mask) for c in conditions])
   values = measure(task, picked, split.label, weight, more)
+  hashes = [maskfile.mask_hash(c.mask, split.id) for c in conditions]
   return [
     condition.key
     | {
-      "mask_hash": maskfile.mask_hash(condition.mask, split.id),
+      "mask_hash": hashes[q],
       "metric": name,
       "value": float(value[q, s]),
       "n": int(weight[q].sum()),

@@ -115,8 +115,9 @@ def validation_lines(setup: Setup, trained: Trained) -> list[dict]:
   """The score on validation by which the step of each seed was chosen."""
   name, sign = metrics.primary(setup.spec.task)
   valid = setup.valid
+  chosen = {"all": "mean over patterns", "full": "full pattern"}
   key = line_key(setup, trained, "valid") | {
-    "protocol": "mean over patterns",
+    "protocol": chosen[setup.plan.train.select],
     "mask_hash": maskfile.mask_hash(valid.recorded, valid.id),
     "pattern": None,
     "metric": name,

@@ -6,7 +6,7 @@ checkpoints/     one folder an arm
 metrics.jsonl    a line a seed and jitted call of training
 predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
 comparison.json  the method against its best control, with intervals and verdicts
-speed.jsonl      a line an arm: compile time, rate, memory, chosen steps
+speed.jsonl      a line an arm: compile time, rate, peak memory so far
 report.html      all of it, to look at
 results.jsonl    a line a (method, pattern or protocol, metric, seed); written last,
                  so that a run which has it is finished

@@ -22,15 +22,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """`axis` spread over the devices."""
-  return NamedSharding(mesh, P(*(None,) * axis, "data"))
-
-
-def spread(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
-  """Inside jit: asks that `axis` of every leaf be spread over the devices."""
-  constrain = jax.lax.with_sharding_constraint
-  return jax.tree.map(lambda x: constrain(x, rows(mesh, axis)), tree)
+def spread(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Inside jit: asks that the rows of every leaf be spread over the devices."""
+  by_row = NamedSharding(mesh, P("data"))
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, by_row), tree)
 
 
 def check_rows(batch: int, mesh: Mesh) -> None:

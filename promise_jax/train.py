@@ -217,7 +217,7 @@ def make_call(
   update = (stage.update or updates.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
   patterns = missing.all_patterns(len(spec.modalities))
-  patterns = np.array(patterns[-1:] if config.select == "full" else patterns)
+  patterns = evaluate.choosing(patterns, config.select)
 
   def validate(params, aux, judge):
     logits = evaluate.predict_patterns(predict, params, aux, judge, patterns, mesh)

@@ -304,6 +304,20 @@ def test_the_control_is_the_best_on_validation():
   assert all(x["low"] <= x["difference"] <= x["high"] for x in compared)
 
 
+def test_a_step_chosen_on_the_full_pattern_is_said_to_be(tmp_path):
+  """The constant predictor is scored on what chooses; its lines say what that is."""
+  given = runs.get_config("method=majority,controls=none").to_dict()
+  given["train"]["select"] = "full"
+  quietly(tmp_path / "run", given)
+  (valid, *_) = [x for x in lines_of(tmp_path / "run") if x["split"] == "valid"]
+  assert valid["protocol"] == "full pattern"
+  source = runs.dataset()
+  split, rows = source.split("valid"), runs.rows(source)
+  known = rows.split.label[rows.labelled[0]]
+  right = split.label == np.bincount(known).argmax()
+  assert valid["value"] == pytest.approx(right.mean())
+
+
 @pytest.mark.parametrize(
   ("scores", "chosen"),
   [

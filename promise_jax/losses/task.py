@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from promise_jax import types
+from promise_jax import missing, types
 from promise_jax.types import Array, Task
 
 
@@ -21,7 +21,7 @@ def ratio(mean: types.Mean) -> Array:
 
 def known_label(label: Array, labelled: Array) -> Array:
   """Zeroes the labels of unlabelled rows, so that what stands there cannot matter."""
-  return jnp.where(labelled.reshape(labelled.shape + (1,) * (label.ndim - 1)), label, 0)
+  return missing.select(label, labelled)
 
 
 def supervised(logits: Array, label: Array, task: Task) -> Array:

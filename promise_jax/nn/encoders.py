@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promise_jax import types
+from promise_jax import missing, types
 
 DROPOUT = {"image": 0.5, "tokens": 0.3, "sequence": 0.1, "vector": 0.3}
 LEVELS = 8  # of a channel in the colour histogram
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
       raise ValueError(f"modality {name!r} has kind {kind!r}, known kinds are {known}.")
     if key is not None and ids is None:
       raise ValueError("key is given but ids is None, noise needs the id of each row.")
-    x = jnp.where(_along(present, x), x, jnp.zeros((), x.dtype))
+    x = missing.select(x, present)
     keys = None
     if key is not None:
       key = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -237,7 +237,3 @@ def _mlp(module, f, keys, rate):
 
 def _again(keys):
   return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-
-
-def _along(rows, x):
-  return rows.reshape(-1, *[1] * (x.ndim - 1))
