@@ -1,5 +1,6 @@
 """What the launch scripts share: flags in, one sentence and an exit code out."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def main(body: Callable[[], None]) -> None:
   where training diverged.
   """
   try:
+    sys.argv = with_kinds(sys.argv)  # where ml_collections looks for fields
     rest = flags.FLAGS(sys.argv)[1:]
     if rest:
       raise ValueError(f"{rest[0]!r} is not a flag; flags start with --")
@@ -51,6 +53,16 @@ def main(body: Callable[[], None]) -> None:
     sys.exit(FAILED)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     fail(e)
+
+
+def with_kinds(words: list[str]) -> list[str]:
+  """The command line with every --config.kinds.NAME=KIND moved into one argument
+  --config.data.kinds=NAME=KIND,...: a flag has a field of the config, and the names of
+  modalities are known only when the data are read."""
+  found = [re.fullmatch(r"--?config\.kinds\.(\w+=\w+)", word) for word in words]
+  rest = [word for word, kind in zip(words, found, strict=True) if not kind]
+  kinds = ",".join(kind[1] for kind in found if kind)
+  return [*rest, f"--config.data.kinds={kinds}"] if kinds else words
 
 
 def fail(error: Exception) -> None:

@@ -5,6 +5,10 @@ draws both with replacement, the same draw for both arms (paired), for all seeds
 all patterns; drawn examples enter the metric as integer weights. The interval is the
 2.5 and 97.5 percentile of the difference.
 
+Where examples come in groups (segments of one recording), they are not independent, and
+a resample draws groups: every row of a drawn group counts as often as the group was
+drawn (a cluster bootstrap).
+
 What to expect of it: nominal coverage where rows or seeds differ as a whole (measured
 .95 at 8 and 5 seeds, .94 at 3). With one seed it tells about the examples alone; with
 few that differ much it is somewhat narrow, as any plug-in bootstrap, by (S - 1) / S in
@@ -74,9 +78,12 @@ def _per_seed(metric, logits: Array, label: Array):
   return row_mean
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "resamples", "chunk"))
-def _differences(metric, logits, label, weight, key, resamples: int, chunk: int):
-  """(observed f32[P], resampled f32[resamples, P]) of arm 0 minus arm 1."""
+@functools.partial(jax.jit, static_argnames=("metric", "drawn", "resamples", "chunk"))
+def _differences(
+  metric, logits, label, weight, group, key, drawn: int, resamples: int, chunk: int
+):
+  """(observed f32[P], resampled f32[resamples, P]) of arm 0 minus arm 1; `group`
+  i[N] is below `drawn`, the number of groups."""
   value = _per_seed(metric, logits, label)
   seeds, rows = logits.shape[2], logits.shape[3]
 
@@ -86,7 +93,8 @@ def _differences(metric, logits, label, weight, key, resamples: int, chunk: int)
 
   def resample(index):
     of_seeds, of_rows = jax.random.split(jax.random.fold_in(key, index))
-    return difference(_counts(of_seeds, seeds) / seeds, _counts(of_rows, rows))
+    row_count = _counts(of_rows, drawn)[group]
+    return difference(_counts(of_seeds, seeds) / seeds, row_count)
 
   observed = difference(jnp.full(seeds, 1 / seeds), jnp.ones(rows))
   return observed, jax.lax.map(resample, jnp.arange(resamples), batch_size=chunk)
@@ -97,7 +105,7 @@ def _verdict(sign: int, low: float, high: float) -> str:
   return "better" if worst > 0 else "worse" if best < 0 else "undecided"
 
 
-def _check(ours, control, label, weight, sign) -> None:
+def _check(ours, control, label, weight, group, sign) -> None:
   if ours.ndim != 4 or ours.shape != control.shape:
     raise ValueError(
       "Both arms want logits of one shape, [S, N, C] or with patterns [P, S, N, C], "
@@ -109,6 +117,8 @@ def _check(ours, control, label, weight, sign) -> None:
       f"{patterns} patterns of {rows} rows want weights {(patterns, rows)} and as many "
       f"labels, not {weight.shape} and {len(label)}."
     )
+  if group.shape != (rows,):
+    raise ValueError(f"{rows} rows want a group each, not an array {group.shape}.")
   if not (weight > 0).any(-1).all():
     empty = int((weight > 0).any(-1).argmin())
     raise ValueError(f"Pattern {empty} has no row of weight over 0; leave it out.")
@@ -117,25 +127,38 @@ def _check(ours, control, label, weight, sign) -> None:
 
 
 def paired_differences(
-  metric, sign, ours, control, label, weight, groups, *, resamples=2000, seed=0
+  metric,
+  sign,
+  ours,
+  control,
+  label,
+  weight,
+  means,
+  *,
+  group=None,
+  resamples=2000,
+  seed=0,
 ) -> list[Difference]:
-  """As `paired_difference`, of means of the metric over groups of P patterns.
+  """As `paired_difference`, of means of the metric over some of P patterns.
 
-  `ours`, `control` f[P, S, N, C], `label` [N, ...], `weight` f[P, N], `groups`
-  bool[G, P]; one answer a group, from the same resamples.
+  `ours`, `control` f[P, S, N, C], `label` [N, ...], `weight` f[P, N], `means` bool[A,
+  P]: the patterns of each of A means; one answer a mean, from the same resamples.
   """
   ours, control, weight = np.asarray(ours), np.asarray(control), np.asarray(weight)
   label = np.asarray(label)
-  _check(ours, control, label, weight, sign)
+  group = np.arange(len(label)) if group is None else np.asarray(group)
+  _check(ours, control, label, weight, group, sign)
   # Padding is no example: it must not be drawn.
   kept = (weight > 0).any(0)
   logits = np.stack([ours, control])[:, :, :, kept]
+  names, group = np.unique(group[kept], return_inverse=True)
   chunk = int(np.clip(CHUNK // logits.size, 1, resamples))
-  arrays = logits, label[kept], weight[:, kept], jax.random.key(seed)
-  observed, drawn = jax.device_get(_differences(metric, *arrays, resamples, chunk))
+  arrays = logits, label[kept], weight[:, kept], group, jax.random.key(seed)
+  found = _differences(metric, *arrays, len(names), resamples, chunk)
+  observed, resampled = jax.device_get(found)
   return [
-    _difference(sign, observed[group].mean(), drawn[:, group].mean(axis=1))
-    for group in np.asarray(groups, bool)
+    _difference(sign, observed[mean].mean(), resampled[:, mean].mean(axis=1))
+    for mean in np.asarray(means, bool)
   ]
 
 
@@ -149,17 +172,17 @@ def _difference(sign: int, observed: float, drawn: np.ndarray) -> Difference:
 
 
 def paired_difference_over_patterns(
-  metric, sign, ours, control, label, weight, *, resamples=2000, seed=0
+  metric, sign, ours, control, label, weight, **options
 ) -> Difference:
   """As `paired_differences`, for the mean over all P patterns."""
   every = np.ones((1, len(weight)), bool)
   return paired_differences(
-    metric, sign, ours, control, label, weight, every, resamples=resamples, seed=seed
+    metric, sign, ours, control, label, weight, every, **options
   )[0]
 
 
 def paired_difference(
-  metric, sign, ours, control, label, weight, *, resamples=2000, seed=0
+  metric, sign, ours, control, label, weight, *, group=None, resamples=2000, seed=0
 ) -> Difference:
   """95 % percentile interval of metric(ours) - metric(control), means over seeds.
 
@@ -169,12 +192,15 @@ def paired_difference(
     ours, control: f[S, N, C], the same rows and paired seeds.
     label: i[N], or [N, C] for multilabel, or f[N] for regression.
     weight: f[N] >= 0; rows of weight 0 are never drawn.
+    group: [N], equal where rows belong together, which are drawn together; None: every
+      row is on its own.
     resamples: draws of the bootstrap; resample r depends on (seed, r) alone.
 
   Raises:
     ValueError: shapes that do not fit, no row that counts, or an unknown sign.
   """
   ours, control, weight = (np.asarray(v)[None] for v in (ours, control, weight))
+  options = {"group": group, "resamples": resamples, "seed": seed}
   return paired_difference_over_patterns(
-    metric, sign, ours, control, label, weight, resamples=resamples, seed=seed
+    metric, sign, ours, control, label, weight, **options
   )

@@ -5,6 +5,7 @@ spec.json        what the data are, for whoever reads a checkpoint later
 checkpoints/     one folder an arm
 metrics.jsonl    a line a seed and jitted call of training
 predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
+rows.json        how many rows and groups every split has, how many are labelled
 comparison.json  the method against its best control, with intervals and verdicts
 speed.jsonl      a line an arm: compile time, rate, peak memory so far
 report.html      all of it, to look at

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from promise_jax import data
+from promise_jax import arms, data
 from promise_jax.data import text
 from promise_jax.types import Modality, Task
 
@@ -248,6 +248,38 @@ def test_drawn_split_is_stratified_and_follows_the_ids(save):
     assert set(turned[s].id) == set(first[s].id) != set(other[s].id)
 
 
+def test_rows_of_a_group_stay_together(save):
+  rng = np.random.default_rng(4)
+  group = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 8, 60)))
+  y, x = group % 3, rng.normal(size=(len(group), 2))
+  words = np.array([f"recording {g:02}" for g in group])
+  named, counted = (
+    data.load(save({"x_a": x, "y": y, "group": g})) for g in (words, group + 7)
+  )
+  for found, shift in ((named, 0), (counted, 7)):
+    seen = []
+    for name in found.splits:
+      assert found.group(name).dtype == np.int32
+      assert (
+        found.group(name).tolist() == (group[found.split(name).id] + shift).tolist()
+      )
+      seen.append(set(found.group(name).tolist()))
+    # 60 groups, 20 of each class: 12, 4 and 4 of each.
+    assert [len(s) for s in seen] == [36, 12, 12] and len(set.union(*seen)) == 60
+  turned = data.load(save({"x_a": x[::-1], "y": y[::-1], "group": words[::-1]}))
+  assert set(turned.group("test").tolist()) == set(named.group("test").tolist())
+  assert data.load(save({"x_a": x, "y": y})).group("test") is None
+
+
+def test_labels_are_drawn_by_group(save):
+  group = np.repeat(np.arange(30), 4)
+  x = np.random.default_rng(5).normal(size=(120, 2))
+  found = data.load(save({"x_a": x, "y": group % 2, "group": group}))
+  kept = arms.label_subset(found, {"label_rate": 0.5}, seed=0)
+  of_group = [set(kept[found.group("train") == g]) for g in set(found.group("train"))]
+  assert all(len(s) == 1 for s in of_group) and sum(map(sum, of_group)) == 9
+
+
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_drawn_split_of_other_tasks(save, task):
   rng = np.random.default_rng(3)
@@ -415,6 +447,32 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     {"x_v": np.ones((2, 1)), "x_s": None, "y": np.arange(2), "split": None},
     {},
     "no valid rows: 2 rows are too few",
+  ),
+  "group in two splits": (
+    {"group": with_value(np.arange(N), 11, 8)},
+    {},
+    "group 8 has rows in valid and in test, expected: each group in one split",
+  ),
+  "named group in two splits": (
+    {"group": np.array(["a"] * 3 + ["b"] * 7 + ["c"] * 2)},
+    {},
+    "group 'b' has rows in train and in valid",
+  ),
+  "negative group": (
+    {"group": np.arange(N) - 1},
+    {},
+    "group, row 0: found -1, .*: 0 to",
+  ),
+  "group of floats": (
+    {"group": np.ones(N)},
+    {},
+    r"float64 .* integers or strings \[N\]",
+  ),
+  "short group": ({"group": np.arange(3)}, {}, "group has 3 rows, y has 12"),
+  "one group": (
+    {"group": np.zeros(N, int), "split": None},
+    {},
+    "no valid rows: 12 rows in 1 groups are too few",
   ),
   "present of no modality": (
     {"present_w": np.ones(N, bool)},

@@ -124,6 +124,54 @@ def test_a_resample_does_not_depend_on_the_chunk_it_is_in(monkeypatch):
   np.testing.assert_allclose(whole[:3], chunked[:3], atol=1e-6)
 
 
+def by_hand(hits, group, resamples, rng):
+  """The interval from a loop over resamples, seeds and drawn groups; hits bool[2, S,
+  N]."""
+  rows_of, seeds = [np.flatnonzero(group == g) for g in set(group)], hits.shape[1]
+  drawn = []
+  for _ in range(resamples):
+    rows = []
+    for g in rng.choice(len(rows_of), len(rows_of)):
+      rows += rows_of[g].tolist()
+    chosen = rng.choice(seeds, seeds)
+    ours, control = (np.mean([arm[s][rows].mean() for s in chosen]) for arm in hits)
+    drawn.append(ours - control)
+  return np.percentile(drawn, [2.5, 97.5])
+
+
+def grouped(sizes, seed: int = 3):
+  """hits bool[2, 3, N] and group [N]: most of a group's rows share their luck."""
+  rng = np.random.default_rng(seed)
+  group = np.repeat(np.arange(len(sizes)), sizes)
+  luck = rng.random((2, 3, len(sizes)))[..., group]
+  chance = np.array([0.7, 0.55])[:, None, None]
+  return (0.8 * luck + 0.2 * rng.random((2, 3, len(group)))) < chance, group
+
+
+def test_groups_are_drawn_whole():
+  hits, group = grouped(np.random.default_rng(1).integers(1, 9, 24))
+  label, weight = np.zeros(len(group), int), np.ones(len(group))
+  low, high = by_hand(hits, group, 5000, np.random.default_rng(0))
+  arguments = metrics.accuracy, 1, *map(choose, hits), label, weight
+  got = intervals.paired_difference(*arguments, group=group, resamples=10_000)
+  np.testing.assert_allclose(got.mean, hits[0].mean() - hits[1].mean(), atol=1e-6)
+  np.testing.assert_allclose([got.low, got.high], [low, high], atol=0.02)
+
+
+def test_copies_of_a_row_are_one_row():
+  logits, label, weight = arms((2, 40, 3))
+  weight = weight + 1
+  once = few(metrics.accuracy, 1, *logits, label, weight)
+  fivefold = (np.repeat(logits, 5, axis=2), np.repeat(label, 5), np.repeat(weight, 5))
+  group = np.repeat(np.array([f"row {i:02}" for i in range(40)]), 5)
+  together = few(metrics.accuracy, 1, *fivefold[0], *fivefold[1:], group=group)
+  np.testing.assert_allclose(together[:3], once[:3], atol=1e-6)
+  apart = few(metrics.accuracy, 1, *fivefold[0], *fivefold[1:])
+  assert (apart.high - apart.low) < 0.8 * (once.high - once.low)
+  own = few(metrics.accuracy, 1, *logits, label, weight, group=np.arange(40) * 3)
+  assert own == once
+
+
 def test_undefined_draws_are_left_out_and_an_undefined_metric_decides_nothing():
   rng = np.random.default_rng(0)
   logits, label = rng.normal(size=(2, 1, 12, 2)).astype("f"), np.arange(12) == 0
@@ -163,6 +211,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     ({"weight": np.ones(4)}, r"want weights \(1, 5\)"),
     ({"weight": np.zeros(5)}, "Pattern 0 has no row"),
     ({"sign": 0}, "A sign is 1"),
+    ({"group": np.zeros(4)}, "5 rows want a group each"),
   ],
 )
 def test_what_does_not_fit_is_said(change, message):

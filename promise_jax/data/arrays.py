@@ -9,6 +9,9 @@
   split               optional strings [N], train, valid and test; else 60/20/20 of the
                       rows are drawn, see `labels.draw_split`
   id                  optional integers [N], unique; else the row numbers
+  group               optional integers from 0, or strings [N]: the recording (speaker,
+                      ...) that a row is a part of; rows of one lie in one split, keep
+                      or lose their labels together and count as one in an interval
   scale               optional number: the unit of a regression label
   classes             optional names [C] of the classes or of the columns of y
 
@@ -38,10 +41,11 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "length": ("iu", (1,), "integers [N]"),
   "split": ("U", (1,), "strings [N]"),
   "id": ("iu", (1,), "integers [N]"),
+  "group": ("iuU", (1,), "integers or strings [N]"),
   "scale": ("iuf", (0,), "one number without dimensions"),
   "classes": ("U", (1,), "strings [C]"),
 }
-ALONE = ("y", "split", "id", "scale", "classes")
+ALONE = ("y", "split", "id", "group", "scale", "classes")
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # N counted; one less: 1
 
 
@@ -70,7 +74,8 @@ def read(
     small = {a: npzfile.read_array(path, a) for a in headers if a[:2] != "x_"}
     label, task = labels.read(small, scale)
     ids = read_ids(small, len(label))
-    split = labels.read_split(small, label, task, ids, split_seed)
+    group = read_group(small)
+    split = labels.read_split(small, label, task, ids, group, split_seed)
     present, length = read_present(small), read_length(small, modalities)
 
   def rows(name: str) -> dataset.Rows:
@@ -85,7 +90,8 @@ def read(
         steps[m.name] = np.count_nonzero(inputs[m.name], axis=1)
       if m.name in present:
         recorded[:, i] &= present[m.name][index]
-    return dataset.Rows(inputs, steps, recorded, label[index], ids[index])
+    own = None if group is None else group[index]
+    return dataset.Rows(inputs, steps, recorded, label[index], ids[index], own)
 
   return dataset.Source(
     name=path.stem,
@@ -216,6 +222,16 @@ def read_ids(small: dict[str, np.ndarray], count: int) -> np.ndarray:
   new = np.isin(np.arange(count), first)
   labels.check_rows("id", ids, new, "a number that no row above has")
   return ids.astype(np.int64)
+
+
+def read_group(small: dict[str, np.ndarray]) -> np.ndarray | None:
+  """i64[N]: the array group, strings numbered in alphabetical order; None without."""
+  if (group := small.get("group")) is None:
+    return None
+  if group.dtype.kind == "U":
+    return np.unique(group, return_inverse=True)[1]
+  labels.check_rows("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
+  return group.astype(np.int64)
 
 
 def read_present(small: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -54,11 +54,13 @@ def describe(
   group: bool = False,
   scale: float = 1.0,
   description: str = "",
+  notes: tuple[str, ...] = (),
 ) -> tfds.core.DatasetInfo:
   """The DatasetInfo of a builder that keeps the convention above.
 
   `present` and `length` name the modalities that carry such a feature, `group` says
-  that rows have one, `scale` is the unit of a regression label.
+  that rows have one, `scale` is the unit of a regression label, `notes` are sentences
+  to be told whenever the data are read.
   """
   features = {
     "inputs": tfds.features.FeaturesDict(inputs),
@@ -79,7 +81,9 @@ def describe(
     builder=builder,
     features=tfds.features.FeaturesDict(features),
     description=description,
-    metadata=tfds.core.MetadataDict(modalities=list(inputs), scale=scale),
+    metadata=tfds.core.MetadataDict(
+      modalities=list(inputs), scale=scale, notes=list(notes)
+    ),
   )
 
 

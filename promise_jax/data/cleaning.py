@@ -9,6 +9,7 @@ from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
 NONFINITE = ("frame", "value", "error")
+PIECE = 2**22  # values that `fit_scale` has in double at a time
 
 
 class Found(NamedTuple):
@@ -160,16 +161,29 @@ def _finite(
 
 def fit_scale(part: Clean) -> tuple[np.ndarray, np.ndarray]:
   """(mean, std) f32[D] of the values that count, over rows and steps; the std of a
-  constant feature is 1."""
+  constant feature is 1. Rows are taken in pieces, as sums want them in double."""
   axes = tuple(range(part.values.ndim - 1))
-  kept = np.broadcast_to(part.kept, part.values.shape)
-  values = np.where(kept, part.values, 0).astype(np.float64)
-  count = np.maximum(kept.sum(axes), 1)
-  mean = values.sum(axes) / count
-  variance = np.where(kept, (values - mean) ** 2, 0).sum(axes) / count
-  low, high = np.where(kept, values, np.inf), np.where(kept, values, -np.inf)
-  varies = high.max(axes, initial=-np.inf) > low.min(axes, initial=np.inf)
-  std = np.where(varies, np.sqrt(variance), 1)
+  rows = max(PIECE // max(part.values[:1].size, 1), 1)
+  pieces = [slice(i, i + rows) for i in range(0, max(len(part.values), 1), rows)]
+
+  def take(piece: slice, other: float) -> tuple[np.ndarray, np.ndarray]:
+    values = part.values[piece]
+    kept = np.broadcast_to(part.kept[piece], values.shape)
+    return np.where(kept, values, np.float32(other)), kept
+
+  def moment(piece: slice, centre: np.ndarray | float, power: int) -> np.ndarray:
+    values, kept = take(piece, 0)
+    values = values.astype(np.float64)
+    return np.where(kept, (values - centre) ** power, 0).sum(axes)
+
+  count = np.maximum(sum(take(p, 0)[1].sum(axes) for p in pieces), 1)
+  mean = sum(moment(p, 0.0, 1) for p in pieces) / count
+  variance = sum(moment(p, mean, 2) for p in pieces) / count
+  low = np.min([take(p, np.inf)[0].min(axes, initial=np.inf) for p in pieces], axis=0)
+  high = np.max(
+    [take(p, -np.inf)[0].max(axes, initial=-np.inf) for p in pieces], axis=0
+  )
+  std = np.where(high > low, np.sqrt(variance), 1)
   return mean.astype(np.float32), std.astype(np.float32)
 
 

@@ -37,7 +37,7 @@ class Source(NamedTuple):
   """What `assemble` needs: a description, and `rows(split)`, which reads on demand.
 
   A modality whose first dimension is None takes the longest train row as its T. `where`
-  is what errors name, if not "data set <name>".
+  is what errors name, if not "data set <name>", `notes` are sentences to be told.
   """
 
   name: str
@@ -47,6 +47,7 @@ class Source(NamedTuple):
   splits: tuple[str, ...]
   rows: Callable[[str], Rows]
   where: str = ""
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Dataset:
 
   `card` says what it is, where it is from and under which licence. `report` {split:
   {modality: cleaning.Found}} counts what was wrong in the splits read so far, `notes`
-  are sentences on what the train rows lack, `groups` {split: i32[N]} see `group`.
+  are sentences on what the source is and on what the train rows lack, `groups` {split:
+  i32[N]} see `group`.
   """
 
   name: str
@@ -146,8 +148,9 @@ def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
     return make_split(modalities, rows, clean(split, rows), scale)
 
   spec = Spec(modalities, source.task, scale)
+  told = source.notes + notes
   return Dataset(
-    source.name, spec, source.card, source.splits, report, read, notes, groups
+    source.name, spec, source.card, source.splits, report, read, told, groups
   )
 
 

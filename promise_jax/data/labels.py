@@ -92,17 +92,34 @@ def _read_names(y: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, Task
 
 
 def read_split(
-  arrays: Arrays, label: np.ndarray, task: Task, ids: np.ndarray, seed: int
+  arrays: Arrays,
+  label: np.ndarray,
+  task: Task,
+  ids: np.ndarray,
+  group: np.ndarray | None,
+  seed: int,
 ) -> np.ndarray:
-  """The split of every row, strings [N]; ValueError for a split that is empty and for
-  train rows that all have one label."""
+  """The split of every row, strings [N]; a drawn one cuts no group i64[N]. ValueError
+  for a split that is empty, for a group in two of them and for train rows that all have
+  one label."""
   drawn = "split" not in arrays
-  split = draw_split(label, task.kind, ids, seed) if drawn else arrays["split"]
+  if drawn:
+    split = _draw_whole(label, task.kind, ids, group, seed)
+  else:
+    split = arrays["split"]
   check_rows("split", split, np.isin(split, SPLITS), ", ".join(SPLITS))
   for name in SPLITS:
     if not np.any(split == name):
-      why = f"{len(label)} rows are too few to draw it" if drawn else "split has none"
+      of = "rows" if group is None else f"rows in {len(np.unique(group))} groups"
+      why = f"{len(label)} {of} are too few to draw it" if drawn else "split has none"
       raise ValueError(f"there are no {name} rows: {why}.")
+  if group is not None:
+    _, first, back = np.unique(group, return_index=True, return_inverse=True)
+    for row in np.flatnonzero(split != split[first][back])[:1]:
+      raise ValueError(
+        f"group {arrays['group'][row].item()!r} has rows in {split[first][back[row]]} "
+        f"and in {split[row]}, expected: each group in one split."
+      )
   train = label[split == "train"]
   if not np.any(train != train[:1]):
     raise ValueError(
@@ -111,6 +128,16 @@ def read_split(
       "at least two different ones."
     )
   return split
+
+
+def _draw_whole(label, task_kind, ids, group, seed) -> np.ndarray:
+  """`draw_split` of groups, where rows come in them, by the label of the first row."""
+  if group is None:
+    return draw_split(label, task_kind, ids, seed)
+  order = np.argsort(ids)  # the first by id, wherever it stands in the file
+  numbers, first = np.unique(group[order], return_index=True)
+  whole = draw_split(label[order[first]], task_kind, numbers, seed)
+  return whole[np.searchsorted(numbers, group)]
 
 
 def draw_split(

@@ -5,9 +5,13 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
-from promise_jax.data import arrays, dataset, synthetic
+from promise_jax.data import arrays, dataset, sentiment, synthetic
 
 OWN = ("mfeat", "emoji", "watch", "synthetic")
+MANUAL = (
+  *("mosi/aligned_50", "mosi/unaligned_50", "mosei/aligned_50", "mosei/unaligned_50"),
+  "sims/unaligned_39",
+)
 FOLDS = (0, 1)
 
 
@@ -15,16 +19,17 @@ def load(
   name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, **options
 ) -> dataset.Dataset:
   """The data set `name`: "mfeat", "emoji", "watch" or "synthetic", a data set prepared
-  by tensorflow-datasets in `data_dir` ("mine", "mine/config"), or the path of an npz
-  file (see `arrays`) or of a prepared version folder.
+  by tensorflow-datasets in `data_dir` ("mine", "mine/config"), one of `MANUAL`, made of
+  a file in its manual folder (see `sentiment_builders`), or the path of an npz file
+  (see `arrays`), of a pickle *.pkl (see `sentiment`) or of a prepared version folder.
 
   `data_dir` defaults to the variable TFDS_DATA_DIR, else to promise_jax/tfds in the
   user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (8192)
   of tokens, `scale` of a regression label; for emoji `tags` (False): text is name and
   tags; for watch `fold` (0 or 1): which subjects test; for an npz file `kinds`
-  {modality: kind} and `split_seed` (0); for "synthetic" those of `synthetic.synthetic`.
-  ValueError for an unknown name, path or option, and for data off the convention (see
-  `arrays`, `builders`).
+  {modality: kind} and `split_seed` (0); for a pickle `classes` (False): polarities are
+  the labels; for "synthetic" those of `synthetic.synthetic`. ValueError for an unknown
+  name, path or option, and for data off the convention (see `arrays`, `builders`).
   """
   name = os.fspath(name)
   make = synthetic.synthetic if name == "synthetic" else _open
@@ -52,13 +57,15 @@ def _open(
   fold: int = 0,
   kinds: Mapping[str, str] | None = None,
   split_seed: int = 0,
+  classes: bool = False,
 ) -> dataset.Dataset:
-  own_file = is_file(name)
+  own_file, pickled = is_file(name, ".npz"), is_file(name, ".pkl")
   for option, given, fits, where in (
     ("tags", tags, name == "emoji", "'emoji'"),
     ("fold", fold, name == "watch", "'watch'"),
     ("kinds", kinds, own_file, "npz files"),
     ("split_seed", split_seed, own_file, "npz files"),
+    ("classes", classes, pickled, "pickles *.pkl"),
   ):
     if given and not fits:
       raise ValueError(f"data set {name!r} has no {option}, the option is for {where}.")
@@ -70,6 +77,9 @@ def _open(
       kinds=kinds,
       split_seed=split_seed,
     )
+  elif pickled:
+    path = pathlib.Path(name).expanduser()
+    source = sentiment.read(path, scale=scale, classes=classes)
   else:
     if fold not in FOLDS:
       raise ValueError(f"fold is {fold!r}, it must be 0 or 1.")
@@ -79,21 +89,22 @@ def _open(
   return dataset.assemble(source, nonfinite=nonfinite)
 
 
-def is_file(name: str) -> bool:
-  """Whether `name` means an npz file, there or not; no other file is one's own, so that
-  one called "mfeat" cannot hide the data set."""
-  return name.endswith(".npz") and not pathlib.Path(name).expanduser().is_dir()
+def is_file(name: str, ending: str) -> bool:
+  """Whether `name` means a file with this `ending`, there or not; a file without is not
+  one's own, so that one called "mfeat" cannot hide the data set."""
+  return name.endswith(ending) and not pathlib.Path(name).expanduser().is_dir()
 
 
 def _read_prepared(
   root: pathlib.Path, name: str, *, vocabulary: int, scale: float | None
 ) -> dataset.Source:
-  from promise_jax.data import builders, prepared  # imports tfds: only where needed
+  # These import tfds: only where needed.
+  from promise_jax.data import builders, prepared, sentiment_builders
 
-  own = name in builders.OWN
-  folder = builders.prepare(*builders.OWN[name], root) if own else _find(root, name)
+  own = builders.OWN | sentiment_builders.OWN
+  folder = builders.prepare(*own[name], root) if name in own else _find(root, name)
   source = prepared.read(folder, vocabulary=vocabulary, scale=scale)
-  if own:
+  if name in builders.OWN:
     card = (builders.EMBEDDED / f"{source.name}.md").read_text("utf-8")
     source = source._replace(card=card)
   return source
@@ -110,11 +121,12 @@ def _find(root: pathlib.Path, name: str) -> pathlib.Path:
   if path.exists():
     raise ValueError(
       f"{name!r} holds no dataset_info.json: a path must be a file *.npz or a prepared "
-      "tensorflow-datasets folder, with its version as in mine/1.0.0."
+      "tensorflow-datasets folder, with its version as in mine/1.0.0, or a file *.pkl."
     )
   raise ValueError(
     f"no data set, folder or file {name!r}; known in {root} are "
-    f"{', '.join(dict.fromkeys((*OWN, *sorted(found))))}."
+    f"{', '.join(dict.fromkeys((*OWN, *sorted(found))))}; of files of your own: "
+    f"{', '.join(MANUAL)}."
   )
 
 

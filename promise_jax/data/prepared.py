@@ -52,6 +52,7 @@ def read(
     splits=tuple(splits),
     rows=lambda split: _rows(builder, splits[split], modalities),
     where=where,
+    notes=tuple(metadata.get("notes", ())),
   )
 
 
