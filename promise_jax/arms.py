@@ -85,8 +85,9 @@ def load_data(config: dict) -> data.Dataset:
   options = dict(config["data"])
   folder = options.pop("data_dir") or None
   if config["dataset"] == "synthetic":
-    # It is made, not read: what says how to read the others is not for it.
-    options = {k: v for k, v in options.items() if k not in settings.READING}
+    # It is made, not read: what says how to read the others, unless set, is not for it.
+    unset = settings.READING.items()
+    options = {k: v for k, v in options.items() if (k, v) not in unset}
   else:
     options["scale"] = options["scale"] or None
     options["kinds"] = settings.pairs(options["kinds"])

@@ -25,6 +25,7 @@ from promise_jax import (
   rundir,
   settings,
 )
+from promise_jax.types import one_of
 
 
 class Merged(NamedTuple):
@@ -42,7 +43,8 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   report.html into `folder` and returns the text of the first.
 
   `config` has `title`, `trials` {name: arms to choose from}, `trial_seeds` and `runs`
-  {name: config of an experiment}, in which "{name}" stands for the arm chosen. Raises
+  {name: config of an experiment}, in which "{name}" stands for the arm chosen, and may
+  have `variants`, arms that are compared with all others as the method is. Raises
   ValueError for what does not fit, before anything is trained.
   """
   check(config)
@@ -54,10 +56,11 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   for name, one in runs.items():
     show(f"\n{name}:")
     show(experiment.run(one, folder / name, show=show))
-  method = next(iter(runs.values()))["method"]
+  compared = (next(iter(runs.values()))["method"], *config.get("variants", ()))
   merged = merge([folder / name for name in runs])
-  lines = differences(method, merged, folder / next(iter(runs)))
-  return write(config, chosen, method, merged, lines, folder)
+  first = folder / next(iter(runs))
+  lines = [x for name in compared for x in differences(name, merged, first)]
+  return write(config, chosen, compared, merged, lines, folder)
 
 
 def check(config: dict) -> None:
@@ -73,8 +76,12 @@ def check(config: dict) -> None:
     if any(v != values[0] for v in values):
       raise ValueError(f"the runs of a comparison share {field}, found {values}")
   example = {name: trials[0] for name, trials in config["trials"].items()}
-  for one in config["runs"].values():
-    settings.check(filled(one, example))
+  runs = [filled(one, example) for one in config["runs"].values()]
+  for one in runs:
+    settings.check(one)
+  arms_of_runs = {arm for one in runs for arm in (one["method"], *one["controls"])}
+  for name in config.get("variants", ()):
+    one_of("variants", name, tuple(sorted(arms_of_runs)))
 
 
 def filled(config: dict, chosen: dict[str, str]) -> dict:
@@ -136,9 +143,11 @@ def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[di
   """The method against every other arm, on incomplete, all and the full pattern."""
   spec = rundir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
   with np.load(folder / "predictions.npz") as file:
-    rows, table = (file["label"], file["recorded"]), file["pattern"]
+    # `group` is there where test rows come in groups (not before it was made use of).
+    rows = file["label"], file["recorded"], file.get("group")
+    table = file["pattern"]
   full = table.all(axis=1)
-  groups = {"incomplete": ~full, "all": full | True, "full": full}
+  means = {"incomplete": ~full, "all": full | True, "full": full}
   lines = []
   for other, arm in merged.items():
     if other == method:
@@ -148,7 +157,7 @@ def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[di
       m.logits[[m.seeds.index(s) for s in both]] for m in (merged[method], arm)
     )
     key = {"method": method, "control": other, "seeds": len(both)}
-    found = outcome.differences(spec.task, pair, rows, table, groups)
+    found = outcome.differences(spec.task, pair, rows, table, means)
     lines += [key | line for line in found]
   return lines
 
@@ -156,26 +165,49 @@ def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[di
 def write(
   config: dict,
   chosen: dict[str, str],
-  method: str,
+  compared: tuple[str, ...],
   merged: dict[str, Merged],
   lines: list[dict],
   folder: Path,
 ) -> str:
-  """The files of the comparison; returns the markdown."""
+  """The files of the comparison; returns the markdown, a table for each of the arms
+  `compared` with all others."""
   results = [x for arm in merged.values() for x in arm.lines]
   metric = lines[0]["metric"] if lines else results[0]["metric"]
-  text = f"## {config['title']}\n\n" + arm_table(method, merged, lines, metric)
+  first = folder / next(iter(config["runs"]))
+  tables = (arm_table(name, merged, lines, metric) for name in compared)
+  text = f"## {config['title']}\n\n" + "\n".join(tables)
+  text += rows_told(first)
   for name, arm in chosen.items():
     count = len(config["trials"][name])
     text += f"\n{name}: {arm}, chosen on validation among {count} trials.\n"
-  names = sorted(merged, key=lambda n: (-len(merged[n].seeds), n != method))
+  names = sorted(merged, key=lambda n: (-len(merged[n].seeds), n != compared[0]))
   text += "\n" + report.to_markdown(report.pattern_table(results, metric, names))
   files.write_json(folder / "comparison.json", lines)
   files.write_text(folder / "comparison.md", text)
-  first = rundir.read_config(folder / next(iter(config["runs"])))
-  told = report.Run(config["title"], first, results, comparison=lines)
+  made_by = rundir.read_config(first)
+  told = report.Run(config["title"], made_by, results, comparison=lines)
   files.write_text(folder / "report.html", page.html(told))
   return text
+
+
+def rows_told(folder: Path) -> str:
+  """A paragraph on the rows of each split and how many of them are labelled; nothing
+  for a run that was finished before runs kept their counts."""
+  path = folder / "rows.json"
+  if not path.exists():
+    return ""
+  found = json.loads(path.read_text("utf-8"))
+  train, valid, test = (
+    f"{found['rows'][name]:,} rows"
+    + (f" in {found['groups'][name]:,} groups" if name in found["groups"] else "")
+    for name in ("train", "valid", "test")
+  )
+  labelled = f"{np.mean(found['labelled']):,.1f}".removesuffix(".0")
+  return (
+    f"\nTrain has {train}, {labelled} of them labelled (mean over seeds); validation "
+    f"has {valid}, all labelled; test has {test}.\n"
+  )
 
 
 def arm_table(
@@ -189,7 +221,8 @@ def arm_table(
   sign = metrics.sign(metric)
   valid = {name: sign * arm.valid for name, arm in merged.items()}
   best = outcome.best_control(method, valid) if others else None
-  verdicts = {x["control"]: x for x in lines if x["rows"] == "incomplete"}
+  lines = [x for x in lines if x["method"] == method and x["rows"] == "incomplete"]
+  verdicts = {x["control"]: x for x in lines}
   header = ["arm", "seeds", "validation", "incomplete", "full"]
   out = [[*header, f"{method} minus it, incomplete", "verdict for " + method]]
   out.append(["---"] * len(out[0]))

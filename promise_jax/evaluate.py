@@ -24,6 +24,7 @@ from promise_jax.types import (
   PyTree,
   Split,
   Task,
+  as_they_are,
 )
 
 BLOCK = 256  # rows predicted at once
@@ -59,6 +60,17 @@ def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
     return np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)])
 
   return jax.tree.map(pad, rows)
+
+
+def put(method: Method, rows: dict, mesh: Mesh) -> dict:
+  """`rows` on every device, their inputs as `method.prepare` makes them."""
+  everywhere = sharding.replicated(mesh)
+  rows = sharding.put(rows, everywhere)
+  if method.prepare is as_they_are:
+    return rows
+  return rows | {
+    "inputs": jax.jit(method.prepare, out_shardings=everywhere)(rows["inputs"])
+  }
 
 
 def predict_patterns(
@@ -130,7 +142,7 @@ def predict_split(
 
   everywhere = sharding.replicated(mesh)
   call = jax.jit(every_seed, out_shardings=everywhere)
-  rows = sharding.put(padded(split, mesh), everywhere)
+  rows = put(method, padded(split, mesh), mesh)
   logits = call((params, aux), rows, jnp.asarray(np.array(patterns)))
   return np.asarray(logits)[:, :, : len(split.id)]
 
@@ -242,6 +254,36 @@ def result_lines(
       "seed": int(seed),
     }
     for q, condition in enumerate(conditions)
+    for name, value in values.items()
+    for s, seed in enumerate(seeds)
+  ]
+
+
+def pooled(
+  task: Task,
+  logits: np.ndarray,
+  split: Split,
+  patterns: np.ndarray,
+  seeds: Sequence[int],
+  more: Sequence[str] = (),
+) -> list[dict]:
+  """One line for every (metric, seed) of `logits` f[S, P, N, C] under `patterns`
+  bool[P, M], taken as P N rows; those with nothing left do not count."""
+  masks = split.recorded[None] & patterns[:, None]  # [P, N, M]
+  weight = masks.any(axis=-1).reshape(1, -1).astype(np.float32)
+  rows = logits.reshape(1, len(seeds), -1, logits.shape[-1])
+  label = np.concatenate([split.label] * len(patterns))
+  values = measure(task, rows, label, weight, more)
+  ids = np.tile(split.id, len(patterns))
+  key = {"mask_hash": maskfile.mask_hash(masks.reshape(len(ids), -1), ids)}
+  return [
+    key
+    | {
+      "metric": name,
+      "value": float(value[0, s]),
+      "n": int(weight.sum()),
+      "seed": int(seed),
+    }
     for name, value in values.items()
     for s, seed in enumerate(seeds)
   ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from promise_jax import (
+  curves,
   evaluate,
   files,
   intervals,
@@ -31,16 +32,32 @@ def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
   for trained in arms:
     values = logits[trained.arm.text]
     lines += measured_lines(setup, trained, values, split, "test", conditions)
+    lines += pooled_lines(setup, trained, values, split)
     lines += validation_lines(setup, trained)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.plan.seeds)}
+  group = setup.dataset.groups.get("test")
+  arrays |= {} if group is None else {"group": group}
   files.write_npz(folder / "predictions.npz", arrays)
+  files.write_json(folder / "rows.json", row_counts(setup, split))
   compared = compare(setup, arms, logits, split)
   files.write_json(folder / "comparison.json", compared)
   html = page.html(report.read_run(folder)._replace(results=lines))
   files.write_text(folder / "report.html", html)
   files.write_jsonl(folder / "results.jsonl", lines)
+
+
+def row_counts(setup: Setup, test_split: Split) -> dict:
+  """How many `rows` every split has and, where they come in groups, how many `groups`;
+  of how many train rows each seed sees the label (`labelled`)."""
+  splits = {"train": setup.rows.split, "valid": setup.valid, "test": test_split}
+  groups = setup.dataset.groups.items()
+  return {
+    "rows": {name: len(split.id) for name, split in splits.items()},
+    "groups": {name: len(np.unique(group)) for name, group in groups},
+    "labelled": setup.rows.labelled.sum(axis=1).tolist(),
+  }
 
 
 def test_again(
@@ -91,6 +108,29 @@ def measured_lines(
     setup.config["metrics"],
   )
   return [key | line for line in measured]
+
+
+def pooled_lines(
+  setup: Setup, trained: Trained, logits: np.ndarray, split: Split
+) -> list[dict]:
+  """The metrics of the test predictions under all patterns, and under the incomplete
+  ones, as one set of rows each, from logits f[S, P, N, C]."""
+  key = line_key(setup, trained, "test")
+  table = np.array(setup.patterns)
+  chosen = (np.ones(len(table), bool), ~table.all(axis=1))
+  lines = []
+  for name, patterns in zip(report.POOLED, chosen, strict=True):
+    if patterns.any():
+      found = evaluate.pooled(
+        setup.spec.task,
+        logits[:, patterns],
+        split,
+        table[patterns],
+        setup.plan.seeds,
+        setup.config["metrics"],
+      )
+      lines += [key | {"pattern": None, "protocol": name} | line for line in found]
+  return lines
 
 
 def train_mask_hash(setup: Setup, seed: int) -> str:
@@ -145,16 +185,16 @@ def compare(
     return []
   method, table = arms[0].arm.text, np.array(setup.patterns)
   best = best_control(method, {t.arm.text: float(np.mean(t.score)) for t in arms})
-  groups = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
+  means = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   for p, pattern in enumerate(setup.patterns):
     name = missing.pattern_name(pattern, setup.spec.names)
-    groups[name] = np.arange(len(table)) == p
+    means[name] = np.arange(len(table)) == p
   found = differences(
     setup.spec.task,
     (logits[method], logits[best]),
-    (split.label, split.recorded),
+    (split.label, split.recorded, setup.dataset.groups.get("test")),
     table,
-    groups,
+    means,
   )
   return [{"method": method, "control": best} | line for line in found]
 
@@ -172,18 +212,18 @@ def best_control(method: str, valid: dict[str, float]) -> str:
 def differences(
   task: Task,
   arms: tuple[np.ndarray, np.ndarray],
-  rows: tuple[np.ndarray, np.ndarray],
+  rows: tuple[np.ndarray, np.ndarray, np.ndarray | None],
   table: np.ndarray,
-  groups: dict[str, np.ndarray],
+  means: dict[str, np.ndarray],
 ) -> list[dict]:
   """The first metric of the task for the first of two `arms` f[S, P, N, C] less that of
-  the second: a line for each of `groups` {name: bool[P]} of the patterns `table`
-  bool[P, M] that has rows. `rows` are (label, recorded)."""
-  label, recorded = rows
+  the second: a line for each of `means` {name: bool[P]} over the patterns `table`
+  bool[P, M] that has rows. `rows` are (label, recorded, group), see `intervals`."""
+  label, recorded, group = rows
   weight = np.array(evaluate.weights(recorded, np.ones(len(label), bool), table))
   some = weight.any(axis=1)
-  groups = {name: chosen & some for name, chosen in groups.items()}
-  groups = {name: chosen[some] for name, chosen in groups.items() if chosen.any()}
+  means = {name: chosen & some for name, chosen in means.items()}
+  means = {name: chosen[some] for name, chosen in means.items() if chosen.any()}
   name, sign = metrics.primary(task)
   found = intervals.paired_differences(
     metrics.metrics_for(task)[name],
@@ -191,18 +231,19 @@ def differences(
     *(arm.swapaxes(0, 1)[some] for arm in arms),
     label,
     weight[some],
-    list(groups.values()),
+    list(means.values()),
+    group=group,
   )
   return [
     {
-      "rows": group,
+      "rows": mean,
       "metric": name,
       "difference": d.mean,
       "low": d.low,
       "high": d.high,
       "verdict": d.verdict,
     }
-    for group, d in zip(groups, found, strict=True)
+    for mean, d in zip(means, found, strict=True)
   ]
 
 
@@ -216,4 +257,5 @@ def shown(folder: Path) -> str:
   if missing.parse(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not holes\n")
   text += [report.verdict(line) for line in run.comparison[:2]]
+  text += curves.upper_levels(run.metrics)
   return "\n".join(text)

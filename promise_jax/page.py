@@ -5,15 +5,10 @@ Style and plots are inside; nothing is loaded and no script runs.
 
 import base64
 import html as markup
-import io
-import math
 from collections.abc import Sequence
 
-import numpy as np
+from promise_jax import curves, plots, report
 
-from promise_jax import report
-
-COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#0987a0", "#6b7280")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: #fff;
        max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -62,110 +57,34 @@ def _grid(header, rows, caption="", kind="", row_kinds=None, cell_kinds=None) ->
   return Raw("\n".join([*out, "</tbody></table></div>"]))
 
 
-def _figure(width: float, height: float, panels: int = 1):
-  from matplotlib import figure  # here: the library must import without it
-
-  fig = figure.Figure(figsize=(width, height), layout="constrained")
-  axes = fig.subplots(1, panels, squeeze=False)[0]
-  for ax in axes:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#e8ecf0")
-    ax.set_axisbelow(True)
-  return fig, axes
-
-
-def _image(fig, alt: str) -> Raw:
-  import matplotlib
-
-  file = io.BytesIO()
-  with matplotlib.rc_context({"svg.hashsalt": "report"}):  # same data, same bytes
-    fig.savefig(file, format="svg", metadata={"Date": None})
-  data = base64.b64encode(file.getvalue()).decode()
+def _image(svg: bytes, alt: str) -> Raw:
+  data = base64.b64encode(svg).decode()
   return Raw(f'<img alt="{_escape(alt)}" src="data:image/svg+xml;base64,{data}">')
 
 
-def _literal(name: str) -> str:
-  """A name as a plot label: no mathematics, and no leading "_", which would hide it."""
-  return "\N{ZERO WIDTH SPACE}" + name.replace("$", r"\$")
-
-
-def _legend(fig, axes, count: int) -> None:
-  handles, labels = axes[0].get_legend_handles_labels()
-  columns = min(count, 5)
-  fig.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
-
-
-def _axis_label(metric: str) -> str:
-  return _literal(f"{metric} (%)" if report.is_share(metric) else metric)
-
-
-def _bars(table: report.Table) -> Raw:
-  rows = [r for r in table.rows if not r.name.startswith("mean, ")]
-  fig, axes = _figure(9.5, 3.6)
-  scale = 100 if report.is_share(table.metric) else 1
-  width = 0.8 / len(table.methods)
-  for i, method in enumerate(table.methods):
-    cells = [r.cells[i] or report.Cell(math.nan, math.nan, 0) for r in rows]
-    axes[0].bar(
-      np.arange(len(rows)) + (i - (len(table.methods) - 1) / 2) * width,
-      [scale * c.mean for c in cells],
-      width * 0.92,
-      yerr=[scale * np.nan_to_num(c.std) for c in cells],
-      error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#3e4c59"},
-      color=COLOURS[i % len(COLOURS)],
-      label=_literal(method),
-    )
-  names = [_literal(r.name).replace(" + ", "\n+ ") for r in rows]
-  axes[0].set_xticks(range(len(rows)), names, fontsize=8)
-  axes[0].set_ylabel(_axis_label(table.metric))
-  _legend(fig, axes, len(table.methods))
-  return _image(fig, f"{table.metric} by pattern, one bar a method")
-
-
-def _band(ax, x, mean, std, i: int, name: str, marker: str = "") -> None:
-  mean, std = np.asarray(mean), np.nan_to_num(std)
-  colour = COLOURS[i % len(COLOURS)]
-  ax.plot(x, mean, color=colour, marker=marker, ms=4, lw=1.5, label=_literal(name))
-  ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
-
-
-def _rates(metric: str, family: str, curves: dict[str, report.Curve], methods) -> Raw:
-  fig, axes = _figure(7, 3.6)
-  scale = 100 if report.is_share(metric) else 1
-  for name, curve in curves.items():
-    mean, std = ([scale * getattr(c, k) for c in curve.cells] for k in ("mean", "std"))
-    _band(axes[0], curve.rates, mean, std, methods.index(name), name, "o")
-  axes[0].set(xlabel="missing rate", ylabel=_axis_label(metric))
-  _legend(fig, axes, len(curves))
+def _rates(metric: str, family: str, found: dict[str, curves.Curve], methods) -> Raw:
   areas = [
-    [name, report.show_cell(metric, curve.area)] for name, curve in curves.items()
+    [name, report.show_cell(metric, curve.area)] for name, curve in found.items()
   ]
   caption = f"area under {metric} / range of rates"
   header = ["method", f"{metric}{' (%)' if report.is_share(metric) else ''}"]
-  image = _image(fig, f"{metric} over the rate of {family}")
+  svg = plots.rates(metric, found, methods)
+  image = _image(svg, f"{metric} over the rate of {family}")
   return Raw(f"<h3>{_escape(family)}</h3>\n{image}\n{_grid(header, areas, caption)}")
 
 
-def _training(lines, methods: Sequence[str]) -> Raw:
-  """Loss and validation over steps: the mean over seeds and ± one std. A method has the
-  colour of its place in `methods`, as in the other plots."""
-  fig, axes = _figure(9.5, 3.4, panels=2)
-  trained = report.in_order(r["method"] for r in lines)
-  methods = [*methods, *(m for m in trained if m not in methods)]
-  for ax, term in zip(axes, ("loss", "valid"), strict=True):
-    ax.set(xlabel="step", ylabel="training loss" if term == "loss" else "validation")
-    for i, method in enumerate(methods):
-      if method not in trained:
-        continue
-      by_step = {}
-      for r in lines:
-        if r["method"] == method and isinstance(r.get(term), (int, float)):
-          by_step.setdefault(r["step"], []).append(r[term])
-      cells = [report.cell(by_step[s]) for s in sorted(by_step)]
-      mean, std = [c.mean for c in cells], [c.std for c in cells]
-      _band(ax, sorted(by_step), mean, std, i, method, "." if len(cells) == 1 else "")
-  _legend(fig, axes, len(trained))
-  return _image(fig, "training loss and validation over steps, one line a method")
+def _training(run: report.Run, methods: Sequence[str]) -> list[str]:
+  alt = "training loss and validation over steps, one line a method"
+  out = [_image(plots.training(run.metrics, methods), alt)]
+  note = "Lines: mean over seeds; bands: ± one std. Losses compare within a method."
+  out.append(f'<p class="note">{note}</p>')
+  for method, groups in curves.by_modality(run.metrics).items():
+    lines = [r for r in run.metrics if r["method"] == method]
+    alt = f"{', '.join(groups)} of {method} over steps, one line a modality"
+    svg = plots.by_modality(lines, groups)
+    out += [f"<h3>{_escape(method)}</h3>", _image(svg, alt)]
+  out += [f"<p>{_escape(line)}</p>" for line in curves.upper_levels(run.metrics)]
+  return out
 
 
 def _comparison(lines) -> Raw:
@@ -214,15 +133,23 @@ def _results(results, methods) -> list[str]:
   out = []
   if patterns:
     tables = [report.pattern_table(results, name, methods) for name in patterns]
+    alt = f"{tables[0].metric} by pattern, one bar a method"
     out += ["<h3>By pattern of what is present</h3>", _table(tables[0])]
-    out += ['<p class="note">Bold: best mean of the row.</p>', _bars(tables[0])]
+    out += [
+      '<p class="note">Bold: best mean of the row.</p>',
+      _image(plots.bars(tables[0]), alt),
+    ]
     out += [
       f"<details><summary>{_escape(t.metric)}</summary>{_table(t)}</details>"
       for t in tables[1:]
     ]
+  pooled = report.pooled_table(results, methods)
+  if pooled:
+    note = "predictions under several patterns, pooled before the metric is taken"
+    out += ["<h3>Pooled over patterns</h3>", _grid(*pooled, note)]
   for name in names[:1]:
-    curves = report.rate_curves(results, name, methods)
-    out += [_rates(name, family, c, methods) for family, c in curves.items()]
+    found = curves.rate_curves(results, name, methods)
+    out += [_rates(name, family, c, methods) for family, c in found.items()]
   return out
 
 
@@ -281,9 +208,7 @@ def html(run: report.Run) -> str:
   if run.comparison:
     parts += ["<h2>Against the controls</h2>", _comparison(run.comparison)]
   if run.metrics:
-    parts += ["<h2>Training</h2>", _training(run.metrics, methods)]
-    note = "Lines: mean over seeds; bands: ± one std. Losses compare within a method."
-    parts.append(f'<p class="note">{note}</p>')
+    parts += ["<h2>Training</h2>", *_training(run, methods)]
   if run.speed:
     parts += ["<h2>Speed and memory</h2>", _speed(run.speed)]
   parts += ["<h2>Where the numbers come from</h2>", *_sources(run)]

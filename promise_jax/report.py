@@ -3,8 +3,9 @@
 Everything here works on plain lists of dicts, as the files of a run have them:
 
   results.jsonl     method, dataset, split, protocol, mask_hash, pattern (names present,
-                    null for a mixed protocol), metric, value, n, seed, label_rate, and
-                    rate for a protocol that has one
+                    null for a mixed protocol and for pooled patterns), metric,
+                    value, n, seed, label_rate, and rate for a protocol that
+                    has one
   metrics.jsonl     method, seed, step, loss, valid and other terms
   comparison.json   rows, method, control, metric, difference, low, high, verdict
   speed.jsonl       method and any measures, named with their unit
@@ -18,7 +19,6 @@ import itertools
 import json
 import math
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import numpy as np
 
 from promise_jax import files, metrics
 
+POOLED = ("pooled(all)", "pooled(incomplete)")
 MOST_PATTERNS = 15  # more than that are shown by the number of modalities present
 
 
@@ -243,6 +244,19 @@ def verdict(line: dict) -> str:
   )
 
 
+def pooled_table(results, methods: Sequence[str]) -> tuple[list, list] | None:
+  """(header, rows) of the test metrics of pooled patterns; None without any."""
+  lines = [r for r in results if r["split"] == "test" and r["protocol"] in POOLED]
+  names = in_order(r["metric"] for r in lines)
+  rows = []
+  for protocol, method in itertools.product(POOLED, methods):
+    own = [r for r in lines if (r["protocol"], r["method"]) == (protocol, method)]
+    values = [[number(r["value"]) for r in own if r["metric"] == n] for n in names]
+    cells = (show_cell(n, cell(v)) for n, v in zip(names, values, strict=True))
+    rows += [[protocol, method, *cells]] if own else []
+  return (["patterns", "method", *names], rows) if rows else None
+
+
 def metric_table(results) -> str:
   """Lines of one protocol as text: a row a method, a column a metric."""
   methods = in_order(r["method"] for r in results)
@@ -287,39 +301,3 @@ def to_markdown(table: Table) -> str:
     )
   rows = ("| " + " | ".join(map(escape, line)) + " |" for line in lines)
   return f"{caption(table)}\n\n" + "\n".join(rows) + "\n"
-
-
-class Curve(NamedTuple):
-  """A metric over missing rates: cells by rate, and the area under it / rate range."""
-
-  rates: tuple[float, ...]
-  cells: tuple[Cell, ...]
-  area: Cell | None
-
-
-def rate_curves(
-  results, metric: str, methods: Sequence[str], *, split: str = "test"
-) -> dict[str, dict[str, Curve]]:
-  """{protocol with its rate left open: {method: Curve}}.
-
-  Reads the lines that have a rate. The area counts the seeds that have every rate.
-  """
-  found = {}
-  for r in results:
-    wanted = r["metric"] == metric and r["split"] == split and r["method"] in methods
-    if wanted and r.get("rate") is not None:
-      family = re.sub(r"\([^,)]*", "(rate", r["protocol"], count=1)
-      by_seed = found.setdefault(family, {}).setdefault(r["method"], {})
-      by_seed.setdefault(r["seed"], {})[float(r["rate"])] = number(r["value"])
-  return {
-    family: {m: _curve(by_method[m]) for m in methods if m in by_method}
-    for family, by_method in found.items()
-  }
-
-
-def _curve(by_seed: dict[Any, dict[float, float]]) -> Curve:
-  rates = sorted(set().union(*by_seed.values()))
-  cells = [cell([v[r] for v in by_seed.values() if r in v]) for r in rates]
-  whole = [[v[r] for r in rates] for v in by_seed.values() if len(v) == len(rates)]
-  areas = [metrics.area(rates, v) for v in whole] if len(rates) > 1 else []
-  return Curve(tuple(rates), tuple(cells), cell(areas))

@@ -1,12 +1,13 @@
 """Several runs into one table: choice on validation, merging, intervals, files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 import runs
-from promise_jax import comparison, data, files
+from promise_jax import comparison, data, files, intervals, metrics, rundir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,16 +97,81 @@ def test_the_table_names_every_arm_and_the_files_are_there(finished):
   assert "A test" in (folder / "report.html").read_text()
 
 
+def test_the_rows_that_were_used_are_told(finished, tmp_path):
+  # 48, 20 and 20 rows; 24 labelled.
+  _, text, _ = finished
+  assert (
+    "Train has 48 rows, 24 of them labelled (mean over seeds); validation has 20 rows, "
+    "all labelled; test has 20 rows.\n"
+  ) in text
+  assert comparison.rows_told(tmp_path) == ""
+  grouped = {
+    "rows": {"train": 1774, "valid": 213, "test": 272},
+    "groups": {"train": 50, "valid": 7, "test": 9},
+    "labelled": [77, 78, 78],
+  }
+  files.write_json(tmp_path / "rows.json", grouped)
+  assert comparison.rows_told(tmp_path) == (
+    "\nTrain has 1,774 rows in 50 groups, 77.7 of them labelled (mean over seeds); "
+    "validation has 213 rows in 7 groups, all labelled; test has 272 rows in 9 "
+    "groups.\n"
+  )
+
+
+def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
+  """With the array `group`, with one group a row, and without, as older runs are."""
+  rng, group = np.random.default_rng(0), np.arange(24) // 6
+  label = rng.integers(0, 2, 24)
+  rows = {"label": label, "recorded": np.ones((24, 2), bool)}
+  rows["pattern"] = np.array([[True, False], [False, True], [True, True]])
+  logits = rng.normal(size=(2, 2, 3, 24, 2)).astype(np.float32)
+  merged = {
+    name: comparison.Merged((0, 1), values, 0.5, [])
+    for name, values in zip("ab", logits, strict=True)
+  }
+  spec = rundir.spec_to_json(runs.dataset().spec)
+  files.write_json(tmp_path / "spec.json", spec)
+
+  def found(**more):
+    files.write_npz(tmp_path / "predictions.npz", rows | more)
+    return comparison.differences("a", merged, tmp_path)
+
+  old, alone, together = found(), found(group=np.arange(24)), found(group=group)
+  assert old == alone != together
+  arguments = metrics.accuracy, 1, *logits.swapaxes(1, 2), label, np.ones((3, 24))
+  want = intervals.paired_difference_over_patterns(*arguments, group=group)
+  got = [together[1][key] for key in ("difference", "low", "high", "verdict")]
+  assert together[1]["rows"] == "all" and tuple(got) == want
+
+
 def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
   folder, text, _ = finished
   monkeypatch.setattr(comparison.arms.train, "fit", None)
   assert comparison.run(config(), folder, show=lambda line: None) == text
 
 
+def test_a_variant_is_compared_as_the_method_is(finished, tmp_path):
+  folder, text, _ = finished
+  copy, variant = tmp_path / "copy", "fusion(absent=token)"
+  shutil.copytree(folder, copy)
+  show = lambda line: None
+  longer = comparison.run(config() | {"variants": (variant,)}, copy, show=show)
+  assert f"| {variant} minus it, incomplete |" in longer.replace("`", "")
+  lines = json.loads((copy / "comparison.json").read_text())
+  before = json.loads((folder / "comparison.json").read_text())
+  assert [x for x in lines if x["method"] == "fusion"] == before
+  swapped = {
+    (x["method"], x["control"]): x["difference"] for x in lines if x["rows"] == "all"
+  }
+  there, back = swapped["fusion", variant], swapped[variant, "fusion"]
+  assert there == pytest.approx(-back, abs=1e-6)
+
+
 @pytest.mark.parametrize(
   ("change", "sentence"),
   [
     (lambda c: c.update(runs={}), "runs is empty"),
+    (lambda c: c.update(variants=("distil",)), "variants is 'distil', known are"),
     (lambda c: c["trials"].update(more=("distil",)), "equally many"),
     (lambda c: c["runs"]["others"].update(label_rate=0.1), "share label_rate"),
     (lambda c: c["trials"].update(fusion=("nonsense", "distil")), "not a method"),

@@ -170,3 +170,27 @@ def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
   back = evaluate.protocol_conditions(turned, protocols, "test")
   for a, b in zip(there, back, strict=True):
     np.testing.assert_array_equal(a.mask, b.mask[::-1])
+
+
+def test_pooled_metrics_count_every_pattern_of_every_row(rng):
+  from sklearn import metrics as reference
+
+  split = runs.dataset().split("test")
+  split = split._replace(recorded=split.recorded & (rng.random((20, 2)) < 0.8))
+  logits = rng.normal(size=(2, 3, 20, 2)).astype(np.float32)
+  lines = evaluate.pooled(
+    runs.dataset().spec.task, logits, split, runs.PATTERNS, (7, 8)
+  )
+  for s, seed in enumerate((7, 8)):
+    truth, guess = [], []
+    for p, pattern in enumerate(runs.PATTERNS):
+      for n in range(20):
+        if (split.recorded[n] & pattern).any():
+          truth.append(split.label[n])
+          guess.append(int(logits[s, p, n].argmax()))
+    own = {x["metric"]: x for x in lines if x["seed"] == seed}
+    want = reference.f1_score(truth, guess, average="macro")
+    np.testing.assert_allclose(own["macro_f1"]["value"], want, rtol=1e-5)
+    want = reference.accuracy_score(truth, guess)
+    np.testing.assert_allclose(own["accuracy"]["value"], want, rtol=1e-5)
+    assert own["accuracy"]["n"] == len(truth)

@@ -304,6 +304,26 @@ def test_the_control_is_the_best_on_validation():
   assert all(x["low"] <= x["difference"] <= x["high"] for x in compared)
 
 
+def test_groups_of_test_rows_are_kept_and_compared_whole(tmp_path):
+  """Own data with groups: they are beside the predictions, counted, and drawn whole."""
+  rng, group = np.random.default_rng(0), np.arange(60) // 3
+  x = {f"x_m{i}": rng.normal(size=(60, 4)) for i in range(2)}
+  np.savez(tmp_path / "own.npz", y=group % 2, group=group, **x)
+  given = runs.get_config("method=majority,controls=none").to_dict()
+  given |= {"dataset": str(tmp_path / "own.npz")}
+  given["data"] = {"data_dir": "", **settings.READING}
+  quietly(tmp_path / "run", given)
+  source = arms.load_data(given)
+  with np.load(tmp_path / "run" / "predictions.npz") as file:
+    assert file["group"].tolist() == (file["id"] // 3).tolist()
+    assert file["id"].tolist() == source.split("test").id.tolist()
+  assert json.loads((tmp_path / "run" / "rows.json").read_text()) == {
+    "rows": {"train": 36, "valid": 12, "test": 12},
+    "groups": {"train": 12, "valid": 4, "test": 4},
+    "labelled": [18, 18],
+  }
+
+
 def test_a_step_chosen_on_the_full_pattern_is_said_to_be(tmp_path):
   """The constant predictor is scored on what chooses; its lines say what that is."""
   given = runs.get_config("method=majority,controls=none").to_dict()

@@ -36,13 +36,26 @@ REFUSED = {
   "typo": ([f"--config={ROBULT}:dataset=synthetic", "--config.robult.contrast=typo"],
            "robult.contrast is 'typo', known are"),
   "no such data": ([f"--config={ROBULT}:dataset=minst"], "'minst'"),
+  "kinds of no file": (
+    [f"--config={ROBULT}:dataset=mfeat", "--config.kinds.fou=image"],
+    "has no kinds, the option is for npz files",
+  ),
+  "no such modality": (
+    [f"--config={ROBULT}:dataset=own.npz", "--config.kinds.sound=sequence"],
+    "kinds names 'sound', the modalities are a, b.",
+  ),
+  "no such kind": (
+    [f"--config={ROBULT}:dataset=own.npz", "--config.kinds.a=vector",
+     "--config.kinds.b=audio"],
+    "kinds.b is 'audio', known are image, tokens, sequence, vector",
+  ),
   "no such protocol": ([f"--config={TINY}:train_protocol=often"], "known: none"),
   "bad protocol": ([f"--config={TINY}:train_protocol=bernoulli(2)"], "[0, 1]"),
   "no labels": ([f"--config={TINY}:label_rate=0"], "label_rate is 0.0, it must lie in"),
   "no seeds": ([f"--config={TINY}:seeds=0"], "seeds is 0"),
   "no such control": ([f"--config={TINY}:controls=nonsense"], "'nonsense' is not a"),
   "arm twice": ([f"--config={TINY}:controls=fusion"], "repeat"),
-  "no such method": ([f"--config={TINY}:method=robust"], "known are robult, fusion"),
+  "no such method": ([f"--config={TINY}:method=robust"], "known are robult, redcore"),
   "odd steps": ([f"--config={TINY}", "--config.train.steps=21"], "steps is 21"),
   "rate": ([f"--config={TINY}", "--config.train.optim.lr=-1.0"], "lr is -1.0"),
   "warm-up": ([f"--config={TINY}", "--config.train.optim.warmup=1.0"], "warmup is 1.0"),
@@ -110,6 +123,7 @@ def refusals(tmp_path_factory, environment):
   for name in REFUSED:
     folders[name] = folder = tmp_path_factory.mktemp("refused")
     (folder / "file").write_text("x")
+    np.savez(folder / "own.npz", x_a=np.eye(9), x_b=np.eye(9), y=np.arange(9) % 3)
     (folder / "full").mkdir()
     (folder / "full" / "thesis.txt").write_text("x")
     other = {"config": runs.get_config("label_rate=0.25").to_dict()}
@@ -140,7 +154,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(refusals, name):
   assert REFUSED[name][1] in lines[0]
   assert out == ""
   there = sorted(p.name for p in folder.rglob("*"))
-  assert there == ["config.json", "file", "full", "ours", "thesis.txt"]
+  known = ["config.json", "file", "full", "ours", "own.npz", "thesis.txt"]
+  assert there == known
 
 
 def test_bad_input_to_a_process_of_its_own(tmp_path, environment):

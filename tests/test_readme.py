@@ -1,6 +1,7 @@
 """What README.md tells a reader to type works as it stands."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -38,8 +39,9 @@ def test_python_examples_run_from_a_clean_start(number, tmp_path):
 
 
 def test_every_training_command_is_understood():
+  with_kinds = runpy.run_path(ROOT / "launch" / "cli.py")["with_kinds"]
   for line in (x for x in SHELL if "--config" in x):
-    words = shlex.split(line)
+    words = with_kinds(shlex.split(line))
     assert (ROOT / words[1]).is_file(), line
     value = words[words.index("--config") + 1]
     path, _, arguments = value.partition(":")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from promise_jax import files, page, report
+from promise_jax import curves, files, page, report
 
 
 def line(method="robult", pattern=("text",), value=0.5, seed=0, **other):
@@ -134,9 +134,9 @@ def test_a_table_of_mixed_or_doubled_lines_is_refused():
 
 
 def test_rate_curves_and_their_normalised_area():
-  curves = report.rate_curves(RESULTS + RATES, "accuracy", ["robult"])
-  assert list(curves) == ["bernoulli(rate, keep=1)"]
-  curve = curves["bernoulli(rate, keep=1)"]["robult"]
+  found = curves.rate_curves(RESULTS + RATES, "accuracy", ["robult"])
+  assert list(found) == ["bernoulli(rate, keep=1)"]
+  curve = found["bernoulli(rate, keep=1)"]["robult"]
   assert curve.rates == (0.1, 0.3, 0.7)
   np.testing.assert_allclose([c.mean for c in curve.cells], [0.8, 0.7, 0.4])
   # Seed 0: .2 * .8 + .4 * .5 = .36; seed 1: .2 * .7 + .4 * .6 = .38; range .6.
@@ -242,3 +242,42 @@ def test_a_run_that_only_trained_has_a_page(tmp_path):
 def test_a_page_has_a_section_for_every_label_rate():
   seen = Page(page.html(report.Run("x", results=[line(), line(label_rate=0.5)])))
   assert {"toy, 5 % of labels", "toy, 50 % of labels"} <= set(seen.text)
+
+
+def trained(method, step, seed, **terms):
+  line = {"method": method, "step": step, "seed": seed, "loss": 1.0, "valid": 0.5}
+  return line | terms
+
+
+STEPS = [
+  trained("redcore", step, seed, moved=0.1 * step) | {"beta/text": 0.6, "beta/audio": 1}
+  for step in (1, 2)
+  for seed in (0, 1)
+]
+STILL = [trained("redcore(upper=none)", 2, 0, moved=0.0), trained("fusion", 2, 0)]
+
+
+def test_an_upper_level_that_does_not_move_is_called_so():
+  assert curves.upper_levels(STEPS + STILL) == [
+    "redcore: the upper level moved, |beta - beta0| = 0.200",
+    "redcore(upper=none): the upper level did not move, |beta - beta0| = 0.000",
+  ]
+
+
+def test_terms_by_modality_are_found_and_drawn():
+  found = curves.by_modality(STEPS + STILL)
+  assert found == {"redcore": {"beta": ["text", "audio"]}}
+  drawn = page.html(report.Run("toy", results=RESULTS, metrics=STEPS + STILL))
+  assert drawn.count("one line a modality") == 1
+  assert "did not move" in drawn
+
+
+def test_pooled_lines_have_a_table_of_their_own():
+  lines = [
+    line("robult", None, value, seed, protocol="pooled(all)", n=120)
+    for seed, value in enumerate((0.5, 0.7))
+  ]
+  header, rows = report.pooled_table(RESULTS + lines, ["robult", "fusion"])
+  assert header == ["patterns", "method", "accuracy"]
+  assert rows == [["pooled(all)", "robult", "60.0 ± 14.1"]]
+  assert report.pooled_table(RESULTS, ["robult"]) is None
