@@ -1,27 +1,36 @@
-"""Optimiser settings -> optax: AdamW, warm-up and cosine, clipping, frozen leaves."""
+"""Optimiser settings -> optax: AdamW, its rate, clipping, frozen leaves."""
 
 import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from promise_jax.types import PyTree
+from promise_jax.types import PyTree, one_of
+
+# Inside the root of Adam: 1e-8 at the end, as eps is. Without it the derivative of a
+# step is infinite where a gradient is exactly 0 (`bilevel.hypergradient`).
+EPS_ROOT = 1e-16
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """AdamW. `warmup` is a part of the stage's steps; the rate then falls to 0 on a
-  cosine. `weight_decay` applies to matrices only. `clip` bounds the global norm."""
+  """AdamW. `schedule` "cosine": `warmup`, a part of the stage's steps, then the rate
+  falls to 0 on a cosine; "linear": `constant_then_linear` over the stage as 30 + 30
+  epochs, without warm-up. `weight_decay` applies to matrices only. `clip` bounds the
+  global norm."""
 
   lr: float = 3e-3
   weight_decay: float = 0.3
   warmup: float = 0.05
+  schedule: str = "cosine"
   clip: float = 1.0
 
 
 def check(config: OptimConfig) -> None:
   """Raises ValueError for a setting without meaning."""
+  one_of("train.optim.schedule", config.schedule, ("cosine", "linear"))
   allowed = {
     "lr": ("above 0", config.lr > 0),
     "weight_decay": ("0 or more", config.weight_decay >= 0),
@@ -43,15 +52,13 @@ def build(
   Leaves whose path matches no regex of `trains` are frozen: they get no update, no
   decay and no moments, and the clip does not see their gradient.
   """
-  steps = max(steps, 2)
-  warmup = min(max(1, round(config.warmup * steps)), steps - 1)
-  rate = optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, steps)
   chain = optax.chain(
-    optax.clip_by_global_norm(config.clip),
+    clip_by_norm(config.clip),
     optax.adamw(
-      rate,
+      rate(config, steps),
+      eps_root=EPS_ROOT,
       weight_decay=config.weight_decay,
-      mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+      mask=decayed,
     ),
   )
   if tuple(trains) == (".*",):
@@ -61,6 +68,60 @@ def build(
     {"train": chain, "freeze": optax.set_to_zero()},
     lambda params: labels(params, rules),
   )
+
+
+def rate(config: OptimConfig, steps: int) -> optax.Schedule:
+  """The learning rate at every one of `steps` updates."""
+  steps = max(steps, 2)
+  if config.schedule == "linear":
+    return lambda step: config.lr * constant_then_linear(1 + 60 * step // steps, 30, 30)
+  warmup = min(max(1, round(config.warmup * steps)), steps - 1)
+  return optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, steps)
+
+
+def constant_then_linear(epoch, constant: int, decay: int):
+  """The multiplier of the rate in `epoch` 1, 2, ...: 1 for `constant` epochs, then
+  falling to 1 / (decay + 1) over `decay` (the released code of RedCore)."""
+  return 1 - jnp.maximum(0, epoch - constant) / (decay + 1)
+
+
+def decayed(params: PyTree) -> PyTree:
+  """True for the leaves that weight decay applies to: matrices, but not the biases and
+  scales of layers that are stacked for a scan."""
+
+  def matrix(path, x):
+    return x.ndim > 1 and path_name(path[-1:]) not in ("bias", "scale")
+
+  return jax.tree_util.tree_map_with_path(matrix, params)
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformation:
+  """Scales a gradient down to norm `limit`. Like `optax.clip_by_global_norm`, but its
+  own derivative is finite at a gradient of 0."""
+
+  def update(updates, state, params=None):
+    del params
+    square = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(updates))
+    short = square <= limit * limit  # not of NaN: then all of it becomes NaN
+    root = jax.lax.rsqrt(jnp.where(short, 1.0, square))
+    scale = jnp.where(short, 1.0, limit) * root
+    return jax.tree.map(lambda x: x * scale, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clipped_by_module(
+  tx: optax.GradientTransformation, limit: float
+) -> optax.GradientTransformation:
+  """`tx`, with the gradient of every module of a flax network, {"params": {module:
+  ...}}, clipped by itself first. Its state is that of `tx`."""
+  clip = clip_by_norm(limit)
+
+  def update(updates, state, params=None):
+    parts = {k: clip.update(v, None)[0] for k, v in updates["params"].items()}
+    return tx.update({"params": parts}, state, params)
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def labels(params: PyTree, rules: tuple[tuple[str, str], ...]) -> PyTree:

@@ -10,6 +10,8 @@ import re
 from typing import Any, NamedTuple
 
 from promise_jax import methods, missing, optim, train
+from promise_jax.methods import redcore
+from promise_jax.types import one_of
 
 CONSTANT = "majority"
 
@@ -22,25 +24,37 @@ READING = {
   "fold": 0,
   "kinds": "",  # of npz modalities, as "audio=sequence,page=image"
   "split_seed": 0,
+  "classes": False,
 }
 
 PRESETS = {
   # What the embedded sets want: encoders trained from nothing on few rows.
   "default": {},
+  "clean": {},  # its name beside "authors"
   # Features of a frozen backbone: wider codes, a slower rate (ours).
   "large": {
     "train": {"optim": {"lr": 1e-4}},
     "robult": {"hidden": 256, "shared": 128, "private": 128},
+    "share": {"hidden": 256, "shared": 128},
     "fusion": {"hidden": 256},
     "distil": {"hidden": 256},
+    "redcore": {"hidden": 256, "imputer": 256},
   },
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
     "seeds": 2,
     "train": {"steps": 20, "every": 10, "batch": 32, "labelled_per_batch": 8},
     "robult": {"hidden": 16, "shared": 8, "private": 8, "head_hidden": 16},
+    "share": {"hidden": 16, "shared": 8, "head_hidden": 16},
     "fusion": {"hidden": 16, "head_hidden": 16},
     "distil": {"hidden": 16, "head_hidden": 16},
+    "redcore": {"hidden": 16, "imputer": 16, "links": 2, "head_hidden": 16},
+  },
+  # What the released code of a method does, where the default mends it.
+  "authors": {
+    # The gradient is clipped per module alone.
+    "train": {"optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}},
+    "redcore": redcore.AUTHORS,
   },
 }
 
@@ -92,13 +106,16 @@ def with_arguments(config, text: str):
       raise ValueError(
         f"config argument {key!r} is unknown, known are {', '.join((*plain, 'preset'))}"
       )
-  preset = given.pop("preset", "default")
-  if preset not in PRESETS:
-    raise ValueError(f"preset is {preset!r}, known are {', '.join(PRESETS)}")
-  config.update(PRESETS[preset])
+  config.update(PRESETS[known_preset(given.pop("preset", "default"))])
   for key, value in given.items():
     config[key] = convert(key, value, config[key])
   return config
+
+
+def known_preset(name: str) -> str:
+  """`name`, if it is that of a preset; else ValueError."""
+  one_of("preset", name, tuple(PRESETS))
+  return name
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -132,7 +149,8 @@ def convert(key: str, text: str, default: Any) -> Any:
 
 
 def parse_arm(text: str, config: dict) -> Arm:
-  """The arm of "robult" or "fusion(absent=zeros,dropout=false)"."""
+  """The arm of "robult" or "fusion(absent=zeros,dropout=false)"; "preset=..." inside
+  the parentheses takes what that preset says of the method."""
   match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
   name = match[1] if match else text
   if name == CONSTANT and match and not match[2]:
@@ -140,9 +158,11 @@ def parse_arm(text: str, config: dict) -> Arm:
   if not match or name not in methods.METHODS:
     known = ", ".join((*methods.METHODS, CONSTANT))
     raise ValueError(f"{text!r} is not a method or a control, known are {known}")
-  base = dict(config[name])
+  base, given = dict(config[name]), pairs(match[2] or "")
+  if "preset" in given:
+    base |= PRESETS[known_preset(given.pop("preset"))].get(name, {})
   values = {}
-  for key, value in pairs(match[2] or "").items():
+  for key, value in given.items():
     if key not in base:
       raise ValueError(f"{key!r} is no setting of {name}, known are {', '.join(base)}")
     values[key] = convert(f"{name}.{key}", value, base[key])

@@ -103,8 +103,8 @@ def fit(
   mesh = mesh or sharding.make_mesh()
   calls = check(method, config, mesh)
   everywhere = sharding.replicated(mesh)
-  data = sharding.put(evaluate.rows_of(rows.split), everywhere)
-  judge = sharding.put(evaluate.padded(valid, mesh), everywhere)
+  data = evaluate.put(method, evaluate.rows_of(rows.split), mesh)
+  judge = evaluate.put(method, evaluate.padded(valid, mesh), mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = (manager.latest_step() if manager else None) or 0
   speed = {"compile_s": 0.0, "train_s": 0.0, "steps": 0}

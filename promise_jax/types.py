@@ -145,18 +145,26 @@ class Stage(NamedTuple):
   predict: Predict | None = None
 
 
+def as_they_are(inputs: dict[str, Array]) -> dict[str, Array]:
+  """The `prepare` of a method that reads the raw inputs."""
+  return inputs
+
+
 class Method(NamedTuple):
-  """A method is three pure functions over pytrees.
+  """A method is a few pure functions over pytrees.
 
   `init(key) -> (params, aux)`; `predict(params, aux, batch, pattern=None) ->
-  {"logits": f[B, C], ...}`, never random, reads only inputs, length and present, and
-  with a static `pattern` leaves the encoders of absent modalities out of the program;
-  `stages` are run in turn.
+  {"logits": f[B, C], ...}`, never random, reads only inputs, length and present (and
+  id, where a row has noise of its own), and with a static `pattern` leaves the encoders
+  of absent modalities out of the program; `stages` are run in turn. `prepare` maps the
+  inputs of many rows to what losses and `predict` may be given in their place: a first
+  part that nothing trains, done once a run and not in every step.
   """
 
   init: Init
   predict: Predict
   stages: tuple[Stage, ...]
+  prepare: Callable[[dict[str, Array]], dict[str, Array]] = as_they_are
 
 
 def example(spec: Spec, rows: int = 2) -> Batch:

@@ -98,7 +98,7 @@ def parameters(method: Method, seed: int = 0) -> PyTree:
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
-    scale = 1 / np.sqrt(leaf.shape[0]) if len(leaf.shape) > 1 else 0.1
+    scale = 1 / np.sqrt(leaf.shape[-2]) if len(leaf.shape) > 1 else 0.1
     x = scale * rng.normal(size=leaf.shape)
     return x.astype(leaf.dtype)
 
@@ -139,6 +139,7 @@ def take(batch: Batch, rows) -> Batch:
   return jax.tree.map(lambda x: x[rows], batch)
 
 
-def readable(batch: Batch) -> Batch:
-  """What `predict` may read of a batch."""
-  return {k: batch[k] for k in ("inputs", "length", "present")}
+def readable(batch: Batch, noisy: bool = False) -> Batch:
+  """What `predict` may read of a batch; with `noisy` rows, their ids too."""
+  names = ("inputs", "length", "present", *(("id",) if noisy else ()))
+  return {k: batch[k] for k in names}

@@ -16,7 +16,9 @@ SMALL = {"hidden": 4, "head_hidden": 4}
 VALUES = {
   "fusion": SMALL,
   "distil": SMALL,
+  "share": SMALL | {"shared": 4},
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
+  "redcore": SMALL | {"imputer": 4, "links": 2},
 }
 PATTERNS = np.array([[True, False], [False, True], [True, True]])
 

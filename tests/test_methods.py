@@ -10,22 +10,35 @@ import pytest
 
 import batches
 from promise_jax import methods, missing
+from promise_jax.methods import redcore
 
 SMALL = {"hidden": 8, "head_hidden": 8}
 ROBULT = SMALL | {"shared": 4, "private": 4}
 MOVING = {"regression": "gaussian", "stop_s": False, "sup": "all", "cov": 0.1}
 SHARING = {"gate": "soft", "own_encoders": False}
 STILL = {"dropout": False}
+SHARE = SMALL | {"shared": 4, "pull": 0.1}
+OPEN = {"gated": False, "decay": 0.0}
+REDCORE = SMALL | {"imputer": 8, "links": 2, "subsets": 1}
+TINY = {"encoder": "transformer", "heads": 2, "blocks": 1}
+AUTHORS = REDCORE | redcore.AUTHORS | {"links": 2} | TINY
 PAIR = batches.VECTORS[:2]
 
 
 class Case(NamedTuple):
-  """A method with settings, on a task, with vectors or with all four kinds."""
+  """A method with settings, on a task, with vectors or with all four kinds. `empty`:
+  rows with nothing present count in its loss, on purpose."""
 
   method: str
   values: dict
   task: str = "classes"
   modalities: tuple = batches.VECTORS
+  empty: bool = False
+
+  @property
+  def noisy(self) -> bool:
+    """Whether predictions have noise, which follows the ids of the rows."""
+    return self.values.get("eval_sample", False)
 
 
 # The first case of a method also runs the tests that compile more programs, and
@@ -35,6 +48,17 @@ CASES = {
   "robult-sign": Case("robult", ROBULT | {"calibrate": False}, "regression", PAIR),
   "robult-gaussian": Case("robult", ROBULT | MOVING, "regression", PAIR),
   "robult-kinds": Case("robult", ROBULT | SHARING, "multilabel", batches.KINDS),
+  "redcore": Case("redcore", REDCORE),
+  "redcore-regression": Case(
+    "redcore", REDCORE | {"vib": False, "subsets": 1}, "regression", PAIR
+  ),
+  "redcore-kinds": Case(
+    "redcore",
+    REDCORE | TINY,
+    "multilabel",
+    batches.KINDS,
+  ),
+  "redcore-authors": Case("redcore", AUTHORS, modalities=PAIR, empty=True),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),
@@ -48,6 +72,9 @@ CASES = {
   "distil": Case("distil", SMALL),
   "distil-regression": Case("distil", SMALL, "regression", PAIR),
   "distil-kinds": Case("distil", SMALL, "multilabel", batches.KINDS),
+  "share": Case("share", SHARE),
+  "share-open": Case("share", SHARE | OPEN, "regression", PAIR),
+  "share-kinds": Case("share", SMALL, "multilabel", batches.KINDS),
 }
 FIRST = [name for name in CASES if name == CASES[name].method]
 every_case = pytest.mark.parametrize("name", CASES)
@@ -57,6 +84,7 @@ every_method = pytest.mark.parametrize("name", FIRST)
 class Program(NamedTuple):
   """A case, built and compiled once: `grad` -> (loss, (aux, terms)), gradient."""
 
+  case: Case
   spec: object
   method: object
   params: object
@@ -73,7 +101,8 @@ def built(name: str) -> Program:
   params = batches.parameters(method)
   aux = batches.compiled(lambda key: method.init(key)[1])(jax.random.key(0))
   grad = batches.compiled(jax.value_and_grad(method.stages[0].loss, has_aux=True))
-  program = Program(spec, method, params, aux, grad, batches.compiled(method.predict))
+  predict = batches.compiled(method.predict)
+  program = Program(case, spec, method, params, aux, grad, predict)
   # Banks and running means with something in them.
   (_, (aux, _)), _ = differentiate(program, batches.complete(spec, seed=9))
   return program._replace(aux=aux)
@@ -85,7 +114,7 @@ def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
 
 
 def logits(program: Program, batch):
-  readable = batches.readable(batch)
+  readable = batches.readable(batch, program.case.noisy)
   return np.asarray(program.predict(program.params, program.aux, readable)["logits"])
 
 
@@ -208,7 +237,9 @@ def test_emptiness_is_finite(name, absent):
   (loss, (aux, terms)), grads = differentiate(p, batch)
   assert_finite((loss, aux, terms, grads, logits(p, batch)))
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
-  if absent == "all":
+  if absent == "all" and p.case.empty:
+    assert loss > 0
+  elif absent == "all":
     assert loss == 0
     assert_same(grads, jax.tree.map(jnp.zeros_like, grads))
   if absent == "labels":
@@ -242,6 +273,19 @@ def test_a_static_pattern_leaves_the_absent_encoders_out(name):
     text = str(jax.make_jaxpr(run)(p.params, p.aux, batch))
     products.append(text.count("dot_general"))
   assert products[0] > products[1] > products[2] > 0
+
+
+@pytest.mark.parametrize("name", ["robult-kinds", "fusion-kinds"])
+def test_prepared_inputs_give_what_raw_ones_give(name):
+  p = built(name)
+  batch = batches.mixed(p.spec)
+  before = p.method.prepare(batch["inputs"])
+  assert before["photo"].ndim == 2 and before["words"] is batch["inputs"]["words"]
+  ready = batch | {"inputs": before}
+  np.testing.assert_allclose(logits(p, ready), logits(p, batch), 1e-5, 1e-5)
+  found, raw = differentiate(p, ready), differentiate(p, batch)
+  np.testing.assert_allclose(found[0][0], raw[0][0], 1e-5)
+  assert_close(found[1], raw[1])
 
 
 @every_method

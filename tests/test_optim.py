@@ -33,6 +33,25 @@ def test_warm_up_is_linear_then_a_half_cosine_falls_to_zero():
   np.testing.assert_allclose(found, 0.1 * np.array([0, 0.5, *fall]), atol=1e-6)
 
 
+def test_constant_then_linear_has_the_multipliers_of_the_released_code():
+  """30 constant epochs, 30 of decay: 1 up to epoch 30, 30/31 in 31, 1/31 in 60."""
+  found = optim.constant_then_linear(np.array([1, 30, 31, 45, 60]), 30, 30)
+  np.testing.assert_allclose(found, [1, 1, 30 / 31, 16 / 31, 1 / 31], rtol=1e-6)
+  assert optim.constant_then_linear(61, 30, 30) == pytest.approx(0)
+
+
+def test_the_linear_schedule_shares_its_60_epochs_out_over_the_stage():
+  """12 steps of 5 epochs each, which begin in epoch 1, 6, ..., 26; 31, 36, ..., 56."""
+  config = optim.OptimConfig(lr=0.1, warmup=0.5, schedule="linear", **PLAIN)
+  fall = [30, 25, 20, 15, 10, 5]
+  expected = 0.1 * np.array([1] * 6 + [x / 31 for x in fall])
+  np.testing.assert_allclose(rates(config, 12), expected, atol=2e-6)
+  schedule = optim.rate(config, 6000)
+  steps = np.array([0, 2999, 3000, 3099, 3100, 5999])
+  expected = 0.1 * np.array([1, 1, 30, 30, 29, 1]) / [1, 1, 31, 31, 31, 31]
+  np.testing.assert_allclose(schedule(steps), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 0.99])
 def test_short_stages_work_and_reach_the_rate(steps, warmup):
@@ -73,6 +92,73 @@ def test_decay_is_for_matrices_only():
   np.testing.assert_allclose(params["body"]["w"], np.full((2, 2), 0.95), rtol=1e-6)
   np.testing.assert_allclose(params["head"], np.full((2, 1), 0.95), rtol=1e-6)
   np.testing.assert_array_equal(params["body"]["b"], np.ones(2))
+
+
+def test_biases_and_scales_that_are_stacked_for_a_scan_do_not_decay():
+  layer = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(3)}
+  stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), layer)
+  kept = {"kernel": True, "bias": False, "scale": False}
+  assert optim.decayed({"one": layer, "scan": stacked}) == {"one": kept, "scan": kept}
+  assert optim.decayed({"embedding": jnp.ones((5, 2)), "scale": jnp.ones(())}) == {
+    "embedding": True,
+    "scale": False,
+  }
+
+
+def random_gradient(scale: float):
+  rng = np.random.default_rng(0)
+  shapes = {"a": (3, 2), "b": (4,), "c": ()}
+  return {
+    k: jnp.asarray(scale * rng.normal(size=s), jnp.float32) for k, s in shapes.items()
+  }
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e-3, 1.0, 1e6, 1e15])
+def test_clip_by_norm_is_that_of_optax(scale, limit):
+  grads = random_gradient(scale)
+  found, _ = optim.clip_by_norm(limit).update(grads, None)
+  expected, _ = optax.clip_by_global_norm(limit).update(grads, None)
+  for name in grads:
+    np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
+def test_clip_by_norm_at_the_ends_of_the_numbers():
+  """A norm that overflows gives 0, as in optax; a limit of infinity is none; a NaN is
+  everywhere, so that no part of such a gradient is used."""
+  huge = random_gradient(1e30)
+  nothing, _ = optim.clip_by_norm(1.0).update(huge, None)
+  assert all(np.all(x == 0) for x in jax.tree.leaves(nothing))
+  same, _ = optim.clip_by_norm(math.inf).update(huge, None)
+  assert all(np.array_equal(same[k], huge[k]) for k in huge)
+  broken, _ = optim.clip_by_norm(1.0).update(huge | {"c": jnp.array(jnp.nan)}, None)
+  assert all(np.all(np.isnan(x)) for x in jax.tree.leaves(broken))
+
+
+def test_clipping_by_module():
+  """(3, 4) of norm 5 is clipped to norm 1, in two leaves of a module; (.3, .4) stays; a
+  leaf of its own is a module; a norm that overflows stops its own module alone."""
+  grads = {
+    "long": {"kernel": jnp.full((1, 1), 3.0), "bias": jnp.full(1, 4.0)},
+    "short": {"kernel": jnp.array([[0.3, 0.4]])},
+    "absent": jnp.array([0.0, -2.0]),
+    "exploding": {"kernel": jnp.full((1, 1), 1e30)},
+  }
+  tx = optim.clipped_by_module(optax.sgd(1.0, momentum=0.5), 1.0)
+  params = {"params": jax.tree.map(jnp.zeros_like, grads)}
+  state = tx.init(params)
+  steps, after = tx.update({"params": grads}, state, params)
+  found = jax.tree.map(lambda x: -x, steps["params"])
+  np.testing.assert_allclose(found["long"]["kernel"], [[0.6]], rtol=1e-6)
+  np.testing.assert_allclose(found["long"]["bias"], [0.8], rtol=1e-6)
+  np.testing.assert_array_equal(found["short"]["kernel"], grads["short"]["kernel"])
+  np.testing.assert_allclose(found["absent"], [0, -1], rtol=1e-6)
+  np.testing.assert_array_equal(found["exploding"]["kernel"], [[0]])
+  # Its state is that of the optimiser inside: the same tree, and momentum of the same.
+  inside = optax.sgd(1.0, momentum=0.5)
+  assert jax.tree.structure(state) == jax.tree.structure(inside.init(params))
+  for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(found), strict=True):
+    np.testing.assert_array_equal(x, y)
 
 
 def test_frozen_leaves_stay_have_no_moments_and_are_not_clipped_for():
@@ -122,3 +208,8 @@ def test_settings_without_meaning_are_named(changed):
   ((field, value),) = changed.items()
   with pytest.raises(ValueError, match=f"optim.{field} is {value}"):
     optim.check(optim.OptimConfig(**changed))
+
+
+def test_an_unknown_schedule_is_named():
+  with pytest.raises(ValueError, match="schedule is 'step', known are cosine, linear"):
+    optim.check(optim.OptimConfig(schedule="step"))

@@ -1,16 +1,20 @@
-"""Robult-style against its controls at few labels: the tables of RESULTS.md.
+"""Robult-style and its variant `share` against the controls, at few labels: the tables
+of RESULTS.md.
 
   python launch/compare.py --config configs/results/robult.py
   python launch/compare.py --config configs/results/robult.py:label_rate=0.5
+  python launch/compare.py --config configs/results/robult.py:dataset=emoji
+  python launch/compare.py --config configs/results/robult.py:dataset=watch,fold=1
 
-Default: mfeat, 5 % labels; five minutes on 2 CPU cores. Headline arms have 20 seeds,
-ablations 5. Resumable.
+Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline arms
+have 20 seeds, ablations 5; those of `share` are for the default rate alone. Resumable.
 """
 
 from ml_collections import config_dict
 
 from promise_jax import settings
 
+LABEL_RATE = {"watch": 0.1}
 ABLATIONS = (
   "robult(rec=0.0)",
   "robult(lb=0.0)",
@@ -25,26 +29,50 @@ FUSION = (
   "fusion(absent=mean,dropout=false)",
   "fusion(absent=zeros,dropout=false)",
 )
+SHARE = (
+  "share(evidence=false)",
+  "share(gated=false)",
+  "share(decay=0.0)",
+  "share(pull=0.1)",
+  # On mfeat the control gains as much from a larger weight on validation.
+  "distil(weight=3.0)",
+)
 
 
 def get_config(arguments: str = ""):
-  base = settings.defaults(method="robult", dataset="mfeat", label_rate=0.05)
+  given = settings.pairs(arguments)
   for field in ("seeds", "controls"):
-    if field in settings.pairs(arguments):
+    if field in given:
       raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
-  base = settings.with_arguments(base, arguments)
+  fold = given.pop("fold", "0")
+  dataset = given.get("dataset", "mfeat")
+  rate = LABEL_RATE.get(dataset, 0.05)
+  base = settings.defaults(method="robult", dataset=dataset, label_rate=rate)
+  rest = ",".join(f"{key}={value}" for key, value in given.items())
+  base = settings.with_arguments(base, rest)
+  base.data.fold = settings.convert("fold", fold, 0)
 
   headline = config_dict.ConfigDict(base)
   headline.seeds = 20
-  headline.controls = ("majority", "fusion", "distil", "robult(contrast=infonce)")
+  headline.controls = (
+    "majority",
+    "fusion",
+    "distil",
+    "share",
+    "robult(contrast=infonce)",
+  )
 
   others = config_dict.ConfigDict(base)
   others.seeds = 5
   others.controls = (*ABLATIONS, *FUSION)
+  if base.label_rate == rate:
+    others.controls += SHARE
 
   config = config_dict.ConfigDict()
-  config.title = f"Robult-style on {base.dataset}, {100 * base.label_rate:g} % labels"
+  where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
+  config.title = f"Robult-style on {where}, {100 * base.label_rate:g} % labels"
   config.trials = config_dict.ConfigDict()
   config.trial_seeds = 5
+  config.variants = ("share",)
   config.runs = config_dict.ConfigDict({"headline": headline, "others": others})
   return config

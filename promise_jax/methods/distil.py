@@ -19,6 +19,7 @@ from promise_jax import missing, types
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion as late
+from promise_jax.nn import encoders
 from promise_jax.types import (
   Array,
   Batch,
@@ -98,4 +99,4 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
     codes = net.apply(params, batch, present, pattern, method="codes")
     return {"logits": classify(params, codes, present)}
 
-  return Method(init, predict, (Stage("train", loss),))
+  return Method(init, predict, (Stage("train", loss),), encoders.prepare)

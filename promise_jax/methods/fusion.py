@@ -179,7 +179,7 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     )
     return {"logits": net.apply(params, filled, method="classify")}
 
-  return Method(init, predict, (Stage("train", loss),))
+  return Method(init, predict, (Stage("train", loss),), encoders.prepare)
 
 
 def empty_mean(spec: Spec, hidden: int) -> dict:

@@ -343,4 +343,4 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     logits = net.apply(params, *codes, present, method="head")
     return {"logits": logits, "shared": out["z"], "private": out["u"]}
 
-  return Method(init, predict, (Stage("train", loss),))
+  return Method(init, predict, (Stage("train", loss),), encoders.prepare)

@@ -1,0 +1,248 @@
+"""Distillation that shares only what is shared: a variant of Robult-style training.
+
+Not from a paper (ours), found on validation; the plain method is `robult`. The network
+of `distil`, and beside its head evidence from one classifier v for all modalities: what
+they share is read with shared weights. A gate g learns from the data how much of that
+evidence counts; what is a modality's own is left to the head. With H_i = f_i(x_i), a
+learned token where absent,
+
+  logits(A) = head([H_i or token]) + sum_{i in A} sigmoid(g(H_i)) v(H_i)
+  L = L_sup + weight r(t) L_distil + pull (L_lb + L_ulb).
+
+L_sup supervises every subset A of what a labelled row has; L_distil pulls the
+prediction of each, in labelled and unlabelled rows, to that of a teacher from all that
+is present; r is the ramp of `distil`. With `decay` the teacher is a running mean of the
+parameters, which also predicts in the end (Tarvainen and Valpola, "Mean teachers are
+better role models", NeurIPS 2017). L_lb and L_ulb (off by default: they won nothing
+beside the rest) are the soft positive-unlabelled contrast of `robult` between
+S = |c(f_0(H))| and every |c(H_i)|, on a projection c that nothing else reads, each pair
+times
+
+  w_ni = exp(-D(teacher_n, logits_n({i}))),
+
+with D the loss of distillation, detached: rows are pulled together as far as a modality
+alone predicts what all of them predict. S learns through f_0 only, so that the contrast
+reaches an encoder through its own modality alone.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from promise_jax import missing, types
+from promise_jax.losses import contrastive
+from promise_jax.losses import positive_unlabelled as pu
+from promise_jax.losses import task as tasks
+from promise_jax.methods import distil, fusion, robult
+from promise_jax.nn import encoders, mlp
+from promise_jax.types import (
+  Array,
+  Batch,
+  Clock,
+  Method,
+  PyTree,
+  Spec,
+  Stage,
+  at_least,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareConfig:
+  """Settings, all defaults ours. Without `evidence` there is no common classifier,
+  with `decay` 0 the student is its own teacher, with `pull` 0 there is no contrast: all
+  three make `distil`.
+
+  `weight`, `ramp_start`, `ramp_end`, `samples` as in `distil`; `decay` of the running
+  mean; `pull` the weight of the contrast, `shared` the size of its codes, `tau` its
+  temperature, `bank` the most labelled references kept; `gated` switches both gates.
+  """
+
+  evidence: bool = True
+  gated: bool = True
+  weight: float = 1.0
+  ramp_start: float = 0.1
+  ramp_end: float = 0.3
+  samples: int = 6
+  decay: float = 0.97
+  pull: float = 0.0
+  tau: float = 0.2
+  shared: int = 32
+  bank: int = 1024
+  hidden: int = 64
+  head_hidden: int = 64
+
+  def __post_init__(self):
+    """ValueError for a setting without meaning, with what is allowed."""
+    for field in ("samples", "shared", "bank", "hidden", "head_hidden"):
+      at_least(f"share.{field}", getattr(self, field), 1)
+    for field in ("weight", "ramp_start", "pull"):
+      at_least(f"share.{field}", getattr(self, field), 0)
+    at_least("share.tau", self.tau, 0.01)
+    at_least("share.ramp_end", self.ramp_end, self.ramp_start)
+    if not 0 <= self.decay < 1:
+      raise ValueError(f"share.decay is {self.decay}, it must lie in [0, 1)")
+
+
+class ShareNet(fusion.FusionNet):
+  """The fusion network, the common classifier with its gate, and the projection."""
+
+  config: ShareConfig = ShareConfig()
+
+  def setup(self):
+    super().setup()
+    c = self.config
+    if c.evidence:
+      self.common = mlp.Mlp((c.hidden, self.outputs))
+      self.gate = nn.Dense(1)
+    if c.pull:
+      self.fuse = mlp.Mlp((c.hidden, c.hidden))
+      self.project = mlp.Mlp((c.hidden, c.shared))
+
+  def __call__(self, batch: Batch) -> tuple:
+    codes = self.codes(batch, batch["present"])
+    out = self.logits(codes, batch["present"])
+    return out, self.shared(codes, batch["present"]) if self.config.pull else None
+
+  def logits(self, codes: Array, shown: Array) -> Array:
+    """f[..., B, C] of codes f[B, M, H] where rows show `shown` bool[..., B, M]."""
+    joint = self.classify(self.fill(codes, shown, self.token))
+    if not self.config.evidence:
+      return joint
+    each = self.common(codes)
+    if self.config.gated:
+      each = each * nn.sigmoid(self.gate(codes))
+    each = jnp.broadcast_to(each, (*shown.shape, self.outputs))
+    return joint + jnp.sum(jnp.where(shown[..., None], each, 0), axis=-2)
+
+  def shared(self, codes: Array, present: Array) -> tuple[Array, Array]:
+    """S f[B, d_z], without gradient to the encoders, and Z f[B, M, d_z]: unit rows."""
+    filled = jax.lax.stop_gradient(self.fill(codes, present, self.token))
+    fused = self.fuse(filled.reshape(filled.shape[0], -1))
+    return tuple(contrastive.normalise(self.project(x)) for x in (fused, codes))
+
+
+def running_mean(mean: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
+  """`mean` moved to `params`, by more in the first steps i32[], when little is known:
+  the decay is at most (1 + step) / (10 + step)."""
+  keep = jnp.minimum(decay, (1 + step) / (10 + step)).astype(jnp.float32)
+  moved = jax.tree.map(lambda m, p: keep * m + (1 - keep) * p, mean, params)
+  return jax.lax.stop_gradient(moved)
+
+
+def agreement(single: Array, teacher: Array, task: types.Task) -> Array:
+  """w f[M, B] in (0, 1]: how far the logits `single` f[M, B, C] of one modality predict
+  what `teacher` f[B, C] does; 1 where they agree. No gradient."""
+  gap = jax.vmap(lambda row: tasks.distillation(row, teacher, task))(single)
+  return jax.lax.stop_gradient(jnp.exp(-gap))
+
+
+def contrast_terms(
+  config: ShareConfig,
+  spec: Spec,
+  aux: dict,
+  batch: Batch,
+  codes: tuple[Array, Array],
+  teacher: Array,
+  gate: Array,
+  progress: Array,
+) -> tuple[dict[str, types.Mean], dict]:
+  """ "lb", "ulb", "gate" and aux with the new bank: the contrast of `codes` (S, Z), the
+  pairs of modality and anchor times `gate` f[M, B]. Means over complete rows."""
+  s, z = codes
+  rule = contrast_settings(config)
+  complete = jnp.all(batch["present"] & batch["valid"][:, None], axis=1)
+  fixed = jax.lax.stop_gradient({"s": s, "full": teacher})
+  a, p, bank = robult.pair_weights(
+    rule, spec, aux["bank"], batch, fixed, complete, progress
+  )
+
+  def loss(anchor, candidate):
+    return contrastive.affinity_contrast(anchor, candidate, a, p, complete, config.tau)
+
+  each = [z[:, i] for i in range(z.shape[1])]
+  pairs = gate * jnp.stack([(loss(s, x) + loss(x, s)) / 2 for x in each])
+  rows = jnp.broadcast_to(complete, pairs.shape)
+  terms = {
+    "lb": tasks.mean_where(pairs, rows & batch["labelled"][None]),
+    "ulb": tasks.mean_where(pairs, rows & ~batch["labelled"][None]),
+    "gate": tasks.mean_where(gate, rows),
+  }
+  return terms, aux | {"bank": bank}
+
+
+def contrast_settings(config: ShareConfig) -> robult.RobultConfig:
+  """What the soft positive-unlabelled weights of `robult` read."""
+  same = ("shared", "bank", "ramp_start", "ramp_end")
+  return robult.RobultConfig(**{field: getattr(config, field) for field in same})
+
+
+def share_terms(
+  net: ShareNet, spec: Spec, params, aux: dict, batch: Batch, key, progress: Array
+) -> tuple[dict[str, types.Mean], dict]:
+  """The terms "sup", "distil" (and "lb", "ulb", "gate") and aux with the new bank."""
+  config, task = net.config, spec.task
+  subset_key, encode_key = jax.random.split(key)
+  present = batch["present"] & batch["valid"][:, None]
+  labelled = batch["labelled"] & batch["valid"]
+  label = tasks.known_label(batch["label"], labelled)
+  codes = net.apply(params, batch, present, key=encode_key, method="codes")
+  shown = distil.subsets(subset_key, batch["id"], present, config.samples)
+  logits = net.apply(params, codes, shown, method="logits")  # [P, B, C]
+  teacher = logits[0]
+  if config.decay:
+    quiet = net.apply(aux["teacher"], batch, present, method="codes")
+    teacher = net.apply(aux["teacher"], quiet, present, method="logits")
+  teacher = jax.lax.stop_gradient(teacher)
+  some = jnp.any(shown, axis=-1)
+  less = some & jnp.any(shown != present[None], axis=-1)
+  error = jax.vmap(lambda row: tasks.supervised(row, label, task))(logits)
+  gap = jax.vmap(lambda row: tasks.distillation(row, teacher, task))(logits)
+  terms = {
+    "sup": tasks.mean_where(error, some & labelled[None]),
+    "distil": tasks.mean_where(gap, less),
+  }
+  if not config.pull:
+    return terms, aux
+  alone = jnp.eye(present.shape[1], dtype=bool)[:, None] & present[None]  # [M, B, M]
+  gate = jnp.ones(alone.shape[:2])
+  if config.gated:
+    gate = agreement(net.apply(params, codes, alone, method="logits"), teacher, task)
+  batch = batch | {"present": present, "labelled": labelled, "label": label}
+  both = net.apply(params, codes, present, method="shared")
+  found, aux = contrast_terms(config, spec, aux, batch, both, teacher, gate, progress)
+  return terms | found, aux
+
+
+def share(config: ShareConfig, spec: Spec) -> Method:
+  """The variant as a `Method`; aux holds the teacher and the bank, if they are on."""
+  sizes = config.hidden, config.head_hidden
+  net = ShareNet(spec.modalities, spec.task.outputs, *sizes, config)
+
+  def init(key):
+    params = net.init(key, types.example(spec))
+    aux = {"teacher": params} if config.decay else {}
+    if config.pull:
+      aux |= robult.empty_aux(contrast_settings(config), spec)
+    return params, aux
+
+  def loss(params, aux, batch: Batch, key, clock: Clock):
+    terms, aux = share_terms(net, spec, params, aux, batch, key, clock.progress)
+    ramp = pu.ramp(clock.progress, config.ramp_start, config.ramp_end)
+    weight = {"sup": 1.0, "distil": config.weight * ramp}
+    weight |= {"lb": config.pull, "ulb": config.pull, "gate": 0.0}
+    total = sum(weight[k] * tasks.ratio(v) for k, v in terms.items())
+    if config.decay:
+      teacher = running_mean(aux["teacher"], params, clock.step, config.decay)
+      aux = aux | {"teacher": teacher}
+    return total, (aux, terms)
+
+  def predict(params, aux, batch: Batch, pattern=None):
+    params = aux["teacher"] if config.decay else params
+    present = missing.restrict(batch["present"], pattern)
+    codes = net.apply(params, batch, present, pattern, method="codes")
+    return {"logits": net.apply(params, codes, present, method="logits")}
+
+  return Method(init, predict, (Stage("train", loss),), encoders.prepare)

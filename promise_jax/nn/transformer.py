@@ -1,0 +1,105 @@
+"""RedCore's encoder: a transformer without positions, f[B, T, D] -> f[B, H]."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from promise_jax import missing, types
+from promise_jax.nn import encoders
+from promise_jax.nn.imputers import HE
+from promise_jax.types import Array
+
+
+def as_steps(modality: types.Modality, x: Array, length: Array | None) -> tuple:
+  """(f[B, T, D], real bool[B, T]) of an image, sequence or vector [B, ...].
+
+  An image is the 64 cells of `encoders.Image` (ours), a vector one step. Steps from
+  `length` i32[B] on are zeros.
+  """
+  if modality.kind == "image":
+    x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
+    cells = [2 * encoders.pool(x) - 1, 16 * encoders.orientations(x)]
+    x = jnp.concatenate(cells, -1).reshape(len(x), 64, -1)
+  elif modality.kind == "vector":
+    x = x[:, None]
+  real = jnp.ones(x.shape[:2], bool)
+  if length is not None:
+    real = encoders.real_steps(x, length)[..., 0]
+  return jnp.where(real[..., None], x, 0), real
+
+
+class Block(nn.Module):
+  """Attention and a feed-forward part, each between two layer norms, then added.
+
+  h <- h + LN(MHA(LN(h))), h <- h + LN(FFN(LN(h))): RedCore's released code. `real`
+  bool[B, T] or None: which steps may be attended to. `keys` [B] or None: training
+  noise, dropout .2 on the attention weights and .1 in the feed-forward part.
+  """
+
+  heads: int = 8
+
+  @nn.compact
+  def __call__(self, h, layer, real, keys):
+    if keys is not None:
+      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+    h = h + nn.LayerNorm(1e-5)(self.attend(nn.LayerNorm(1e-5)(h), real, keys))
+    wide = nn.Dense(4 * h.shape[-1], kernel_init=HE)(nn.LayerNorm(1e-5)(h))
+    again = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+    wide = encoders.drop(nn.relu(wide), 0.1, again)
+    return h + nn.LayerNorm(1e-5)(nn.Dense(h.shape[-1], kernel_init=HE)(wide)), None
+
+  def attend(self, h, real, keys):
+    rows, steps, width = h.shape
+    packed = nn.Dense(3 * width, kernel_init=nn.initializers.normal(width**-0.5))(h)
+    q, k, v = jnp.split(packed.reshape(rows, steps, self.heads, -1), 3, axis=-1)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(width // self.heads)
+    if real is not None:
+      logits = jnp.where(real[:, None, None], logits, -1e30)
+    weight = encoders.drop(jax.nn.softmax(logits), 0.2, keys)
+    out = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(h.shape)
+    return nn.Dense(width, kernel_init=HE)(out)
+
+
+class Transformer(nn.Module):
+  """`blocks` of `Block` on the steps of one modality; sigmoid of their mean, f[B, H].
+
+  With `mask_padding` only real steps are attended to and averaged (ours); without it,
+  as in the released code, padding takes part in both. There are no positions: the
+  order of the steps does not matter. A row that is not present counts as zeros.
+  """
+
+  modality: types.Modality
+  hidden: int = 128
+  heads: int = 8
+  blocks: int = 3
+  mask_padding: bool = True
+
+  @nn.compact
+  def __call__(self, x, present, length=None, *, key=None, ids=None):
+    """x [B, ...], present bool[B], length i32[B] -> f32[B, H]; `key` and `ids` i32[B]
+    switch dropout on, as in `encoders.Encoder`."""
+    x = missing.select(x, present)
+    length = None if length is None else missing.select(length, present)
+    if self.modality.kind == "tokens":
+      real = x > 0
+      h = nn.Embed(self.modality.vocabulary, self.hidden)(x) * real[..., None]
+    else:
+      steps, real = as_steps(self.modality, x, length)
+      h = nn.Dense(self.hidden, kernel_init=HE)(steps)
+    real = real if self.mask_padding else None
+    keys = None
+    if key is not None:
+      keys = encoders.row_keys(key, self.modality.name, ids)
+    stack = nn.scan(
+      Block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, nn.broadcast, nn.broadcast),
+      length=self.blocks,
+    )
+    h, _ = stack(self.heads)(h, jnp.arange(self.blocks), real, keys)
+    if real is None:
+      return nn.sigmoid(jnp.mean(h, axis=1))
+    return nn.sigmoid(missing.masked_mean(h, real, 1))

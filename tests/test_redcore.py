@@ -1,0 +1,641 @@
+"""RedCore: its loss against a slow loop, its gradients, presets and upper level."""
+
+import contextlib
+import functools
+import itertools
+import math
+import signal
+import zlib
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import batches
+import runs
+from promise_jax import bilevel, checkpoint, methods, missing, optim, train, updates
+from promise_jax.data import feed
+from promise_jax.losses import bottleneck
+from promise_jax.losses import task as tasks
+from promise_jax.methods import fusion, redcore
+from promise_jax.nn import imputers
+from promise_jax.types import Clock, State
+
+SIZES = {"hidden": 4, "imputer": 8, "links": 2, "head_hidden": 5}
+STILL = {"subsets": 0}
+SPEC = batches.spec()
+PRESETS = {
+  "clean": STILL,
+  "detached": STILL | {"detach_target": True},
+  "subsets": {"subsets": 2, "vib": False, "upper": "none", "unimodal": 0.5},
+  "authors": redcore.AUTHORS,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+def dense(p, x):
+  return x @ np.asarray(p["kernel"], float) + np.asarray(p["bias"], float)
+
+
+@functools.cache
+def start(preset: str):
+  """(net, method, parameters, aux) on three vectors."""
+  config = redcore.RedcoreConfig(**PRESETS[preset] | SIZES)
+  net = redcore.RedcoreNet(SPEC.modalities, SPEC.task.outputs, config)
+  method, beta = redcore.redcore(config, SPEC), redcore.start(config, 3)
+  aux = {"upper": beta, "control": redcore.controller(config).init(beta)}
+  return net, method, batches.parameters(method), aux
+
+
+def showing(*present: int):
+  """The complete batch, of which every row shows only these modalities."""
+  batch, shown = batches.complete(SPEC), np.isin(np.arange(3), present)
+  return batch | {"present": np.tile(shown, (batches.ROWS, 1))}
+
+
+# The pieces of the loss.
+
+
+def integral(f) -> float:
+  """Of a function of a number, over what holds all of the Gaussians below."""
+  x = np.linspace(-30, 30, 200_001)
+  return float(f(x).sum() * (x[1] - x[0]))
+
+
+def test_the_bottleneck_is_twice_the_divergence(rng):
+  """T3: kl 8e-4 is a weight of 1.6e-3 on KL(q || N(0, I)), here an integral."""
+  mean, logvar = rng.normal(size=(2, 4, 3, 2))
+  present, valid = rng.random((4, 3)) < 0.6, np.array([True, True, True, False])
+  total = 0.0
+  for n, m, j in np.argwhere(np.broadcast_to(present[:, :, None], mean.shape)):
+    mu, log = mean[n, m, j], logvar[n, m, j]
+
+    def gap(x, mu=mu, log=log):
+      q = -((x - mu) ** 2) / (2 * math.exp(log)) - 0.5 * (log + math.log(2 * math.pi))
+      return np.exp(q) * (q - (-(x**2) / 2 - 0.5 * math.log(2 * math.pi)))
+
+    total += valid[n] * integral(gap)
+  mean[~present], logvar[~present] = np.nan, np.inf
+  found = bottleneck.bottleneck(
+    *(jnp.float32(x) for x in (mean, logvar)), *map(jnp.asarray, (present, valid))
+  )
+  assert 8e-4 * tasks.ratio(found) == pytest.approx(1.6e-3 * total / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_target_of_the_imputers_is_not_detached(rng, average):
+  """T5: d L_R^m / d z = 2 a (z - zhat) / n_m. T6: and 0 where n_m = 0."""
+  z, imputed = rng.normal(size=(2, 5, 3, 2)).astype(np.float32)
+  present = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 1], [1, 0, 0], [1, 0, 1]], bool)
+  imputed[0, 1] = np.nan
+
+  def total(imputed, z):
+    mean = bottleneck.imputation(imputed, z, jnp.asarray(present), average=average)
+    return jnp.sum(tasks.ratio(mean)), mean
+
+  (of_imputed, of_z), mean = jax.grad(total, argnums=(0, 1), has_aux=True)(imputed, z)
+  np.testing.assert_array_equal(mean.count, [4, 0, 3])
+  scale = 2 if average else 1
+  for n, m in np.ndindex(present.shape):
+    expected = np.zeros(2)
+    if present[n, m]:
+      expected = 2 * (z[n, m] - imputed[n, m]) / [4, 1, 3][m] / scale
+    np.testing.assert_allclose(of_z[n, m], expected, 1e-5, 1e-6)
+    np.testing.assert_allclose(of_imputed[n, m], -expected, 1e-5, 1e-6)
+
+
+def test_composite_by_hand():
+  z, imputed = jnp.array([[[1.0], [2.0]]]), jnp.array([[[3.0], [jnp.nan]]])
+  found = bottleneck.composite(z, imputed, jnp.array([[False, True]]))
+  np.testing.assert_array_equal(found, [[[3.0], [2.0]]])
+
+
+# The imputers.
+
+
+def slow_imputer(p, x, links):
+  """u_k = u_{k-1} + o_{k-1}, o_k = Dec_k(Enc_k(u_k)), W_2 relu(W_1 (u + o))."""
+  u, o = x, np.zeros_like(x)
+  for k in range(links):
+    layers = jax.tree.map(lambda leaf, k=k: leaf[k], p["ScanAutoEncoder_0"])
+    e1, e2, e3, d2, d1, back = (layers[f"Dense_{i}"] for i in range(6))
+    leaky = lambda y: np.where(y > 0, y, 0.01 * y)
+    u = u + o
+    code = dense(e3, leaky(dense(e2, leaky(dense(e1, u)))))
+    o = dense(back, np.maximum(dense(d1, np.maximum(dense(d2, code), 0)), 0))
+  return dense(p["Dense_1"], np.maximum(dense(p["Dense_0"], u + o), 0))
+
+
+def test_the_imputer_equals_a_slow_loop(rng):
+  net = imputers.Imputer(3, (5, 4, 2), links=2)
+  x = rng.normal(size=(3, 6)).astype(np.float32)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+  draw = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2
+  params = jax.tree.map(draw, shapes)
+  expected = [slow_imputer(params["params"], row, 2) for row in x]
+  np.testing.assert_allclose(net.apply(params, x), expected, 1e-4, 1e-5)
+
+
+def test_every_residual_part_starts_at_zero(rng):
+  net = imputers.Imputer(3, (8, 4, 2), links=3)
+  x = rng.normal(size=(3, 6)).astype(np.float32)
+  params = batches.compiled(net.init)(jax.random.key(0), x)["params"]
+  first, second = (jax.tree.map(np.asarray, params[f"Dense_{i}"]) for i in (0, 1))
+  expected = dense(second, np.maximum(dense(first, x), 0))
+  np.testing.assert_allclose(net.apply({"params": params}, x), expected, 1e-5, 1e-6)
+  cascade = params["ScanAutoEncoder_0"]
+  assert all((cascade[f"Dense_{i}"]["kernel"] != 0).any() for i in range(5))
+
+
+# The whole loss against a slow loop.
+
+
+@functools.cache
+def latents(preset: str):
+  net = start(preset)[0]
+  return batches.compiled(functools.partial(net.apply, method="latents"))
+
+
+@functools.cache
+def losses(preset: str):
+  return batches.compiled(start(preset)[1].stages[0].loss)
+
+
+def noise(key, ids):
+  """One Gaussian draw f[M, d] a row, from the key, a name, and the row's own id."""
+  key = jax.random.fold_in(key, zlib.crc32(b"noise"))
+  return np.stack([jax.random.normal(jax.random.fold_in(key, i), (3, 4)) for i in ids])
+
+
+def slow_head(p, x, kept, chance):
+  for layer in range(2):
+    x = np.maximum(dense(p[f"Dense_{layer}"], x), 0)
+    x = x if kept is None else x * kept[layer] / chance
+  return dense(p["Dense_2"], x)
+
+
+def cross_entropy(logits, label):
+  return math.log(sum(map(math.exp, logits))) - logits[label]
+
+
+def slow_imputed(p, config, z, shown):
+  """zhat [M, d] of one row z [M, d]."""
+  if config.absent == "learned":
+    z = [z[m] if shown[m] else p["absent"][m] for m in range(3)]
+  rest = [np.concatenate([z[j] for j in range(3) if j != m]) for m in range(3)]
+  return [slow_imputer(p[f"impute_{m}"], rest[m], config.links) for m in range(3)]
+
+
+def slow_terms(config, params, batch, z, masks, kept, kept_each):
+  """L_J, the sum of L_U^m and the L_R^m, row by row under each of `masks` [P, B, M],
+  and how many rows are supervised."""
+  p, chance = params["params"], 1 - config.head_dropout
+  sup, single = [], []
+  impute, count = np.zeros(3), np.zeros(3)
+  for mask, n in itertools.product(masks, range(batches.ROWS)):
+    shown, label = mask[n], batch["label"][n]
+    imputed = slow_imputed(p, config, z[n], shown)
+    r = [z[n, m] if shown[m] else imputed[m] for m in range(3)]
+    for m in np.flatnonzero(batch["present"][n]):
+      impute[m] += sum((imputed[m] - z[n, m]) ** 2) / (4 if config.average else 1)
+      count[m] += 1
+    if not batch["labelled"][n] or not (shown.any() or config.count_empty):
+      continue
+    keep = [None] * 4 if kept is None else [kept[n], *kept_each[n]]
+    joint = slow_head(p["joint"], np.concatenate(r), keep[0], chance)
+    sup.append(cross_entropy(joint, label))
+    each = [slow_head(p[f"single_{m}"], r[m], keep[m + 1], chance) for m in range(3)]
+    single.append(sum(cross_entropy(logits, label) for logits in each))
+  return np.mean(sup), np.mean(single), impute / count, len(sup)
+
+
+def slow_bottleneck(batch, mean, logvar):
+  kl = 0.0
+  for n, m in np.argwhere(batch["present"]):
+    kl += sum(mean[n, m] ** 2 + np.exp(logvar[n, m]) - 1 - logvar[n, m])
+  return kl / batches.ROWS
+
+
+def slow_beta(config, step, beta, ema, found):
+  """The state of the upper level after the losses `found` of batch `step`."""
+  ema = 0.3 * ema + 0.7 * found
+  eta = 0.1 * config.growth ** (1 + step // 500)
+  if step % 3 == 0:
+    beta = np.maximum(beta - eta * (ema.mean() - ema) / ema.mean(), 0.1)
+    beta = beta / math.sqrt(sum(beta**2))
+  return beta, ema
+
+
+@pytest.mark.parametrize("preset", ["clean", "subsets", "authors"])
+def test_the_loss_equals_a_slow_loop(preset):
+  """Over five batches: the losses of a batch move beta before it weighs them."""
+  net, _, params, aux = start(preset)
+  config, moves = net.config, net.config.upper == "relative_advantage"
+  beta, ema = np.ones(3) if moves else np.full(3, 3**-0.5), np.zeros(3)
+  for step in range(5):
+    batch, key = batches.mixed(SPEC, seed=step), jax.random.key(step)
+    subset_key, encode_key, noise_key, head_key = jax.random.split(key, 4)
+    z, mean, logvar = latents(preset)(
+      params, batch, batch["present"], key=encode_key, noise=noise_key
+    )
+    z, mean, logvar = (np.asarray(x, float) for x in (z, mean, logvar))
+    draws = noise(noise_key, batch["id"]) if config.vib else 0.0
+    np.testing.assert_allclose(z, mean + np.exp(logvar / 2) * draws, 1e-4, 1e-5)
+    kept = redcore.dropout_masks(config, SPEC, head_key, batch["id"])
+    masks = redcore.shows(config, subset_key, batch["id"], jnp.array(batch["present"]))
+    sup, single, each, rows = slow_terms(config, params, batch, z, masks, *kept)
+    some = batch["labelled"] & (batch["present"].any(axis=1) | config.count_empty)
+    assert rows == some.sum() * (1 + config.subsets)
+    if moves:
+      beta, ema = slow_beta(config, step, beta, ema, each)
+    expected = sup + config.unimodal * single + config.impute * sum(beta * each)
+    expected += 8e-4 * slow_bottleneck(batch, mean, logvar) * config.vib
+    total, (aux, terms) = losses(preset)(params, aux, batch, key, batches.clock(0.5))
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(aux["upper"], beta, 1e-4)
+    assert float(tasks.ratio(terms["sup"])) == pytest.approx(sup, rel=1e-4)
+    found = [terms[f"imputation/{name}"] for name in "abc"]
+    np.testing.assert_allclose(found, each, 1e-4)
+
+
+def test_a_modality_that_never_occurs_does_not_move_its_average():
+  """T6: n_m = 0; the loss is finite and the others go on."""
+  _, _, params, aux = start("authors")
+  run = functools.partial(losses("authors"), params)
+  key, clock = jax.random.key(0), batches.clock(0.5)
+  _, (aux, _) = run(aux, batches.mixed(SPEC), key, clock)
+  before = aux["control"][0]
+  total, (aux, terms) = run(aux, showing(0, 2), key, clock)
+  after = aux["control"][0]
+  assert np.isfinite(total) and terms["imputation/b"] == 0
+  assert (before > 0).all() and after[1] == before[1]
+  assert (after[[0, 2],] != before[[0, 2],]).all()
+
+
+def test_dropout_keeps_half_of_a_head_by_id():
+  config, ids = start("authors")[0].config, np.arange(400, dtype=np.int32)
+  joint, each = redcore.dropout_masks(config, SPEC, jax.random.key(0), ids)
+  assert joint.shape == (400, 2, 5) and each.shape == (400, 3, 2, 5)
+  for kept in (joint, each):
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.04)
+  again, _ = redcore.dropout_masks(config, SPEC, jax.random.key(0), ids[::-1])
+  np.testing.assert_array_equal(again[::-1], joint)
+
+
+# What every term teaches.
+
+ENCODERS, IMPUTERS, SINGLE = (
+  {f"{kind}_{i}" for i in range(3)} for kind in ("encode", "impute", "single")
+)
+WITHOUT_0 = {"impute_0", "encode_1", "encode_2"}
+# (preset, term, modalities that every row shows) -> the modules that it reaches.
+FLOW = {
+  ("authors", "sup", (0, 1, 2)): {"joint"} | ENCODERS,
+  ("authors", "sup", (1, 2)): {"joint"} | WITHOUT_0,
+  # G_0 reads E_1(0), G_1 reads E_0(0): a hidden source learns too.
+  ("authors", "sup", (2,)): {"joint", "impute_0", "impute_1"} | ENCODERS,
+  ("authors", "sup", ()): {"joint"} | IMPUTERS | ENCODERS,
+  ("authors", "single", (0, 1, 2)): SINGLE | ENCODERS,
+  ("authors", "single", (1, 2)): SINGLE | WITHOUT_0,
+  ("authors", "kl", (1, 2)): {"encode_1", "encode_2"},
+  ("authors", "kl", ()): set(),
+  ("authors", "impute_0", (0, 1, 2)): {"impute_0"} | ENCODERS,
+  ("authors", "impute_0", (0,)): {"impute_0"} | ENCODERS,
+  ("authors", "impute_0", (1, 2)): set(),
+  ("clean", "sup", (0, 1, 2)): {"joint"} | ENCODERS,
+  ("clean", "sup", (1, 2)): {"joint"} | WITHOUT_0,
+  ("clean", "sup", (2,)): {"joint", "impute_0", "impute_1", "encode_2", "absent"},
+  ("clean", "sup", ()): set(),
+  ("clean", "single", (0, 1, 2)): SINGLE | ENCODERS,
+  ("clean", "single", ()): set(),
+  ("clean", "kl", (1, 2)): {"encode_1", "encode_2"},
+  ("clean", "impute_0", (0, 1, 2)): {"impute_0"} | ENCODERS,
+  ("clean", "impute_0", (0,)): {"impute_0", "encode_0", "absent"},
+  ("clean", "impute_0", (1, 2)): set(),
+  ("detached", "impute_0", (0, 1, 2)): WITHOUT_0,
+}
+
+
+@functools.cache
+def gradients(preset: str):
+  """(parameters, weight of each term, batch) -> gradient of the weighted sum."""
+  net = start(preset)[0]
+
+  def total(params, weight, batch):
+    terms = redcore.redcore_terms(net, SPEC, params, batch, jax.random.key(0))
+    found = {k: tasks.ratio(v) for k, v in terms.items()}
+    return sum(jnp.sum(weight[k] * found[k]) for k in found)
+
+  return batches.compiled(jax.value_and_grad(total))
+
+
+def weights(*names: str):
+  """1 for the terms named, "impute_0" is L_R of the first modality."""
+  some = {k: np.float32(k in names) for k in ("sup", "single", "kl")}
+  each = [f"impute_{i}" in names for i in range(3)]
+  return some | {"impute": np.array(each, np.float32)}
+
+
+@pytest.mark.parametrize(("preset", "term", "shown"), FLOW, ids=str)
+def test_what_a_term_teaches(preset, term, shown):
+  params = start(preset)[2]
+  _, grads = gradients(preset)(params, weights(term), showing(*shown))
+  reached = {
+    name
+    for name, part in grads["params"].items()
+    if any((np.asarray(x) != 0).any() for x in jax.tree.leaves(part))
+  }
+  assert reached == FLOW[preset, term, shown]
+
+
+def test_the_weights_of_the_terms_are_constants():
+  """No gradient goes through beta, its averages or the relative advantage."""
+  _, method, params, aux = start("clean")
+  batch, clock = batches.mixed(SPEC), batches.clock(0.5)
+  loss = batches.compiled(jax.grad(method.stages[0].loss, has_aux=True))
+  found, (aux, _) = loss(params, aux, batch, jax.random.key(0), clock)
+  one = np.float32(1)
+  weight = {"sup": one, "single": one, "kl": np.float32(8e-4), "impute": aux["upper"]}
+  _, expected = gradients("clean")(params, weight, batch)
+  runs.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["clean", "authors"])
+@pytest.mark.parametrize("shown", [(), (1,), (0, 1, 2)], ids=str)
+def test_losses_and_gradients_are_finite(preset, shown):
+  params, batch = start(preset)[2], showing(*shown)
+  batch = batches.poisoned(batch, SPEC, batch["present"])
+  every = weights("sup", "single", "kl", "impute_0", "impute_1", "impute_2")
+  total, grads = gradients(preset)(params, every, batch)
+  assert all(np.isfinite(x).all() for x in (total, *jax.tree.leaves(grads)))
+  if shown == () and preset == "clean":
+    assert total == 0
+
+
+# The presets.
+
+
+def test_the_authors_have_the_values_of_their_code():
+  """Whatever the defaults are; of their three values for `impute` that of the run."""
+  config = redcore.RedcoreConfig(**redcore.AUTHORS)
+  expected = {
+    **{"head_dropout": 0.5, "vib": True, "kl": 8e-4, "impute": 0.15, "unimodal": 1.0},
+    **{"detach_target": False, "upper": "relative_advantage", "rho": 0.7, "step": 0.1},
+    **{"growth": 1.5, "period": 500, "every": 3, "floor": 0.1, "absent": "zero"},
+    **{"eval_sample": True, "mask_padding": False, "average": False, "he_init": True},
+    **{"logvar_bound": 0.0, "count_empty": True, "clip": 1.0, "subsets": 0},
+    **{"logvar_start": 0.0, "links": 5},
+  }
+  assert {k: getattr(config, k) for k in expected} == expected
+  sizes = {"hidden", "imputer", "head_hidden", "encoder", "heads", "blocks"}
+  of_ours = {"upper_lr", "upper_from"}
+  assert set(vars(config)) == set(expected) | sizes | of_ours
+
+
+@functools.cache
+def predict(preset: str):
+  return batches.compiled(start(preset)[1].predict)
+
+
+@pytest.mark.parametrize("preset", ["clean", "authors"])
+def test_prediction_equals_a_slow_loop(preset):
+  """Clean: from mu. Authors: from a sample that follows the id of the row."""
+  net, _, params, aux = start(preset)
+  batch = batches.mixed(SPEC)
+  found = np.asarray(predict(preset)(params, aux, batch)["logits"])
+  _, mean, logvar = latents(preset)(params, batch, batch["present"])
+  z = mean = np.asarray(mean)
+  if preset == "authors":
+    z = mean + np.exp(np.asarray(logvar) / 2) * noise(jax.random.key(0), batch["id"])
+  for n, shown in enumerate(batch["present"]):
+    imputed = slow_imputed(params["params"], net.config, z[n], shown)
+    r = np.concatenate([z[n, m] if shown[m] else imputed[m] for m in range(3)])
+    expected = slow_head(params["params"]["joint"], r, None, 1)
+    np.testing.assert_allclose(found[n], expected, 1e-4, 1e-4)
+
+
+def test_noise_at_test_follows_the_id():
+  _, _, params, aux = start("authors")
+  batch = batches.complete(SPEC)
+  run = lambda batch: np.asarray(predict("authors")(params, aux, batch)["logits"])
+  first = run(batch)
+  np.testing.assert_array_equal(run(batch), first)
+  other = run(batch | {"id": batch["id"] + 1000})
+  assert (np.abs(other - first).max(axis=1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("preset", ["clean", "authors"])
+def test_an_absent_modality_has_one_code(preset):
+  """T7: E(0) depends on nothing; the clean version puts a learned embedding there."""
+  _, _, params, _ = start(preset)
+  batch = batches.complete(SPEC)
+  nothing = np.zeros((batches.ROWS, 3), bool)
+  _, mean, logvar = latents(preset)(params, batch, nothing)
+  for x in (np.asarray(mean), np.asarray(logvar)):
+    assert (x == x[:1]).all()
+  poisoned = batches.poisoned(batch, SPEC, nothing)
+  np.testing.assert_array_equal(latents(preset)(params, poisoned, nothing)[1], mean)
+
+
+def test_logvar_is_bounded_in_the_clean_version_only():
+  for preset, bounded in (("clean", True), ("authors", False)):
+    params = jax.tree.map(lambda x: 30 * x, start(preset)[2])
+    batch = batches.complete(SPEC)
+    logvar = np.asarray(latents(preset)(params, batch, batch["present"])[2])
+    assert (np.abs(logvar).max() == 10.0) if bounded else (np.abs(logvar).max() > 100)
+
+
+def test_the_authors_clip_every_module_by_itself(monkeypatch):
+  """One that explodes does not freeze the others."""
+  monkeypatch.setattr(updates, "gradient_update", lambda stage, tx: tx)
+  grads = {"params": {"encode_0": {"w": jnp.array([3e9, 4e9])}, "joint": jnp.ones(4)}}
+  grads["params"]["absent"] = jnp.full((4,), 0.1)
+  for preset, clips in (("authors", True), ("clean", False)):
+    stage = start(preset)[1].stages[0]
+    tx = stage.update(stage, optax.identity())
+    found, _ = tx.update(grads, tx.init(grads), grads)
+    found = found["params"]
+    np.testing.assert_allclose(found["absent"], 0.1)
+    scale = (0.2, 0.5) if clips else (1e9, 1.0)
+    np.testing.assert_allclose(
+      found["encode_0"]["w"], scale[0] * np.array([3, 4]), 1e-5
+    )
+    np.testing.assert_allclose(found["joint"], scale[1], 1e-5)
+
+
+# The upper level.
+
+
+@contextlib.contextmanager
+def light():
+  """While it lasts RedCore reads its inputs without encoders, which are float32 and
+  slow to compile, and the optimiser sees all parameters as one vector."""
+  build = optim.build
+
+  def read(encoder, name, batch, present, key):
+    del encoder, key
+    return missing.select(batch["inputs"][name], present)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fusion, "encode", read)
+    patch.setattr(optim, "build", lambda *args: optax.flatten(build(*args)))
+    yield
+
+
+def test_a_quarter_of_the_rows_is_held_out_by_id():
+  ids = np.arange(4000, dtype=np.int32)
+  batch = {"id": ids, "valid": ids % 10 > 0}
+  fit, held = redcore.hold_out(batch, jax.random.key(0))
+  assert np.mean(held["valid"]) == pytest.approx(0.225, abs=0.02)
+  np.testing.assert_array_equal(fit["valid"] ^ held["valid"], batch["valid"])
+  assert not (fit["valid"] & held["valid"]).any()
+  turned = jax.tree.map(lambda x: x[::-1], batch)
+  again = redcore.hold_out(turned, jax.random.key(0))[1]["valid"]
+  np.testing.assert_array_equal(again[::-1], held["valid"])
+  other = redcore.hold_out(batch, jax.random.key(1))[1]["valid"]
+  assert (other != held["valid"]).any()
+
+
+def upper_level():
+  """A tiny RedCore in x64 with a live Adam: (update, state, batch, one_ahead), where
+  `one_ahead(beta)` is the loss on the held-out rows after a step on the others."""
+  spec = batches.spec(modalities=batches.VECTORS[:2])
+  sizes = {"hidden": 2, "imputer": 4, "links": 1, "head_hidden": 2}
+  config = redcore.RedcoreConfig(**STILL | sizes, upper="hypergradient", upper_from=5)
+  method, net = (
+    redcore.redcore(config, spec),
+    redcore.RedcoreNet(spec.modalities, 3, config),
+  )
+  (stage,) = method.stages
+  tx = optim.build(optim.OptimConfig(lr=0.1), 100)
+  double = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+  params, beta = double(batches.parameters(method)), double(np.array([0.6, 0.8]))
+  flat = jax.flatten_util.ravel_pytree(params)[0]
+  opt = optax.tree_utils.tree_set(
+    tx.init(params),
+    count=jnp.int32(9),
+    mu=0.05 * flat,
+    nu=0.1 * flat**2 + 0.01,
+  )
+  adam = bilevel.projected_adam(config.upper_lr, config.floor)
+  control = redcore.controller(config).init(beta)
+  aux = {"upper": beta, "control": control, "upper_opt": adam.init(beta)}
+  batch, key = batches.complete(spec), jax.random.key(3)
+  fit, held = redcore.hold_out(batch, key)
+  assert fit["valid"].any() and held["valid"].any()
+
+  def inner(params, beta):
+    now = aux | {"upper": beta}
+    return stage.loss(params, now, fit, key, Clock(jnp.int32(9), 0.5))[0]
+
+  def one_ahead(beta):
+    step, _ = tx.update(jax.grad(inner)(params, beta), opt, params)
+    ahead = optax.apply_updates(params, step)
+    terms = redcore.redcore_terms(net, spec, ahead, held, key)
+    return tasks.ratio(terms["sup"]) + tasks.ratio(terms["single"])
+
+  update = batches.compiled(stage.update(stage, tx))
+  return update, State(params, aux, opt), (batch, key), batches.compiled(one_ahead)
+
+
+@pytest.mark.slow
+def test_the_hypergradient_is_that_of_finite_differences():
+  """And Adam's first step on it is lr * sign, then the floor and the sphere."""
+  with light(), jax.enable_x64(True):
+    update, state, at, one_ahead = upper_level()
+    found, told = update(state, *at, Clock(jnp.int32(5), 0.5))
+    beta = np.asarray(state.aux["upper"])
+    h, slope = 1e-5, np.zeros(2)
+    for i in range(2):
+      step = h * np.eye(2)[i]
+      slope[i] = (one_ahead(beta + step) - one_ahead(beta - step)) / (2 * h)
+    assert np.linalg.norm(slope) > 1e-4
+    assert float(told["hypergradient"]) == pytest.approx(np.linalg.norm(slope), 1e-4)
+    expected = np.maximum(beta - 0.02 * np.sign(slope), 0.1)
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found.aux["upper"], expected, 1e-5)
+    assert (found.aux["upper"] != beta).all()
+    # Before its step the upper level stays, the lower one goes on.
+    found, told = update(state, *at, Clock(jnp.int32(4), 0.5))
+    assert told["hypergradient"] == 0
+    for name in ("upper", "upper_opt"):
+      assert runs.same(found.aux[name], state.aux[name])
+    assert not runs.same(found.params, state.params)
+
+
+# Training.
+
+LEVELS = ("relative_advantage", "hypergradient")
+
+
+def fitted(mesh, upper=LEVELS[0], protocol="exact(0.5)", rows=None, **more):
+  """fit() of two seeds on the toy data: 10 steps in calls of 5."""
+  source = runs.dataset()
+  values = runs.VALUES["redcore"] | STILL | {"upper": upper, "upper_from": 2}
+  method = methods.build("redcore", values, source.spec)
+  rows = rows or runs.rows(source, protocol=protocol)
+  config, valid = runs.settings(steps=10), source.split("valid")
+  with light():
+    return train.fit(method, source.spec, rows, valid, config, mesh=mesh, **more)
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def whole(request, one_device):
+  """The upper level, and a run that nothing interrupts."""
+  return request.param, fitted(one_device, request.param)
+
+
+def test_beta_moves_on_the_sphere(whole):
+  _, fit = whole
+  beta = np.asarray(fit.aux["upper"])
+  np.testing.assert_allclose(np.linalg.norm(beta, axis=1), 1, 1e-5)
+  assert (beta > 0.05).all() and (np.abs(beta - 2**-0.5) > 1e-3).all()
+
+
+def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
+  upper, fit = whole
+  with checkpoint.opened(tmp_path) as manager, pytest.raises(train.Stopped) as stopped:
+    fitted(one_device, upper, manager=manager, stop=lambda: signal.SIGTERM)
+  assert stopped.value.step == 5
+  with checkpoint.opened(tmp_path) as manager:
+    again = fitted(one_device, upper, manager=manager)
+  assert runs.same(again[:4], fit[:4])
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does(whole, eight_devices):
+  """Two rows a device: how many have a modality differs from one to the next."""
+  upper, fit = whole
+  found = fitted(eight_devices, upper)
+  np.testing.assert_array_equal(found.at, fit.at)
+  runs.assert_close(found.params, fit.params, rtol=1e-4, atol=1e-5)
+  runs.assert_close(found.aux, fit.aux, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_training_ends_finite(one_device, rate):
+  fit = fitted(one_device, protocol=f"exact({rate})")
+  assert all(np.isfinite(x).all() for x in runs.numbers((fit.params, fit.aux)))
+
+
+@pytest.mark.parametrize("whole", ["relative_advantage"], indirect=True)
+def test_what_the_protocol_hides_is_never_seen(whole, one_device):
+  """NaN where it hides a row from both seeds changes no bit."""
+  upper, fit = whole
+  rows = runs.rows(runs.dataset(), protocol="exact(0.5)")
+  kept = feed.train_mask(rows, 0) | feed.train_mask(rows, 1)
+  inputs = {
+    name: np.where(kept[:, i, None], rows.split.inputs[name], np.float32(np.nan))
+    for i, name in enumerate(("m0", "m1"))
+  }
+  assert all(np.isnan(x).any() for x in inputs.values())
+  poisoned = rows._replace(split=rows.split._replace(inputs=inputs))
+  assert runs.same(fitted(one_device, upper, rows=poisoned)[:4], fit[:4])

@@ -1,0 +1,66 @@
+"""Presets: what they set, for a whole run and for one arm."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from promise_jax import methods, settings
+from promise_jax.methods import redcore
+
+REDCORE = Path(__file__).parents[1] / "configs" / "redcore.py"
+
+
+def config_of(arguments: str = "") -> dict:
+  """The plain dict of configs/redcore.py:arguments."""
+  spec = importlib.util.spec_from_file_location("config", REDCORE)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arguments).to_dict()
+
+
+def test_the_authors_preset_of_a_run():
+  given, plain = config_of("preset=authors"), config_of()
+  assert given["redcore"] == plain["redcore"] | redcore.AUTHORS != plain["redcore"]
+  assert given["train"]["optim"]["schedule"] == "linear"
+  assert given["train"]["optim"]["weight_decay"] == 0
+  assert {k: v for k, v in given.items() if k not in ("redcore", "train")} == {
+    k: v for k, v in plain.items() if k not in ("redcore", "train")
+  }
+  arms = settings.check(given).arms
+  assert [arm.text for arm in arms] == [given["method"], *given["controls"]]
+
+
+def test_the_authors_preset_of_one_arm():
+  """What follows in the parentheses goes before it; other arms stay as they are."""
+  config = config_of("controls=majority+redcore(step=0.2,preset=authors,upper=none)")
+  ours, _, theirs = settings.check(config).arms
+  own = {"step": 0.2, "upper": "none"}
+  assert theirs.values == config["redcore"] | redcore.AUTHORS | own
+  assert ours.values == config["redcore"]
+  assert theirs.folder == "redcore_step=0.2,preset=authors,upper=none"
+  built = methods.settings(theirs.method, theirs.values)
+  assert built.eval_sample and built.clip == 1 and built.step == 0.2
+
+
+def test_a_preset_that_says_nothing_of_a_method_changes_nothing():
+  config = config_of()
+  arm = settings.parse_arm("fusion(preset=authors)", config)
+  assert arm.values == config["fusion"]
+
+
+@pytest.mark.parametrize(
+  "text", ["preset=author", "controls=redcore(preset=author)", "method=x(preset=y)"]
+)
+def test_an_unknown_preset_is_refused(text):
+  sentence = "not a method" if "method" in text else "preset is 'author', known are"
+  with pytest.raises(ValueError, match=f"{sentence}.*"):
+    settings.check(config_of(text))
+
+
+@pytest.mark.parametrize("preset", settings.PRESETS)
+def test_every_preset_is_a_valid_run(preset):
+  arms = settings.check(config_of(f"preset={preset}")).arms
+  assert arms[0].method == "redcore"
+  for name in methods.METHODS:
+    settings.parse_arm(f"{name}(preset={preset})", config_of())
