@@ -6,8 +6,13 @@
 
 Default: three views of handwritten digits (mfeat), all rows labelled, the first view
 missing in 20 %, the second in 50 %, the third in 80 % of the training rows, for good:
-what is missing is never seen. RedCore in its clean version, without an upper level, and
-as its authors have it, fusion (mean + modality dropout) and distil.
+what is missing is never seen. Beside RedCore in its clean version: without an upper
+level, fusion (mean + modality dropout), distil, the majority class. With
+preset=authors the settings of the released code; their widths, rate and encoders'
+length of training are
+
+  --config.redcore.hidden=128 --config.redcore.imputer=256
+  --config.redcore.head_hidden=128 --config.train.optim.lr=2e-4
 """
 
 from promise_jax import settings

@@ -19,6 +19,7 @@ from promise_jax import (
   experiment,
   files,
   metrics,
+  missing,
   outcome,
   page,
   report,
@@ -140,7 +141,8 @@ def merge(folders: list[Path]) -> dict[str, Merged]:
 
 
 def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[dict]:
-  """The method against every other arm, on incomplete, all and the full pattern."""
+  """The method against every other arm, on the incomplete ones, on all, and on each
+  pattern."""
   spec = rundir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
   with np.load(folder / "predictions.npz") as file:
     # `group` is there where test rows come in groups (not before it was made use of).
@@ -148,6 +150,8 @@ def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[di
     table = file["pattern"]
   full = table.all(axis=1)
   means = {"incomplete": ~full, "all": full | True, "full": full}
+  for p, pattern in enumerate(table[~full]):
+    means[missing.pattern_name(pattern, spec.names)] = np.arange(len(table)) == p
   lines = []
   for other, arm in merged.items():
     if other == method:
@@ -170,18 +174,19 @@ def write(
   lines: list[dict],
   folder: Path,
 ) -> str:
-  """The files of the comparison; returns the markdown, a table for each of the arms
-  `compared` with all others."""
+  """The files of the comparison; returns the markdown: a table for each of the arms
+  `compared` with all others, and one by pattern of the arms with the most seeds."""
   results = [x for arm in merged.values() for x in arm.lines]
   metric = lines[0]["metric"] if lines else results[0]["metric"]
   first = folder / next(iter(config["runs"]))
-  tables = (arm_table(name, merged, lines, metric) for name in compared)
+  tables = (arm_table(name, merged, lines, metric, compared) for name in compared)
   text = f"## {config['title']}\n\n" + "\n".join(tables)
   text += rows_told(first)
   for name, arm in chosen.items():
     count = len(config["trials"][name])
     text += f"\n{name}: {arm}, chosen on validation among {count} trials.\n"
-  names = sorted(merged, key=lambda n: (-len(merged[n].seeds), n != compared[0]))
+  most = max(len(arm.seeds) for arm in merged.values())
+  names = [name for name, arm in merged.items() if len(arm.seeds) == most]
   text += "\n" + report.to_markdown(report.pattern_table(results, metric, names))
   files.write_json(folder / "comparison.json", lines)
   files.write_text(folder / "comparison.md", text)
@@ -211,15 +216,22 @@ def rows_told(folder: Path) -> str:
 
 
 def arm_table(
-  method: str, merged: dict[str, Merged], lines: list[dict], metric: str
+  method: str,
+  merged: dict[str, Merged],
+  lines: list[dict],
+  metric: str,
+  compared: tuple[str, ...],
 ) -> str:
   """A row an arm: its means, and what the method has over it on incomplete patterns.
 
-  The best control by validation is marked, see `outcome.best_control`.
+  The best control by validation is marked, see `outcome.best_control`: of the arms
+  that are not `compared` themselves and have as many seeds.
   """
   others = [n for n in merged if n != method]
+  seeds = len(merged[method].seeds)
+  controls = [n for n in others if n not in compared and len(merged[n].seeds) >= seeds]
   sign = metrics.sign(metric)
-  valid = {name: sign * arm.valid for name, arm in merged.items()}
+  valid = {n: sign * merged[n].valid for n in (method, *(controls or others))}
   best = outcome.best_control(method, valid) if others else None
   lines = [x for x in lines if x["method"] == method and x["rows"] == "incomplete"]
   verdicts = {x["control"]: x for x in lines}

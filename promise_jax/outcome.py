@@ -50,13 +50,20 @@ def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
 
 def row_counts(setup: Setup, test_split: Split) -> dict:
   """How many `rows` every split has and, where they come in groups, how many `groups`;
-  of how many train rows each seed sees the label (`labelled`)."""
+  of how many train rows each seed sees the label (`labelled`); the part of the train
+  rows that lack each modality (`missing`) and those that lack all (`empty`), means over
+  the seeds, in the first epoch."""
+  names, rows = setup.spec.names, setup.rows
+  masks = np.stack([rows.split.recorded & feed.train_mask(rows, s) for s in rows.seeds])
+  lacks = 1 - masks.mean(axis=(0, 1))
   splits = {"train": setup.rows.split, "valid": setup.valid, "test": test_split}
   groups = setup.dataset.groups.items()
   return {
     "rows": {name: len(split.id) for name, split in splits.items()},
     "groups": {name: len(np.unique(group)) for name, group in groups},
     "labelled": setup.rows.labelled.sum(axis=1).tolist(),
+    "missing": dict(zip(names, lacks.tolist(), strict=True)),
+    "empty": float((~masks.any(axis=2)).mean()),
   }
 
 

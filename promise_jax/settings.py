@@ -30,7 +30,6 @@ READING = {
 PRESETS = {
   # What the embedded sets want: encoders trained from nothing on few rows.
   "default": {},
-  "clean": {},  # its name beside "authors"
   # Features of a frozen backbone: wider codes, a slower rate (ours).
   "large": {
     "train": {"optim": {"lr": 1e-4}},
@@ -56,7 +55,9 @@ PRESETS = {
     "train": {"optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}},
     "redcore": redcore.AUTHORS,
   },
+  "clean": {"redcore": redcore.CLEAN},
 }
+OF_METHODS = ("authors", "clean")  # presets that speak of some methods only
 
 
 class Arm(NamedTuple):
@@ -106,15 +107,21 @@ def with_arguments(config, text: str):
       raise ValueError(
         f"config argument {key!r} is unknown, known are {', '.join((*plain, 'preset'))}"
       )
-  config.update(PRESETS[known_preset(given.pop("preset", "default"))])
+  preset = known_preset(
+    given.pop("preset", "default"), given.get("method", config.method)
+  )
+  config.update(PRESETS[preset])
   for key, value in given.items():
     config[key] = convert(key, value, config[key])
   return config
 
 
-def known_preset(name: str) -> str:
-  """`name`, if it is that of a preset; else ValueError."""
+def known_preset(name: str, method: str) -> str:
+  """`name`, if it is that of a preset for `method`; else ValueError."""
   one_of("preset", name, tuple(PRESETS))
+  if name in OF_METHODS and method not in PRESETS[name]:
+    of = ", ".join(m for m in methods.METHODS if m in PRESETS[name])
+    raise ValueError(f"preset {name} is one of {of}, the method is {method}")
   return name
 
 
@@ -160,7 +167,7 @@ def parse_arm(text: str, config: dict) -> Arm:
     raise ValueError(f"{text!r} is not a method or a control, known are {known}")
   base, given = dict(config[name]), pairs(match[2] or "")
   if "preset" in given:
-    base |= PRESETS[known_preset(given.pop("preset"))].get(name, {})
+    base |= PRESETS[known_preset(given.pop("preset"), name)].get(name, {})
   values = {}
   for key, value in given.items():
     if key not in base:

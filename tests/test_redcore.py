@@ -31,7 +31,7 @@ PRESETS = {
   "clean": STILL,
   "detached": STILL | {"detach_target": True},
   "subsets": {"subsets": 2, "vib": False, "upper": "none", "unimodal": 0.5},
-  "authors": redcore.AUTHORS,
+  "authors": redcore.AUTHORS | {"encoder": "pooled"},
 }
 
 
@@ -392,12 +392,13 @@ def test_the_authors_have_the_values_of_their_code():
     **{"growth": 1.5, "period": 500, "every": 3, "floor": 0.1, "absent": "zero"},
     **{"eval_sample": True, "mask_padding": False, "average": False, "he_init": True},
     **{"logvar_bound": 0.0, "count_empty": True, "clip": 1.0, "subsets": 0},
-    **{"logvar_start": 0.0, "links": 5},
+    **{"logvar_start": 0.0, "links": 5, "encoder": "transformer"},
+    **{"heads": 8, "blocks": 3},
   }
   assert {k: getattr(config, k) for k in expected} == expected
-  sizes = {"hidden", "imputer", "head_hidden", "encoder", "heads", "blocks"}
+  widths = {"hidden", "imputer", "head_hidden"}
   of_ours = {"upper_lr", "upper_from"}
-  assert set(vars(config)) == set(expected) | sizes | of_ours
+  assert set(vars(config)) == set(expected) | widths | of_ours
 
 
 @functools.cache

@@ -43,10 +43,21 @@ def test_the_authors_preset_of_one_arm():
   assert built.eval_sample and built.clip == 1 and built.step == 0.2
 
 
-def test_a_preset_that_says_nothing_of_a_method_changes_nothing():
+def test_a_preset_that_says_nothing_of_a_method():
+  """A general one changes nothing, one of released code is refused."""
   config = config_of()
-  arm = settings.parse_arm("fusion(preset=authors)", config)
+  arm = settings.parse_arm("fusion(preset=default)", config)
   assert arm.values == config["fusion"]
+  for arguments in ("controls=fusion(preset=authors)", "method=robult,preset=clean"):
+    with pytest.raises(ValueError, match="is one of redcore, the method is"):
+      settings.check(config_of(arguments))
+
+
+def test_clean_is_the_default_whatever_the_run_has():
+  plain = config_of()["redcore"]
+  config = config_of("preset=authors,controls=redcore(preset=clean)")
+  theirs, clean = settings.check(config).arms
+  assert clean.values == plain != theirs.values
 
 
 @pytest.mark.parametrize(
@@ -63,4 +74,5 @@ def test_every_preset_is_a_valid_run(preset):
   arms = settings.check(config_of(f"preset={preset}")).arms
   assert arms[0].method == "redcore"
   for name in methods.METHODS:
-    settings.parse_arm(f"{name}(preset={preset})", config_of())
+    if preset not in settings.OF_METHODS or name in settings.PRESETS[preset]:
+      settings.parse_arm(f"{name}(preset={preset})", config_of())

@@ -199,7 +199,7 @@ def test_parameters_are_as_many_as_in_the_released_code(name):
   kinds = tuple(Modality(f"m{i}", "sequence", (50, w)) for i, w in enumerate(widths))
   task = batches.TASKS["classes"]._replace(outputs=classes)
   sizes = {"hidden": d, "head_hidden": head, "links": 5, "heads": 8, "blocks": 3}
-  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes, encoder="transformer")
+  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes)
   method = redcore.redcore(config, batches.spec(modalities=kinds)._replace(task=task))
   shapes = jax.eval_shape(method.init, jax.random.key(0))[0]["params"]
   count = {module: size(part) for module, part in shapes.items()}
@@ -221,7 +221,7 @@ def test_the_authors_weights_are_he_normal():
   """Normal with variance 2 / fan_in, not truncated; the packed QKV has 1 / d."""
   spec = batches.spec(modalities=tuple(Modality(n, "vector", (40,)) for n in "ab"))
   sizes = {"hidden": 48, "imputer": 48, "head_hidden": 40, "links": 2, "blocks": 2}
-  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes, encoder="transformer")
+  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes)
   params, _ = batches.compiled(redcore.redcore(config, spec).init)(jax.random.key(0))
   del params["params"]["absent"]
   unit = []

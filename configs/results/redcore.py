@@ -15,7 +15,7 @@ from promise_jax import settings
 
 PROTOCOL = {"watch": "exact(0.2,0.8)"}
 OTHERS = (
-  "redcore(preset=authors)",
+  "redcore(preset=authors,encoder=pooled)",
   "redcore(upper=hypergradient)",
   "redcore(vib=false)",
   "redcore(subsets=0)",

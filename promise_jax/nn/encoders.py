@@ -36,7 +36,8 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x, present, length=None, *, key=None, ids=None):
-    """x [B, ...], present bool[B], length i32[B] of real steps -> f32[B, H].
+    """x [B, ...], present bool[B], length i32[B] of real steps -> f32[B, H]; images
+    may come as the features that `prepare` has made of them.
 
     `key` switches training noise on: a row draws from `key` folded with the name of
     the modality and with its own id in `ids` i32[B], wherever it is in the batch.
@@ -49,6 +50,9 @@ class Encoder(nn.Module):
     if key is not None and ids is None:
       raise ValueError("key is given but ids is None, noise needs the id of each row.")
     x = missing.select(x, present)
+    if kind == "image" and x.ndim == 4:
+      # Once more: a black image has features that are not 0.
+      x = missing.select(image_features(x), present)
     keys = None if key is None else row_keys(key, name, ids)
     rate = DROPOUT[kind] if self.dropout is None else self.dropout
     body = BODIES[kind](self.modality, self.hidden, rate, self.dtype, name="body")
@@ -56,7 +60,7 @@ class Encoder(nn.Module):
 
 
 class Image(nn.Module):
-  """An MLP on `image_features`, or on what `prepare` has made of them already."""
+  """An MLP on `image_features`."""
 
   modality: types.Modality
   hidden: int
@@ -66,8 +70,7 @@ class Image(nn.Module):
   @nn.compact
   def __call__(self, x, length, keys):
     del length
-    f = image_features(x) if x.ndim == 4 else x
-    return _mlp(self, f.astype(self.dtype), keys, self.dropout)
+    return _mlp(self, x.astype(self.dtype), keys, self.dropout)
 
 
 class Tokens(nn.Module):
