@@ -224,12 +224,21 @@ def arm_table(
 ) -> str:
   """A row an arm: its means, and what the method has over it on incomplete patterns.
 
-  The best control by validation is marked, see `outcome.best_control`: of the arms
-  that are not `compared` themselves and have as many seeds.
+  A variant (the method is not the first of `compared`) is shown beside its own settings
+  and the arms with as many seeds. The best control by validation is marked, see
+  `outcome.best_control`: of the arms with as many seeds that are no setting of a method
+  `compared`.
   """
-  others = [n for n in merged if n != method]
+
+  def base(name):
+    return name.partition("(")[0]
+
   seeds = len(merged[method].seeds)
-  controls = [n for n in others if n not in compared and len(merged[n].seeds) >= seeds]
+  full = [n for n in merged if len(merged[n].seeds) >= seeds]
+  others = [n for n in merged if n != method]
+  if method != compared[0]:
+    others = [n for n in others if n in full or base(n) == base(method)]
+  controls = [n for n in full if base(n) not in map(base, compared)]
   sign = metrics.sign(metric)
   valid = {n: sign * merged[n].valid for n in (method, *(controls or others))}
   best = outcome.best_control(method, valid) if others else None
