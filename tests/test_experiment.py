@@ -124,13 +124,13 @@ def test_every_line_has_its_fields(finished):
   assert all(line.keys() >= FIELDS for line in lines)
   shared = {(x["dataset"], x["label_rate"], x["train_protocol"]) for x in lines}
   assert shared == {("synthetic", 0.5, "none")}
-  # 3 arms, 2 seeds, 3 patterns and 10 rates: each accuracy once.
+  # 3 arms, 2 seeds, 3 patterns, 10 rates and 2 ways to pool: each accuracy once.
   keys = [
     (x["method"], x["seed"], str(x["pattern"]), x["protocol"])
     for x in lines
     if x["split"] == "test" and x["metric"] == "accuracy"
   ]
-  assert len(keys) == len(set(keys)) == 3 * 2 * 13
+  assert len(keys) == len(set(keys)) == 3 * 2 * 15
   # The same rows and masks for every arm and seed.
   hashes = {}
   for x in lines:
@@ -149,6 +149,8 @@ def test_accuracy_follows_from_the_predictions(finished):
   for line in lines_of(finished.folder):
     if line["split"] != "test" or line["metric"] != "accuracy":
       continue
+    if line["protocol"].startswith("pooled"):
+      continue  # tests/test_evaluate.py has these
     logits = stored[f"logits/{line['method']}"][line["seed"]]
     if line["pattern"] is None:
       protocol = missing.parse(line["protocol"])
@@ -310,17 +312,21 @@ def test_groups_of_test_rows_are_kept_and_compared_whole(tmp_path):
   x = {f"x_m{i}": rng.normal(size=(60, 4)) for i in range(2)}
   np.savez(tmp_path / "own.npz", y=group % 2, group=group, **x)
   given = runs.get_config("method=majority,controls=none").to_dict()
-  given |= {"dataset": str(tmp_path / "own.npz")}
+  given |= {"dataset": str(tmp_path / "own.npz"), "train_protocol": "exact(0.5,0.25)"}
   given["data"] = {"data_dir": "", **settings.READING}
   quietly(tmp_path / "run", given)
   source = arms.load_data(given)
   with np.load(tmp_path / "run" / "predictions.npz") as file:
     assert file["group"].tolist() == (file["id"] // 3).tolist()
     assert file["id"].tolist() == source.split("test").id.tolist()
+  draw = {"split": "train", "ids": source.split("train").id, "modalities": 2}
+  kept = [missing.draw("exact(0.5,0.25)", seed=s, **draw) for s in (0, 1)]
   assert json.loads((tmp_path / "run" / "rows.json").read_text()) == {
     "rows": {"train": 36, "valid": 12, "test": 12},
     "groups": {"train": 12, "valid": 4, "test": 4},
     "labelled": [18, 18],
+    "missing": {"m0": 0.5, "m1": 0.25},
+    "empty": pytest.approx(np.mean([not row.any() for x in kept for row in x])),
   }
 
 
