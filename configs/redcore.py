@@ -7,9 +7,10 @@
 Default: three views of handwritten digits (mfeat), all rows labelled, the first view
 missing in 20 %, the second in 50 %, the third in 80 % of the training rows, for good:
 what is missing is never seen. Beside RedCore in its clean version: without an upper
-level, fusion (mean + modality dropout), distil, the majority class. With
-preset=authors the settings of the released code; their widths, rate and encoders'
-length of training are
+level, fusion (mean + modality dropout), distil, the majority class. Expect, as mean
+accuracy over the incomplete patterns (20 seeds, RESULTS.md), 82.8 +- 0.6 % for redcore,
+82.0 +- 0.7 % for fusion, 82.7 +- 0.7 % for distil. With preset=authors the settings
+of the released code; their widths and rate are
 
   --config.redcore.hidden=128 --config.redcore.imputer=256
   --config.redcore.head_hidden=128 --config.train.optim.lr=2e-4

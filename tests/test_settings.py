@@ -11,12 +11,26 @@ from promise_jax.methods import redcore
 REDCORE = Path(__file__).parents[1] / "configs" / "redcore.py"
 
 
+def module():
+  """configs/redcore.py."""
+  spec = importlib.util.spec_from_file_location("config", REDCORE)
+  found = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(found)
+  return found
+
+
 def config_of(arguments: str = "") -> dict:
   """The plain dict of configs/redcore.py:arguments."""
-  spec = importlib.util.spec_from_file_location("config", REDCORE)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arguments).to_dict()
+  return module().get_config(arguments).to_dict()
+
+
+def test_the_rates_of_the_authors_can_be_asked_for():
+  """Section 7.3 of their scripts: ten shared rates, seven different imbalanced ones."""
+  shared, imbalanced = module().SHARED, module().IMBALANCED
+  assert (len(shared), len(set(imbalanced))) == (10, 7)
+  for text in (*shared, *imbalanced):
+    protocol = settings.check(config_of(f"train_protocol={text}")).protocol
+    assert str(protocol) == text
 
 
 def test_the_authors_preset_of_a_run():

@@ -6,7 +6,7 @@
 and with another training protocol, "...redcore.py:train_protocol=exact(0.5)". Default:
 mfeat, all labels, the views missing in 20, 50 and 80 % of the training rows;
 on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline arms have 20
-seeds, the others 5. Resumable.
+seeds, the others 5. About 20 minutes on one CPU core; resumable.
 """
 
 from ml_collections import config_dict
