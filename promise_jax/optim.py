@@ -12,6 +12,7 @@ from promise_jax.types import PyTree, one_of
 # Inside the root of Adam: 1e-8 at the end, as eps is. Without it the derivative of a
 # step is infinite where a gradient is exactly 0 (`bilevel.hypergradient`).
 EPS_ROOT = 1e-16
+UNDECAYED = ("bias", "scale", "prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +88,10 @@ def constant_then_linear(epoch, constant: int, decay: int):
 
 def decayed(params: PyTree) -> PyTree:
   """True for the leaves that weight decay applies to: matrices, but not the biases and
-  scales of layers that are stacked for a scan."""
+  scales of layers that are stacked for a scan, nor prompts."""
 
   def matrix(path, x):
-    return x.ndim > 1 and path_name(path[-1:]) not in ("bias", "scale")
+    return x.ndim > 1 and path_name(path[-1:]) not in UNDECAYED
 
   return jax.tree_util.tree_map_with_path(matrix, params)
 
@@ -120,6 +121,23 @@ def clipped_by_module(
   def update(updates, state, params=None):
     parts = {k: clip.update(v, None)[0] for k, v in updates["params"].items()}
     return tx.update({"params": parts}, state, params)
+
+  return optax.GradientTransformation(tx.init, update)
+
+
+def scaled(
+  tx: optax.GradientTransformation, name: str, factor: float
+) -> optax.GradientTransformation:
+  """`tx`, with `factor` times the learning rate for the leaves whose path ends in
+  `name`. Its state is that of `tx`."""
+
+  def update(updates, state, params=None):
+    updates, state = tx.update(updates, state, params)
+
+    def one(path, x):
+      return factor * x if path_name(path[-1:]) == name else x
+
+    return jax.tree_util.tree_map_with_path(one, updates), state
 
   return optax.GradientTransformation(tx.init, update)
 

@@ -78,16 +78,17 @@ def slow_query(p, sources, layers):
   for layer in range(layers):
     name = lambda kind, i, n, k=layer: p[f"{kind}_{n * k + i}"]
     q_in, x_in = norm(name("LayerNorm", 0, 3), g), norm(name("LayerNorm", 1, 3), x)
+    attention = p[f"Attention_{layer}"]
     heads = []
     for head in range(2):
       q, k, v = (
-        y @ name("DenseGeneral", i, 3)["kernel"][:, head]
+        y @ attention[f"DenseGeneral_{i}"]["kernel"][:, head]
         for i, y in enumerate((q_in, x_in, x_in))
       )
       heads.append(attend(q, k, v, math.sqrt(H / 2)))
-    u = g + dense(name("Dense", 0, 3), np.concatenate(heads, axis=1))
-    wide = gelu(dense(name("Dense", 1, 3), norm(name("LayerNorm", 2, 3), u)))
-    g = u + dense(name("Dense", 2, 3), wide)
+    u = g + dense(attention["Dense_0"], np.concatenate(heads, axis=1))
+    wide = gelu(dense(name("Dense", 0, 2), norm(name("LayerNorm", 2, 3), u)))
+    g = u + dense(name("Dense", 1, 2), wide)
   return g
 
 

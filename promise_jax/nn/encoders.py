@@ -155,7 +155,7 @@ def image_features(x):
   On 951 pictures this beat a learned embedding of raw patches by far; the two last
   parts have norm 1 and are scaled to entries of order 1.
   """
-  x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
+  x = unit(x)
   parts = [2 * pool(x) - 1, 16 * orientations(x), 16 * colours(x)]
   return jnp.concatenate([part.reshape(len(x), -1) for part in parts], -1)
 
@@ -168,6 +168,11 @@ def prepare(inputs):
     return jax.lax.map(lambda row: image_features(row[None])[0], x, batch_size=128)
 
   return {name: features(x) if x.ndim == 4 else x for name, x in inputs.items()}
+
+
+def unit(x):
+  """Images, uint8 in 0..255 or float in [0, 1], as f32 in [0, 1]."""
+  return x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
 
 
 def pool(x, grid=8):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from promise_jax import missing, types
+from promise_jax.nn import attention
 from promise_jax.types import Array
 
 # Not zeros: prompts that start alike get the same gradients and stay alike.
@@ -102,26 +103,15 @@ class Query(Generator):
   @nn.compact
   def __call__(self, sources, there, shape):
     width = shape[-1]
-    if width % self.heads:
-      raise ValueError(f"width is {width}, not a multiple of the {self.heads} heads")
     g = self.pool(shape)
     x = jnp.concatenate([*sources, g], axis=1)
     there = jnp.concatenate([*there, jnp.ones(g.shape[:2], bool)], axis=1)
     for _ in range(self.layers):
-      u = g + self.attend(nn.LayerNorm()(g), nn.LayerNorm()(x), there)
+      ask = attention.Attention(self.heads)
+      u = g + ask(nn.LayerNorm()(g), nn.LayerNorm()(x), there)
       wide = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(u)))
       g = u + nn.Dense(width)(wide)
     return g, jnp.ones(g.shape[:2], bool)
-
-  def attend(self, g, x, there):
-    width, part = g.shape[-1], g.shape[-1] // self.heads
-    # No bias: to the softmax, one of the keys makes no difference.
-    dense = lambda x: nn.DenseGeneral((self.heads, part), use_bias=False)(x)
-    q, k, v = dense(g), dense(x), dense(x)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(part)
-    logits = jnp.where(there[:, None, None], logits, -1e30)
-    out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
-    return nn.Dense(width)(out.reshape(g.shape))
 
 
 class Memory(Generator):

@@ -1,15 +1,15 @@
 """RedCore's encoder: a transformer without positions, f[B, T, D] -> f[B, H]."""
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from promise_jax import missing, types
-from promise_jax.nn import encoders
+from promise_jax.nn import attention, encoders
 from promise_jax.nn.imputers import HE
 from promise_jax.types import Array
+
+CELLS = 64  # steps of an image
 
 
 def as_steps(modality: types.Modality, x: Array, length: Array | None) -> tuple:
@@ -19,9 +19,9 @@ def as_steps(modality: types.Modality, x: Array, length: Array | None) -> tuple:
   `length` i32[B] on are zeros.
   """
   if modality.kind == "image":
-    x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
+    x = encoders.unit(x)
     cells = [2 * encoders.pool(x) - 1, 16 * encoders.orientations(x)]
-    x = jnp.concatenate(cells, -1).reshape(len(x), 64, -1)
+    x = jnp.concatenate(cells, -1).reshape(len(x), CELLS, -1)
   elif modality.kind == "vector":
     x = x[:, None]
   real = jnp.ones(x.shape[:2], bool)
@@ -54,11 +54,8 @@ class Block(nn.Module):
     rows, steps, width = h.shape
     packed = nn.Dense(3 * width, kernel_init=nn.initializers.normal(width**-0.5))(h)
     q, k, v = jnp.split(packed.reshape(rows, steps, self.heads, -1), 3, axis=-1)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(width // self.heads)
-    if real is not None:
-      logits = jnp.where(real[:, None, None], logits, -1e30)
-    weight = encoders.drop(jax.nn.softmax(logits), 0.2, keys)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(h.shape)
+    drop = lambda weight: encoders.drop(weight, 0.2, keys)
+    out = attention.attend(q, k, v, real, drop).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE)(out)
 
 

@@ -1,0 +1,102 @@
+"""Attention by several heads, and pre-norm layers that ask themselves or others."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from promise_jax import missing
+from promise_jax.nn import encoders
+from promise_jax.types import Array
+
+
+def attend(
+  query: Array, key: Array, value: Array, there: Array | None = None, drop=None
+) -> Array:
+  """softmax(query key^T / sqrt(D)) value for N heads, f[B, Q, N, D].
+
+  `query` f[B, Q, N, D], `key` and `value` f[B, T, N, D]; `there` bool[B, T] or None:
+  which of the T may be attended to (none of them: all alike). `drop`, if given, is
+  applied to the weights f[B, N, Q, T].
+  """
+  logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+  if there is not None:
+    logits = jnp.where(there[:, None, None], logits, -1e30)
+  weight = jax.nn.softmax(logits)
+  weight = weight if drop is None else drop(weight)
+  return jnp.einsum("bhqk,bkhd->bqhd", weight, value)
+
+
+class Attention(nn.Module):
+  """Steps f[B, Q, H] ask steps f[B, T, H], of which bool[B, T] are there -> f[B, Q, H].
+
+  A row with nothing to ask gets zeros. Raises ValueError unless H is a multiple of the
+  heads.
+  """
+
+  heads: int
+
+  @nn.compact
+  def __call__(self, x: Array, sources: Array, there: Array) -> Array:
+    width = x.shape[-1]
+    if width % self.heads:
+      raise ValueError(f"width is {width}, not a multiple of the {self.heads} heads")
+    # No bias: to the softmax, one of the keys makes no difference.
+    split = (self.heads, width // self.heads)
+    dense = lambda x: nn.DenseGeneral(split, use_bias=False)(x)
+    out = attend(dense(x), dense(sources), dense(sources), there)
+    out = nn.Dense(width)(out.reshape(x.shape))
+    return missing.select(out, jnp.any(there, axis=1))
+
+
+class Layer(nn.Module):
+  """x <- x + MHA(LN x, LN s), x <- x + FFN(LN x), s the sources, or x itself if None.
+
+  Both parts are dropped at rate `dropout` while `keys` [B] are given, one draw a row
+  and feature for all steps: drawing is dear on CPU. The signature is that of a step of
+  `nn.scan`, over the number of the layer.
+  """
+
+  heads: int
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x, layer, sources, there, keys):
+    asked = nn.LayerNorm()(x)
+    sources = asked if sources is None else nn.LayerNorm(name="norm_sources")(sources)
+    first, second = self.masks(x, layer, keys)
+    x = x + first * Attention(self.heads)(asked, sources, there)
+    wide = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
+    return x + second * nn.Dense(x.shape[-1])(wide), None
+
+  def masks(self, x, layer, keys):
+    shape = (len(x), 2, 1, x.shape[-1])
+    if keys is not None:
+      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+    kept = encoders.drop(jnp.ones(shape, x.dtype), self.dropout, keys)
+    return kept[:, 0], kept[:, 1]
+
+
+class Layers(nn.Module):
+  """`count` of `Layer` in turn, each with weights of its own, as one scan."""
+
+  count: int
+  heads: int
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: Array, there: Array, sources=None, keys=None) -> Array:
+    """f[B, Q, H]: x f[B, Q, H] asks itself, or `sources` f[B, T, H]; `there` bool[B, T]
+    are the steps that may be asked; `keys` [B] switch dropout on."""
+    if not self.count:
+      return x
+    stack = nn.scan(
+      Layer,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=self.count,
+    )
+    stack = stack(self.heads, self.dropout)
+    return stack(x, jnp.arange(self.count), sources, there, keys)[0]
