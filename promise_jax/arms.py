@@ -64,6 +64,7 @@ def prepare(config: dict) -> Setup:
       train.check(method, plan.train, sharding.make_mesh())
   rows = feed.Rows(split, labelled, plan.seeds, plan.protocol)
   feed.train_mask(rows, plan.seeds[0])
+  evaluate.protocol_conditions(valid, plan.tests, "valid")  # raises if one does not fit
   metrics.metrics_for(spec.task, config["metrics"])
   patterns = missing.all_patterns(len(spec.modalities))
   return Setup(config, plan, dataset, spec, rows, valid, patterns)
@@ -88,9 +89,14 @@ def load_data(config: dict) -> data.Dataset:
     # It is made, not read: what says how to read the others, unless set, is not for it.
     unset = settings.READING.items()
     options = {k: v for k, v in options.items() if (k, v) not in unset}
+    count = options.get("modalities")
+    if isinstance(count, str) and count.isdecimal():
+      options["modalities"] = int(count)  # how many are made, not which are kept
   else:
     options["scale"] = options["scale"] or None
     options["kinds"] = settings.pairs(options["kinds"])
+    # The config of a run made before there was this field has none.
+    options["frozen"] = settings.pairs(options.get("frozen", ""))
   dataset = data.load(config["dataset"], data_dir=folder, **options)
   for name in ("train", "valid", "test"):
     if name not in dataset.splits:

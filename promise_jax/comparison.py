@@ -64,15 +64,47 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   return write(config, chosen, compared, merged, lines, folder)
 
 
+def two_runs(
+  arguments: str,
+  base,
+  *,
+  title: str,
+  headline: tuple[str, ...],
+  others: tuple[str, ...],
+  trials: dict[str, tuple[str, ...]] | None = None,
+  variants: tuple[str, ...] = (),
+):
+  """The ConfigDict of a comparison of two runs of `base`, a ConfigDict: `headline`
+  are the controls with 20 seeds, `others` those with 5; `trials` have 5 as well.
+
+  `base` follows the `arguments` of the config file already; ValueError if they set the
+  seeds or the controls.
+  """
+  from ml_collections import config_dict
+
+  for field in ("seeds", "controls"):
+    if field in settings.pairs(arguments):
+      raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
+  runs = {
+    "headline": base.to_dict() | {"seeds": 20, "controls": headline},
+    "others": base.to_dict() | {"seeds": 5, "controls": others},
+  }
+  config = {"title": title, "trials": trials or {}, "trial_seeds": 5, "runs": runs}
+  if variants:
+    config["variants"] = variants
+  return config_dict.ConfigDict(config)
+
+
 def check(config: dict) -> None:
-  """Raises ValueError unless the runs are about one method, data set and label rate
-  and every list of trials is as long."""
+  """Raises ValueError unless the runs are about one method, data set, label rate and
+  protocols, and every list of trials is as long."""
   if not config["runs"]:
     raise ValueError("runs is empty, at least one experiment is needed")
   counts = {name: len(trials) for name, trials in config["trials"].items()}
   if len(set(counts.values())) > 1:
     raise ValueError(f"trials must be equally many for every arm, found {counts}")
-  for field in ("method", "dataset", "data", "label_rate", "train_protocol"):
+  shared = ("method", "dataset", "data", "label_rate")
+  for field in (*shared, "train_protocol", "test_protocols"):
     values = [c[field] for c in config["runs"].values()]
     if any(v != values[0] for v in values):
       raise ValueError(f"the runs of a comparison share {field}, found {values}")
@@ -175,7 +207,8 @@ def write(
   folder: Path,
 ) -> str:
   """The files of the comparison; returns the markdown: a table for each of the arms
-  `compared` with all others, and one by pattern of the arms with the most seeds."""
+  `compared` with all others, and those by pattern and test protocol of the arms with
+  the most seeds."""
   results = [x for arm in merged.values() for x in arm.lines]
   metric = lines[0]["metric"] if lines else results[0]["metric"]
   first = folder / next(iter(config["runs"]))
@@ -188,6 +221,10 @@ def write(
   most = max(len(arm.seeds) for arm in merged.values())
   names = [name for name, arm in merged.items() if len(arm.seeds) == most]
   text += "\n" + report.to_markdown(report.pattern_table(results, metric, names))
+  tests = next(iter(config["runs"].values()))["test_protocols"]
+  if tests:
+    table = report.protocol_table(results, metric, names, tests)
+    text += "\n" + report.to_markdown(table)
   files.write_json(folder / "comparison.json", lines)
   files.write_text(folder / "comparison.md", text)
   made_by = rundir.read_config(first)

@@ -27,7 +27,9 @@ def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
   split = setup.dataset.split("test")
   logits = {t.arm.text: np.asarray(t.predicts(split)) for t in arms}
   conditions = evaluate.pattern_conditions(split, setup.patterns, setup.spec.names)
-  conditions += evaluate.protocol_conditions(split, evaluate.rate_protocols(), "test")
+  protocols = evaluate.rate_protocols()
+  protocols += [p for p in setup.plan.tests if p not in protocols]
+  conditions += evaluate.protocol_conditions(split, protocols, "test")
   lines = []
   for trained in arms:
     values = logits[trained.arm.text]
@@ -255,12 +257,15 @@ def differences(
 
 
 def shown(folder: Path) -> str:
-  """The table of a finished run, and how the method stands against its control."""
+  """The tables of a finished run, and how the method stands against its control."""
   run = report.read_run(folder)
   config = run.config["config"]
   names = [config["method"], *config["controls"]]
   metric = next(x["metric"] for x in run.results if x["pattern"])
-  text = [report.to_text(report.pattern_table(run.results, metric, names))]
+  tables = [report.pattern_table(run.results, metric, names)]
+  if tests := config["test_protocols"]:
+    tables.append(report.protocol_table(run.results, metric, names, tests))
+  text = [report.to_text(table) for table in tables]
   if missing.parse(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not holes\n")
   text += [report.verdict(line) for line in run.comparison[:2]]

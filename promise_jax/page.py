@@ -115,10 +115,8 @@ def _table(table: report.Table) -> Raw:
     for now, before in zip(means, [False, *means[:-1]], strict=True)
   ]
   cells = [["", "", *("best" if b else "" for b in r.best)] for r in table.rows]
-  header = ["present", "n", *table.methods]
-  return _grid(
-    header, report.table_body(table), report.caption(table), "", row_kinds, cells
-  )
+  header, *body = report.table_lines(table)
+  return _grid(header, body, report.caption(table), "", row_kinds, cells)
 
 
 def _has_patterns(row: dict) -> bool:
@@ -126,7 +124,15 @@ def _has_patterns(row: dict) -> bool:
   return named and row["split"] == "test"
 
 
-def _results(results, methods) -> list[str]:
+def _folded(tables: Sequence[report.Table]) -> list[str]:
+  """All tables but the first, each behind its metric."""
+  return [
+    f"<details><summary>{_escape(t.metric)}</summary>{_table(t)}</details>"
+    for t in tables[1:]
+  ]
+
+
+def _results(results, methods, protocols) -> list[str]:
   """The sections of one data set and label rate: tables, bars, rate curves."""
   names = report.in_order(r["metric"] for r in results if r["split"] == "test")
   patterns = report.in_order(r["metric"] for r in results if _has_patterns(r))
@@ -138,11 +144,11 @@ def _results(results, methods) -> list[str]:
     out += [
       '<p class="note">Bold: best mean of the row.</p>',
       _image(plots.bars(tables[0]), alt),
+      *_folded(tables),
     ]
-    out += [
-      f"<details><summary>{_escape(t.metric)}</summary>{_table(t)}</details>"
-      for t in tables[1:]
-    ]
+  if protocols:
+    tables = [report.protocol_table(results, n, methods, protocols) for n in names]
+    out += ["<h3>By test protocol</h3>", _table(tables[0]), *_folded(tables)]
   pooled = report.pooled_table(results, methods)
   if pooled:
     note = "predictions under several patterns, pooled before the metric is taken"
@@ -200,11 +206,12 @@ def html(run: report.Run) -> str:
     f"<details><summary>Configuration, {len(config)} fields</summary>{grid}</details>"
   )
   parts = [fold] if config else []
+  protocols = run.config.get("config", {}).get("test_protocols", ())
   settings = report.in_order(map(report.setting_of, run.results))
   for dataset, rate in settings:
     title = str(dataset) if rate is None else f"{dataset}, {100 * rate:g} % of labels"
     chosen = [r for r in run.results if report.setting_of(r) == (dataset, rate)]
-    parts += [f"<h2>{_escape(title)}</h2>", *_results(chosen, methods)]
+    parts += [f"<h2>{_escape(title)}</h2>", *_results(chosen, methods, protocols)]
   if run.comparison:
     parts += ["<h2>Against the controls</h2>", _comparison(run.comparison)]
   if run.metrics:

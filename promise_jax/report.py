@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from promise_jax import files, metrics
+from promise_jax import files, metrics, missing
+from promise_jax.types import one_of
 
 POOLED = ("pooled(all)", "pooled(incomplete)")
 MOST_PATTERNS = 15  # more than that are shown by the number of modalities present
@@ -48,8 +49,9 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-  """One `metric` of `methods` (the columns) in `rows`."""
+  """One `metric` of `methods` (the columns) in `rows`, whose names say what is `of`."""
 
+  of: str  # "present" or "protocol"
   metric: str
   methods: tuple[str, ...]
   rows: tuple[Row, ...]
@@ -69,22 +71,14 @@ class Run(NamedTuple):
 def read_run(directory) -> Run:
   """A run from its directory; a file that is not there is an empty part."""
   directory = pathlib.Path(directory)
-
-  def read(name, parse, empty):
-    path = directory / name
-    return parse(path) if path.exists() else empty
-
-  def parse_json(path):
-    return json.loads(path.read_text("utf-8"))
-
-  return Run(
-    title=directory.resolve().name,
-    config=read("config.json", parse_json, {}),
-    results=read("results.jsonl", files.read_jsonl, []),
-    metrics=read("metrics.jsonl", files.read_jsonl, []),
-    comparison=read("comparison.json", parse_json, []),
-    speed=read("speed.jsonl", files.read_jsonl, []),
-  )
+  parts = {}
+  for name in ("results", "metrics", "speed"):
+    if (directory / f"{name}.jsonl").exists():
+      parts[name] = files.read_jsonl(directory / f"{name}.jsonl")
+  for name in ("config", "comparison"):
+    if (directory / f"{name}.json").exists():
+      parts[name] = json.loads((directory / f"{name}.json").read_text("utf-8"))
+  return Run(directory.resolve().name, **parts)
 
 
 def number(value) -> float:
@@ -112,14 +106,14 @@ def setting_of(row: dict) -> tuple:
 
 def _order(patterns: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
   """Fewest modalities first, then as the fullest pattern lists them."""
-  patterns = in_order(patterns)
   widest_first = sorted(patterns, key=len, reverse=True)
   rank = {m: i for i, m in enumerate(in_order(itertools.chain(*widest_first)))}
   return sorted(patterns, key=lambda p: (len(p), sorted(rank[m] for m in p)))
 
 
-def _groups(patterns: list[tuple[str, ...]]) -> list[tuple[str, list]]:
+def _groups(patterns: Iterable[tuple[str, ...]]) -> list[tuple[str, list]]:
   """(name, patterns of the row) of every row of a pattern table."""
+  patterns = _order(patterns)
   most = len(patterns[-1])
   if len(patterns) <= MOST_PATTERNS:
     rows = [(" + ".join(p) or "nothing", [p]) for p in patterns]
@@ -127,52 +121,67 @@ def _groups(patterns: list[tuple[str, ...]]) -> list[tuple[str, list]]:
     sizes = itertools.groupby(patterns, key=len)
     rows = [(f"{size} of {most} present", list(group)) for size, group in sizes]
   incomplete = [p for p in patterns if len(p) < most]
-  if incomplete:
-    rows.append(("mean, incomplete", incomplete))
+  rows += [("mean, incomplete", incomplete)] if incomplete else []
   return [*rows, ("mean, all", patterns)]
 
 
-def pattern_table(
-  results, metric: str, methods: Sequence[str], *, split: str = "test"
-) -> Table:
+def pattern_table(results, metric: str, methods: Sequence[str]) -> Table:
   """The metric under every pattern (fewest modalities first) and its means over them.
 
-  Reads the lines of protocol "none" that name a pattern. A seed that lacks a pattern of
-  a row does not count in that row.
-
-  Raises:
-    ValueError: no such line, lines of several data sets or label rates, a line twice.
+  Reads the test lines of protocol "none" that name a pattern. A seed that lacks a
+  pattern of a row does not count in that row. Raises ValueError for no such line, lines
+  of several data sets or label rates, a line twice.
   """
   lines = [r for r in results if r["protocol"] == "none" and r["pattern"] is not None]
-  lines = [r for r in lines if r["split"] == split and r["method"] in methods]
+  return _table("present", lines, metric, methods, _groups)
+
+
+def protocol_table(results, metric: str, methods: Sequence[str], protocols) -> Table:
+  """The metric under each of `protocols`, texts as "map(0.7)", from their test lines.
+
+  Raises ValueError as `pattern_table`, and for a protocol unknown or without a line.
+  """
+  names = [str(missing.parse(text)) for text in protocols]
+
+  def groups(found):
+    for name in names:
+      one_of("protocol", name, tuple(found))
+    return [(name, [name]) for name in names]
+
+  lines = [r for r in results if r["protocol"] in names and r["pattern"] is None]
+  return _table("protocol", lines, metric, methods, groups)
+
+
+def _table(of: str, lines, metric: str, methods: Sequence[str], groups) -> Table:
+  """`groups` gives (name, its patterns or protocols) of every row, from those found."""
+  lines = [r for r in lines if r["split"] == "test" and r["method"] in methods]
   chosen = [r for r in lines if r["metric"] == metric]
   if not chosen:
     known = ", ".join(in_order(r["metric"] for r in lines)) or "nothing"
-    raise ValueError(
-      f"No {split} results by pattern for {metric!r}; there is: {known}."
-    )
+    by = "pattern" if of == "present" else of
+    raise ValueError(f"No test results by {by} for {metric!r}; there is: {known}.")
   settings = in_order(map(setting_of, chosen))
   if len(settings) > 1:
     raise ValueError(f"A table is for one data set and label rate, not {settings}.")
   values, counts = {}, {}
   for r in chosen:
-    pattern = tuple(r["pattern"])
-    key = r["method"], r["seed"], pattern
+    where = r["protocol"] if r["pattern"] is None else tuple(r["pattern"])
+    key = r["method"], r["seed"], where
     if key in values:
       raise ValueError(f"The results hold {metric} of {key} twice.")
     values[key] = number(r["value"])
-    counts.setdefault(pattern, set()).add(r["n"])
+    counts.setdefault(where, set()).add(r["n"])
   seeds = in_order(r["seed"] for r in chosen)
   rows = []
-  for name, group in _groups(_order(counts)):
+  for name, group in groups(counts):
     cells = []
     for method in methods:
-      by_seed = [[values.get((method, s, p)) for p in group] for s in seeds]
+      by_seed = [[values.get((method, s, w)) for w in group] for s in seeds]
       cells.append(cell([np.mean(v) for v in by_seed if None not in v]))
-    n = sorted(set().union(*(counts[p] for p in group)))
+    n = sorted(set().union(*(counts[w] for w in group)))
     n = str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}"
     rows.append(Row(name, n, tuple(cells), _best(cells, metrics.sign(metric))))
-  return Table(metric, tuple(methods), tuple(rows))
+  return Table(of, metric, tuple(methods), tuple(rows))
 
 
 def _best(cells: Sequence[Cell | None], sign: int) -> tuple[bool, ...]:
@@ -212,21 +221,22 @@ def caption(table: Table) -> str:
   return f"{table.metric}{unit}, mean ± std over {span} seeds"
 
 
-def table_body(table: Table) -> list[list[str]]:
-  """The rows of the table as text, without the header."""
-  return [
+def table_lines(table: Table) -> list[list[str]]:
+  """The table as text, the header first."""
+  body = [
     [r.name, r.n, *(show_cell(table.metric, c) for c in r.cells)] for r in table.rows
   ]
+  return [[table.of, "n", *table.methods], *body]
 
 
 def to_text(table: Table) -> str:
   """The table for a console, columns aligned, means set off by a line."""
-  lines = [["present", "n", *table.methods], *table_body(table)]
-  text = _aligned(lines)
-  rule = "-" * len(text[0])
-  first_mean = next(i for i, line in enumerate(lines) if line[0].startswith("mean, "))
-  text = [text[0], rule, *text[1:first_mean], rule, *text[first_mean:]]
-  return "\n".join([caption(table), *text]) + "\n"
+  header, *text = _aligned(table_lines(table))
+  rule = "-" * len(header)
+  plain = sum(not r.name.startswith("mean, ") for r in table.rows)
+  if plain < len(text):
+    text.insert(plain, rule)
+  return "\n".join([caption(table), header, rule, *text]) + "\n"
 
 
 def interval(line: dict) -> str:
@@ -238,10 +248,14 @@ def interval(line: dict) -> str:
 
 def verdict(line: dict) -> str:
   """One line of a comparison as a sentence."""
-  return (
-    f"{line['rows']}: {line['method']} - {line['control']} = {interval(line)}, "
-    f"{line['verdict']}"
-  )
+  arms = f"{line['method']} - {line['control']}"
+  return f"{line['rows']}: {arms} = {interval(line)}, {line['verdict']}"
+
+
+def _by_metric(lines, names: Sequence[str]) -> list[str]:
+  """The cells of the metrics `names` over all `lines`, as text."""
+  values = [[number(r["value"]) for r in lines if r["metric"] == n] for n in names]
+  return [show_cell(n, cell(v)) for n, v in zip(names, values, strict=True)]
 
 
 def pooled_table(results, methods: Sequence[str]) -> tuple[list, list] | None:
@@ -251,28 +265,20 @@ def pooled_table(results, methods: Sequence[str]) -> tuple[list, list] | None:
   rows = []
   for protocol, method in itertools.product(POOLED, methods):
     own = [r for r in lines if (r["protocol"], r["method"]) == (protocol, method)]
-    values = [[number(r["value"]) for r in own if r["metric"] == n] for n in names]
-    cells = (show_cell(n, cell(v)) for n, v in zip(names, values, strict=True))
-    rows += [[protocol, method, *cells]] if own else []
+    rows += [[protocol, method, *_by_metric(own, names)]] if own else []
   return (["patterns", "method", *names], rows) if rows else None
 
 
 def metric_table(results) -> str:
   """Lines of one protocol as text: a row a method, a column a metric."""
-  methods = in_order(r["method"] for r in results)
   names = in_order(r["metric"] for r in results)
   lines = [["method", *names]]
-  for method in methods:
-    cells = []
-    for name in names:
-      chosen = [r for r in results if (r["method"], r["metric"]) == (method, name)]
-      cells.append(show_cell(name, cell([number(r["value"]) for r in chosen])))
-    lines.append([method, *cells])
+  for method in in_order(r["method"] for r in results):
+    own = [r for r in results if r["method"] == method]
+    lines.append([method, *_by_metric(own, names)])
   first = results[0]
-  caption = (
-    f"{first['dataset']}, {first['split']}, {first['protocol']}, n = {first['n']}, "
-    f"mask {first['mask_hash']}"
-  )
+  where = ", ".join(first[k] for k in ("dataset", "split", "protocol"))
+  caption = f"{where}, n = {first['n']}, mask {first['mask_hash']}"
   return "\n".join([caption, *_aligned(lines)])
 
 
@@ -286,18 +292,11 @@ def _aligned(lines: list[list[str]]) -> list[str]:
 
 def to_markdown(table: Table) -> str:
   """The table in markdown, the best mean of a row in bold."""
-
-  def escape(text):
-    return text.replace("\\", "\\\\").replace("|", "\\|")
-
-  lines = [
-    ["present", "n", *table.methods],
-    ["---", *["---:"] * (len(table.methods) + 1)],
-  ]
-  for row, body in zip(table.rows, table_body(table), strict=True):
-    cells = zip(body[2:], row.best, strict=True)
-    lines.append(
-      [*body[:2], *(f"**{text}**" if best else text for text, best in cells)]
-    )
+  escape = lambda text: text.replace("\\", "\\\\").replace("|", "\\|")
+  header, *body = table_lines(table)
+  lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+  for row, (name, n, *cells) in zip(table.rows, body, strict=True):
+    marked = zip(cells, row.best, strict=True)
+    lines.append([name, n, *(f"**{text}**" if best else text for text, best in marked)])
   rows = ("| " + " | ".join(map(escape, line)) + " |" for line in lines)
   return f"{caption(table)}\n\n" + "\n".join(rows) + "\n"

@@ -25,6 +25,8 @@ READING = {
   "kinds": "",  # of npz modalities, as "audio=sequence,page=image"
   "split_seed": 0,
   "classes": False,
+  "modalities": "",  # that are kept, as "image+text"; all where empty
+  "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
 }
 
 PRESETS = {
@@ -82,6 +84,7 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.dataset = dataset
   config.label_rate = label_rate
   config.train_protocol = "none"
+  config.test_protocols = ()  # what the test is under, beside patterns and rates
   config.seeds = 5
   config.metrics = ()  # more than the task's own, by name
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
@@ -182,6 +185,7 @@ class Experiment(NamedTuple):
   arms: tuple[Arm, ...]
   seeds: tuple[int, ...]
   protocol: missing.Protocol
+  tests: tuple[missing.Protocol, ...]
   train: train.TrainConfig
 
 
@@ -205,5 +209,18 @@ def check(config: dict) -> Experiment:
     arms,
     tuple(range(config["seeds"])),
     missing.parse(config["train_protocol"]),
+    read_tests(config["test_protocols"]),
     train.TrainConfig(**values),
   )
+
+
+def read_tests(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]:
+  """The protocols of `test_protocols`; ValueError for one that is unknown, redrawn or
+  repeated. Whether they fit the data is seen when those are loaded."""
+  found = tuple(missing.parse(text) for text in texts)
+  for i, protocol in enumerate(found):
+    if protocol.redraw:
+      raise ValueError(f"test_protocols has {protocol}, test masks are never redrawn")
+    if protocol in found[:i]:
+      raise ValueError(f"test_protocols repeats {protocol}, each is measured once")
+  return found

@@ -62,6 +62,7 @@ def get_config(arguments: str = ""):
   config.data.classes = 2
   config.seeds = 2
   config.controls = ("majority", "fusion(absent=zeros)")
+  config.test_protocols = ("map(.5,both=1)", "bernoulli(0.30)")
   config.train.update({"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8})
   for name, values in VALUES.items():
     config[name].update(values)

@@ -1,13 +1,24 @@
 """Several runs into one table: choice on validation, merging, intervals, files."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import runs
-from promise_jax import comparison, data, files, intervals, metrics, rundir
+from promise_jax import (
+  comparison,
+  data,
+  files,
+  intervals,
+  metrics,
+  report,
+  rundir,
+  settings,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,6 +108,53 @@ def test_the_table_names_every_arm_and_the_files_are_there(finished):
   assert "A test" in (folder / "report.html").read_text()
 
 
+def test_the_test_protocols_of_the_arms_with_most_seeds_follow_the_patterns(finished):
+  folder, text, _ = finished
+  lines = files.read_jsonl(folder / "headline" / "results.jsonl")
+  arms = report.in_order(x["method"] for x in lines)
+  tests = config()["runs"]["headline"]["test_protocols"]
+  table = report.protocol_table(lines, "accuracy", arms, tests)
+  assert text.endswith("|\n\n" + report.to_markdown(table))
+  assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
+  assert text.count("map(0.5,both=1.0)") == text.count("bernoulli(0.3)") == 1
+
+
+def test_two_runs_of_one_base():
+  base = runs.get_config("label_rate=0.25")
+  before = base.to_dict()
+  fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil",)}
+  found = comparison.two_runs("label_rate=0.25", base, **fixed).to_dict()
+  assert found == {
+    "title": "T",
+    "trials": {},
+    "trial_seeds": 5,
+    "runs": {
+      "headline": before | {"seeds": 20, "controls": ("majority", "{a}")},
+      "others": before | {"seeds": 5, "controls": ("distil",)},
+    },
+  }
+  more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
+  assert comparison.two_runs("", base, **fixed, **more).to_dict() == found | more
+  assert base.to_dict() == before
+  for field in ("seeds", "controls"):
+    with pytest.raises(ValueError, match=f"{field} is fixed"):
+      comparison.two_runs(f"fold=1,{field}=3", base, **fixed)
+
+
+@pytest.mark.parametrize("name", ["redcore", "robult"])
+def test_the_comparisons_of_the_results_fit(name):
+  path = Path(__file__).parents[1] / "configs" / "results" / f"{name}.py"
+  scope = runpy.run_path(str(path))
+  for arguments in ("", "dataset=watch", "dataset=emoji,label_rate=0.5"):
+    given = scope["get_config"](arguments).to_dict()
+    comparison.check(given)
+    for one in given["runs"].values():
+      own = {field: one[field] for field in ("seeds", "controls", "train_protocol")}
+      plain = settings.defaults(name, one["dataset"], one["label_rate"]).to_dict()
+      assert one == plain | own
+    assert [one["seeds"] for one in given["runs"].values()] == [20, 5]
+
+
 def test_the_rows_that_were_used_are_told(finished, tmp_path):
   # 48, 20 and 20 rows; 24 labelled.
   _, text, _ = finished
@@ -174,6 +232,7 @@ def test_a_variant_is_compared_as_the_method_is(finished, tmp_path):
     (lambda c: c.update(variants=("distil",)), "variants is 'distil', known are"),
     (lambda c: c["trials"].update(more=("distil",)), "equally many"),
     (lambda c: c["runs"]["others"].update(label_rate=0.1), "share label_rate"),
+    (lambda c: c["runs"]["others"].update(test_protocols=()), "share test_protocols"),
     (lambda c: c["trials"].update(fusion=("nonsense", "distil")), "not a method"),
   ],
 )

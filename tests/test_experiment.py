@@ -124,13 +124,14 @@ def test_every_line_has_its_fields(finished):
   assert all(line.keys() >= FIELDS for line in lines)
   shared = {(x["dataset"], x["label_rate"], x["train_protocol"]) for x in lines}
   assert shared == {("synthetic", 0.5, "none")}
-  # 3 arms, 2 seeds, 3 patterns, 10 rates and 2 ways to pool: each accuracy once.
+  # 3 arms, 2 seeds, 3 patterns, 10 rates, of which one is a test protocol as well, 1
+  # other test protocol and 2 ways to pool: each accuracy once.
   keys = [
     (x["method"], x["seed"], str(x["pattern"]), x["protocol"])
     for x in lines
     if x["split"] == "test" and x["metric"] == "accuracy"
   ]
-  assert len(keys) == len(set(keys)) == 3 * 2 * 15
+  assert len(keys) == len(set(keys)) == 3 * 2 * 16
   # The same rows and masks for every arm and seed.
   hashes = {}
   for x in lines:
@@ -162,7 +163,33 @@ def test_accuracy_follows_from_the_predictions(finished):
     guess = logits[which, np.arange(20)].argmax(axis=-1)
     assert line["value"] == pytest.approx(np.mean(guess == test.label), abs=1e-6)
     checked += 1
-  assert checked == 3 * 2 * 13
+  assert checked == 3 * 2 * 14
+
+
+def test_every_arm_is_measured_under_the_test_protocols(finished):
+  """At map(0.5,both=1) 10 of 20 rows have only m0, the others both."""
+  name, test = "map(0.5,both=1.0)", runs.dataset().split("test")
+  draw = {"seed": 0, "split": "test", "ids": test.id, "modalities": 2}
+  mask = missing.draw(name, **draw)
+  assert mask.sum(axis=0).tolist() == [20, 10]
+  lines = [x for x in lines_of(finished.folder) if x["protocol"] == name]
+  assert {x["mask_hash"] for x in lines} == {maskfile.mask_hash(mask, test.id)}
+  with np.load(finished.folder / "predictions.npz") as file:
+    patterns = file["pattern"].tolist()
+    guess = {arm: file[f"logits/{arm}"].argmax(axis=-1) for arm in ARMS}
+  alone, both = patterns.index([True, False]), patterns.index([True, True])
+  shown = []
+  for arm, x in guess.items():
+    x = np.where(mask[None, :, 1], x[:, both], x[:, alone])
+    want = (x == test.label).mean(axis=1)
+    own = [r for r in lines if (r["method"], r["metric"]) == (arm, "accuracy")]
+    assert [r["value"] for r in own] == pytest.approx(want.tolist(), abs=1e-6)
+    shown.append(f"{100 * want.mean():.1f} ± {100 * want.std(ddof=1):.1f}")
+  (row,) = [x for x in finished.table.splitlines() if x.startswith(name)]
+  assert row.split() == [name, "20", *" ".join(shown).split()]
+  page = (finished.folder / "report.html").read_text("utf-8")
+  page = page[page.index("By test protocol") :]
+  assert all(f">{cell}<" in page for cell in shown)
 
 
 def test_metrics_have_every_step_of_every_seed_once(finished):
@@ -227,6 +254,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, name, text):
     ("train", {"batch": 12}, "multiple of the 8 devices"),
     ("train", {"labelled_per_batch": 99}, "99 labelled"),
     ("data", {"modalities": 0}, "modalities is 0"),
+    ("data", {"modalities": 3}, "both is for exactly 2 modalities, found 3"),
     ("robult", {"contrast": "nothing"}, "robult.contrast is 'nothing'"),
   ],
 )

@@ -133,6 +133,53 @@ def test_a_table_of_mixed_or_doubled_lines_is_refused():
     report.pattern_table([line(), line()], "accuracy", ["robult"])
 
 
+def under(method, protocol, values, **other):
+  seeds = enumerate(values)
+  return [line(method, None, v, s, protocol=protocol, **other) for s, v in seeds]
+
+
+PROTOCOLS = [
+  *under("robult", "map(0.5)", (0.5, 0.7)),
+  *under("fusion", "map(0.5)", (0.4, 0.5)),
+  *under("robult", "exact(0.2)", (0.8, 0.8), n=39),
+  *under("fusion", "exact(0.2)", (0.9, None), n=39),
+  *under("fusion", "map(0.9)", (1, 1)),  # not asked for
+]
+
+
+def test_protocol_table_in_full():
+  """In the order and with the rates as asked for, in whatever way they are written."""
+  wanted = (["robult", "fusion"], ["exact(.2)", "map( 0.50 )"])
+  table = report.protocol_table(RESULTS + RATES + PROTOCOLS, "accuracy", *wanted)
+  # The sample std of a and b is |a - b| / root 2.
+  assert report.to_text(table).splitlines() == [
+    "accuracy (%), mean ± std over 2 seeds",
+    "protocol     n       robult      fusion",
+    "---------------------------------------",
+    "exact(0.2)  39   80.0 ± 0.0   undefined",
+    "map(0.5)    40  60.0 ± 14.1  45.0 ± 7.1",
+  ]
+  assert report.to_markdown(table).splitlines()[2:] == [
+    "| protocol | n | robult | fusion |",
+    "| --- | ---: | ---: | ---: |",
+    "| exact(0.2) | 39 | **80.0 ± 0.0** | undefined |",
+    "| map(0.5) | 40 | **60.0 ± 14.1** | 45.0 ± 7.1 |",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("protocols", "sentence"),
+  [
+    (["map(0.5)", "map(0.1)"], r"protocol is 'map\(0.1\)', known are map\(0.5\)"),
+    (["map(0.1)"], "No test results by protocol for 'accuracy'; there is: nothing"),
+    (["often(0.1)"], "unknown protocol"),
+  ],
+)
+def test_a_protocol_without_lines_has_no_row(protocols, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    report.protocol_table(PROTOCOLS, "accuracy", ["robult"], protocols)
+
+
 def test_rate_curves_and_their_normalised_area():
   found = curves.rate_curves(RESULTS + RATES, "accuracy", ["robult"])
   assert list(found) == ["bernoulli(rate, keep=1)"]
@@ -234,9 +281,19 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
 def test_a_run_that_only_trained_has_a_page(tmp_path):
   files.write_jsonl(tmp_path / "metrics.jsonl", odd_run().metrics)
   run = report.read_run(tmp_path)
-  assert run.title == tmp_path.name and run.results == [] and run.config == {}
+  assert run.title == tmp_path.name and not run.results and not run.config
   seen = Page(page.html(run))
   assert seen.tags.count("img") == 1 and "Training" in seen.text
+
+
+def test_the_page_has_the_protocols_of_its_run():
+  run = report.Run("x", results=RESULTS + PROTOCOLS)
+  assert "By test protocol" not in page.html(run)
+  asked = {"config": {"test_protocols": ["map(0.5)"]}}
+  seen = Page(page.html(run._replace(config=asked)))
+  start = seen.text.index("By test protocol")
+  shown = " ".join(" ".join(seen.text[start:]).split())
+  assert "protocol n robult fusion map(0.5) 40 60.0 ± 14.1 45.0 ± 7.1" in shown
 
 
 def test_a_page_has_a_section_for_every_label_rate():

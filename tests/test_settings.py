@@ -83,6 +83,25 @@ def test_an_unknown_preset_is_refused(text):
     settings.check(config_of(text))
 
 
+def test_test_protocols_are_read():
+  found = settings.check(config_of("test_protocols=map(.5,both=1)+bernoulli(0.1,0.9)"))
+  assert [str(p) for p in found.tests] == ["map(0.5,both=1.0)", "bernoulli(0.1,0.9)"]
+  assert settings.check(config_of("test_protocols=none")).tests == ()
+
+
+@pytest.mark.parametrize(
+  ("text", "sentence"),
+  [
+    ("map(0.5)+often(0.5)", r"unknown protocol 'often\(0.5\)'; known: none, patterns"),
+    ("map(0.5,redraw=true)", "test masks are never redrawn"),
+    ("map(.5)+exact(0.5)+map(0.50)", r"test_protocols repeats map\(0.5\)"),
+  ],
+)
+def test_test_protocols_that_do_not_fit(text, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    settings.check(config_of(f"test_protocols={text}"))
+
+
 @pytest.mark.parametrize("preset", settings.PRESETS)
 def test_every_preset_is_a_valid_run(preset):
   arms = settings.check(config_of(f"preset={preset}")).arms

@@ -9,9 +9,7 @@ on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline arms have 
 seeds, the others 5. About 20 minutes on one CPU core; resumable.
 """
 
-from ml_collections import config_dict
-
-from promise_jax import settings
+from promise_jax import comparison, settings
 
 PROTOCOL = {"watch": "exact(0.2,0.8)"}
 OTHERS = (
@@ -24,26 +22,14 @@ OTHERS = (
 
 
 def get_config(arguments: str = ""):
-  given = settings.pairs(arguments)
-  for field in ("seeds", "controls"):
-    if field in given:
-      raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
-  dataset = given.get("dataset", "mfeat")
+  dataset = settings.pairs(arguments).get("dataset", "mfeat")
   base = settings.defaults(method="redcore", dataset=dataset, label_rate=1.0)
   base.train_protocol = PROTOCOL.get(dataset, "exact(0.2,0.5,0.8)")
   base = settings.with_arguments(base, arguments)
-
-  headline = config_dict.ConfigDict(base)
-  headline.seeds = 20
-  headline.controls = ("majority", "fusion", "distil", "redcore(upper=none)")
-
-  others = config_dict.ConfigDict(base)
-  others.seeds = 5
-  others.controls = OTHERS
-
-  config = config_dict.ConfigDict()
-  config.title = f"RedCore on {dataset}, training with {base.train_protocol}"
-  config.trials = config_dict.ConfigDict()
-  config.trial_seeds = 5
-  config.runs = config_dict.ConfigDict({"headline": headline, "others": others})
-  return config
+  return comparison.two_runs(
+    arguments,
+    base,
+    title=f"RedCore on {dataset}, training with {base.train_protocol}",
+    headline=("majority", "fusion", "distil", "redcore(upper=none)"),
+    others=OTHERS,
+  )

@@ -10,9 +10,7 @@ Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline 
 have 20 seeds, ablations 5; those of `share` are for the default rate alone. Resumable.
 """
 
-from ml_collections import config_dict
-
-from promise_jax import settings
+from promise_jax import comparison, settings
 
 LABEL_RATE = {"watch": 0.1}
 ABLATIONS = (
@@ -41,9 +39,6 @@ SHARE = (
 
 def get_config(arguments: str = ""):
   given = settings.pairs(arguments)
-  for field in ("seeds", "controls"):
-    if field in given:
-      raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
   fold = given.pop("fold", "0")
   dataset = given.get("dataset", "mfeat")
   rate = LABEL_RATE.get(dataset, 0.05)
@@ -51,28 +46,12 @@ def get_config(arguments: str = ""):
   rest = ",".join(f"{key}={value}" for key, value in given.items())
   base = settings.with_arguments(base, rest)
   base.data.fold = settings.convert("fold", fold, 0)
-
-  headline = config_dict.ConfigDict(base)
-  headline.seeds = 20
-  headline.controls = (
-    "majority",
-    "fusion",
-    "distil",
-    "share",
-    "robult(contrast=infonce)",
-  )
-
-  others = config_dict.ConfigDict(base)
-  others.seeds = 5
-  others.controls = (*ABLATIONS, *FUSION)
-  if base.label_rate == rate:
-    others.controls += SHARE
-
-  config = config_dict.ConfigDict()
   where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
-  config.title = f"Robult-style on {where}, {100 * base.label_rate:g} % labels"
-  config.trials = config_dict.ConfigDict()
-  config.trial_seeds = 5
-  config.variants = ("share",)
-  config.runs = config_dict.ConfigDict({"headline": headline, "others": others})
-  return config
+  return comparison.two_runs(
+    arguments,
+    base,
+    title=f"Robult-style on {where}, {100 * base.label_rate:g} % labels",
+    headline=("majority", "fusion", "distil", "share", "robult(contrast=infonce)"),
+    others=(*ABLATIONS, *FUSION, *(SHARE if base.label_rate == rate else ())),
+    variants=("share",),
+  )

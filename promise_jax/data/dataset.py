@@ -95,6 +95,42 @@ class Dataset:
     return self.groups.get(name)
 
 
+def keep(source: Source, names: str | Sequence[str]) -> Source:
+  """`source` with the modalities `names` alone ("image+text", or a sequence of names),
+  in its own order; all of them where `names` is empty.
+
+  Rows that then have nothing recorded stay. What is dropped is not cleaned, and may be
+  in no row. ValueError for an unknown name, which lists the known, and for one that is
+  there twice.
+  """
+  if not isinstance(names, str | Sequence) or isinstance(names, bytes):
+    raise ValueError(f"modalities is {names!r}, expected are names, as 'image+text'.")
+  names = [n.strip() for n in names.split("+")] if isinstance(names, str) else names
+  if list(names) in ([], [""]):
+    return source
+  known = [m.name for m in source.modalities]
+  for i, name in enumerate(names):
+    if name not in known:
+      raise ValueError(
+        f"modalities names {name!r}, those of data set {source.name!r} are "
+        f"{', '.join(known)}."
+      )
+    if name in names[:i]:
+      raise ValueError(f"modalities names {name!r} twice, once is enough.")
+  columns = [i for i, name in enumerate(known) if name in names]
+
+  def rows(split: str) -> Rows:
+    every = source.rows(split)
+    return every._replace(
+      inputs={known[i]: every.inputs[known[i]] for i in columns},
+      steps={m: n for m, n in every.steps.items() if m in names},
+      recorded=every.recorded[:, columns],
+    )
+
+  kept = tuple(source.modalities[i] for i in columns)
+  return source._replace(modalities=kept, rows=rows)
+
+
 def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
   """Reads the train split, fits T and the standardisation on it, leaves the rest lazy.
 

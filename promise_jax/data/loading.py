@@ -1,11 +1,13 @@
 """`load`: a name or a path -> Dataset."""
 
 import inspect
+import numbers
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from promise_jax.data import arrays, dataset, sentiment, synthetic
+from promise_jax.data import frozen as encoders
 
 OWN = ("mfeat", "emoji", "watch", "synthetic")
 MANUAL = (
@@ -25,16 +27,27 @@ def load(
 
   `data_dir` defaults to the variable TFDS_DATA_DIR, else to promise_jax/tfds in the
   user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (8192)
-  of tokens, `scale` of a regression label; for emoji `tags` (False): text is name and
-  tags; for watch `fold` (0 or 1): which subjects test; for an npz file `kinds`
-  {modality: kind} and `split_seed` (0); for a pickle `classes` (False): polarities are
-  the labels; for "synthetic" those of `synthetic.synthetic`. ValueError for an unknown
-  name, path or option, and for data off the convention (see `arrays`, `builders`).
+  of tokens, `scale` of a regression label, `modalities` ("image+text" or a sequence of
+  names; "": all): those that are kept, in the order of the data set, `frozen`
+  {modality: encoder} whose features take the place of the modality (see `frozen`); for
+  emoji `tags` (False): text is name and tags; for watch `fold` (0 or 1): which subjects
+  test; for an npz file `kinds` {modality: kind} and `split_seed` (0); for a pickle
+  `classes` (False): polarities are the labels; for "synthetic" those of
+  `synthetic.synthetic` alone, where `modalities` is how many are made.
+
+  A mask goes by the place of the modality among those kept and by the id of the row, so
+  a protocol has one rate for each modality kept. ValueError for an unknown name, path
+  or option, and for data off the convention (see `arrays`, `builders`).
   """
   name = os.fspath(name)
   make = synthetic.synthetic if name == "synthetic" else _open
   _check_options(name, options, make)
   if name == "synthetic":
+    if not isinstance(count := options.get("modalities", 1), numbers.Integral):
+      raise ValueError(
+        f"modalities is {count!r}, of data set 'synthetic' it is how many are made, a "
+        "whole number."
+      )
     return synthetic.synthetic(**options)
   root = pathlib.Path(data_dir or default_data_dir()).expanduser()
   return _open(root, name, **options)
@@ -58,6 +71,8 @@ def _open(
   kinds: Mapping[str, str] | None = None,
   split_seed: int = 0,
   classes: bool = False,
+  modalities: str | Sequence[str] = "",
+  frozen: Mapping[str, encoders.Given] | None = None,
 ) -> dataset.Dataset:
   own_file, pickled = is_file(name, ".npz"), is_file(name, ".pkl")
   for option, given, fits, where in (
@@ -86,6 +101,9 @@ def _open(
     config = {"emoji": "tags" if tags else "label", "watch": f"fold{fold}"}.get(name)
     full = f"{name}/{config}" if config else name
     source = _read_prepared(root, full, vocabulary=vocabulary, scale=scale)
+  source = dataset.keep(source, modalities)
+  if frozen:
+    source = encoders.freeze(source, frozen, nonfinite=nonfinite)
   return dataset.assemble(source, nonfinite=nonfinite)
 
 
