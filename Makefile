@@ -4,6 +4,8 @@
 export PYTHON
 
 CONFIG ?= configs/robult.py
+# Two processes, a file of tests each: XLA compiles most of the time, on one core.
+WORKERS ?= -n 2 --dist loadfile
 in_venv := .venv/bin/python
 
 help:
@@ -22,7 +24,7 @@ train:
 
 test:
 	@sh .ci/venv dev
-	$(in_venv) -m pytest $(ARGS)
+	$(in_venv) -m pytest $(WORKERS) $(ARGS)
 
 lint:
 	@sh .ci/venv dev

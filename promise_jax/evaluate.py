@@ -230,6 +230,13 @@ def rate_protocols() -> list[missing.Protocol]:
   return [missing.parse(f"bernoulli({rate})") for rate in RATES]
 
 
+def map_protocols(modalities: int) -> tuple[str, ...]:
+  """The grid of tests of the MAP family of papers, over rates .1 to .9: incomplete rows
+  of all patterns and, of two modalities, of the first alone and of the second alone."""
+  kinds = ("", ",both=1", ",both=0") if modalities == 2 else ("",)
+  return tuple(f"map({rate}{kind})" for kind in kinds for rate in RATES[1::2])
+
+
 def result_lines(
   task: Task,
   logits: np.ndarray,

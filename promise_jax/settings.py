@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from promise_jax import methods, missing, optim, train
-from promise_jax.methods import redcore
+from promise_jax.methods import promise, redcore
 from promise_jax.types import one_of
 
 CONSTANT = "majority"
@@ -40,6 +40,7 @@ PRESETS = {
     "fusion": {"hidden": 256},
     "distil": {"hidden": 256},
     "redcore": {"hidden": 256, "imputer": 256},
+    "promise": {"hidden": 256, "code": 64},
   },
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
@@ -50,6 +51,7 @@ PRESETS = {
     "fusion": {"hidden": 16, "head_hidden": 16},
     "distil": {"hidden": 16, "head_hidden": 16},
     "redcore": {"hidden": 16, "imputer": 16, "links": 2, "head_hidden": 16},
+    "promise": {"hidden": 16, "prompts": 2, "code": 8},
   },
   # What the released code of a method does, where the default mends it.
   "authors": {
@@ -58,8 +60,13 @@ PRESETS = {
     "redcore": redcore.AUTHORS,
   },
   "clean": {"redcore": redcore.CLEAN},
+  # Features of CLIP's size, and the optimiser that goes with them (ours).
+  "clip": {
+    "train": {"optim": {"lr": 1e-4, "weight_decay": 0.02, "warmup": 0.1}},
+    "promise": promise.CLIP,
+  },
 }
-OF_METHODS = ("authors", "clean")  # presets that speak of some methods only
+OF_METHODS = ("authors", "clean", "clip")  # presets that speak of some methods only
 
 
 class Arm(NamedTuple):
@@ -96,26 +103,27 @@ def defaults(method: str, dataset: str, label_rate: float):
 
 
 def with_arguments(config, text: str):
-  """Sets top-level fields from `key=value,key=value`; `preset=...` names a set of
-  fields and is applied first.
+  """Sets top-level fields and those of `data` from `key=value,key=value`;
+  `preset=...` names a set of fields and is applied first.
 
   Commas inside parentheses belong to the value; tuples are joined by "+"
   (`controls=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
   that lists the known keys, or says what a field takes.
   """
   given = pairs(text)
-  plain = [k for k, v in config.items() if not hasattr(v, "items")]
+  owner = dict.fromkeys(config.data, config.data)
+  owner |= {key: config for key, v in config.items() if not hasattr(v, "items")}
   for key in given:
-    if key not in (*plain, "preset"):
+    if key not in owner and key != "preset":
       raise ValueError(
-        f"config argument {key!r} is unknown, known are {', '.join((*plain, 'preset'))}"
+        f"config argument {key!r} is unknown, known are {', '.join((*owner, 'preset'))}"
       )
   preset = known_preset(
     given.pop("preset", "default"), given.get("method", config.method)
   )
   config.update(PRESETS[preset])
   for key, value in given.items():
-    config[key] = convert(key, value, config[key])
+    owner[key][key] = convert(key, value, owner[key][key])
   return config
 
 

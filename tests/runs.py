@@ -19,6 +19,7 @@ VALUES = {
   "share": SMALL | {"shared": 4},
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
   "redcore": SMALL | {"imputer": 4, "links": 2},
+  "promise": {"hidden": 4, "prompts": 1, "heads": 1, "code": 2},
 }
 PATTERNS = np.array([[True, False], [False, True], [True, True]])
 

@@ -22,6 +22,9 @@ OPEN = {"gated": False, "decay": 0.0}
 REDCORE = SMALL | {"imputer": 8, "links": 2, "subsets": 1}
 TINY = {"encoder": "transformer", "heads": 2, "blocks": 1}
 AUTHORS = REDCORE | redcore.AUTHORS | {"links": 2} | TINY
+PROMISE = {"hidden": 8, "prompts": 2, "heads": 2, "code": 4, "views": 2}
+BARE = {"generate": "none", "fncl": 0.0, "hide": False}
+STEPS = {"encoder": "steps", "cross_layers": 1, "fncl": 0.0, "strength": 1.0}
 PAIR = batches.VECTORS[:2]
 
 
@@ -59,6 +62,9 @@ CASES = {
     batches.KINDS,
   ),
   "redcore-authors": Case("redcore", AUTHORS, modalities=PAIR, empty=True),
+  "promise": Case("promise", PROMISE),
+  "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
+  "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", batches.KINDS),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),

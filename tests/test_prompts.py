@@ -77,7 +77,8 @@ def slow_query(p, sources, layers):
   x = np.concatenate([*(s for s, _ in sources), g])
   for layer in range(layers):
     name = lambda kind, i, n, k=layer: p[f"{kind}_{n * k + i}"]
-    q_in, x_in = norm(name("LayerNorm", 0, 3), g), norm(name("LayerNorm", 1, 3), x)
+    ln = lambda i, x, k=layer: norm(p[f"Norm_{3 * k + i}"]["LayerNorm_0"], x)
+    q_in, x_in = ln(0, g), ln(1, x)
     attention = p[f"Attention_{layer}"]
     heads = []
     for head in range(2):
@@ -87,7 +88,7 @@ def slow_query(p, sources, layers):
       )
       heads.append(attend(q, k, v, math.sqrt(H / 2)))
     u = g + dense(attention["Dense_0"], np.concatenate(heads, axis=1))
-    wide = gelu(dense(name("Dense", 0, 2), norm(name("LayerNorm", 2, 3), u)))
+    wide = gelu(dense(name("Dense", 0, 2), ln(2, u)))
     g = u + dense(name("Dense", 1, 2), wide)
   return g
 
@@ -232,17 +233,18 @@ def test_rows_do_not_see_each_other(rng, kind):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_every_prompt_gets_a_gradient_and_moves(rng, kind):
-  """From the real start: no parameter is without a gradient, every prompt differs from
-  every other and from what it was after three steps."""
+  """From the real start: no parameter is without a gradient (those before a last layer
+  that starts at 0 from the second step on), every prompt differs from every other and
+  from what it was after three steps."""
   args = case(rng)
   module, _ = net(kind)
   before = params = start(module, args)
   optimiser = optax.sgd(0.1)
   state = optimiser.init(params)
-  for _ in range(3):
+  for step in range(3):
     _, (grad, _) = slope(kind)(params, *args)
     for path, g in jax.tree_util.tree_leaves_with_path(grad):
-      assert np.abs(g).max() > 1e-7, jax.tree_util.keystr(path)
+      assert np.abs(g).max() > 1e-7 or step == 0, jax.tree_util.keystr(path)
     updates, state = optimiser.update(grad, state)
     params = optax.apply_updates(params, updates)
   for m in range(3):

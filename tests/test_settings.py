@@ -3,25 +3,27 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from promise_jax import methods, settings
+from promise_jax import evaluate, methods, missing, settings
 from promise_jax.methods import redcore
 
 REDCORE = Path(__file__).parents[1] / "configs" / "redcore.py"
+PROMISE = REDCORE.with_name("promise.py")
 
 
-def module():
-  """configs/redcore.py."""
-  spec = importlib.util.spec_from_file_location("config", REDCORE)
+def module(path: Path = REDCORE):
+  """The config file as a module."""
+  spec = importlib.util.spec_from_file_location("config", path)
   found = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(found)
   return found
 
 
-def config_of(arguments: str = "") -> dict:
-  """The plain dict of configs/redcore.py:arguments."""
-  return module().get_config(arguments).to_dict()
+def config_of(arguments: str = "", path: Path = REDCORE) -> dict:
+  """The plain dict of configs/redcore.py:arguments, or of another file."""
+  return module(path).get_config(arguments).to_dict()
 
 
 def test_the_rates_of_the_authors_can_be_asked_for():
@@ -83,6 +85,31 @@ def test_an_unknown_preset_is_refused(text):
     settings.check(config_of(text))
 
 
+def test_fields_of_the_data_come_after_the_colon_too():
+  config = config_of("modalities=fou+zer,seeds=3")
+  assert (config["data"]["modalities"], config["seeds"]) == ("fou+zer", 3)
+  with pytest.raises(
+    ValueError, match="'steps' is unknown, known are .*modalities, .*"
+  ):
+    config_of("steps=3")
+
+
+def test_the_grid_of_the_map_family():
+  pair, more = evaluate.map_protocols(2), evaluate.map_protocols(3)
+  assert more == tuple(f"map({rate})" for rate in (0.1, 0.3, 0.5, 0.7, 0.9))
+  assert pair[:5] == more and len(pair) == 15
+  # Of two modalities, both=1 leaves incomplete rows the first alone.
+  draw = {"seed": 0, "split": "test", "ids": np.arange(100), "modalities": 2}
+  kept = missing.draw(pair[5 + 3], **draw).sum(axis=0)
+  assert pair[5 + 3] == "map(0.7,both=1)" and kept.tolist() == [100, 30]
+  config = config_of("", path=PROMISE)
+  assert config["data"]["modalities"] == "image+text"
+  assert config["test_protocols"] == pair
+  assert (
+    config_of("modalities=image+text+props", path=PROMISE)["test_protocols"] == more
+  )
+
+
 def test_test_protocols_are_read():
   found = settings.check(config_of("test_protocols=map(.5,both=1)+bernoulli(0.1,0.9)"))
   assert [str(p) for p in found.tests] == ["map(0.5,both=1.0)", "bernoulli(0.1,0.9)"]
@@ -104,8 +131,10 @@ def test_test_protocols_that_do_not_fit(text, sentence):
 
 @pytest.mark.parametrize("preset", settings.PRESETS)
 def test_every_preset_is_a_valid_run(preset):
-  arms = settings.check(config_of(f"preset={preset}")).arms
-  assert arms[0].method == "redcore"
+  of = [name for name in methods.METHODS if name in settings.PRESETS[preset]]
+  method = of[0] if preset in settings.OF_METHODS else "redcore"
+  arms = settings.check(config_of(f"method={method},preset={preset}")).arms
+  assert arms[0].method == method
   for name in methods.METHODS:
     if preset not in settings.OF_METHODS or name in settings.PRESETS[preset]:
       settings.parse_arm(f"{name}(preset={preset})", config_of())

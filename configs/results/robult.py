@@ -38,14 +38,10 @@ SHARE = (
 
 
 def get_config(arguments: str = ""):
-  given = settings.pairs(arguments)
-  fold = given.pop("fold", "0")
-  dataset = given.get("dataset", "mfeat")
+  dataset = settings.pairs(arguments).get("dataset", "mfeat")
   rate = LABEL_RATE.get(dataset, 0.05)
   base = settings.defaults(method="robult", dataset=dataset, label_rate=rate)
-  rest = ",".join(f"{key}={value}" for key, value in given.items())
-  base = settings.with_arguments(base, rest)
-  base.data.fold = settings.convert("fold", fold, 0)
+  base = settings.with_arguments(base, arguments)
   where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
   return comparison.two_runs(
     arguments,

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from promise_jax.methods import distil, fusion, redcore, robult, share
+from promise_jax.methods import distil, fusion, promise, redcore, robult, share
 from promise_jax.types import Method, Spec
 
 METHODS = {
   "robult": (robult.RobultConfig, robult.robult),
   "redcore": (redcore.RedcoreConfig, redcore.redcore),
+  "promise": (promise.PromiseConfig, promise.promise),
   "fusion": (fusion.FusionConfig, fusion.fusion),
   "distil": (distil.DistilConfig, distil.distil),
   "share": (share.ShareConfig, share.share),

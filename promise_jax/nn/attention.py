@@ -10,6 +10,10 @@ from promise_jax import missing
 from promise_jax.nn import encoders
 from promise_jax.types import Array
 
+# What is added to a residual stream starts at nothing: on few rows, a layer of random
+# weights costs more than it learns to give.
+ZEROS = nn.initializers.zeros
+
 
 def attend(
   query: Array, key: Array, value: Array, there: Array | None = None, drop=None
@@ -31,8 +35,8 @@ def attend(
 class Attention(nn.Module):
   """Steps f[B, Q, H] ask steps f[B, T, H], of which bool[B, T] are there -> f[B, Q, H].
 
-  A row with nothing to ask gets zeros. Raises ValueError unless H is a multiple of the
-  heads.
+  A row with nothing to ask gets zeros, and at the start all do: the last weights start
+  at 0. Raises ValueError unless H is a multiple of the heads.
   """
 
   heads: int
@@ -46,12 +50,24 @@ class Attention(nn.Module):
     split = (self.heads, width // self.heads)
     dense = lambda x: nn.DenseGeneral(split, use_bias=False)(x)
     out = attend(dense(x), dense(sources), dense(sources), there)
-    out = nn.Dense(width)(out.reshape(x.shape))
+    out = nn.Dense(width, kernel_init=ZEROS)(out.reshape(x.shape))
     return missing.select(out, jnp.any(there, axis=1))
 
 
+class Norm(nn.Module):
+  """Layer norm, or nothing unless `on`: on few rows it makes much of codes that are
+  near zero because little was seen."""
+
+  on: bool
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return nn.LayerNorm()(x) if self.on else x
+
+
 class Layer(nn.Module):
-  """x <- x + MHA(LN x, LN s), x <- x + FFN(LN x), s the sources, or x itself if None.
+  """x <- x + MHA(LN x, LN s), x <- x + FFN(LN x), s the sources, or x itself if None;
+  no LN unless `norm`.
 
   Both parts are dropped at rate `dropout` while `keys` [B] are given, one draw a row
   and feature for all steps: drawing is dear on CPU. The signature is that of a step of
@@ -60,15 +76,16 @@ class Layer(nn.Module):
 
   heads: int
   dropout: float
+  norm: bool = True
 
   @nn.compact
   def __call__(self, x, layer, sources, there, keys):
-    asked = nn.LayerNorm()(x)
-    sources = asked if sources is None else nn.LayerNorm(name="norm_sources")(sources)
+    asked = Norm(self.norm)(x)
+    sources = asked if sources is None else Norm(self.norm)(sources)
     first, second = self.masks(x, layer, keys)
     x = x + first * Attention(self.heads)(asked, sources, there)
-    wide = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
-    return x + second * nn.Dense(x.shape[-1])(wide), None
+    wide = nn.gelu(nn.Dense(4 * x.shape[-1])(Norm(self.norm)(x)))
+    return x + second * nn.Dense(x.shape[-1], kernel_init=ZEROS)(wide), None
 
   def masks(self, x, layer, keys):
     shape = (len(x), 2, 1, x.shape[-1])
@@ -84,6 +101,7 @@ class Layers(nn.Module):
   count: int
   heads: int
   dropout: float = 0.0
+  norm: bool = True
 
   @nn.compact
   def __call__(self, x: Array, there: Array, sources=None, keys=None) -> Array:
@@ -98,5 +116,5 @@ class Layers(nn.Module):
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=self.count,
     )
-    stack = stack(self.heads, self.dropout)
+    stack = stack(self.heads, self.dropout, self.norm)
     return stack(x, jnp.arange(self.count), sources, there, keys)[0]

@@ -32,7 +32,7 @@ class Generate(nn.Module):
   `tokens` are M arrays f[B, T_m, H], `real` M arrays bool[B, T_m], and `present` is
   bool[B, M]. Returns both lists, of max(T_m, G) steps for G generated ones; tokens that
   are not real are zeros, whatever stood there. All weights belong to the modality that
-  is absent; rows do not see each other. `heads` and `layers` are those of "query".
+  is absent; rows do not see each other. `heads`, `layers`, `norm` are those of "query".
   Raises ValueError for an unknown `kind`, and for fewer than 1 prompt.
   """
 
@@ -40,6 +40,7 @@ class Generate(nn.Module):
   prompts: int = 16
   heads: int = 8
   layers: int = 1
+  norm: bool = True
 
   @nn.compact
   def __call__(
@@ -52,7 +53,7 @@ class Generate(nn.Module):
     filled = []
     for m, own in enumerate(tokens):
       generate = GENERATORS[self.kind](
-        self.prompts, self.heads, self.layers, name=f"absent_{m}"
+        self.prompts, self.heads, self.layers, self.norm, name=f"absent_{m}"
       )
       sources, there = tokens[:m] + tokens[m + 1 :], real[:m] + real[m + 1 :]
       new, new_real = generate(sources, there, own.shape)
@@ -82,6 +83,7 @@ class Generator(nn.Module):
   prompts: int
   heads: int
   layers: int
+  norm: bool
 
   def pool(self, shape: tuple[int, ...]) -> Array:
     """The K prompts P, the same in every row: f[B, K, H]."""
@@ -97,7 +99,7 @@ class Query(Generator):
 
   with g = P at first and x = [sources, P]. The prompts among the keys are where
   attention goes without evidence: no row is fully masked. Raises ValueError unless H is
-  a multiple of the heads.
+  a multiple of the heads. Without `norm` there is no LN.
   """
 
   @nn.compact
@@ -106,11 +108,12 @@ class Query(Generator):
     g = self.pool(shape)
     x = jnp.concatenate([*sources, g], axis=1)
     there = jnp.concatenate([*there, jnp.ones(g.shape[:2], bool)], axis=1)
+    norm = lambda: attention.Norm(self.norm)
     for _ in range(self.layers):
       ask = attention.Attention(self.heads)
-      u = g + ask(nn.LayerNorm()(g), nn.LayerNorm()(x), there)
-      wide = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(u)))
-      g = u + nn.Dense(width)(wide)
+      u = g + ask(norm()(g), norm()(x), there)
+      wide = nn.gelu(nn.Dense(4 * width)(norm()(u)))
+      g = u + nn.Dense(width, kernel_init=attention.ZEROS)(wide)
     return g, jnp.ones(g.shape[:2], bool)
 
 

@@ -1,0 +1,28 @@
+"""PROMISE-style training where 70 % of the training rows lack something.
+
+  python launch/train.py --config configs/promise.py
+  python launch/train.py --config configs/promise.py:modalities=image+text+props
+  python launch/train.py --config configs/promise.py:dataset=mfeat
+  python launch/train.py --config configs/promise.py:dataset=features.npz,preset=clip
+
+Default: pictures of emoji and their names, 8 classes, all rows labelled; in training
+35 % of the rows have only the picture, 35 % only the name (the protocol of the MAP
+family: one fixed table, never both gone), tested under every pattern and at rates .1 to
+.9 of rows that lack either, only have the picture, or only have the name.
+"""
+
+from promise_jax import evaluate, settings
+
+
+def get_config(arguments: str = ""):
+  dataset = settings.pairs(arguments).get("dataset", "emoji")
+  config = settings.defaults(method="promise", dataset=dataset, label_rate=1.0)
+  if dataset == "emoji":
+    config.data.modalities = "image+text"
+  config.train_protocol = "map(0.7)"
+  config.controls = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
+  config = settings.with_arguments(config, arguments)
+  two = dataset == "watch" or config.data.modalities.count("+") == 1
+  if "test_protocols" not in settings.pairs(arguments):
+    config.test_protocols = evaluate.map_protocols(2 if two else 3)
+  return config
