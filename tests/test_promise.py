@@ -12,6 +12,7 @@ import pytest
 import batches
 from promise_jax import methods, optim, settings, sharding, types
 from promise_jax.methods import promise
+from promise_jax.nn import steps
 
 SIZES = {"hidden": 4, "prompts": 2, "heads": 2, "code": 3, "views": 2}
 SIZES |= {"cross_layers": 1, "self_layers": 1}
@@ -296,7 +297,7 @@ def test_the_contrast_is_over_the_rows_of_all_devices(eight_devices):
 
 
 def test_positions_are_sines_and_cosines():
-  table = promise.positions(3, 4)
+  table = steps.positions(3, 4)
   expected = [
     [math.sin(t), math.cos(t), math.sin(t / 100), math.cos(t / 100)] for t in range(3)
   ]

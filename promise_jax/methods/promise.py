@@ -31,13 +31,12 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from promise_jax import augment, missing, optim, types, updates
 from promise_jax.losses import hierarchical
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion
-from promise_jax.nn import attention, encoders, prompts, transformer
+from promise_jax.nn import attention, encoders, prompts, steps
 from promise_jax.types import (
   Array,
   Batch,
@@ -51,7 +50,6 @@ from promise_jax.types import (
   one_of,
 )
 
-ENCODERS = ("pooled", "steps", "frozen")
 GENERATE = (*prompts.GENERATORS, "none")
 PROJECT = ("separate", "shared", "identity")
 
@@ -60,17 +58,15 @@ PROJECT = ("separate", "shared", "identity")
 class PromiseConfig:
   """Settings; ours, chosen on validation where they are not the spec's defaults.
 
-  `hidden` d; `encoder` "pooled" (one step a modality, the encoder of every method),
-  "steps" (a trained layer on every step, cell of an image, or token) or "frozen" (the
-  inputs are features: nothing before the projection). `generate` as in `nn.prompts`, or
-  "none": what is absent is masked out; `prompts` K, `generator_layers` of "query".
-  `cross_layers` and `self_layers` of `heads`. `fncl`, `cccl` the weights (0: not
-  computed), `temperature`, `positives` of FNCL, `project` phi: two networks, one for
-  both, or none, of `code` outputs; `label_width` in units of a regression label.
-  `views`, of which all but the first are augmented with `strength` in [0, 1] and, with
-  `hide`, lose modalities. `fuse` "concat" or "sum"; `dropout`; `prompt_rate` multiplies
-  the learning rate of the prompts, which have no weight decay. `block` of
-  `hierarchical.contrast`."""
+  `hidden` d; `encoder` as in `nn.steps`. `generate` as in `nn.prompts`, or "none": what
+  is absent is masked out; `prompts` K, `generator_layers` of "query". `cross_layers`,
+  `self_layers`, how many; `heads` of all layers; `norm`: layer norm in them and before
+  the projection. `fncl`, `cccl` the weights (0: not computed), `temperature`,
+  `positives` of FNCL, `project` phi: two networks, one for both, or none, of `code`
+  outputs; `label_width` in units of a regression label. `views`, of which all but the
+  first are augmented with `strength` in [0, 1] and, with `hide`, lose modalities.
+  `fuse` "concat" or "sum"; `dropout`; `prompt_rate` multiplies the learning rate of the
+  prompts, which have no weight decay. `block` of `hierarchical.contrast`."""
 
   hidden: int = 64
   encoder: str = "pooled"
@@ -98,7 +94,7 @@ class PromiseConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("promise.encoder", self.encoder, ENCODERS)
+    one_of("promise.encoder", self.encoder, steps.ENCODERS)
     one_of("promise.generate", self.generate, GENERATE)
     one_of("promise.positives", self.positives, hierarchical.POSITIVES)
     one_of("promise.project", self.project, PROJECT)
@@ -147,55 +143,6 @@ CLIP = {
 }
 
 
-class Steps(nn.Module):
-  """z f[B, T, H] of one modality [B, ...], and which steps are real, bool[B, T]."""
-
-  modality: Modality
-  config: PromiseConfig
-
-  @nn.compact
-  def __call__(self, batch: Batch, present: Array, key) -> tuple[Array, Array]:
-    c, m = self.config, self.modality
-    if c.encoder == "pooled":
-      body = encoders.Encoder(m, c.hidden)
-      z = fusion.encode(body, m.name, batch, present, key)[:, None]
-      real = jnp.ones(z.shape[:2], bool)
-    else:
-      h, real = self.steps(batch, present)
-      z = nn.Dense(c.hidden)(attention.Norm(c.norm)(h))
-    own = self.param("modality", prompts.START, (c.hidden,))
-    z = z + own[None, None]
-    if z.shape[1] > 1:
-      z = z + positions(*z.shape[1:])[None]
-    real = real & present[:, None]
-    return missing.select(z, real), real
-
-  def steps(self, batch: Batch, present: Array) -> tuple[Array, Array]:
-    c, m = self.config, self.modality
-    x = missing.select(batch["inputs"][m.name], present)
-    if m.kind == "tokens":
-      return nn.Embed(m.vocabulary, c.hidden)(x), x > 0
-    length = batch["length"].get(m.name)
-    length = None if length is None else missing.select(length, present)
-    h, real = transformer.as_steps(m, x, length)
-    return h if c.encoder == "frozen" else nn.gelu(nn.Dense(c.hidden)(h)), real
-
-
-def step_count(modality: Modality, encoder: str) -> int:
-  """T of `Steps` of a modality."""
-  if encoder == "pooled" or modality.kind == "vector":
-    return 1
-  return transformer.CELLS if modality.kind == "image" else modality.shape[0]
-
-
-def positions(steps: int, width: int) -> np.ndarray:
-  """The sines and cosines of "Attention is all you need" (2017), f32[T, H]."""
-  rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
-  angle = np.arange(steps)[:, None] * rate[None]
-  even = np.arange(width)[None] % 2 == 0
-  return np.where(even, np.sin(angle), np.cos(angle)).astype(np.float32)
-
-
 class Project(nn.Module):
   """phi, f[..., H] -> f[..., D]; None as `outputs` leaves it as it is."""
 
@@ -218,7 +165,7 @@ class PromiseNet(nn.Module):
 
   def setup(self):
     c, each = self.config, self.modalities
-    self.encode = [Steps(m, c) for m in each]
+    self.encode = [steps.Steps(m, c.hidden, c.encoder, c.norm) for m in each]
     if c.generate != "none":
       sizes = c.prompts, c.heads, c.generator_layers, c.norm
       self.fill = prompts.Generate(c.generate, *sizes)
@@ -244,7 +191,9 @@ class PromiseNet(nn.Module):
       if pattern is None or pattern[i]:
         z, there = encode(batch, present[:, i], key)
       else:
-        there = jnp.zeros((len(present), step_count(m, self.config.encoder)), bool)
+        there = jnp.zeros(
+          (len(present), steps.step_count(m, self.config.encoder)), bool
+        )
         z = jnp.zeros((*there.shape, self.config.hidden))
       tokens, real = [*tokens, z], [*real, there]
     if self.config.generate == "none":
