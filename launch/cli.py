@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
-from promise_jax import rundir, train
+from promise_jax import files, rundir, train
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -42,6 +43,7 @@ def main(body: Callable[[], None]) -> None:
     rest = flags.FLAGS(sys.argv)[1:]
     if rest:
       raise ValueError(f"{rest[0]!r} is not a flag; flags start with --")
+    keep_programs()
     body()
   except train.Stopped as stopped:
     print(f"\n{stopped}; the same command goes on from there.")
@@ -53,6 +55,16 @@ def main(body: Callable[[], None]) -> None:
     sys.exit(FAILED)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     fail(e)
+
+
+def keep_programs() -> None:
+  """Keeps every compiled program in the user's cache folder, unless
+  JAX_COMPILATION_CACHE_DIR names another: the same command then starts at once."""
+  if not jax.config.jax_compilation_cache_dir:
+    folder = files.cache_folder("programs")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def with_kinds(words: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: text, JSON, JSON lines, npz."""
+"""Files that are written whole or not at all, text, JSON, npz; the cache folder."""
 
 import io
 import json
@@ -9,6 +9,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+
+def cache_folder(name: str) -> pathlib.Path:
+  """promise_jax/<name> in the user's cache folder: what can be made again."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(cache, "promise_jax", name).expanduser()
 
 
 def write_bytes(path, content: bytes) -> None:

@@ -167,6 +167,21 @@ def test_bad_input_to_a_process_of_its_own(tmp_path, environment):
   assert process.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_programs_are_kept_in_the_cache_folder(tmp_path):
+  """Where the user does not say otherwise: a second process compiles nothing new."""
+  unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+  own = {k: v for k, v in os.environ.items() if k not in unset}
+  own |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"}
+  code = "import cli, jax; cli.keep_programs(); print(jax.jit(lambda x: x + 1)(1))"
+  kept = []
+  for _ in range(2):
+    call = [sys.executable, "-c", code]
+    subprocess.run(call, cwd=ROOT / "launch", env=own, check=True, timeout=120)
+    folder = tmp_path / "promise_jax" / "programs"
+    kept.append(sorted(x.name for x in folder.iterdir() if x.name.endswith("-cache")))
+  assert kept[0] == kept[1] and len(kept[0]) > 0
+
+
 class Run:
   """A training process in the background on one folder."""
 

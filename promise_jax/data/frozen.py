@@ -94,8 +94,7 @@ def freeze(
 
 def features_dir() -> str:
   """Where features are kept: promise_jax/features in the user's cache folder."""
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return os.path.join(cache, "promise_jax", "features")
+  return str(files.cache_folder("features"))
 
 
 def read_rows(source: dataset.Source) -> dict[str, dataset.Rows]:

@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+from promise_jax import files
 from promise_jax.data import arrays, dataset, sentiment, synthetic
 from promise_jax.data import frozen as encoders
 
@@ -55,8 +56,7 @@ def load(
 
 def default_data_dir() -> str:
   """Where prepared data sets are, unless an argument says otherwise."""
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return os.environ.get("TFDS_DATA_DIR") or os.path.join(cache, "promise_jax", "tfds")
+  return os.environ.get("TFDS_DATA_DIR") or str(files.cache_folder("tfds"))
 
 
 def _open(
