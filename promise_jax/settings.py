@@ -95,6 +95,8 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.seeds = 5
   config.metrics = ()  # more than the task's own, by name
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
+  config.init_from = ""  # a finished run whose best parameters the method starts from
+  config.init_only = (".*",)  # regexes on the path, the parameters that are taken over
   config.data = {"data_dir": "", **READING}
   config.train = dataclasses.asdict(train.TrainConfig())
   for name, (kind, _) in methods.METHODS.items():
@@ -188,13 +190,16 @@ def parse_arm(text: str, config: dict) -> Arm:
 
 
 class Experiment(NamedTuple):
-  """The config as typed values: what `experiment.run` reads."""
+  """The config as typed values: what `experiment.run` reads. `init_from` and
+  `init_only` hold for all arms of the run's method, `warmstart.py` says how."""
 
   arms: tuple[Arm, ...]
   seeds: tuple[int, ...]
   protocol: missing.Protocol
   tests: tuple[missing.Protocol, ...]
   train: train.TrainConfig
+  init_from: str
+  init_only: tuple[str, ...]
 
 
 def check(config: dict) -> Experiment:
@@ -219,7 +224,22 @@ def check(config: dict) -> Experiment:
     missing.parse(config["train_protocol"]),
     read_tests(config["test_protocols"]),
     train.TrainConfig(**values),
+    *read_start(config),
   )
+
+
+def read_start(config: dict) -> tuple[str, tuple[str, ...]]:
+  """`init_from` and `init_only`; ValueError for what is no regex, or nothing to start.
+  The config of a run made before there were these fields has none."""
+  folder, only = config.get("init_from", ""), config.get("init_only", (".*",))
+  for pattern in only:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ValueError(f"init_only has {pattern!r}, no regex: {error}") from None
+  if folder and config["method"] == CONSTANT:
+    raise ValueError(f"init_from is {folder!r}, {CONSTANT} has no parameters to start")
+  return folder, tuple(only)
 
 
 def read_tests(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]:

@@ -10,7 +10,7 @@ nothing.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +86,7 @@ def fit(
   config: TrainConfig,
   *,
   mesh: Mesh | None = None,
+  start: Mapping[str, Array] | None = None,
   manager: Any = None,
   log: Callable[[list[dict]], None] = lambda lines: None,
   stop: Callable[[], int] = lambda: 0,
@@ -93,6 +94,8 @@ def fit(
 ) -> Fit:
   """Trains `method` for every seed, stage by stage.
 
+  `start` holds parameters by path, [S, ...], that the first stage begins with in place
+  of fresh ones; a resumed run, which begins with none, does not look at it.
   `manager` (of `checkpoint.opened`) makes the run resumable: it is asked for the last
   step and given a checkpoint after every call. `log` gets a line a seed and call.
   `stop` is asked after each call; if it answers with the number of a signal, the save
@@ -108,15 +111,16 @@ def fit(
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = (manager.latest_step() if manager else None) or 0
   speed = {"compile_s": 0.0, "train_s": 0.0, "steps": 0}
-  end, best = 0, None
+  end, best, given = 0, None, dict(start or {})
   with progress.progress_bar(title, sum(calls) * config.every, done) as bar:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
-      start = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
-      carry = jax.eval_shape(start, keys, best)
+      first = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
+      carry = jax.eval_shape(first, keys, best, given)
       if begin >= done:
-        carry = compiled(start, (keys, best), speed, once=True)(keys, best)
+        given_now = (keys, best, given)
+        carry = compiled(first, given_now, speed, once=True)(*given_now)
       if begin < done <= end:
         carry = checkpoint.restore(manager, done, carry, everywhere)
       chosen = functools.partial(feed.host_rows, rows, config, stage, (begin, end))
@@ -176,18 +180,31 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
 
 
 def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
-  """start(keys, best) -> the Carry with which stage `number` begins: from `init`, or
-  from the best of the stage before."""
+  """start(keys, best, given) -> the Carry with which stage `number` begins: from `init`
+  with what is `given` in its place, or from the best of the stage before."""
   stage = method.stages[number]
 
-  def one(key, best):
+  def one(key, best, given):
     params, aux = best if number else method.init(jax.random.fold_in(key, 0))
+    params = params if number else placed(params, given)
     params, aux = stage.enter(jax.random.fold_in(key, 2 + number), params, aux)
     state = State(params, aux, tx.init(params))
     score, at = jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)
     return Carry(state, (params, aux), score, at)
 
   return replicate(one, config)
+
+
+def placed(params: PyTree, given: Mapping[str, Array]) -> PyTree:
+  """`params` with the leaves `given` by path in place of its own; ValueError for a path
+  that it has not, or another shape or dtype."""
+  own = {optimisers.path_name(p): x for p, x in jax.tree.leaves_with_path(params)}
+  for name, x in given.items():
+    if name not in own or (own[name].shape, own[name].dtype) != (x.shape, x.dtype):
+      raise ValueError(f"start has {name} {x.dtype}{x.shape}, no parameter is like it")
+  return jax.tree.map_with_path(
+    lambda path, x: given.get(optimisers.path_name(path), x), params
+  )
 
 
 def replicate(one: Callable, config: TrainConfig) -> Callable:

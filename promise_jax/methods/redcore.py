@@ -208,7 +208,7 @@ class GaussianEncoder(nn.Module):
         self.modality, c.hidden, c.heads, c.blocks, c.mask_padding
       )
     h = fusion.encode(body, self.modality.name, batch, present, key)
-    init = imputers.HE if c.he_init else nn.initializers.lecun_normal()
+    init = imputers.start(c.he_init)
     mean, logvar = jnp.split(nn.Dense(2 * c.hidden, kernel_init=init)(h), 2, axis=-1)
     logvar = logvar + c.logvar_start
     if c.logvar_bound:
@@ -226,7 +226,7 @@ class Head(nn.Module):
   @nn.compact
   def __call__(self, x: Array, kept: Array | None = None) -> Array:
     c = self.config
-    init = imputers.HE if c.he_init else nn.initializers.lecun_normal()
+    init = imputers.start(c.he_init)
     for layer in range(2):
       x = nn.relu(nn.Dense(c.head_hidden, kernel_init=init)(x))
       if kept is not None:

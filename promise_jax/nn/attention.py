@@ -89,8 +89,7 @@ class Layer(nn.Module):
 
   def masks(self, x, layer, keys):
     shape = (len(x), 2, 1, x.shape[-1])
-    if keys is not None:
-      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+    keys = encoders.fold(keys, layer)
     kept = encoders.drop(jnp.ones(shape, x.dtype), self.dropout, keys)
     return kept[:, 0], kept[:, 1]
 

@@ -89,7 +89,7 @@ class Tokens(nn.Module):
     weight = drop(real, self.dropout, keys) / jnp.sqrt(count)
     embed = nn.Embed(self.modality.vocabulary, self.hidden, dtype=self.dtype)
     bag = jnp.einsum("bt,bth->bh", weight, embed(x))
-    return nn.gelu(drop(bag, self.dropout, _again(keys)))
+    return nn.gelu(drop(bag, self.dropout, fold(keys, 1)))
 
 
 class Sequence(nn.Module):
@@ -138,6 +138,11 @@ def row_keys(key, name, ids):
   row draws the same wherever it is in the batch."""
   key = jax.random.fold_in(key, zlib.crc32(name.encode()))
   return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def fold(keys, number):
+  """Other keys [B] for another use: `number` folded into each; None stays None."""
+  return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def drop(x, rate, keys):
@@ -260,9 +265,5 @@ def real_steps(x, length):
 
 def _mlp(module, f, keys, rate):
   h = nn.Dense(2 * module.hidden, dtype=module.dtype)(drop(f, rate, keys))
-  h = drop(nn.gelu(h), module.dropout, _again(keys))
+  h = drop(nn.gelu(h), module.dropout, fold(keys, 1))
   return nn.gelu(nn.Dense(module.hidden, dtype=module.dtype)(h))
-
-
-def _again(keys):
-  return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 1)

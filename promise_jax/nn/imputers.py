@@ -9,6 +9,11 @@ from promise_jax.types import Array
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
+def start(he: bool):
+  """He's initial weights, or the default of flax."""
+  return HE if he else nn.initializers.lecun_normal()
+
+
 class AutoEncoder(nn.Module):
   """One link of the cascade: (u, o) f[B, D] each -> (u + o, its reconstruction)."""
 
@@ -19,7 +24,7 @@ class AutoEncoder(nn.Module):
   def __call__(self, carry, _):
     u, o = carry
     u = u + o
-    inner = HE if self.he else nn.initializers.lecun_normal()
+    inner = start(self.he)
     last = HE if self.he else nn.initializers.zeros
     x = u
     for i, width in enumerate(self.widths):
@@ -53,6 +58,6 @@ class Imputer(nn.Module):
       length=self.links,
     )
     (u, o), _ = cascade(self.widths, self.he)((x, jnp.zeros_like(x)), None)
-    init = HE if self.he else nn.initializers.lecun_normal()
+    init = start(self.he)
     x = nn.relu(nn.Dense(x.shape[-1], kernel_init=init)(u + o))
     return nn.Dense(self.hidden, kernel_init=init)(x)

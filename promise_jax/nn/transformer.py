@@ -1,7 +1,6 @@
 """RedCore's encoder: a transformer without positions, f[B, T, D] -> f[B, H]."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from promise_jax import missing, types
@@ -42,12 +41,10 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, h, layer, real, keys):
-    if keys is not None:
-      keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+    keys = encoders.fold(keys, layer)
     h = h + nn.LayerNorm(1e-5)(self.attend(nn.LayerNorm(1e-5)(h), real, keys))
     wide = nn.Dense(4 * h.shape[-1], kernel_init=HE)(nn.LayerNorm(1e-5)(h))
-    again = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-    wide = encoders.drop(nn.relu(wide), 0.1, again)
+    wide = encoders.drop(nn.relu(wide), 0.1, encoders.fold(keys, 1))
     return h + nn.LayerNorm(1e-5)(nn.Dense(h.shape[-1], kernel_init=HE)(wide)), None
 
   def attend(self, h, real, keys):
