@@ -22,6 +22,7 @@ from promise_jax import (
   settings,
   sharding,
   train,
+  warmstart,
 )
 from promise_jax.data import feed, order
 from promise_jax.methods import constant
@@ -114,11 +115,12 @@ def train_arm(
   stop: Callable[[], int] = lambda: 0,
   show: Callable[[str], None] | None = print,
 ) -> Trained:
-  """Trains one arm, from its last checkpoint if it has one."""
+  """Trains one arm, from its last checkpoint if it has one, else from `init_from`."""
   if arm.method == CONSTANT:
     return constant_arm(setup, arm)
   method = methods.build(arm.method, arm.values, setup.spec)
-  with checkpoint.opened(checkpoints(folder, arm)) as manager:
+  start = take_over(setup, arm, folder, show)
+  with checkpoint.opened(checkpoint.of_arm(folder, arm.folder)) as manager:
     done = manager.latest_step() or 0
     with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
       fit = train.fit(
@@ -127,6 +129,7 @@ def train_arm(
         setup.rows,
         setup.valid,
         setup.plan.train,
+        start=start,
         manager=manager,
         log=log,
         stop=stop,
@@ -143,9 +146,28 @@ def train_arm(
   return Trained(arm, fit.score, fit.at, predicts)
 
 
-def checkpoints(folder: Path, arm: Arm) -> Path:
-  """Where the checkpoints of one arm are."""
-  return folder / "checkpoints" / arm.folder
+def start_of(setup: Setup, arm: Arm, folder: Path) -> warmstart.Start | None:
+  """What an arm takes over from `init_from`: nothing once it has a checkpoint of its
+  own. ValueError if that run does not serve."""
+  own = checkpoint.of_arm(folder, arm.folder)
+  if arm.method == CONSTANT or checkpoint.begun(own):
+    return None
+  method = methods.build(arm.method, arm.values, setup.spec)
+  return warmstart.planned(setup.plan, arm, method)
+
+
+def take_over(
+  setup: Setup, arm: Arm, folder: Path, show: Callable[[str], None] | None
+) -> dict[str, np.ndarray]:
+  """The parameters by path with which the arm starts, told and noted in init.json."""
+  start = start_of(setup, arm, folder)
+  if start is None:
+    return {}
+  folder.mkdir(parents=True, exist_ok=True)
+  warmstart.note(folder / "init.json", start, arm)
+  if show:
+    show(warmstart.told(start, arm))
+  return warmstart.parameters(start, len(setup.plan.seeds))
 
 
 def log_speed(path: Path, method: str, speed: dict[str, float]) -> None:

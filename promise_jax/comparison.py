@@ -131,8 +131,10 @@ def choose(
   """The arm of `trials` with the best mean validation score over `seeds` seeds.
 
   Trains on train and valid only, resumably, in `folder`; every score goes to
-  trials.jsonl there.
+  trials.jsonl there. Only trials of the method itself start from `init_from`.
   """
+  if {t.partition("(")[0] for t in trials} != {config["method"].partition("(")[0]}:
+    config = config | {"init_from": ""}
   config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
   setup = arms.prepare(config)
   path = folder / "trials.jsonl"

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from promise_jax import arms, files, missing, outcome, rundir
+from promise_jax import arms, checkpoint, files, missing, outcome, rundir
 from promise_jax.settings import CONSTANT
 
 
@@ -23,6 +23,8 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   setup = arms.prepare(config)
   for line in setup.dataset.told():
     show(line)
+  for arm in setup.plan.arms:
+    arms.start_of(setup, arm, folder)  # raises before anything is written
   with rundir.opened(folder, config), stop_signals() as stop:
     files.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
     trained = [
@@ -46,7 +48,7 @@ def evaluate_again(
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
   setup = arms.prepare(config)
   for arm in setup.plan.arms:
-    path = arms.checkpoints(folder, arm)
+    path = checkpoint.of_arm(folder, arm.folder)
     if arm.method != CONSTANT and not (path / str(setup.plan.train.steps)).is_dir():
       raise ValueError(f"{path} is not complete, the parameters of {arm.text} are gone")
   if split not in setup.dataset.splits:

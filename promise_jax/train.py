@@ -94,8 +94,8 @@ def fit(
 ) -> Fit:
   """Trains `method` for every seed, stage by stage.
 
-  `start` holds parameters by path, [S, ...], that the first stage begins with in place
-  of fresh ones; a resumed run, which begins with none, does not look at it.
+  `start` holds parameters by path, [S, ...], that take the place of fresh ones before
+  the first stage is entered; a resumed run, which is past that, does not read it.
   `manager` (of `checkpoint.opened`) makes the run resumable: it is asked for the last
   step and given a checkpoint after every call. `log` gets a line a seed and call.
   `stop` is asked after each call; if it answers with the number of a signal, the save
@@ -119,8 +119,8 @@ def fit(
       first = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
       carry = jax.eval_shape(first, keys, best, given)
       if begin >= done:
-        given_now = (keys, best, given)
-        carry = compiled(first, given_now, speed, once=True)(*given_now)
+        inputs = (keys, best, given)
+        carry = compiled(first, inputs, speed, once=True)(*inputs)
       if begin < done <= end:
         carry = checkpoint.restore(manager, done, carry, everywhere)
       chosen = functools.partial(feed.host_rows, rows, config, stage, (begin, end))
@@ -198,11 +198,12 @@ def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
 def placed(params: PyTree, given: Mapping[str, Array]) -> PyTree:
   """`params` with the leaves `given` by path in place of its own; ValueError for a path
   that it has not, or another shape or dtype."""
-  own = {optimisers.path_name(p): x for p, x in jax.tree.leaves_with_path(params)}
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  own = {optimisers.path_name(path): x for path, x in leaves}
   for name, x in given.items():
     if name not in own or (own[name].shape, own[name].dtype) != (x.shape, x.dtype):
       raise ValueError(f"start has {name} {x.dtype}{x.shape}, no parameter is like it")
-  return jax.tree.map_with_path(
+  return jax.tree_util.tree_map_with_path(
     lambda path, x: given.get(optimisers.path_name(path), x), params
   )
 

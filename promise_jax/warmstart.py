@@ -1,0 +1,152 @@
+"""Parameters of a finished run as the start of another: `init_from`, `init_only`.
+
+All arms of the run's own method start there, its variants among the controls too, so
+that they differ by their settings alone; the other controls start fresh. Seed s starts
+from the best parameters, chosen on validation, of seed s of the same arm of that run,
+or, where it has none of that text, of its first arm of the method.
+
+A parameter is taken over if its path fully matches a regex of `init_only` and that run
+has it in the same shape, whatever data either run is of. Paths count the modalities
+(`encode_0`) and do not name them, so both runs should have them in one order. All other
+parameters start fresh, each named, and so do the optimiser and aux (running means,
+banks, the state of a controller), which belong to the data they were made on.
+
+That run is read until an arm has its first checkpoint, and never after.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from promise_jax import checkpoint, files, optim, rundir, settings
+from promise_jax.settings import Arm, Experiment
+from promise_jax.types import Method, PyTree
+
+SHOWN = 8  # fresh parameters a reason in the sentence; init.json has them all
+
+
+class Start(NamedTuple):
+  """Where one arm starts: the `source` arm of the run in `folder`, its `checkpoints`
+  and their last `step`; the paths `taken`, and of those that stay `fresh`, why."""
+
+  folder: Path
+  source: Arm
+  checkpoints: Path
+  step: int
+  taken: tuple[str, ...]
+  fresh: dict[str, str]
+
+
+def planned(plan: Experiment, arm: Arm, method: Method) -> Start | None:
+  """What `arm` takes over; None if it starts fresh. No parameter is read.
+
+  Raises ValueError if `init_from` is no run, is not finished, has no arm of the method,
+  fewer seeds or no checkpoint any more, or if nothing at all could be taken over.
+  """
+  if not plan.init_from or arm.method != plan.arms[0].method:
+    return None
+  folder = Path(plan.init_from)
+  config = rundir.read_config(folder)["config"]
+  if not (folder / "results.jsonl").exists():
+    raise ValueError(f"init_from {folder} is not finished: it has no results.jsonl")
+  if config["seeds"] < len(plan.seeds):
+    raise ValueError(
+      f"init_from {folder} has {config['seeds']} seeds and this run {len(plan.seeds)}, "
+      "every seed starts from the same one there"
+    )
+  source = same_arm(folder, config, arm)
+  checkpoints = checkpoint.of_arm(folder, source.folder)
+  step = config["train"]["steps"]
+  params, _ = checkpoint.shapes(checkpoints, step, "best")
+  found = {name: (x.shape[1:], x.dtype) for name, x in leaves(params).items()}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  own = leaves(jax.eval_shape(method.init, key)[0])
+  own = {name: (x.shape, x.dtype) for name, x in own.items()}
+  fresh = {n: why_fresh(n, own[n], found.get(n), plan.init_only) for n in own}
+  fresh = {name: reason for name, reason in fresh.items() if reason}
+  if len(fresh) == len(own):
+    raise ValueError(
+      f"init_from {folder} starts no parameter of {arm.text}: {listed(fresh)}"
+    )
+  taken = tuple(name for name in own if name not in fresh)
+  return Start(folder, source, checkpoints, step, taken, fresh)
+
+
+def same_arm(folder: Path, config: dict, arm: Arm) -> Arm:
+  """The arm of the run in `folder` with the text of `arm`, or the first of its method;
+  ValueError if there is none."""
+  names = (config["method"], *config["controls"])
+  known = [settings.parse_arm(text, config) for text in names]
+  same = [x for x in known if x.method == arm.method]
+  if not same:
+    raise ValueError(
+      f"init_from {folder} has no arm of {arm.method}, it has {', '.join(names)}"
+    )
+  return next((x for x in same if x.text == arm.text), same[0])
+
+
+def leaves(params: PyTree) -> dict:
+  """The leaves by path."""
+  return {optim.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def why_fresh(name: str, own: tuple, found: tuple | None, only: tuple) -> str:
+  """Why a parameter of (shape, dtype) `own` is not taken over; empty if it is."""
+  if not any(re.fullmatch(pattern, name) for pattern in only):
+    return "matches nothing of init_only"
+  if found is None:
+    return "is not there"
+  if own != found:
+    return f"is {text_of(own)}, there {text_of(found)}"
+  return ""
+
+
+def text_of(kind: tuple) -> str:
+  """A shape and dtype as "float32[4, 2]"."""
+  shape, dtype = kind
+  return f"{np.dtype(dtype).name}{list(shape)}"
+
+
+def listed(fresh: Mapping[str, str]) -> str:
+  """The fresh parameters by their reason; of a long list, the first."""
+  parts = []
+  for reason in dict.fromkeys(fresh.values()):
+    names = [name for name in fresh if fresh[name] == reason]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    parts.append(f"{', '.join(names[:SHOWN])}{more} ({reason})")
+  return "; ".join(parts)
+
+
+def parameters(start: Start, seeds: int) -> dict[str, np.ndarray]:
+  """The parameters that are taken over, by path, [S, ...] for the first `seeds`."""
+  params, _ = checkpoint.read(start.checkpoints, start.step, "best")
+  found = leaves(params)
+  return {name: found[name][:seeds] for name in start.taken}
+
+
+def told(start: Start, arm: Arm) -> str:
+  """What `arm` takes over, for a person."""
+  total = len(start.taken) + len(start.fresh)
+  fresh = f"fresh are {listed(start.fresh)}" if start.fresh else "no parameter is fresh"
+  return (
+    f"{arm.text}: {len(start.taken)} of {total} parameters start from the best of "
+    f"{start.source.text} in {start.folder}, aux and the optimiser fresh; {fresh}"
+  )
+
+
+def note(path: Path, start: Start, arm: Arm) -> None:
+  """Puts the same, with every name, into init.json, an entry an arm."""
+  entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
+  entries[arm.text] = {
+    "init_from": str(start.folder),
+    "arm": start.source.text,
+    "step": start.step,
+    "taken": start.taken,
+    "fresh": start.fresh,
+  }
+  files.write_json(path, entries)

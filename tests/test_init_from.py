@@ -1,0 +1,280 @@
+"""init_from: what a run takes over from another, what stays fresh, what is refused."""
+
+import json
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import runs
+from promise_jax import (
+  arms,
+  checkpoint,
+  experiment,
+  methods,
+  optim,
+  rundir,
+  settings,
+  sharding,
+  train,
+  types,
+  warmstart,
+)
+
+ENCODERS = ("params/encode_.*", "params/token")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast(tmp_path_factory, one_device):
+  """Programs are compiled once, and for one device."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, "make_mesh", lambda: one_device)
+    with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+      yield
+
+
+def config(init_from="", dim=4, **changed) -> dict:
+  given = runs.get_config("method=fusion,controls=none").to_dict()
+  given["data"]["dim"] = dim
+  given["train"] |= {"steps": 15}
+  return given | {"init_from": str(init_from)} | changed
+
+
+def begun(folder) -> dict:
+  """A run on rows of 5 numbers in place of 4, from the encoders of `folder`."""
+  controls = ("majority", "distil")
+  return config(folder, dim=5, init_only=ENCODERS, controls=controls)
+
+
+def by_path(params) -> dict[str, np.ndarray]:
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {optim.path_name(path): np.asarray(x) for path, x in leaves}
+
+
+def trained(given, folder) -> SimpleNamespace:
+  """The run's own arm, trained in `folder`, with what it said and what went into and
+  came out of `fit`."""
+  seen, said, fit = SimpleNamespace(folder=folder, said=[]), [], train.fit
+
+  def fit_and_watch(*args, start, **options):
+    seen.start, seen.fit = start, fit(*args, start=start, **options)
+    return seen.fit
+
+  setup = arms.prepare(given)
+  with pytest.MonkeyPatch.context() as patch, rundir.opened(folder, given):
+    patch.setattr(train, "fit", fit_and_watch)
+    arms.train_arm(setup, setup.plan.arms[0], folder, show=said.append)
+  seen.said = [text for text in said if "start from" in text]
+  return seen
+
+
+def made_up(given, folder) -> SimpleNamespace:
+  """What a finished run leaves, without training: the last parameters are zeros, the
+  best are noise."""
+  arm, rng = settings.check(given).arms[0], np.random.default_rng(0)
+  method = methods.build(arm.method, arm.values, runs.dataset().spec)
+
+  def noise(x):
+    return rng.normal(size=(given["seeds"], *x.shape)).astype(x.dtype)
+
+  params, aux = jax.tree.map(noise, jax.eval_shape(method.init, jax.random.key(0)))
+  last = types.State(jax.tree.map(np.zeros_like, params), aux, ())
+  carry = train.Carry(last, (params, aux), np.zeros(3), np.full(3, 5))
+  with rundir.opened(folder, given):
+    with checkpoint.opened(checkpoint.of_arm(folder, arm.folder)) as manager:
+      checkpoint.save(manager, 15, carry)
+    (folder / "results.jsonl").write_text("")
+  return SimpleNamespace(folder=folder, best=by_path(params))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """A run of fusion with three seeds."""
+  return made_up(config(seeds=3), tmp_path_factory.mktemp("source") / "run")
+
+
+@pytest.fixture(scope="module")
+def other(source, tmp_path_factory):
+  """A run that started from it."""
+  return trained(begun(source.folder), tmp_path_factory.mktemp("other") / "run")
+
+
+def test_the_best_of_the_same_seed_is_taken_over(source, other):
+  start = other.start
+  first = [f"params/encode_{i}/body/Dense_0/bias" for i in range(2)]
+  second = [
+    f"params/encode_{i}/body/Dense_1/{x}" for i in range(2) for x in ("bias", "kernel")
+  ]
+  assert set(start) == {*first, *second, "params/token"}
+  for name, x in start.items():
+    assert x.tobytes() == source.best[name][:2].tobytes()
+
+
+def test_the_last_checkpoint_has_the_best_parameters(other):
+  params, aux = checkpoint.read(other.folder / "checkpoints" / "fusion", 15, "best")
+  assert runs.same((params, aux), (other.fit.params, other.fit.aux))
+  assert by_path(params).keys() == by_path(other.fit.params).keys()
+
+
+def test_controls_start_fresh(source, tmp_path):
+  setup, said = arms.prepare(begun(source.folder)), []
+  assert [arm.method for arm in setup.plan.arms] == ["fusion", "majority", "distil"]
+  for arm in setup.plan.arms[1:]:
+    assert arms.take_over(setup, arm, tmp_path / "run", said.append) == {}
+  assert not said and not (tmp_path / "run").exists()
+
+
+def test_what_stays_fresh_is_named_with_its_reason(source, other):
+  (entry,) = json.loads((other.folder / "init.json").read_text()).items()
+  assert entry[0] == "fusion" and set(entry[1]["taken"]) == set(other.start)
+  fresh = entry[1]["fresh"]
+  wide = "is float32[5, 8], there float32[4, 8]"
+  expected = {f"params/encode_{i}/body/Dense_0/kernel": wide for i in range(2)}
+  for i in range(2):
+    for x in ("bias", "kernel"):
+      expected[f"params/head/Dense_{i}/{x}"] = "matches nothing of init_only"
+  assert fresh == expected
+  (line,) = other.said
+  assert line.startswith("fusion: 7 of 13 parameters start from the best of fusion in")
+  assert str(source.folder) in line and "aux and the optimiser fresh" in line
+  assert all(name in line for name in expected)
+  assert f"encode_1/body/Dense_0/kernel ({wide}); params/head" in line
+
+
+def test_long_lists_are_cut():
+  fresh = {f"p{i}": "is not there" for i in range(10)} | {"q": "is x, there y"}
+  every = ", ".join(f"p{i}" for i in range(8))
+  shown = f"{every} and 2 more (is not there); q (is x, there y)"
+  assert warmstart.listed(fresh) == shown
+
+
+@pytest.mark.parametrize("replicate", ["map", "vmap"])
+def test_the_first_carry(replicate):
+  """Taken leaves are those given, bit by bit, all else is that of a fresh start; no
+  buffer is there twice, as the carry is donated."""
+  task, run = runs.dataset(), runs.settings(replicate=replicate)
+  method = runs.linear(task.spec)
+  start = jax.jit(train.starter(method, 0, optim.build(run.optim, 5), run))
+  keys = jax.vmap(jax.random.key)(jnp.arange(2))
+  given = {"head/w": np.arange(12, dtype=np.float32).reshape(2, 3, 2)}
+  fresh, warm = start(keys, None, {}), start(keys, None, given)
+  for params in (warm.state.params, warm.best[0]):
+    assert runs.same(params["head"]["w"], given["head/w"])
+  put = fresh.state.params["head"] | {"w": given["head/w"]}
+  params = fresh.state.params | {"head": put}
+  state = fresh.state._replace(params=params)
+  assert runs.same(warm, fresh._replace(state=state, best=(params, fresh.best[1])))
+  leaves = [x for x in jax.tree.leaves(warm) if x.size]
+  assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+@pytest.mark.parametrize(
+  "given", [{"body": np.ones((2, 1, 1))}, {"x": np.ones((2, 3))}]
+)
+def test_a_start_that_does_not_fit(given, one_device):
+  task = runs.dataset()
+  rows, valid = runs.rows(task), task.split("valid")
+  with pytest.raises(ValueError, match="start has (body|x) .*no parameter is like it"):
+    method, run = runs.linear(task.spec), runs.settings()
+    train.fit(method, task.spec, rows, valid, run, mesh=one_device, start=given)
+
+
+def test_a_stopped_run_goes_on_without_the_other_folder(
+  source, other, tmp_path, monkeypatch
+):
+  """SIGTERM at the second save; then the source is gone. The bits are the same."""
+  copy, folder = tmp_path / "copy", tmp_path / "run"
+  shutil.copytree(source.folder, copy)
+  save, saved = checkpoint.save, []
+
+  def save_and_stop(manager, step, tree):
+    save(manager, step, tree)
+    saved.append(step)
+    if len(saved) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(train.Stopped):
+      experiment.run(begun(copy), folder, show=lambda text: None)
+  shutil.rmtree(copy)
+  again = trained(begun(copy), folder)
+  assert again.start == {} and not again.said
+  assert runs.same(again.fit[:4], other.fit[:4])
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_takes_all_of_its_parameters(name, tmp_path):
+  found = made_up(config(method=name), tmp_path)
+  setup = arms.prepare(config(tmp_path, method=name))
+  start = arms.take_over(setup, setup.plan.arms[0], tmp_path / "new", None)
+  assert start.keys() == found.best.keys()
+  assert all(x.tobytes() == found.best[path].tobytes() for path, x in start.items())
+
+
+def test_variants_of_the_method_start_there_too(source):
+  """From the arm of the same text; without it from the first of the method."""
+  given = config(source.folder, method="fusion(dropout=false)")
+  given["controls"] = ("fusion(absent=zeros)", "distil")
+  plan, spec = settings.check(given), runs.dataset().spec
+  starts = []
+  for arm in plan.arms:
+    method = methods.build(arm.method, arm.values, spec)
+    starts.append(warmstart.planned(plan, arm, method))
+  assert [x and x.source.text for x in starts] == ["fusion", "fusion", None]
+  assert not starts[0].fresh and "no parameter is fresh" in warmstart.told(
+    starts[0], plan.arms[0]
+  )
+  theirs = {**given, "method": "fusion", "controls": ["fusion(absent=zeros)"]}
+  found = [warmstart.same_arm(source.folder, theirs, arm).text for arm in plan.arms[:2]]
+  assert found == ["fusion", "fusion(absent=zeros)"]
+
+
+def spoiled(folder, what):
+  """The folder with something taken away."""
+  if what == "results":
+    (folder / "results.jsonl").unlink()
+  if what == "checkpoints":
+    shutil.rmtree(folder / "checkpoints")
+  if what == "config":
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+  ("what", "changed", "sentence"),
+  [
+    ("config", {}, "is not a run: it has no config.json"),
+    ("results", {}, "init_from .* is not finished"),
+    ("checkpoints", {}, "has no checkpoint of step 15"),
+    ("", {"method": "distil"}, "no arm of distil, it has fusion"),
+    ("", {"seeds": 4}, "has 3 seeds and this run 4"),
+    ("", {"init_only": ("a", "(")}, r"init_only has '\(', no regex: "),
+    (
+      "",
+      {"init_only": ("head",)},
+      "starts no parameter of fusion: params/enc.* 5 more",
+    ),
+    ("", {"method": "majority"}, "majority has no parameters"),
+  ],
+)
+def test_what_does_not_serve_is_refused_before_a_folder_is_made(
+  source, tmp_path, what, changed, sentence
+):
+  folder = tmp_path / "copy"
+  shutil.copytree(source.folder, folder)
+  spoiled(folder, what)
+  with pytest.raises(ValueError, match=sentence):
+    experiment.run(config(folder, **changed), tmp_path / "run", show=lambda text: None)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_config_from_before_there_was_init_from():
+  given = config()
+  del given["init_from"], given["init_only"]
+  plan = settings.check(given)
+  assert (plan.init_from, plan.init_only) == ("", (".*",))
