@@ -16,17 +16,17 @@ ZEROS = nn.initializers.zeros
 
 
 def attend(
-  query: Array, key: Array, value: Array, there: Array | None = None, drop=None
+  query: Array, key: Array, value: Array, sees: Array | None = None, drop=None
 ) -> Array:
   """softmax(query key^T / sqrt(D)) value for N heads, f[B, Q, N, D].
 
-  `query` f[B, Q, N, D], `key` and `value` f[B, T, N, D]; `there` bool[B, T] or None:
-  which of the T may be attended to (none of them: all alike). `drop`, if given, is
+  `query` f[B, Q, N, D], `key` and `value` f[B, T, N, D]; `sees` bool[B or 1, Q or 1, T]
+  or None: what each query may attend to (nothing: all alike). `drop`, if given, is
   applied to the weights f[B, N, Q, T].
   """
   logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-  if there is not None:
-    logits = jnp.where(there[:, None, None], logits, -1e30)
+  if sees is not None:
+    logits = jnp.where(sees[:, None], logits, -1e30)
   weight = jax.nn.softmax(logits)
   weight = weight if drop is None else drop(weight)
   return jnp.einsum("bhqk,bkhd->bqhd", weight, value)
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     # No bias: to the softmax, one of the keys makes no difference.
     split = (self.heads, width // self.heads)
     dense = lambda x: nn.DenseGeneral(split, use_bias=False)(x)
-    out = attend(dense(x), dense(sources), dense(sources), there)
+    out = attend(dense(x), dense(sources), dense(sources), there[:, None])
     out = nn.Dense(width, kernel_init=ZEROS)(out.reshape(x.shape))
     return missing.select(out, jnp.any(there, axis=1))
 

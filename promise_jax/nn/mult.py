@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
-from promise_jax.nn import encoders, transformer
+from promise_jax.nn import attention, encoders, transformer
 from promise_jax.types import Array
 
 PRESETS = {
@@ -80,32 +80,19 @@ def shifted(queries: int, keys: int) -> np.ndarray:
   return ahead <= abs(keys - queries)
 
 
-def attend(query, key, value, sees: Array | None, drop) -> Array:
-  """softmax(query key^T / sqrt(D)) value for N heads, f[B, Q, N, D].
-
-  `query` f[B, Q, N, D], `key` and `value` f[B, T, N, D]; `sees` bool[B or 1, Q, T] or
-  None: what each query may attend to (of nothing: anything finite). `drop` is applied
-  to the weights f[B, N, Q, T].
-  """
-  logits = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(query.shape[-1]), key)
-  if sees is not None:
-    logits = jnp.where(sees[:, None], logits, -1e30)
-  return jnp.einsum("bhqk,bkhd->bqhd", drop(jax.nn.softmax(logits)), value)
-
-
 class Layer(nn.Module):
   """x <- x + MHA(LN_0 x, LN_0 s), x <- x + W_2 relu(W_1 LN_1 x); the sources s share
   the norm of x, or are x itself if None. A query that sees nothing is given zeros.
 
-  `keys` [B] or None: dropout. The signature is that of a step of `nn.scan`.
+  `keys` [4, B] or None: dropout. The signature is that of a step of `nn.scan`.
   """
 
   heads: int
   rates: Rates
 
   @nn.compact
-  def __call__(self, x, layer, sources, sees, keys):
-    keys = [encoders.fold(encoders.fold(keys, layer), i) for i in range(4)]
+  def __call__(self, x, keys, sources, sees):
+    keys = [None] * 4 if keys is None else keys
     norm = nn.LayerNorm(1e-5)
     asked = norm(x)
     sources = asked if sources is None else norm(sources)
@@ -126,7 +113,7 @@ class Layer(nn.Module):
     by_head = lambda x: x.reshape(*x.shape[:2], self.heads, -1)
     key, value = map(by_head, jnp.split(pair, 2, axis=-1))
     drop = lambda weight: encoders.drop(weight, self.rates.attention, keys)
-    out = attend(by_head(query), key, value, sees, drop).reshape(x.shape)
+    out = attention.attend(by_head(query), key, value, sees, drop).reshape(x.shape)
     out = nn.Dense(width, kernel_init=XAVIER)(out)
     if sees is None:
       return out
@@ -146,63 +133,218 @@ class Encoder(nn.Module):
   def __call__(self, x, sources=None, real=None, sources_real=None, keys=None):
     """f[B, Q, H]. `real` bool[B, Q] and `sources_real` bool[B, T] tell the real steps,
     None leaves them to the rule of fairseq and attends to all; `keys` [B]: dropout."""
-    steps = x.shape[1] if sources is None else sources.shape[1]
-    sees = jnp.asarray(shifted(x.shape[1], steps))[None] if self.causal else None
-    there = real if sources is None else sources_real
-    if there is not None:
-      there = jnp.broadcast_to(there[:, None], (len(x), x.shape[1], steps))
-      sees = there if sees is None else there & sees
-    x, sources = (
-      None if s is None else encoders.drop(embed(s, r), self.rates.embedding, k)
-      for s, r, k in (
-        (x, real, encoders.fold(keys, 0)),
-        (sources, sources_real, encoders.fold(keys, 1)),
-      )
-    )
+    sees = self.sees(x, sources, real if sources is None else sources_real)
+    first, second, later = uses(keys, self.layers)
+    x = encoders.drop(embed(x, real), self.rates.embedding, first)
+    if sources is not None:
+      sources = embed(sources, sources_real)
+      sources = encoders.drop(sources, self.rates.embedding, second)
     stack = nn.scan(
       nn.remat(Layer, prevent_cse=False),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.layers,
     )(self.heads, self.rates, name="layers")
-    x, _ = stack(x, jnp.arange(self.layers), sources, sees, encoders.fold(keys, 2))
-    return nn.LayerNorm(1e-5)(x)
+    return nn.LayerNorm(1e-5)(stack(x, later, sources, sees)[0])
+
+  def sees(self, x, sources, there):
+    size = x.shape[1], (x if sources is None else sources).shape[1]
+    sees = shifted(*size)[None] if self.causal else None
+    if there is None:
+      return sees
+    there = jnp.broadcast_to(there[:, None], (len(x), *size))
+    return there if sees is None else there & sees
+
+
+def uses(keys, layers):
+  """Of keys [B] those for x, for its sources, and for the layers, [L, 4, B]."""
+  if keys is None:
+    return None, None, None
+  # All at once, outside of the scan: draws take long to compile.
+  keys = jax.vmap(encoders.fold, (None, 0))(keys, jnp.arange(2 + 4 * layers))
+  return keys[0], keys[1], keys[2:].reshape(layers, 4, -1)
 
 
 class Encoders(nn.Module):
-  """`count` of `form`, weights stacked on the first axis; equal lengths run as one."""
+  """`count` encoders, weights stacked on the first axis; equal lengths run as one."""
 
-  form: Encoder
   count: int
   width: int
+  heads: int
+  layers: int
+  causal: bool
+  rates: Rates
 
   @nn.compact
   def __call__(self, *lists: list) -> list[Array]:
-    """What encoder i makes of the i-th of each list, as in a call of `form`; lists of
-    x, sources, real, sources_real, keys. Entries may be None if all of a list are."""
-    form = self.form.clone(parent=None, name=None)
+    """What encoder i makes of the i-th of each list, as in a call of `Encoder`; lists
+    of x, sources, real, sources_real, keys, with None in all places or in none."""
+    # Without a parent: its weights are not its own, but slices of `stack`.
+    form = Encoder(self.heads, self.layers, self.causal, self.rates, parent=None)
 
     def start(key):
-      x = jnp.zeros((1, 1, self.width))
-      init = lambda key: form.init(key, x)["params"]
+      init = lambda key: form.init(key, jnp.zeros((1, 1, self.width)))["params"]
       return jax.vmap(init)(jax.random.split(key, self.count))
 
     params = self.param("stack", start)
+    rows = list(zip(*lists, strict=True))
     groups = {}
-    for i, x in enumerate(zip(*lists, strict=True)):
-      groups.setdefault(tuple(map(np.shape, x[:2])), []).append(i)
+    for i, (x, sources, *_) in enumerate(rows):
+      groups.setdefault((np.shape(x), np.shape(sources)), []).append(i)
     outs = [None] * self.count
-    for members in groups.values():
-      own = params
-      if len(members) < self.count:
-        own = jax.tree.map(lambda p: jnp.stack([p[i] for i in members]), params)  # noqa: B023
-      stacked = [jax.tree.map(_stack, *(x[i] for i in members)) for x in lists]
-      run = jax.vmap(lambda p, *x: form.apply({"params": p}, *x))
-      for i, out in zip(members, run(own, *stacked), strict=True):
+    for group in groups.values():
+      own = params if len(group) == self.count else _take(params, group)
+      args = jax.tree.map(lambda *x: jnp.stack(x), *(rows[i] for i in group))
+      run = jax.vmap(lambda own, args: form.apply({"params": own}, *args))
+      for i, out in zip(group, run(own, args), strict=True):
         outs[i] = out
     return outs
 
 
-def _stack(*x):
-  return jnp.stack(x)
+def _take(params, group):
+  return jax.tree.map(lambda p: jnp.stack([p[i] for i in group]), params)
+
+
+class MulT(nn.Module):
+  """Steps of M modalities -> f[B, outputs]: `read`, `project`, `cross`, `remember` and
+  `head`, which may be called one by one, with other steps in between.
+
+  `layers` of each of the M (M - 1) encoders of width H = `width` between modalities,
+  `memory_layers` of the M of width (M - 1) H within them. M = 1 has only the latter, of
+  width H. `noisy` modalities have dropout on their raw features (the text, in the
+  released code). `causal` and `masked` as in `PRESETS`; masked, nothing attends to
+  steps that are not real, whose places are not counted either. Raises ValueError for
+  a `width` that is odd, below 4, or not a multiple of the `heads`.
+  """
+
+  modalities: tuple[types.Modality, ...]
+  outputs: int
+  width: int = 30
+  heads: int = 5
+  layers: int = 5
+  memory_layers: int = 5
+  causal: bool = False
+  masked: bool = True
+  noisy: tuple[str, ...] = ()
+  rates: Rates = Rates()
+
+  def setup(self):
+    names = [m.name for m in self.modalities]
+    if self.width % self.heads:
+      raise ValueError(
+        f"width is {self.width}, not a multiple of the {self.heads} heads"
+      )
+    for name in self.noisy:
+      types.one_of("noisy", name, tuple(names))
+    types.at_least("layers", min(self.layers, self.memory_layers), 1)
+    self.pairs = tuple(itertools.permutations(names, 2))
+    wide = max(len(names) - 1, 1) * self.width
+    thin = lambda: nn.Dense(self.width, use_bias=False, kernel_init=TORCH)
+    self.projection = {name: thin() for name in names}
+    self.embedding = {
+      m.name: nn.Embed(m.vocabulary, self.width)
+      for m in self.modalities
+      if m.kind == "tokens"
+    }
+    form = {"heads": self.heads, "causal": self.causal, "rates": self.rates}
+    if self.pairs:
+      count = len(self.pairs)
+      self.crossing = Encoders(count, self.width, layers=self.layers, **form)
+    self.memory = Encoders(len(names), wide, layers=self.memory_layers, **form)
+    read = len(names) * wide
+    self.inner, self.outer = linear(read, read), linear(read, read)
+    self.output = linear(read, self.outputs)
+
+  def __call__(self, inputs, present, length, *, key=None, ids=None) -> Array:
+    """`inputs` {modality: [B, ...]}, `present` bool[B, M], `length` {sequence: i32[B]}
+    -> f[B, outputs]; `key` and `ids` i32[B] switch dropout on, as in
+    `encoders.Encoder`. What is not present is not read, NaN or not."""
+    noise = {"key": key, "ids": ids}
+    raw, real = self.read(inputs, present, length, **noise)
+    steps = self.cross(self.project(raw), real, **noise)
+    return self.head(self.remember(steps, real, **noise), **noise)
+
+  def read(self, inputs, present, length, *, key=None, ids=None):
+    """({modality: raw steps f[B, T, D]}, {modality: real bool[B, T]}): steps that are
+    absent or past the length are zeros and not real. Tokens are embedded (ours)."""
+    raw, real = {}, {}
+    for i, m in enumerate(self.modalities):
+      x, there = missing.select(inputs[m.name], present[:, i]), present[:, i]
+      if m.kind == "tokens":
+        x, real[m.name] = self.embedding[m.name](x), x > 0
+      else:
+        steps = length.get(m.name)
+        steps = None if steps is None else missing.select(steps, there)
+        x, real[m.name] = transformer.as_steps(m, x, steps)
+      real[m.name] &= there[:, None]
+      # Once more: an absent image has cells that are not 0, and tokens a padding.
+      x = missing.select(x, real[m.name])
+      rate = self.rates.inputs if m.name in self.noisy else 0.0
+      raw[m.name] = encoders.drop(x, rate, _keys(key, m.name, ids))
+    return raw, real
+
+  def project(self, raw):
+    """{modality: f[B, T, H]} of the raw steps."""
+    return {name: self.projection[name](x) for name, x in raw.items()}
+
+  def cross(self, steps, real, *, key=None, ids=None):
+    """{modality: f[B, T, (M - 1) H]}: what each finds in every other, side by side in
+    the order of the modalities. `steps` {modality: f[B, T, H]}, any T; `real` marks
+    those that are real, bool[B, T], and is not read unless `masked`."""
+    if not self.pairs:
+      return steps
+    real = real if self.masked else dict.fromkeys(steps)
+    found = self.crossing(
+      [steps[m] for m, _ in self.pairs],
+      [steps[n] for _, n in self.pairs],
+      [real[m] for m, _ in self.pairs],
+      [real[n] for _, n in self.pairs],
+      [_keys(key, f"{m}<-{n}", ids) for m, n in self.pairs],
+    )
+    parts = {m.name: [] for m in self.modalities}
+    for (m, _), out in zip(self.pairs, found, strict=True):
+      parts[m].append(out)
+    return {name: jnp.concatenate(x, -1) for name, x in parts.items()}
+
+  def remember(self, steps, real, *, key=None, ids=None) -> Array:
+    """The last step of each modality once its steps have asked each other, side by
+    side: f[B, M max(M - 1, 1) H]. Masked, it is the last real one, or zeros."""
+    names = [m.name for m in self.modalities]
+    nothing = dict.fromkeys(names)
+    real = real if self.masked else nothing
+    pick = lambda x: [x[name] for name in names]
+    keys = [_keys(key, f"{name}<-{name}", ids) for name in names]
+    outs = self.memory(pick(steps), pick(nothing), pick(real), pick(nothing), keys)
+    return jnp.concatenate(
+      [last(x, r) for x, r in zip(outs, pick(real), strict=True)], -1
+    )
+
+  def head(self, r, *, key=None, ids=None) -> Array:
+    """W_o (r + W_b relu(W_a r)) of the readout, f[B, outputs]."""
+    inner = nn.relu(self.inner(r))
+    inner = encoders.drop(inner, self.rates.head, _keys(key, "head", ids))
+    return self.output(r + self.outer(inner))
+
+
+def linear(inputs: int, outputs: int) -> nn.Dense:
+  """A dense layer that starts as PyTorch's do, its bias as its weights."""
+  reach = inputs**-0.5
+  bias = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -reach, reach)
+  return nn.Dense(outputs, kernel_init=TORCH, bias_init=bias)
+
+
+def last(x: Array, real: Array | None) -> Array:
+  """The last of the steps f[B, T, H], or of those that are `real` bool[B, T] (zeros if
+  none is), f[B, H]."""
+  if real is None:
+    return x[:, -1]
+  place = x.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+  x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
+  return missing.select(x, jnp.any(real, axis=1))
+
+
+def _keys(key, name, ids):
+  if key is not None and ids is None:
+    raise ValueError("key is given but ids is None, noise needs the id of each row")
+  return None if key is None else encoders.row_keys(key, name, ids)

@@ -52,7 +52,8 @@ class Block(nn.Module):
     packed = nn.Dense(3 * width, kernel_init=nn.initializers.normal(width**-0.5))(h)
     q, k, v = jnp.split(packed.reshape(rows, steps, self.heads, -1), 3, axis=-1)
     drop = lambda weight: encoders.drop(weight, 0.2, keys)
-    out = attention.attend(q, k, v, real, drop).reshape(h.shape)
+    sees = None if real is None else real[:, None]
+    out = attention.attend(q, k, v, sees, drop).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE)(out)
 
 
