@@ -203,7 +203,7 @@ class Run:
 
   def wait_for(self, arm: str, beyond: int) -> None:
     """Returns when the arm has logged a step after `beyond`."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while self.steps(arm) <= beyond:
       assert self.process.poll() is None, self.process.communicate()
       assert time.monotonic() < end, "no progress"
