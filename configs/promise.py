@@ -11,7 +11,7 @@ family: one fixed table, never both gone), tested under every pattern and at rat
 .9 of rows that lack either, only have the picture, or only have the name. Expect, as
 mean accuracy over the incomplete patterns (20 seeds, RESULTS.md), 61.2 +- 2.0 % for
 promise, 62.2 +- 2.2 % for fusion, 62.9 +- 2.5 % for distil; on mfeat 83.3 +- 0.5,
-82.7 +- 0.7 and 83.2 +- 0.7 %. About 4 minutes on 2 CPU cores.
+82.7 +- 0.7 and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores.
 """
 
 from promise_jax import evaluate, settings
