@@ -1,8 +1,8 @@
 """Augmentation on the device: a second, changed view of the same rows.
 
 A PROMISE-style method (AAAI 2026, arXiv 2511.10997) contrasts two views of each row.
-How the paper makes the second one we did not see, so everything here is ours; dropping
-15 % of the tokens and 10 % of the features is what our specification proposes.
+How the paper makes the second one we did not see, so everything here is ours. Features
+of a frozen backbone are sequences or vectors like any other.
 
 Each kind has a pure function of ONE row, `augment` maps it over the batch: rows cannot
 see each other, and a row draws from its own key alone. All shapes are static, so it
@@ -35,7 +35,7 @@ def augment(
   keys: Array,
   strength: float = 1.0,
 ) -> Array:
-  """A changed view of x [B, ...]; shapes and real steps stay as they are.
+  """A changed view of x [B, ...]; shapes and lengths stay as they are.
 
   image     uint8[B, H, W, C] in 0..255 or f[B, H, W, C] in [0, 1] -> f32 in [0, 1]:
             cropped, mirrored, other colours. Prepared features f[B, F] of images

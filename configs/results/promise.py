@@ -5,8 +5,9 @@
 
 and with another choice of modalities, "...promise.py:modalities=image+text+props".
 Default: emoji as image and text. 70 % of the training rows are incomplete; tests are
-all patterns and the grid of rates .1 to .9. Headline arms have 20 seeds, the others 5.
-Resumable.
+all patterns and the grid of rates .1 to .9, unless test_protocols= says otherwise; of
+two modalities it has three parts for watch and where modalities= names two. Headline
+arms have 20 seeds, the others 5. Resumable.
 """
 
 from promise_jax import comparison, evaluate, settings
@@ -32,7 +33,8 @@ def get_config(arguments: str = ""):
   base.train_protocol = "map(0.7)"
   base = settings.with_arguments(base, arguments)
   two = dataset == "watch" or base.data.modalities.count("+") == 1
-  base.test_protocols = evaluate.map_protocols(2 if two else 3)
+  if not base.test_protocols:
+    base.test_protocols = evaluate.map_protocols(2 if two else 3)
   what = base.data.modalities.replace("+", ", ")
   return comparison.two_runs(
     arguments,

@@ -15,15 +15,16 @@ reconstructed from the figure, and no result of the paper is known.
   L = L_task + fncl L_FNCL + cccl L_CCCL, L_task the mean over the views
 
 Views: the row as it is and augmented ones (`augment`), of which prediction sees the
-first alone. With `hide` (ours, not in the figure) an augmented view also loses a random
+first alone. With `hide` (ours, not in the figure) an augmented view may also lose a
 part of what the row has: it is generated on complete rows too, and its real twin in the
-first view is one of its positives. Without it, prompts learn from incomplete rows only.
+first view is one of its positives. Else prompts learn from incomplete rows only.
 
-Few rows, one step a modality: on validation of emoji and mfeat both kinds of layers and
-the augmentation cost more than they gave, so the default has none of them (Y = Z = R;
-views differ by what they hide and by the noise of the encoders), weights of 1 where the
-spec has .1, a temperature of .5 for .07, 3 views for 2, and 2 prompts for 8. The preset
-"clip" has all blocks, at the sizes of CLIP features.
+The default is for few rows, and departs from the figure: encoders, frozen there, are
+trained; on validation of emoji and mfeat both kinds of layers and the augmentation cost
+more than they gave, so it has none of them (Y = Z = R; views differ by what they hide
+and by the noise of the encoders); contrasts have a weight of 1 and a temperature of .5,
+there are 3 views and 2 prompts. The preset "clip" has all blocks, at the sizes of CLIP
+features.
 """
 
 import dataclasses
@@ -56,7 +57,7 @@ PROJECT = ("separate", "shared", "identity")
 
 @dataclasses.dataclass(frozen=True)
 class PromiseConfig:
-  """Settings; ours, chosen on validation where they are not the spec's defaults.
+  """Settings, all ours; sizes, weights, views and what is left out by validation.
 
   `hidden` d; `encoder` as in `nn.steps`. `generate` as in `nn.prompts`, or "none": what
   is absent is masked out; `prompts` K, `generator_layers` of "query". `cross_layers`,
@@ -138,6 +139,7 @@ CLIP = {
   "temperature": 0.07,
   "views": 2,
   "strength": 1.0,
+  "hide": False,
   "dropout": 0.1,
   "prompt_rate": 10.0,
 }
