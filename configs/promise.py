@@ -15,18 +15,13 @@ promise, 62.2 +- 2.2 % for fusion, 62.9 +- 2.5 % for distil; on mfeat 83.3 +- 0.
 82.7 +- 0.7 and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores.
 """
 
-from promise_jax import evaluate, settings
+from promise_jax import settings
+
+CONTROLS = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
 
 
 def get_config(arguments: str = ""):
-  dataset = settings.pairs(arguments).get("dataset", "emoji")
-  config = settings.defaults(method="promise", dataset=dataset, label_rate=1.0)
-  if dataset == "emoji":
-    config.data.modalities = "image+text"
-  config.train_protocol = "map(0.7)"
-  config.controls = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
-  config = settings.with_arguments(config, arguments)
-  two = dataset == "watch" or config.data.modalities.count("+") == 1
-  if "test_protocols" not in settings.pairs(arguments):
-    config.test_protocols = evaluate.map_protocols(2 if two else 3)
+  config = settings.map_defaults("promise", arguments)
+  if "controls" not in settings.pairs(arguments):
+    config.controls = CONTROLS
   return config

@@ -158,9 +158,14 @@ def labels(params: PyTree, rules: tuple[tuple[str, str], ...]) -> PyTree:
   tree = jax.tree_util.tree_map_with_path(label, params)
   for i, (pattern, _) in enumerate(rules):
     if i not in used and pattern != ".*":
-      names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+      names = list(by_path(params))
       raise ValueError(f"{pattern!r} matches no parameter of {', '.join(names)}")
   return tree
+
+
+def by_path(params: PyTree) -> dict:
+  """The leaves {path: leaf}."""
+  return {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def path_name(path) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-from promise_jax import methods, missing, optim, train
+from promise_jax import evaluate, methods, missing, optim, train
 from promise_jax.methods import promise, redcore
 from promise_jax.types import one_of
 
@@ -101,6 +101,22 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.train = dataclasses.asdict(train.TrainConfig())
   for name, (kind, _) in methods.METHODS.items():
     config[name] = dataclasses.asdict(kind())
+  return config
+
+
+def map_defaults(method: str, arguments: str):
+  """`defaults`, then `arguments`, under the protocol of the MAP family: 70 % of the
+  training rows incomplete, and its grid as the tests unless `arguments` say otherwise;
+  emoji has image and text. Two modalities are known of watch and of `modalities`."""
+  given = pairs(arguments)
+  config = defaults(method, given.get("dataset", "emoji"), label_rate=1.0)
+  if config.dataset == "emoji":
+    config.data.modalities = "image+text"
+  config.train_protocol = "map(0.7)"
+  config = with_arguments(config, arguments)
+  if "test_protocols" not in given:
+    two = config.dataset == "watch" or config.data.modalities.count("+") == 1
+    config.test_protocols = evaluate.map_protocols(2 if two else 3)
   return config
 
 

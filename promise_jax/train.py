@@ -198,8 +198,7 @@ def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
 def placed(params: PyTree, given: Mapping[str, Array]) -> PyTree:
   """`params` with the leaves `given` by path in place of its own; ValueError for a path
   that it has not, or another shape or dtype."""
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  own = {optimisers.path_name(path): x for path, x in leaves}
+  own = optimisers.by_path(params)
   for name, x in given.items():
     if name not in own or (own[name].shape, own[name].dtype) != (x.shape, x.dtype):
       raise ValueError(f"start has {name} {x.dtype}{x.shape}, no parameter is like it")

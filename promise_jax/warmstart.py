@@ -25,7 +25,7 @@ import numpy as np
 
 from promise_jax import checkpoint, files, optim, rundir, settings
 from promise_jax.settings import Arm, Experiment
-from promise_jax.types import Method, PyTree
+from promise_jax.types import Method
 
 SHOWN = 8  # fresh parameters a reason in the sentence; init.json has them all
 
@@ -63,9 +63,9 @@ def planned(plan: Experiment, arm: Arm, method: Method) -> Start | None:
   checkpoints = checkpoint.of_arm(folder, source.folder)
   step = config["train"]["steps"]
   params, _ = checkpoint.shapes(checkpoints, step, "best")
-  found = {name: (x.shape[1:], x.dtype) for name, x in leaves(params).items()}
+  found = {name: (x.shape[1:], x.dtype) for name, x in optim.by_path(params).items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
-  own = leaves(jax.eval_shape(method.init, key)[0])
+  own = optim.by_path(jax.eval_shape(method.init, key)[0])
   own = {name: (x.shape, x.dtype) for name, x in own.items()}
   fresh = {n: why_fresh(n, own[n], found.get(n), plan.init_only) for n in own}
   fresh = {name: reason for name, reason in fresh.items() if reason}
@@ -88,11 +88,6 @@ def same_arm(folder: Path, config: dict, arm: Arm) -> Arm:
       f"init_from {folder} has no arm of {arm.method}, it has {', '.join(names)}"
     )
   return next((x for x in same if x.text == arm.text), same[0])
-
-
-def leaves(params: PyTree) -> dict:
-  """The leaves by path."""
-  return {optim.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def why_fresh(name: str, own: tuple, found: tuple | None, only: tuple) -> str:
@@ -125,7 +120,7 @@ def listed(fresh: Mapping[str, str]) -> str:
 def parameters(start: Start, seeds: int) -> dict[str, np.ndarray]:
   """The parameters that are taken over, by path, [S, ...] for the first `seeds`."""
   params, _ = checkpoint.read(start.checkpoints, start.step, "best")
-  found = leaves(params)
+  found = optim.by_path(params)
   return {name: found[name][:seeds] for name in start.taken}
 
 

@@ -10,7 +10,7 @@ two modalities it has three parts for watch and where modalities= names two. Hea
 arms have 20 seeds, the others 5. Resumable.
 """
 
-from promise_jax import comparison, evaluate, settings
+from promise_jax import comparison, settings
 
 OTHERS = (
   "promise(fncl=0)",
@@ -26,21 +26,13 @@ LEFT_OUT = ("promise(cross_layers=1,self_layers=1)", "promise(strength=0.5)")
 
 
 def get_config(arguments: str = ""):
-  dataset = settings.pairs(arguments).get("dataset", "emoji")
-  base = settings.defaults(method="promise", dataset=dataset, label_rate=1.0)
-  if dataset == "emoji":
-    base.data.modalities = "image+text"
-  base.train_protocol = "map(0.7)"
-  base = settings.with_arguments(base, arguments)
-  two = dataset == "watch" or base.data.modalities.count("+") == 1
-  if not base.test_protocols:
-    base.test_protocols = evaluate.map_protocols(2 if two else 3)
+  base = settings.map_defaults("promise", arguments)
   what = base.data.modalities.replace("+", ", ")
+  where = f"{base.dataset} ({what})" if what else base.dataset
   return comparison.two_runs(
     arguments,
     base,
-    title=f"PROMISE-style on {dataset}{' (' + what + ')' if what else ''}, training "
-    f"with {base.train_protocol}",
+    title=f"PROMISE-style on {where}, training with {base.train_protocol}",
     headline=("majority", "fusion", "distil", "promise(fncl=0,cccl=0)"),
     others=OTHERS + (LEFT_OUT if what == "image, text" else ()),
   )

@@ -76,7 +76,7 @@ class FusionNet(nn.Module):
       if pattern is not None and not pattern[i]:
         rows.append(jnp.zeros((present.shape[0], self.hidden)))
       else:
-        rows.append(encode(self.encode[i], m.name, batch, present[:, i], key))
+        rows.append(encoders.encode(self.encode[i], m.name, batch, present[:, i], key))
     return jnp.stack(rows, axis=1)
 
   def fill(self, codes: Array, present: Array, filling: Array) -> Array:
@@ -93,17 +93,6 @@ class FusionNet(nn.Module):
 def network(spec: Spec, hidden: int, head_hidden: int) -> FusionNet:
   """The fusion network for the modalities and the task of `spec`."""
   return FusionNet(spec.modalities, spec.task.outputs, hidden, head_hidden)
-
-
-def encode(encoder: nn.Module, name: str, batch: Batch, present: Array, key) -> Array:
-  """Code f[B, H] of one modality of a batch; `key` None means no augmentation."""
-  return encoder(
-    batch["inputs"][name],
-    present,
-    batch["length"].get(name),
-    key=key,
-    ids=batch.get("id"),
-  )
 
 
 def random_subset(key: Array, ids: Array, present: Array) -> Array:

@@ -207,7 +207,7 @@ class GaussianEncoder(nn.Module):
       body = transformer.Transformer(
         self.modality, c.hidden, c.heads, c.blocks, c.mask_padding
       )
-    h = fusion.encode(body, self.modality.name, batch, present, key)
+    h = encoders.encode(body, self.modality.name, batch, present, key)
     init = imputers.start(c.he_init)
     mean, logvar = jnp.split(nn.Dense(2 * c.hidden, kernel_init=init)(h), 2, axis=-1)
     logvar = logvar + c.logvar_start

@@ -35,7 +35,6 @@ from promise_jax import missing, types
 from promise_jax.losses import contrastive, reconstruction
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
-from promise_jax.methods import fusion
 from promise_jax.nn import encoders, mlp
 from promise_jax.types import (
   Array,
@@ -145,7 +144,7 @@ class RobultNet(nn.Module):
 
   def branch(self, i: int, batch: Batch, present: Array, key) -> tuple:
     """(H_i, Z_i, U_i) of modality i, zeros in the rows without it."""
-    h = fusion.encode(self.f[i], self.modalities[i].name, batch, present, key)
+    h = encoders.encode(self.f[i], self.modalities[i].name, batch, present, key)
     codes = h, contrastive.normalise(self.c(h)), self.g[i](h)
     return tuple(missing.select(x, present) for x in codes)
 
@@ -153,7 +152,7 @@ class RobultNet(nn.Module):
     """S f[B, d_z], from encoders of its own or from `h`."""
     if self.config.own_encoders:
       h = [
-        fusion.encode(f, m.name, batch, present[:, i], key)
+        encoders.encode(f, m.name, batch, present[:, i], key)
         for i, (f, m) in enumerate(zip(self.f0_encode, self.modalities, strict=True))
       ]
     return contrastive.normalise(self.c(self.f0_fuse(jnp.concatenate(h, axis=-1))))

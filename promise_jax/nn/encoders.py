@@ -133,6 +133,12 @@ class Vector(nn.Module):
 BODIES = {"image": Image, "tokens": Tokens, "sequence": Sequence, "vector": Vector}
 
 
+def encode(encoder, name, batch, present, key):
+  """Code f[B, H] of one modality of a batch; `key` None means no noise."""
+  x, length = batch["inputs"][name], batch["length"].get(name)
+  return encoder(x, present, length, key=key, ids=batch.get("id"))
+
+
 def row_keys(key, name, ids):
   """One key a row, of `key`, the name of the modality and the row's own id i32[B]: a
   row draws the same wherever it is in the batch."""

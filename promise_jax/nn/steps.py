@@ -31,8 +31,7 @@ class Steps(nn.Module):
     m = self.modality
     if self.encoder == "pooled":
       body = encoders.Encoder(m, self.hidden)
-      x, length = batch["inputs"][m.name], batch["length"].get(m.name)
-      z = body(x, present, length, key=key, ids=batch.get("id"))[:, None]
+      z = encoders.encode(body, m.name, batch, present, key)[:, None]
       real = jnp.ones(z.shape[:2], bool)
     else:
       h, real = self.steps(batch, present)
