@@ -20,8 +20,8 @@ from promise_jax import bilevel, checkpoint, methods, missing, optim, train, upd
 from promise_jax.data import feed
 from promise_jax.losses import bottleneck
 from promise_jax.losses import task as tasks
-from promise_jax.methods import fusion, redcore
-from promise_jax.nn import imputers
+from promise_jax.methods import redcore
+from promise_jax.nn import encoders, imputers
 from promise_jax.types import Clock, State
 
 SIZES = {"hidden": 4, "imputer": 8, "links": 2, "head_hidden": 5}
@@ -486,7 +486,7 @@ def light():
     return missing.select(batch["inputs"][name], present)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(fusion, "encode", read)
+    patch.setattr(encoders, "encode", read)
     patch.setattr(optim, "build", lambda *args: optax.flatten(build(*args)))
     yield
 
