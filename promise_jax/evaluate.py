@@ -73,6 +73,13 @@ def put(method: Method, rows: dict, mesh: Mesh) -> dict:
   }
 
 
+def on_host(method: Method, rows: dict) -> dict:
+  """`rows` in host memory, their inputs as `method.prepare` makes them."""
+  if method.prepare is as_they_are:
+    return rows
+  return rows | {"inputs": jax.device_get(jax.jit(method.prepare)(rows["inputs"]))}
+
+
 def predict_patterns(
   predict: Predict,
   params: PyTree,

@@ -15,11 +15,14 @@ from promise_jax import (
   missing,
   page,
   report,
+  sentiment_metrics,
 )
 from promise_jax.arms import Setup, Trained
 from promise_jax.data import feed
 from promise_jax.settings import CONSTANT
 from promise_jax.types import Split, Task
+
+BEST_CONSTANT = "best constant"
 
 
 def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
@@ -31,11 +34,14 @@ def test(setup: Setup, arms: list[Trained], folder: Path) -> None:
   protocols += [p for p in setup.plan.tests if p not in protocols]
   conditions += evaluate.protocol_conditions(split, protocols, "test")
   lines = []
+  seeds = setup.plan.seeds
   for trained in arms:
-    values = logits[trained.arm.text]
-    lines += measured_lines(setup, trained, values, split, "test", conditions)
-    lines += pooled_lines(setup, trained, values, split)
+    name = trained.arm.text
+    values = logits[name]
+    lines += measured_lines(setup, name, values, seeds, split, "test", conditions)
+    lines += pooled_lines(setup, name, values, seeds, split)
     lines += validation_lines(setup, trained)
+  lines += constant_lines(setup, split, "test", conditions)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.plan.seeds)}
@@ -83,10 +89,11 @@ def test_again(
   if masks:
     kept = conditions[0].mask
     maskfile.export_masks(masks, kept, split.id, protocol, setup.spec.names)
-  lines = []
+  lines, seeds = [], setup.plan.seeds
   for trained in arms:
-    values = np.asarray(trained.predicts(split))
-    lines += measured_lines(setup, trained, values, split, split_name, conditions)
+    values, name = np.asarray(trained.predicts(split)), trained.arm.text
+    lines += measured_lines(setup, name, values, seeds, split, split_name, conditions)
+  lines += constant_lines(setup, split, split_name, conditions, pooled=False)
   path = folder / "results.jsonl"
   same = (str(protocol), split_name, None)
   before = [
@@ -100,45 +107,77 @@ def test_again(
 
 def measured_lines(
   setup: Setup,
-  trained: Trained,
+  name: str,
   logits: np.ndarray,
+  seeds: Sequence[int],
   split: Split,
   split_name: str,
   conditions: Sequence[evaluate.Condition],
 ) -> list[dict]:
-  """The lines of one arm under `conditions`, from logits f[S, P, N, C]."""
-  key = line_key(setup, trained, split_name)
+  """The lines of the arm `name` under `conditions`, from logits f[S, P, N, C]."""
+  key = line_key(setup, name, split_name)
   measured = evaluate.result_lines(
-    setup.spec.task,
-    logits,
-    split,
-    conditions,
-    setup.plan.seeds,
-    setup.config["metrics"],
+    setup.spec.task, logits, split, conditions, seeds, setup.config["metrics"]
   )
   return [key | line for line in measured]
 
 
 def pooled_lines(
-  setup: Setup, trained: Trained, logits: np.ndarray, split: Split
+  setup: Setup, name: str, logits: np.ndarray, seeds: Sequence[int], split: Split
 ) -> list[dict]:
   """The metrics of the test predictions under all patterns, and under the incomplete
   ones, as one set of rows each, from logits f[S, P, N, C]."""
-  key = line_key(setup, trained, "test")
+  key = line_key(setup, name, "test")
   table = np.array(setup.patterns)
   chosen = (np.ones(len(table), bool), ~table.all(axis=1))
   lines = []
-  for name, patterns in zip(report.POOLED, chosen, strict=True):
+  for protocol, patterns in zip(report.POOLED, chosen, strict=True):
     if patterns.any():
       found = evaluate.pooled(
         setup.spec.task,
         logits[:, patterns],
         split,
         table[patterns],
-        setup.plan.seeds,
+        seeds,
         setup.config["metrics"],
       )
-      lines += [key | {"pattern": None, "protocol": name} | line for line in found]
+      lines += [key | {"pattern": None, "protocol": protocol} | line for line in found]
+  return lines
+
+
+def constant_lines(
+  setup: Setup,
+  split: Split,
+  split_name: str,
+  conditions: Sequence[evaluate.Condition],
+  pooled: bool = True,
+) -> list[dict]:
+  """What the best constant scores under `conditions` and, if `pooled`, on pooled
+  patterns: lines as an arm has them, of sentiment tasks alone.
+
+  It is chosen metric by metric on the labels of `split` themselves (of
+  `sentiment_metrics.constants`), so it is no arm: what can be scored without reading
+  anything. `majority`, fitted on train, falls below it where train leans another way.
+  """
+  task = setup.spec.task
+  if not sentiment_metrics.sentiment_set(task):
+    return []
+  name, seeds, tried = BEST_CONSTANT, setup.plan.seeds, []
+  values = sentiment_metrics.constants(split.label, task.scale)
+  # As many at once as there are seeds, in their place: the program of the arms fits.
+  for some in np.resize(values, (-(-len(values) // len(seeds)), len(seeds))):
+    shape = (len(seeds), len(setup.patterns), len(split.id), 1)
+    logits = np.broadcast_to(some[:, None, None, None], shape)
+    found = measured_lines(setup, name, logits, seeds, split, split_name, conditions)
+    found += pooled_lines(setup, name, logits, seeds, split) if pooled else []
+    tried.append(found)
+  lines = []
+  for start in range(0, len(tried[0]), len(seeds)):  # one condition and metric
+    same = [found[start : start + len(seeds)] for found in tried]
+    sign = metrics.sign(same[0][0]["metric"])
+    scores = [x["value"] for found in same for x in found if not np.isnan(x["value"])]
+    best = max(scores, key=lambda value: sign * value, default=np.nan)
+    lines += [line | {"value": best} for line in same[0]]
   return lines
 
 
@@ -149,10 +188,10 @@ def train_mask_hash(setup: Setup, seed: int) -> str:
   return maskfile.mask_hash(mask, rows.split.id)
 
 
-def line_key(setup: Setup, trained: Trained, split: str) -> dict:
-  """The fields that all lines of one arm on one split share."""
+def line_key(setup: Setup, name: str, split: str) -> dict:
+  """The fields that all lines of the arm `name` on one split share."""
   return {
-    "method": trained.arm.text,
+    "method": name,
     "dataset": setup.dataset.name,
     "split": split,
     "label_rate": setup.config["label_rate"],
@@ -165,7 +204,7 @@ def validation_lines(setup: Setup, trained: Trained) -> list[dict]:
   name, sign = metrics.primary(setup.spec.task)
   valid = setup.valid
   chosen = {"all": "mean over patterns", "full": "full pattern"}
-  key = line_key(setup, trained, "valid") | {
+  key = line_key(setup, trained.arm.text, "valid") | {
     "protocol": chosen[setup.plan.train.select],
     "mask_hash": maskfile.mask_hash(valid.recorded, valid.id),
     "pattern": None,
@@ -261,11 +300,14 @@ def shown(folder: Path) -> str:
   run = report.read_run(folder)
   config = run.config["config"]
   names = [config["method"], *config["controls"]]
+  judged = any(x["method"] == BEST_CONSTANT for x in run.results)
+  names += [BEST_CONSTANT] if judged else []
   metric = next(x["metric"] for x in run.results if x["pattern"])
   tables = [report.pattern_table(run.results, metric, names)]
   if tests := config["test_protocols"]:
     tables.append(report.protocol_table(run.results, metric, names, tests))
   text = [report.to_text(table) for table in tables]
+  text += [report.means_text(run.results, names)] if judged else []
   if missing.parse(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not holes\n")
   text += [report.verdict(line) for line in run.comparison[:2]]

@@ -179,7 +179,18 @@ def _sources(run: report.Run) -> list[str]:
   return out
 
 
-def _speed(lines) -> Raw:
+def _speed(lines) -> list[Raw]:
+  """A line an arm, and a line a stage of the arms that have several or train a part."""
+  whole = [{k: v for k, v in r.items() if k != "stages"} for r in lines]
+  stages = []
+  for r in lines:
+    found = r.get("stages", ())
+    if len(found) > 1 or any(s["trains"] < s["parameters"] for s in found):
+      stages += [{"method": r["method"]} | s for s in found]
+  return [_measures(whole)] + ([_measures(stages)] if stages else [])
+
+
+def _measures(lines) -> Raw:
   header = report.in_order(key for r in lines for key in r)
 
   def show(value):
@@ -217,7 +228,7 @@ def html(run: report.Run) -> str:
   if run.metrics:
     parts += ["<h2>Training</h2>", *_training(run, methods)]
   if run.speed:
-    parts += ["<h2>Speed and memory</h2>", _speed(run.speed)]
+    parts += ["<h2>Speed and memory</h2>", *_speed(run.speed)]
   parts += ["<h2>Where the numbers come from</h2>", *_sources(run)]
   seeds = len(report.in_order(r["seed"] for r in run.results))
   line = f"{len(methods)} methods, {seeds} seeds, {len(run.results)} results"

@@ -5,10 +5,11 @@ Everything here works on plain lists of dicts, as the files of a run have them:
   results.jsonl     method, dataset, split, protocol, mask_hash, pattern (names present,
                     null for a mixed protocol and for pooled patterns), metric,
                     value, n, seed, label_rate, and rate for a protocol that
-                    has one
+                    has one; of sentiment, "best constant" stands as a method
   metrics.jsonl     method, seed, step, loss, valid and other terms
   comparison.json   rows, method, control, metric, difference, low, high, verdict
-  speed.jsonl       method and any measures, named with their unit
+  speed.jsonl       method and any measures, named with their unit, and those of its
+                    stages, a list
   config.json       the configuration, with versions, commit and device
 
 A cell is mean ± sample standard deviation over seeds. A mean over patterns is taken
@@ -134,6 +135,21 @@ def pattern_table(results, metric: str, methods: Sequence[str]) -> Table:
   """
   lines = [r for r in results if r["protocol"] == "none" and r["pattern"] is not None]
   return _table("present", lines, metric, methods, _groups)
+
+
+def means_text(results, methods: Sequence[str]) -> str:
+  """The means over the incomplete patterns and over all, as text: a row a metric, a
+  column a method, of the lines that `pattern_table` reads."""
+  by_pattern = [r for r in results if r["split"] == "test" and r["pattern"]]
+  rows: dict[str, list] = {}
+  for metric in in_order(r["metric"] for r in by_pattern):
+    for row in pattern_table(results, metric, methods).rows:
+      if row.name.startswith("mean, "):
+        label = f"{metric} (%)" if is_share(metric) else metric
+        cells = [show_cell(metric, c) for c in row.cells]
+        rows.setdefault(row.name, []).append([label, *cells])
+  blocks = [_aligned([[name, *methods], *lines]) for name, lines in rows.items()]
+  return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 def protocol_table(results, metric: str, methods: Sequence[str], protocols) -> Table:

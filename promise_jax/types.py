@@ -36,6 +36,8 @@ class Modality(NamedTuple):
 class Task(NamedTuple):
   """What is predicted: `outputs` is C classes, C binary labels, or 1 for regression.
 
+  `names` are those of the classes or labels; of a regression, whose convention its
+  label keeps where the unit does not tell (`sentiment_metrics.SIMS_LABEL`).
   `scale` is the unit of a regression label as the data set declares it (3.0 for
   sentiment in [-3, 3]); heads predict `label / scale`.
   """

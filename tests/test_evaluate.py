@@ -1,11 +1,21 @@
 """Predictions under patterns, what a mask picks of them, and the lines of results."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 import runs
-from promise_jax import evaluate, methods, missing
+from promise_jax import (
+  evaluate,
+  experiment,
+  files,
+  methods,
+  missing,
+  sentiment_metrics,
+  settings,
+)
 from promise_jax.types import Split
 
 SEEDS = 2
@@ -170,6 +180,50 @@ def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
   back = evaluate.protocol_conditions(turned, protocols, "test")
   for a, b in zip(there, back, strict=True):
     np.testing.assert_array_equal(a.mask, b.mask[::-1])
+
+
+def shares(label):
+  """What one value scores at best, by hand."""
+  low, high = np.sum(label < 0), np.sum(label > 0)
+  p = max(low, high) / (low + high)
+  _, levels = np.unique(np.round(label), return_counts=True)
+  return {
+    "mae": np.mean(abs(label - np.median(label))),
+    "acc2_has0": max(low, len(label) - low) / len(label),
+    "acc2_non0": p,
+    "f1_non0": 2 * p * p / (1 + p),
+    "f1_mplmm": 2 * p / (1 + p),
+    "acc7": levels.max() / len(label),
+  }
+
+
+def test_the_best_constant_stands_beside_the_arms_of_a_sentiment_run(rng, tmp_path):
+  split = np.repeat(["train", "valid", "test"], (30, 11, 19))
+  y = rng.uniform(-1.4, 2.9, 60).round(1)
+  test = y[split == "test"] = np.where(rng.random(19) < 0.3, 0, rng.uniform(-3, 1, 19))
+  x = {f"x_m{i}": rng.normal(size=(60, 2)) for i in range(2)}
+  np.savez(tmp_path / "mine.npz", y=y, split=split, scale=3.0, **x)
+  given = runs.get_config("method=majority,controls=none").to_dict()
+  given |= {"dataset": str(tmp_path / "mine.npz"), "test_protocols": ()}
+  given["data"] = {"data_dir": "", **settings.READING}
+  text = experiment.run(given, tmp_path / "run")
+  lines = files.read_jsonl(tmp_path / "run" / "results.jsonl")
+  best = [x for x in lines if x["method"] == "best constant"]
+  assert {x["split"] for x in best} == {"test"} and {x["seed"] for x in best} == {0, 1}
+  for line in best:
+    if line["metric"] in (want := shares(test.astype(np.float32))):
+      assert line["value"] == pytest.approx(want[line["metric"]], abs=1e-5), line
+  key = ("seed", "metric", "protocol", "mask_hash", "split", "pattern", "n")
+  where = lambda found: sorted(str([x[k] for k in key]) for x in found)
+  arm = [x for x in lines if x["method"] == "majority" and x["split"] == "test"]
+  assert where(arm) == where(best)
+  for head in ("mean, incomplete", "mean, all"):
+    block = re.search(
+      rf"\n{head} +majority +best constant\n(.+?)(?:\n\n|\n?$)", text, re.S
+    )[1]
+    found = [x.split(" ")[0] for x in block.split("\n")]
+    assert found == ["mae", "corr", *(m.__name__ for m in sentiment_metrics.SENTIMENT)]
+  assert "best constant" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_pooled_metrics_count_every_pattern_of_every_row(rng):

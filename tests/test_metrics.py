@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as reference
 
 from promise_jax import metrics, types
+from promise_jax import sentiment_metrics as sentiment
 
 CLASSES = types.Task("classes", 4)
 ROWS = 120
@@ -144,9 +145,9 @@ def test_weighted_f1_of_a_constant_predictor_is_not_the_swapped_one(p, golden):
   value = np.where(label, 0.5, -0.5)
   found = {
     "weighted_f1": metrics.weighted_f1(always, label, ones),
-    "f1_has0": metrics.f1_has0(always[:, 1:], value, ones),
-    "f1_non0": metrics.f1_non0(always[:, 1:], value, ones),
-    "sims_f1": metrics.sims_f1(always[:, 1:], value, ones),
+    "f1_has0": sentiment.f1_has0(always[:, 1:], value, ones),
+    "f1_non0": sentiment.f1_non0(always[:, 1:], value, ones),
+    "sims_f1": sentiment.sims_f1(always[:, 1:], value, ones),
   }
   for name, got in found.items():
     np.testing.assert_allclose(got, golden, atol=1e-3, err_msg=name)
@@ -161,9 +162,10 @@ def sentiment_by_hand(value, label):
     hits = list(hits)
     return sum(hits) / len(hits)
 
-  def f1(pairs):
+  def f1(pairs, swapped=False):
     predicted, actual = zip(*pairs, strict=True)
-    return reference.f1_score(actual, predicted, average="weighted")
+    order = (predicted, actual) if swapped else (actual, predicted)
+    return reference.f1_score(*order, average="weighted")
 
   def clip(x, bound):
     return max(-bound, min(bound, x))
@@ -171,18 +173,23 @@ def sentiment_by_hand(value, label):
   def level(x, edges):
     return sum(clip(x, 1) > edge for edge in edges)
 
+  has0, non0 = [(p >= 0, y >= 0) for p, y in rows], [(p > 0, y > 0) for p, y in kept]
+  sims = [(p > 0, y > 0) for p, y in rows]
   three, five = np.float32((-0.1, 0.1)), np.float32((-0.7, -0.1, 0.1, 0.7))
   return {
     "acc2_has0": share((p >= 0) == (y >= 0) for p, y in rows),
-    "f1_has0": f1([(p >= 0, y >= 0) for p, y in rows]),
+    "f1_has0": f1(has0),
+    "f1_has0_mplmm": f1(has0, swapped=True),
     "acc2_non0": share((p > 0) == (y > 0) for p, y in kept),
-    "f1_non0": f1([(p > 0, y > 0) for p, y in kept]),
+    "f1_non0": f1(non0),
+    "f1_mplmm": f1(non0, swapped=True),
     "acc7": share(round(clip(p, 3)) == round(clip(y, 3)) for p, y in rows),
     "acc5": share(round(clip(p, 2)) == round(clip(y, 2)) for p, y in rows),
     "sims_acc2": share((p > 0) == (y > 0) for p, y in rows),
     "sims_acc3": share(level(p, three) == level(y, three) for p, y in rows),
     "sims_acc5": share(level(p, five) == level(y, five) for p, y in rows),
-    "sims_f1": f1([(p > 0, y > 0) for p, y in rows]),
+    "sims_f1": f1(sims),
+    "sims_f1_mplmm": f1(sims, swapped=True),
     "sims_mae": share(abs(clip(p, 1) - clip(y, 1)) for p, y in rows),
     "mae": share(abs(p - y) for p, y in rows),
     "corr": np.corrcoef(value, label)[0, 1],
@@ -204,19 +211,53 @@ def test_sentiment_metrics_agree_with_a_loop_on_edges_and_halves(step):
     np.testing.assert_allclose(got[name], value, atol=1e-5, err_msg=name)
 
 
+# Test rows (negative, neutral, positive), the constant of the majority, and (accuracy,
+# F1, F1 with its arguments swapped) as published tables have to be read against.
+CONSTANTS = {
+  "MOSI non0": ((379, 30, 277), -1, (0.5777, 0.4231, 0.7324)),
+  "MOSI has0": ((379, 30, 277), -1, (0.5525, 0.3932, 0.7117)),
+  "MOSEI non0": ((1350, 1025, 2284), 1, (0.6285, 0.4851, 0.7719)),
+  "MOSEI has0": ((1350, 1025, 2284), 1, (0.7102, 0.5899, 0.8306)),
+  "SIMS sims": ((248, 69, 140), -1, (0.6937, 0.5682, 0.8191)),
+}
+TRIPLES = {
+  "non0": ("acc2_non0", "f1_non0", "f1_mplmm"),
+  "has0": ("acc2_has0", "f1_has0", "f1_has0_mplmm"),
+  "sims": ("sims_acc2", "sims_f1", "sims_f1_mplmm"),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_a_constant_scores_what_its_convention_gives_it(case):
+  counts, side, want = CONSTANTS[case]
+  label = np.repeat(np.float32([-1, 0, 1]), counts)
+  always, ones = np.full((len(label), 1), side / 2, np.float32), np.ones(len(label))
+  names = TRIPLES[case.split()[1]]
+  got = [getattr(sentiment, name)(always, label, ones) for name in names]
+  np.testing.assert_allclose(got, want, atol=5e-5)
+
+
+def test_the_swapped_f1_never_selects():
+  for scale, names in ((3.0, ()), (1.0, sentiment.SIMS_LABEL)):
+    task = types.Task("regression", 1, names, scale)
+    assert metrics.primary(task) == ("mae", -1)
+    found = metrics.metrics_for(task)
+    assert next(iter(found)) == "mae" and any("mplmm" in name for name in found)
+
+
 def test_zero_and_half_fall_where_the_field_puts_them():
   ones = np.ones(4)
   label = np.array([0.0, 0.0, 1.0, -1.0], np.float32)
   value = column(-0.2, 0.2, -0.2, -0.2)
-  assert metrics.acc2_has0(value, label, ones) == 0.5  # 0 is positive
-  assert metrics.sims_acc2(value, label, ones) == 0.5  # 0 is negative
-  assert metrics.acc2_non0(value, label, ones) == 0.5  # rows 2 and 3 are left
-  assert metrics.acc2_has0(column(0, 0, 0, 0), label, ones) == 0.75
-  assert metrics.sims_acc2(column(0, 0, 0, 0), label, ones) == 0.75
+  assert sentiment.acc2_has0(value, label, ones) == 0.5  # 0 is positive
+  assert sentiment.sims_acc2(value, label, ones) == 0.5  # 0 is negative
+  assert sentiment.acc2_non0(value, label, ones) == 0.5  # rows 2 and 3 are left
+  assert sentiment.acc2_has0(column(0, 0, 0, 0), label, ones) == 0.75
+  assert sentiment.sims_acc2(column(0, 0, 0, 0), label, ones) == 0.75
   # Halves go to the even side: .5 -> 0, 1.5 -> 2, 2.5 -> 2, and 2.5 is clipped at 2.
   halves = column(0.5, 1.5, 2.5, -0.5)
-  assert metrics.acc7(halves, jnp.array([0.0, 2, 2, 0]), ones) == 1
-  assert metrics.acc5(halves, jnp.array([0.0, 2, 3, 0]), ones) == 1
+  assert sentiment.acc7(halves, jnp.array([0.0, 2, 2, 0]), ones) == 1
+  assert sentiment.acc5(halves, jnp.array([0.0, 2, 3, 0]), ones) == 1
 
 
 KINDS = (("classes", 4), ("multilabel", 5), ("regression", 1))
@@ -257,11 +298,11 @@ def test_what_is_undefined_is_nan():
   one_class, ones = np.zeros(ROWS, int), np.ones(ROWS)
   assert np.isnan(jax.jit(metrics.auroc)(np.eye(2)[one_class], one_class, ones))
   assert np.isnan(metrics.micro_f1(-np.ones((4, 2)), np.zeros((4, 2)), np.ones(4)))
-  assert np.isnan(metrics.acc2_non0(column(1, 1), jnp.zeros(2), jnp.ones(2)))
+  assert np.isnan(sentiment.acc2_non0(column(1, 1), jnp.zeros(2), jnp.ones(2)))
   label = np.linspace(-1, 1, ROWS)
-  assert np.isnan(metrics.corr(np.full((ROWS, 1), 0.1), label, ones))
+  assert np.isnan(sentiment.corr(np.full((ROWS, 1), 0.1), label, ones))
   # Beyond the clip of CH-SIMS every value is 1.
-  assert np.isnan(metrics.sims_corr(label[:, None] + 2, label, ones))
+  assert np.isnan(sentiment.sims_corr(label[:, None] + 2, label, ones))
 
 
 def test_metrics_map_over_seeds_and_patterns():
@@ -279,12 +320,22 @@ def test_metrics_map_over_seeds_and_patterns():
 def test_regression_metrics_undo_the_scale_of_the_label():
   task = types.Task("regression", 1, scale=3.0)
   asked = metrics.metrics_for(task)
-  assert set(asked) == {"mae", "corr"} | {m.__name__ for m in metrics.SENTIMENT}
+  assert set(asked) == {"mae", "corr"} | {m.__name__ for m in sentiment.SENTIMENT}
   label = np.array([3.0, -1.5, 0.6], np.float32)
   heads = column(1.0, -0.5, 0.2)
   np.testing.assert_allclose(asked["mae"](heads, label, np.ones(3)), 0, atol=1e-6)
   assert asked["acc7"](heads, label, np.ones(3)) == 1
   assert set(metrics.metrics_for(task._replace(scale=1.0))) == {"mae", "corr"}
+
+
+def test_ch_sims_is_told_from_plain_regression_by_the_names_of_the_task():
+  task = types.Task("regression", 1, sentiment.SIMS_LABEL)
+  of_sims = {m.__name__ for m in sentiment.SIMS}
+  assert set(metrics.metrics_for(task)) == {"mae", "corr"} | of_sims
+  more = metrics.metrics_for(task, ["acc7", "sims_acc2"])
+  assert set(more) == {"mae", "corr", "acc7"} | of_sims
+  assert set(metrics.metrics_for(task._replace(names=()))) == {"mae", "corr"}
+  assert set(metrics.metrics_for(task._replace(scale=2.0))) == {"mae", "corr"}
 
 
 @pytest.mark.parametrize("kind, outputs", KINDS)
@@ -298,7 +349,7 @@ def test_row_means_are_the_mean_of_single_rows(kind, outputs):
   for name in (k for k, m in known.items() if metrics.is_row_mean(m)):
     mean = np.average(alone[name], weights=weight)
     np.testing.assert_allclose(mean, whole[name], atol=1e-6, err_msg=name)
-  assert metrics.is_row_mean(functools.partial(metrics.mae, scale=3.0))
+  assert metrics.is_row_mean(functools.partial(sentiment.mae, scale=3.0))
   assert not metrics.is_row_mean(metrics.macro_f1)
 
 
@@ -314,7 +365,7 @@ def test_bad_requests_say_what_is_allowed():
   with pytest.raises(ValueError, match="'mae' is no metric of classes; known: accur"):
     metrics.metrics_for(CLASSES, ["mae"])
   with pytest.raises(ValueError, match=r"want logits \[N, 1\], not \(2, 3\)"):
-    metrics.mae(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(2))
+    sentiment.mae(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(2))
   with pytest.raises(ValueError, match="2 or more rising rates"):
     metrics.area([0.0, 0.0], [1.0, 1.0])
 

@@ -86,6 +86,20 @@ def test_text_table_in_full():
   ]
 
 
+def test_means_of_every_metric_in_full():
+  errors = [r | {"metric": "mae", "value": 2 * r["value"]} for r in RESULTS]
+  # Robult by seed: incomplete .4, .5; all 1.6 / 3, 2 / 3.
+  assert report.means_text(RESULTS + errors, ["robult"]).splitlines() == [
+    "mean, incomplete         robult",
+    "accuracy (%)         45.0 ± 7.1",
+    "mae               0.900 ± 0.141",
+    "",
+    "mean, all            robult",
+    "accuracy (%)     60.0 ± 9.4",
+    "mae           1.200 ± 0.189",
+  ]
+
+
 def test_markdown_marks_the_best_and_less_error_wins():
   rows = [line("a|b", value=0.25, metric="mae"), line("c", value=1.5, metric="mae")]
   text = report.to_markdown(report.pattern_table(rows, "mae", ["a|b", "c"]))
@@ -284,6 +298,17 @@ def test_a_run_that_only_trained_has_a_page(tmp_path):
   assert run.title == tmp_path.name and not run.results and not run.config
   seen = Page(page.html(run))
   assert seen.tags.count("img") == 1 and "Training" in seen.text
+
+
+def test_the_page_has_the_stages_of_an_arm_that_has_several():
+  one, two = {"stage": "train", "trains": 9, "parameters": 9}, {"stage": "prompts"}
+  two |= {"trains": 881, "parameters": 11494}
+  speed = [{"method": "a", "stages": [one]}, {"method": "b", "stages": [one, two]}]
+  table = "stage trains parameters b train 9 9 b prompts 881 11,494"
+  for lines, header in ((speed, True), (speed[:1], False)):
+    seen = Page(page.html(report.Run("x", speed=lines)))
+    shown = " ".join(" ".join(seen.text).split())
+    assert (table in shown, "stage" in shown) == (header, header)
 
 
 def test_the_page_has_the_protocols_of_its_run():

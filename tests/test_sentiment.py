@@ -2,12 +2,11 @@
 
 import hashlib
 import pickle
-import re
 
 import numpy as np
 import pytest
 
-from promise_jax import arms, data, metrics, settings
+from promise_jax import arms, data, metrics, sentiment_metrics, settings
 from promise_jax.data import cleaning, loading, sentiment, sentiment_builders
 from promise_jax.types import Modality, Task
 
@@ -109,9 +108,9 @@ def test_rows_lengths_labels_and_kinds(save, layout, protocol):
   assert found.spec.modalities == tuple(
     Modality(m, "sequence", (steps[m], DIMS[m])) for m in DIMS
   )
-  assert found.spec.task == Task(
-    "regression", 1, scale=1.0 if layout == "sims" else 3.0
-  )
+  sims = Task("regression", 1, sentiment_metrics.SIMS_LABEL)
+  mosi = Task("regression", 1, scale=3.0)
+  assert found.spec.task == (sims if layout == "sims" else mosi)
   check_rows(found, truth)
   for split, fields in files.items():
     rows = found.split(split)
@@ -305,16 +304,18 @@ def test_the_hash_is_compared_and_told(save, monkeypatch):
 def test_the_range_decides_the_unit_and_metrics(save):
   found = data.load(save(make("sims")[0]))
   (line,) = (line for line in found.told() if "labels lie" in line)
-  assert "taken for CH-SIMS" in line
-  more = re.search(r"metrics=([\w+]+)", line)[1].split("+")
-  assert {m.__name__ for m in metrics.SIMS} <= metrics.metrics_for(
-    found.spec.task, more
-  ).keys()
+  assert "taken for CH-SIMS, unit 1." in line
+  of_sims = {m.__name__ for m in sentiment_metrics.SIMS}
+  assert metrics.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_sims
   found = data.load(save(make()[0]))
   assert any("taken for MOSI or MOSEI, unit 3." in line for line in found.told())
-  names = metrics.metrics_for(found.spec.task).keys()
-  assert {"mae", "corr", "acc2_has0", "acc2_non0", "f1_non0", "acc7"} <= names
-  assert data.load(save(make("sims")[0]), scale=3.0).spec.task.scale == 3.0
+  of_mosi = {m.__name__ for m in sentiment_metrics.SENTIMENT}
+  assert metrics.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_mosi
+  # A unit that is given decides, but CH-SIMS has no label beyond 1.
+  asked = data.load(save(make("sims")[0]), scale=3.0).spec.task
+  assert asked.scale == 3.0 and "acc7" in metrics.metrics_for(asked)
+  asked = data.load(save(make()[0]), scale=1.0).spec.task
+  assert metrics.metrics_for(asked).keys() == {"mae", "corr"}
 
 
 def test_a_split_read_twice_is_the_same(save):

@@ -53,14 +53,16 @@ def describe(
   length: tuple[str, ...] = (),
   group: bool = False,
   scale: float = 1.0,
+  names: tuple[str, ...] = (),
   description: str = "",
   notes: tuple[str, ...] = (),
 ) -> tfds.core.DatasetInfo:
   """The DatasetInfo of a builder that keeps the convention above.
 
   `present` and `length` name the modalities that carry such a feature, `group` says
-  that rows have one, `scale` is the unit of a regression label, `notes` are sentences
-  to be told whenever the data are read.
+  that rows have one, `scale` is the unit of a regression label, `names` are those of
+  its task (see `types.Task`), `notes` are sentences to be told whenever the data are
+  read.
   """
   features = {
     "inputs": tfds.features.FeaturesDict(inputs),
@@ -82,7 +84,7 @@ def describe(
     features=tfds.features.FeaturesDict(features),
     description=description,
     metadata=tfds.core.MetadataDict(
-      modalities=list(inputs), scale=scale, notes=list(notes)
+      modalities=list(inputs), scale=scale, names=list(names), notes=list(notes)
     ),
   )
 

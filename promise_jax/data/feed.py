@@ -1,7 +1,8 @@
 """Which rows, masks and label flags every step sees, and the batch made of them.
 
 The host draws them for a call of K steps ahead of time, a pure function of
-(seed, step); the device gathers.
+(seed, step). With one process the device gathers, from all rows; with several every
+process reads the rows of its own devices from host memory and gives them those alone.
 """
 
 from typing import NamedTuple, Protocol
@@ -86,13 +87,28 @@ def train_mask(rows: Rows, seed: int, epoch: int = 0) -> np.ndarray:
   )
 
 
+def with_rows(ready: dict, data: dict | None, mesh: Mesh) -> dict:
+  """`ready` (of `host_rows`) with the rows that it names, "rows" [S, K, B, ...], read
+  from the host arrays `data` for the devices of this process alone; as it is if there
+  are no `data`."""
+  if data is None:
+    return ready
+  index = ready["chosen"]["index"]
+  read = jax.tree.map(lambda x: sharding.put_rows(x, index, mesh), data)
+  return ready | {"chosen": ready["chosen"] | {"rows": read}}
+
+
 def gather(data: dict, chosen: dict, redraw: bool, mesh: Mesh) -> dict:
-  """The batch of one step, its rows spread over the devices.
+  """The batch of one step, its rows spread over the devices: gathered from `data`, or
+  those of `with_rows`.
 
   A mask that belongs to the example is a hole in the data (recorded := present); one
   that is redrawn is augmentation, and a loss may read what it hid.
   """
-  batch = jax.tree.map(lambda x: x[chosen["index"]], data)
+  if "rows" in chosen:
+    batch = dict(chosen["rows"])
+  else:
+    batch = jax.tree.map(lambda x: x[chosen["index"]], data)
   present = batch["recorded"] & chosen["keep"]
   batch |= {
     "present": present,

@@ -35,9 +35,10 @@ def read(
     _modality(m, features["inputs"][m], vocabulary, where)
     for m in metadata.get("modalities", sorted(features["inputs"].keys()))
   )
-  task = _task(
-    features["label"], metadata.get("scale", 1.0) if scale is None else scale
-  )
+  told = metadata.get("scale", 1.0)
+  # Whose convention the label keeps is said of the unit it was prepared with.
+  names = tuple(metadata.get("names", ())) if scale in (None, told) else ()
+  task = _task(features["label"], told if scale is None else scale, names)
   if task is None:
     raise ValueError(
       f"{where}: label is {features['label']!r}, expected a ClassLabel, a float Scalar "
@@ -103,11 +104,13 @@ def _modality(
   )
 
 
-def _task(feature: tfds.features.FeatureConnector, scale: float) -> Task | None:
+def _task(
+  feature: tfds.features.FeatureConnector, scale: float, names: tuple[str, ...]
+) -> Task | None:
   if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
     return Task("classes", feature.num_classes, tuple(feature.names))
   if feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
-    return Task("regression", 1, scale=float(scale))
+    return Task("regression", 1, names, float(scale))
   if isinstance(feature.shape, tuple) and len(feature.shape) == 1 and feature.shape[0]:
     return Task("multilabel", feature.shape[0])
   return None

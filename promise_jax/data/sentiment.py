@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from promise_jax import metrics
+from promise_jax import sentiment_metrics
 from promise_jax.data import dataset, labels, npzfile
 from promise_jax.data.sentiment_fields import MODALITIES, Part, read_parts
 from promise_jax.types import Modality, Task
@@ -54,9 +54,9 @@ def read(
   given up as it is handed out.
 
   `scale` replaces the unit of the labels, which follows from their range: within -1 to
-  1 that of CH-SIMS (1), within -3 to 3 that of MOSI and MOSEI (3). With `classes` the
-  classification_labels of MMSA are the task. ValueError names the file and the first
-  field that is off the layout.
+  1 that of CH-SIMS (1), within -3 to 3 that of MOSI and MOSEI (3); each is reported in
+  its own metrics. With `classes` the classification_labels of MMSA are the task.
+  ValueError names the file and the first field that is off the layout.
   """
   with npzfile.naming(path):
     kept = read_parts(path, classes)
@@ -118,10 +118,10 @@ def make_task(
     told += f", taken for {'MOSI or MOSEI' if scale == SENTIMENT else 'CH-SIMS'}"
   if not 0 < scale < np.inf:
     raise ValueError(f"scale is {scale}, expected is a positive number.")
-  if scale == SIMS:
-    more = "+".join(metric.__name__ for metric in metrics.SIMS)
-    told += f" (the metrics of that set: metrics={more})"
-  return Task("regression", 1, scale=float(scale)), (f"{told}, unit {scale:g}",)
+  # The unit 1 alone does not tell CH-SIMS from any other regression.
+  sims = scale == SIMS and largest <= SIMS
+  names = sentiment_metrics.SIMS_LABEL if sims else ()
+  return Task("regression", 1, names, float(scale)), (f"{told}, unit {scale:g}",)
 
 
 def number_clips(

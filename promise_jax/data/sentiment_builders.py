@@ -55,6 +55,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       length=tuple(m.name for m in modalities if m.kind == "sequence"),
       group=True,
       scale=self.SCALE,
+      names=self.source.task.names,
       description=self.source.card,
       notes=self.source.notes,
     )

@@ -1,4 +1,4 @@
-"""The constant predictor: majority class, label priors, or the mean label.
+"""The constant predictor: majority class, label priors, or the median label.
 
 What a model that reads nothing scores; every table shows it, because some metrics
 flatter it.
@@ -13,7 +13,7 @@ def constant_logits(label: np.ndarray, labelled: np.ndarray, task: Task) -> np.n
   """Logits f[C] fitted on the rows `labelled` bool[N] of `label`.
 
   Log class frequency (its argmax is the majority class), log odds of each label, or
-  the mean label in units of `task.scale`.
+  the median label, the best under mean absolute error, in units of `task.scale`.
   """
   known = label[labelled]
   if task.kind == "classes":
@@ -22,4 +22,4 @@ def constant_logits(label: np.ndarray, labelled: np.ndarray, task: Task) -> np.n
   if task.kind == "multilabel":
     rate = np.clip(known.mean(axis=0), 1e-3, 1 - 1e-3)
     return np.log(rate / (1 - rate)).astype(np.float32)
-  return np.array([known.mean() / task.scale], np.float32)
+  return np.array([np.median(known) / task.scale], np.float32)
