@@ -1,8 +1,11 @@
 """What the launch scripts share: flags in, one sentence and an exit code out."""
 
+import errno
+import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from promise_jax import files, rundir, train
+from promise_jax import checkpoint, distributed, files, rundir, train
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+AGAIN = "the same command goes on from the last checkpoint"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
 def config_flag():
@@ -32,11 +37,25 @@ def workdir_flag():
   )
 
 
+def process_flags() -> tuple:
+  """Defines what `distributed.start` takes, in its order."""
+  return (
+    flags.DEFINE_string(
+      "coordinator", None, "HOST:PORT of process 0, where no cluster says so"
+    ),
+    flags.DEFINE_integer("processes", None, "how many processes train together"),
+    flags.DEFINE_integer("process", None, "which of them this one is, from 0"),
+    flags.DEFINE_integer(
+      "heartbeat", distributed.HEARTBEAT, "seconds until a silent process ends all"
+    ),
+  )
+
+
 def main(body: Callable[[], None]) -> None:
   """Parses the flags and runs `body`; every error of use is one sentence and code 2.
 
   After Ctrl-C the code is 130; after SIGTERM 0, because whoever sent it restarts; 1
-  where training diverged.
+  where training diverged, the disk is full or another process of the run has ended.
   """
   try:
     sys.argv = with_kinds(sys.argv)  # where ml_collections looks for fields
@@ -46,15 +65,35 @@ def main(body: Callable[[], None]) -> None:
     keep_programs()
     body()
   except train.Stopped as stopped:
-    print(f"\n{stopped}; the same command goes on from there.")
+    if distributed.first():
+      print(f"\n{stopped}; the same command goes on from there.")
     sys.exit(0 if stopped.signal == signal.SIGTERM else INTERRUPTED)
   except KeyboardInterrupt:
-    sys.exit(INTERRUPTED)
+    leave(INTERRUPTED)
   except FloatingPointError as error:
     print(f"\nerror: {error}", file=sys.stderr)
     sys.exit(FAILED)
+  except checkpoint.NotSaved as error:
+    print(f"\nerror: {error}; {AGAIN}", file=sys.stderr)
+    leave(FAILED)
+  except jax.errors.JaxRuntimeError:
+    if not distributed.several():
+      raise
+    traceback.print_exc()
+    print(f"\nerror: another process may have ended; {AGAIN}", file=sys.stderr)
+    leave(FAILED)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     fail(e)
+
+
+def leave(code: int) -> None:
+  """Exits; as one of several processes at once, without a word to the others: they may
+  wait for this one in the middle of a step, and end when it is gone."""
+  if not distributed.several():
+    sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def keep_programs() -> None:
@@ -83,9 +122,15 @@ def fail(error: Exception) -> None:
   What this project or the reading of flags and configs says is about use; what JAX or
   NumPy says is a fault of ours, and its traceback is wanted.
   """
+  if isinstance(error, OSError) and error.errno in FULL:
+    print(f"\nerror: {error}; {AGAIN}", file=sys.stderr)
+    leave(FAILED)
   if isinstance(error, flags.Error) or from_config(error) or said_here(error):
     print(f"error: {sentence(error)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
+  if distributed.several():
+    traceback.print_exception(error)
+    leave(FAILED)
   raise error
 
 

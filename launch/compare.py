@@ -6,11 +6,12 @@ Finished runs are skipped, unfinished ones resumed. The table is printed and wri
 comparison.md and report.html.
 """
 
+import os
 from pathlib import Path
 
 import cli
 
-from promise_jax import comparison
+from promise_jax import comparison, distributed
 
 CONFIG = cli.config_flag()
 WORKDIR = cli.workdir_flag()
@@ -20,6 +21,11 @@ def body() -> None:
   if CONFIG.value is None:
     raise ValueError(
       "--config is missing, for instance --config configs/results/robult.py"
+    )
+  if cluster := distributed.detected(os.environ):
+    raise ValueError(
+      f"{cluster} has started several processes, compare.py is for one; train.py can "
+      "make its runs, and this command then shows them"
     )
   config = CONFIG.value.to_dict()
   folder = Path(WORKDIR.value) if WORKDIR.value else cli.default_folder(config)

@@ -4,17 +4,20 @@
   python launch/train.py --config configs/robult.py:dataset=emoji,label_rate=0.2
   python launch/train.py --config configs/fusion.py --config.train.steps=800
 
-The same command on the same folder resumes; a finished run is only shown.
+The same command on the same folder resumes; a finished run is only shown. Several
+processes that SLURM, Open MPI or a TPU pod has started train together; elsewhere start
+each with --coordinator, --processes and --process (see launch/pod).
 """
 
 from pathlib import Path
 
 import cli
 
-from promise_jax import experiment
+from promise_jax import distributed, experiment
 
 CONFIG = cli.config_flag()
 WORKDIR = cli.workdir_flag()
+PROCESSES = cli.process_flags()
 
 
 def body() -> None:
@@ -23,8 +26,11 @@ def body() -> None:
   config = CONFIG.value.to_dict()
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
-  print(experiment.run(config, folder))
-  print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
+  distributed.start(*(flag.value for flag in PROCESSES))
+  table = experiment.run(config, folder)
+  if distributed.first():
+    print(table)
+    print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ validation; none sees the test split.
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from promise_jax import (
   checkpoint,
   data,
+  distributed,
   evaluate,
   files,
   methods,
@@ -119,8 +120,12 @@ def train_arm(
   if arm.method == CONSTANT:
     return constant_arm(setup, arm)
   method = methods.build(arm.method, arm.values, setup.spec)
+  own = checkpoint.of_arm(folder, arm.folder)
+  torn = distributed.together(lambda: checkpoint.set_aside(own), distributed.first())
+  for line in torn or ():
+    (show or print)(line)
   start = take_over(setup, arm, folder, show)
-  with checkpoint.opened(checkpoint.of_arm(folder, arm.folder)) as manager:
+  with checkpoint.opened(own) as manager:
     done = manager.latest_step() or 0
     with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
       fit = train.fit(
@@ -135,10 +140,12 @@ def train_arm(
         stop=stop,
         title=arm.text if show else None,
       )
-  if fit.speed["steps"]:
+  if fit.speed["steps"] and distributed.first():
     log_speed(folder / "speed.jsonl", arm.text, fit.speed)
     if show:
       show("  " + speed_line(fit.speed))
+      for stage in fit.speed["stages"] if len(method.stages) > 1 else ():
+        show("  " + stage_line(stage))
 
   def predicts(split: Split) -> np.ndarray:
     return evaluate.predict_split(method, fit.params, fit.aux, split, setup.patterns)
@@ -163,14 +170,15 @@ def take_over(
   start = start_of(setup, arm, folder)
   if start is None:
     return {}
-  folder.mkdir(parents=True, exist_ok=True)
-  warmstart.note(folder / "init.json", start, arm)
+  if distributed.first():
+    folder.mkdir(parents=True, exist_ok=True)
+    warmstart.note(folder / "init.json", start, arm)
   if show:
     show(warmstart.told(start, arm))
   return warmstart.parameters(start, len(setup.plan.seeds))
 
 
-def log_speed(path: Path, method: str, speed: dict[str, float]) -> None:
+def log_speed(path: Path, method: str, speed: dict[str, Any]) -> None:
   """Puts the numbers of one arm into speed.jsonl, in place of earlier ones: after a
   resume they are those of the part that was trained last."""
   lines = files.read_jsonl(path) if path.exists() else []
@@ -178,7 +186,7 @@ def log_speed(path: Path, method: str, speed: dict[str, float]) -> None:
   files.write_jsonl(path, [*kept, {"method": method} | speed])
 
 
-def speed_line(speed: dict[str, float]) -> str:
+def speed_line(speed: dict[str, Any]) -> str:
   """Compile time, rate and memory, for a person."""
   return (
     f"compiled in {speed['compile_s']:.1f} s, trained in {speed['train_s']:.1f} s, "
@@ -187,10 +195,23 @@ def speed_line(speed: dict[str, float]) -> str:
   )
 
 
+def stage_line(stage: dict[str, Any]) -> str:
+  """What a stage trains, its compile time and rate, for a person."""
+  trains, total = stage["trains"], stage["parameters"]
+  return (
+    f"{stage['stage']}: trains {trains:,} of {total:,} parameters "
+    f"({100 * trains / total:.1f} %), {stage['steps']:,} steps, "
+    f"compiled in {stage['compile_s']:.1f} s, {stage['examples_per_s']:,.0f} examples/s"
+  )
+
+
 @contextlib.contextmanager
 def metrics_log(path: Path, method: str, done: int) -> Iterator[Callable]:
   """A function that appends lines of one arm; what a killed run wrote after its last
-  checkpoint, at step `done`, is dropped first."""
+  checkpoint, at step `done`, is dropped first. Of several processes one does it."""
+  if not distributed.first():
+    yield lambda lines: None
+    return
   if path.exists():
     # A kill can cut the last line short; it is of a step that no checkpoint has.
     whole, end, _ = path.read_text("utf-8").rpartition("\n")

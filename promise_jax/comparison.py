@@ -18,6 +18,7 @@ from promise_jax import (
   arms,
   experiment,
   files,
+  methods,
   metrics,
   missing,
   outcome,
@@ -44,12 +45,18 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   report.html into `folder` and returns the text of the first.
 
   `config` has `title`, `trials` {name: arms to choose from}, `trial_seeds` and `runs`
-  {name: config of an experiment}, in which "{name}" stands for the arm chosen, and may
-  have `variants`, arms that are compared with all others as the method is. Raises
-  ValueError for what does not fit, before anything is trained.
+  {name: config of an experiment}, in which "{name}" stands for the arm chosen. It may
+  have `before`, {name: config} of experiments that are run first and not compared, from
+  which the others start whose `init_from` is that name, and `variants`, arms that are
+  compared with all others as the method is. Raises ValueError for what does not fit,
+  before anything is trained.
   """
   check(config)
+  config = config | {"runs": placed(config, folder)}
   chosen = {}
+  for name, one in config.get("before", {}).items():
+    show(f"\n{name}:")
+    show(experiment.run(one, folder / name, show=show))
   for name, trials in config["trials"].items():
     first = next(iter(config["runs"].values()))
     chosen[name] = choose(first, trials, config["trial_seeds"], folder / "trials", show)
@@ -73,9 +80,11 @@ def two_runs(
   others: tuple[str, ...],
   trials: dict[str, tuple[str, ...]] | None = None,
   variants: tuple[str, ...] = (),
+  before: dict[str, dict] | None = None,
 ):
   """The ConfigDict of a comparison of two runs of `base`, a ConfigDict: `headline`
-  are the controls with 20 seeds, `others` those with 5; `trials` have 5 as well.
+  are the controls with 20 seeds, `others` those with 5; `trials` have 5 as well. Runs
+  `before` have 20, no controls, and the fields given in place of those of `base`.
 
   `base` follows the `arguments` of the config file already; ValueError if they set the
   seeds or the controls.
@@ -92,6 +101,9 @@ def two_runs(
   config = {"title": title, "trials": trials or {}, "trial_seeds": 5, "runs": runs}
   if variants:
     config["variants"] = variants
+  if before:
+    first = base.to_dict() | {"seeds": 20, "controls": (), "init_from": ""}
+    config["before"] = {name: first | given for name, given in before.items()}
   return config_dict.ConfigDict(config)
 
 
@@ -108,6 +120,8 @@ def check(config: dict) -> None:
     values = [c[field] for c in config["runs"].values()]
     if any(v != values[0] for v in values):
       raise ValueError(f"the runs of a comparison share {field}, found {values}")
+  for one in config.get("before", {}).values():
+    settings.check(one)
   example = {name: trials[0] for name, trials in config["trials"].items()}
   runs = [filled(one, example) for one in config["runs"].values()]
   for one in runs:
@@ -115,6 +129,15 @@ def check(config: dict) -> None:
   arms_of_runs = {arm for one in runs for arm in (one["method"], *one["controls"])}
   for name in config.get("variants", ()):
     one_of("variants", name, tuple(sorted(arms_of_runs)))
+
+
+def placed(config: dict, folder: Path) -> dict[str, dict]:
+  """The runs, starting from the folders of those that are run `before`."""
+  before = {name: str(folder / name) for name in config.get("before", {})}
+  return {
+    name: one | {"init_from": before.get(one["init_from"], one["init_from"])}
+    for name, one in config["runs"].items()
+  }
 
 
 def filled(config: dict, chosen: dict[str, str]) -> dict:
@@ -131,9 +154,11 @@ def choose(
   """The arm of `trials` with the best mean validation score over `seeds` seeds.
 
   Trains on train and valid only, resumably, in `folder`; every score goes to
-  trials.jsonl there. Only trials of the method itself start from `init_from`.
+  trials.jsonl there. Only trials of the method itself, or of its family, start from
+  `init_from`.
   """
-  if {t.partition("(")[0] for t in trials} != {config["method"].partition("(")[0]}:
+  families = {methods.family(t.partition("(")[0]) for t in (config["method"], *trials)}
+  if len(families) > 1:
     config = config | {"init_from": ""}
   config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
   setup = arms.prepare(config)

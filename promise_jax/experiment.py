@@ -1,11 +1,12 @@
 """One experiment: a method and its controls, seeds, one run directory, one table."""
 
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from promise_jax import arms, checkpoint, files, missing, outcome, rundir
+from promise_jax import arms, checkpoint, distributed, files, missing, outcome, rundir
 from promise_jax.settings import CONSTANT
 
 
@@ -14,24 +15,44 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
 
   Resumes where `folder` holds an unfinished run of this config; a finished one is only
   shown. Raises ValueError, with nothing written, for what does not fit, and
-  `train.Stopped` after Ctrl-C or SIGTERM.
+  `train.Stopped` after Ctrl-C or SIGTERM. Of several processes all train, and the first
+  alone writes and shows; the table of the others is empty.
   """
-  rundir.check_config(folder, config)
-  if (folder / "results.jsonl").exists():
+  first, together = distributed.first(), distributed.together
+  together(lambda: rundir.check_config(folder, config), first)
+  show = show if first else lambda text: None
+  if distributed.largest((folder / "results.jsonl").exists()):
     show(f"{folder} is finished; nothing was trained.")
-    return outcome.shown(folder)
-  setup = arms.prepare(config)
+    return outcome.shown(folder) if first else ""
+  setup = together(lambda: ready(config, folder))
   for line in setup.dataset.told():
     show(line)
-  for arm in setup.plan.arms:
-    arms.start_of(setup, arm, folder)  # raises before anything is written
   with rundir.opened(folder, config), stop_signals() as stop:
-    files.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
+    if first:
+      files.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
     trained = [
-      arms.train_arm(setup, arm, folder, stop, show) for arm in setup.plan.arms
+      arms.train_arm(setup, arm, folder, stop, show if first else None)
+      for arm in setup.plan.arms
     ]
-    outcome.test(setup, trained, folder)
-  return outcome.shown(folder)
+    end = outcome.test if first else predict_along
+    together(functools.partial(end, setup, trained, folder))
+  return outcome.shown(folder) if first else ""
+
+
+def ready(config: dict, folder: Path) -> arms.Setup:
+  """What all arms share; ValueError, before anything is written, for what does not
+  fit."""
+  setup = arms.prepare(config)
+  for arm in setup.plan.arms:
+    arms.start_of(setup, arm, folder)
+  return setup
+
+
+def predict_along(setup: arms.Setup, trained: list[arms.Trained], folder: Path) -> None:
+  """The part of `outcome.test` that every process has to join: the predictions."""
+  del folder
+  for one in trained:
+    one.predicts(setup.dataset.split("test"))
 
 
 def evaluate_again(
@@ -60,8 +81,9 @@ def evaluate_again(
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-  """Turns the first Ctrl-C or SIGTERM into a question that `fit` asks after each call
-  (0: go on, else the signal); a second Ctrl-C interrupts at once."""
+  """Turns the first Ctrl-C or SIGTERM, to any of the processes, into a question that
+  `fit` asks after each call (0: go on, else the signal); a second Ctrl-C interrupts at
+  once."""
   asked = []
 
   def ask(number, frame):
@@ -71,7 +93,7 @@ def stop_signals() -> Iterator[Callable[[], int]]:
 
   before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
-    yield lambda: asked[0] if asked else 0
+    yield lambda: distributed.largest(asked[0] if asked else 0)
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -13,14 +13,17 @@ from promise_jax.types import PyTree, one_of
 # step is infinite where a gradient is exactly 0 (`bilevel.hypergradient`).
 EPS_ROOT = 1e-16
 UNDECAYED = ("bias", "scale", "prompts")
+SCHEDULES = ("cosine", "linear", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
   """AdamW. `schedule` "cosine": `warmup`, a part of the stage's steps, then the rate
   falls to 0 on a cosine; "linear": `constant_then_linear` over the stage as 30 + 30
-  epochs, without warm-up. `weight_decay` applies to matrices only. `clip` bounds the
-  global norm."""
+  epochs, without warm-up; "constant": `lr` at every step (the released code of MPLMM
+  also cuts it where validation stands still, ReduceLROnPlateau, which is not
+  reproduced). `weight_decay` applies to matrices only. `clip` bounds the global
+  norm."""
 
   lr: float = 3e-3
   weight_decay: float = 0.3
@@ -31,7 +34,7 @@ class OptimConfig:
 
 def check(config: OptimConfig) -> None:
   """Raises ValueError for a setting without meaning."""
-  one_of("train.optim.schedule", config.schedule, ("cosine", "linear"))
+  one_of("train.optim.schedule", config.schedule, SCHEDULES)
   allowed = {
     "lr": ("above 0", config.lr > 0),
     "weight_decay": ("0 or more", config.weight_decay >= 0),
@@ -64,16 +67,32 @@ def build(
   )
   if tuple(trains) == (".*",):
     return chain
-  rules = (*((pattern, "train") for pattern in trains), (".*", "freeze"))
   return optax.partition(
     {"train": chain, "freeze": optax.set_to_zero()},
-    lambda params: labels(params, rules),
+    lambda params: parts(params, trains),
   )
+
+
+def parts(params: PyTree, trains: tuple[str, ...]) -> PyTree:
+  """The part of every leaf in a stage that `trains` by these regexes: "train" or
+  "freeze"."""
+  rules = (*((pattern, "train") for pattern in trains), (".*", "freeze"))
+  return labels(params, rules)
+
+
+def counts(params: PyTree, trains: tuple[str, ...]) -> tuple[int, int]:
+  """How many numbers of `params` a stage trains, and how many there are."""
+  sizes = [x.size for x in jax.tree.leaves(params)]
+  part = jax.tree.leaves(parts(params, trains))
+  moving = [n for n, p in zip(sizes, part, strict=True) if p == "train"]
+  return sum(moving), sum(sizes)
 
 
 def rate(config: OptimConfig, steps: int) -> optax.Schedule:
   """The learning rate at every one of `steps` updates."""
   steps = max(steps, 2)
+  if config.schedule == "constant":
+    return optax.constant_schedule(config.lr)
   if config.schedule == "linear":
     return lambda step: config.lr * constant_then_linear(1 + 60 * step // steps, 30, 30)
   warmup = min(max(1, round(config.warmup * steps)), steps - 1)
@@ -88,10 +107,10 @@ def constant_then_linear(epoch, constant: int, decay: int):
 
 def decayed(params: PyTree) -> PyTree:
   """True for the leaves that weight decay applies to: matrices, but not the biases and
-  scales of layers that are stacked for a scan, nor prompts."""
+  scales of layers that are stacked for a scan, nor prompts ("gate_bias" is a bias)."""
 
   def matrix(path, x):
-    return x.ndim > 1 and path_name(path[-1:]) not in UNDECAYED
+    return x.ndim > 1 and path_name(path[-1:]).split("_")[-1] not in UNDECAYED
 
   return jax.tree_util.tree_map_with_path(matrix, params)
 

@@ -16,6 +16,7 @@ results.jsonl    a line a (method, pattern or protocol, metric, seed); written l
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -27,7 +28,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from promise_jax import files
+from promise_jax import distributed, files
 from promise_jax.types import Modality, Spec, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -41,11 +42,23 @@ def digest(config: dict) -> str:
 
 @contextlib.contextmanager
 def opened(folder: Path, config: dict) -> Iterator[Path]:
-  """The folder, made or found, locked while the context lasts.
+  """The folder, made or found, locked while the context lasts; of several processes of
+  one run the first locks it and writes for all.
 
   Raises ValueError if another config made it (the fields that differ are listed), if
-  it holds something else, or if another process has it open.
+  it holds something else, if another run has it open, or if one of the processes does
+  not see it.
   """
+  with contextlib.ExitStack() as stack:
+    enter = functools.partial(stack.enter_context, locked(folder, config))
+    distributed.together(enter, distributed.first())
+    distributed.together(functools.partial(read_config, folder))
+    yield folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, config: dict) -> Iterator[None]:
+  """`opened` for the process that writes."""
   check_config(folder, config)
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / "lock", "a") as lock:
@@ -58,7 +71,7 @@ def opened(folder: Path, config: dict) -> Iterator[Path]:
     check_config(folder, config)
     if not (folder / "config.json").exists():
       files.write_json(folder / "config.json", {"config": config, **provenance()})
-    yield folder
+    yield
 
 
 def check_config(folder: Path, config: dict) -> None:
@@ -128,6 +141,7 @@ def provenance() -> dict:
       "kind": device.device_kind,
       "count": jax.device_count(),
     },
+    "processes": jax.process_count(),
     "commit": commit(),
   }
 

@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from promise_jax import evaluate, methods, missing, optim, train
-from promise_jax.methods import promise, redcore
+from promise_jax.methods import mplmm, promise, redcore
 from promise_jax.types import one_of
 
 CONSTANT = "majority"
@@ -29,6 +29,8 @@ READING = {
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
 }
 
+TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
+
 PRESETS = {
   # What the embedded sets want: encoders trained from nothing on few rows.
   "default": {},
@@ -41,6 +43,8 @@ PRESETS = {
     "distil": {"hidden": 256},
     "redcore": {"hidden": 256, "imputer": 256},
     "promise": {"hidden": 256, "code": 64},
+    "mplmm": {"width": 60},
+    "promma": {"width": 60},
   },
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
@@ -52,21 +56,30 @@ PRESETS = {
     "distil": {"hidden": 16, "head_hidden": 16},
     "redcore": {"hidden": 16, "imputer": 16, "links": 2, "head_hidden": 16},
     "promise": {"hidden": 16, "prompts": 2, "code": 8},
+    "mplmm": TINY_MULT,
+    "promma": TINY_MULT,
   },
   # What the released code of a method does, where the default mends it.
-  "authors": {
-    # The gradient is clipped per module alone.
-    "train": {"optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}},
-    "redcore": redcore.AUTHORS,
-  },
-  "clean": {"redcore": redcore.CLEAN},
-  # Features of CLIP's size, and the optimiser that goes with them (ours).
-  "clip": {
-    "train": {"optim": {"lr": 1e-4, "weight_decay": 0.02, "warmup": 0.1}},
-    "promise": promise.CLIP,
-  },
+  "authors": {"redcore": redcore.AUTHORS, "mplmm": mplmm.AUTHORS},
+  "clean": {"redcore": redcore.CLEAN, "mplmm": mplmm.CLEAN, "promma": mplmm.CLEAN},
+  # Features of CLIP's size.
+  "clip": {"promise": promise.CLIP},
 }
 OF_METHODS = ("authors", "clean", "clip")  # presets that speak of some methods only
+
+# The training that goes with a preset of OF_METHODS, by the method of the run.
+TRAINING = {
+  # The gradient is clipped per module alone.
+  ("authors", "redcore"): {
+    "optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}
+  },
+  ("authors", "mplmm"): {
+    "batch": 64,
+    "optim": {"lr": 1e-3, "schedule": "constant", "weight_decay": 0.0, "clip": 0.8},
+  },
+  # Ours.
+  ("clip", "promise"): {"optim": {"lr": 1e-4, "weight_decay": 0.02, "warmup": 0.1}},
+}
 
 
 class Arm(NamedTuple):
@@ -136,10 +149,10 @@ def with_arguments(config, text: str):
       raise ValueError(
         f"config argument {key!r} is unknown, known are {', '.join((*owner, 'preset'))}"
       )
-  preset = known_preset(
-    given.pop("preset", "default"), given.get("method", config.method)
-  )
+  method = given.get("method", config.method).partition("(")[0]
+  preset = known_preset(given.pop("preset", "default"), method)
   config.update(PRESETS[preset])
+  config.train.update(TRAINING.get((preset, method), {}))
   for key, value in given.items():
     owner[key][key] = convert(key, value, owner[key][key])
   return config
@@ -207,7 +220,8 @@ def parse_arm(text: str, config: dict) -> Arm:
 
 class Experiment(NamedTuple):
   """The config as typed values: what `experiment.run` reads. `init_from` and
-  `init_only` hold for all arms of the run's method, `warmstart.py` says how."""
+  `init_only` hold for all arms of the run's method and of its family, `warmstart.py`
+  says how."""
 
   arms: tuple[Arm, ...]
   seeds: tuple[int, ...]

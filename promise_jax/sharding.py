@@ -38,9 +38,22 @@ def check_rows(batch: int, mesh: Mesh) -> None:
 
 
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """Host arrays -> device arrays with `sharding`."""
+  """Host arrays -> device arrays with `sharding`; every process gives the same."""
 
   def place(x) -> Array:
-    return jax.device_put(np.asarray(x), sharding)
+    x = np.asarray(x)
+    if sharding.is_fully_addressable:
+      return jax.device_put(x, sharding)
+    # device_put would compare all of it between the processes.
+    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
   return jax.tree.map(place, tree)
+
+
+def put_rows(x: np.ndarray, index: np.ndarray, mesh: Mesh) -> Array:
+  """x[index], the last axis of `index` int[S, K, B] spread over the devices of all
+  processes; of `x` [N, ...] a process reads the rows of its own devices alone."""
+  by_row = NamedSharding(mesh, P(None, None, "data"))
+  return jax.make_array_from_callback(
+    (*index.shape, *x.shape[1:]), by_row, lambda part: x[index[part[:3]]]
+  )

@@ -61,13 +61,14 @@ class Carry(NamedTuple):
 
 class Fit(NamedTuple):
   """What training left: the best `params`, `aux` [S, ...], the validation `score` [S]
-  and step `at` [S] of each, and `speed`, numbers for the log."""
+  and step `at` [S] of each, and `speed`, numbers for the log, with those of each of
+  its "stages" (see `measured`)."""
 
   params: PyTree
   aux: PyTree
   score: np.ndarray
   at: np.ndarray
-  speed: dict[str, float]
+  speed: dict[str, Any]
 
 
 class Stopped(Exception):
@@ -106,18 +107,23 @@ def fit(
   mesh = mesh or sharding.make_mesh()
   calls = check(method, config, mesh)
   everywhere = sharding.replicated(mesh)
-  data = evaluate.put(method, evaluate.rows_of(rows.split), mesh)
+  data, own = evaluate.rows_of(rows.split), None
+  if everywhere.is_fully_addressable:
+    data = evaluate.put(method, data, mesh)
+  else:  # other processes have other devices: each gives its own what they need
+    data, own = {}, evaluate.on_host(method, data)
   judge = evaluate.put(method, evaluate.padded(valid, mesh), mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = (manager.latest_step() if manager else None) or 0
-  speed = {"compile_s": 0.0, "train_s": 0.0, "steps": 0}
-  end, best, given = 0, None, dict(start or {})
+  stages, end, best, given = [], 0, None, dict(start or {})
   with progress.progress_bar(title, sum(calls) * config.every, done) as bar:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
       first = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
       carry = jax.eval_shape(first, keys, best, given)
+      speed = measured(stage, carry.state.params, len(rows.seeds))
+      stages.append(speed)
       if begin >= done:
         inputs = (keys, best, given)
         carry = compiled(first, inputs, speed, once=True)(*inputs)
@@ -126,27 +132,28 @@ def fit(
       chosen = functools.partial(feed.host_rows, rows, config, stage, (begin, end))
       call, ready = None, None
       for at in range(max(begin, done), end, config.every):
-        ready = ready or chosen(at)
+        ready = ready or feed.with_rows(chosen(at), own, mesh)
         if call is None:
           program = make_call(method, stage, tx, spec, rows.protocol, config, mesh)
           call = compiled(program, (carry, ready, keys, data, judge), speed)
         since = time.perf_counter()
         carry, metrics = call(carry, ready, keys, data, judge)
-        ready = chosen(at + config.every) if at + config.every < end else None
+        later = at + config.every
+        ready = feed.with_rows(chosen(later), own, mesh) if later < end else None
         metrics = jax.device_get(metrics)
         speed["train_s"] += time.perf_counter() - since
         speed["steps"] += config.every
         progress.check_finite(metrics, at, rows.seeds)
-        lines = progress.summary(metrics, stage.name, at + config.every, rows.seeds)
+        lines = progress.summary(metrics, stage.name, later, rows.seeds)
         log(lines)
         if manager:
-          checkpoint.save(manager, at + config.every, carry)
+          checkpoint.save(manager, later, carry)
         bar.update(config.every)
         bar.set_postfix(progress.mean_of(lines))
-        if stop():
-          raise Stopped(at + config.every, stop())
+        if number := stop():
+          raise Stopped(later, number)
       best = carry.best
-  return finished(carry, speed, config.batch * len(rows.seeds))
+  return finished(carry, stages, config.batch * len(rows.seeds))
 
 
 def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
@@ -234,7 +241,9 @@ def make_call(
   update = (stage.update or updates.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
   patterns = missing.all_patterns(len(spec.modalities))
-  patterns = evaluate.choosing(patterns, config.select)
+  # An earlier stage on complete rows hands on what is best on complete rows.
+  complete = stage.complete and stage.name != method.stages[-1].name
+  patterns = evaluate.choosing(patterns, "full" if complete else config.select)
 
   def validate(params, aux, judge):
     logits = evaluate.predict_patterns(predict, params, aux, judge, patterns, mesh)
@@ -284,10 +293,21 @@ def compiled(
   return call
 
 
-def finished(carry: Carry, speed: dict, rows_a_step: int) -> Fit:
-  """The result, with the numbers that the run reports of itself."""
-  if speed["steps"]:
-    speed["examples_per_s"] = speed["steps"] * rows_a_step / speed["train_s"]
-  speed["peak_memory_mb"] = progress.peak_memory_mb()
+def measured(stage: Stage, params: PyTree, seeds: int) -> dict[str, Any]:
+  """What is told of a stage: its name, how many of the numbers in `params` [S, ...] it
+  `trains` of how many a seed has; the steps done and seconds spent, 0 so far."""
+  trains, total = optimisers.counts(params, stage.trains)
+  count = {"trains": trains // seeds, "parameters": total // seeds}
+  return {"stage": stage.name} | count | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
+
+
+def finished(carry: Carry, stages: list[dict], rows_a_step: int) -> Fit:
+  """The result, with the numbers that the run reports of itself, in all and of each of
+  the stages that took a step since it was started or resumed."""
+  stages = [x for x in stages if x["steps"]]
+  speed = {k: sum(x[k] for x in stages) for k in ("compile_s", "train_s", "steps")}
+  for x in (speed, *stages) if stages else ():
+    x["examples_per_s"] = x["steps"] * rows_a_step / x["train_s"]
+  speed |= {"peak_memory_mb": progress.peak_memory_mb(), "stages": stages}
   score, at = np.asarray(carry.score), np.asarray(carry.at)
   return Fit(*carry.best, score, at, speed)

@@ -1,9 +1,11 @@
 """Parameters of a finished run as the start of another: `init_from`, `init_only`.
 
 All arms of the run's own method start there, its variants among the controls too, so
-that they differ by their settings alone; the other controls start fresh. Seed s starts
-from the best parameters, chosen on validation, of seed s of the same arm of that run,
-or, where it has none of that text, of its first arm of the method.
+that they differ by their settings alone, and so do those of a method of its family
+(`methods.family`: one is built on the network of the other); the other controls start
+fresh. Seed s starts from the best parameters, chosen on validation, of seed s of the
+same arm of that run, or, where it has none of that text, of its first arm of the
+method, or else of its first of the family.
 
 A parameter is taken over if its path fully matches a regex of `init_only` and that run
 has it in the same shape, whatever data either run is of. Paths count the modalities
@@ -23,7 +25,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from promise_jax import checkpoint, files, optim, rundir, settings
+from promise_jax import checkpoint, files, methods, optim, rundir, settings
 from promise_jax.settings import Arm, Experiment
 from promise_jax.types import Method
 
@@ -45,10 +47,11 @@ class Start(NamedTuple):
 def planned(plan: Experiment, arm: Arm, method: Method) -> Start | None:
   """What `arm` takes over; None if it starts fresh. No parameter is read.
 
-  Raises ValueError if `init_from` is no run, is not finished, has no arm of the method,
+  Raises ValueError if `init_from` is no run, is not finished, has no arm of the family,
   fewer seeds or no checkpoint any more, or if nothing at all could be taken over.
   """
-  if not plan.init_from or arm.method != plan.arms[0].method:
+  own_family = methods.family(plan.arms[0].method)
+  if not plan.init_from or methods.family(arm.method) != own_family:
     return None
   folder = Path(plan.init_from)
   config = rundir.read_config(folder)["config"]
@@ -78,16 +81,18 @@ def planned(plan: Experiment, arm: Arm, method: Method) -> Start | None:
 
 
 def same_arm(folder: Path, config: dict, arm: Arm) -> Arm:
-  """The arm of the run in `folder` with the text of `arm`, or the first of its method;
-  ValueError if there is none."""
+  """The arm of the run in `folder` with the text of `arm`, or the first of its method,
+  or of its family; ValueError if there is none."""
   names = (config["method"], *config["controls"])
   known = [settings.parse_arm(text, config) for text in names]
-  same = [x for x in known if x.method == arm.method]
-  if not same:
+  family = methods.family(arm.method)
+  kin = [x for x in known if methods.family(x.method) == family]
+  if not kin:
+    serve = " or ".join(x for x in methods.METHODS if methods.family(x) == family)
     raise ValueError(
-      f"init_from {folder} has no arm of {arm.method}, it has {', '.join(names)}"
+      f"init_from {folder} has no arm of {serve}, it has {', '.join(names)}"
     )
-  return next((x for x in same if x.text == arm.text), same[0])
+  return min(kin, key=lambda x: (x.text != arm.text, x.method != arm.method))
 
 
 def why_fresh(name: str, own: tuple, found: tuple | None, only: tuple) -> str:

@@ -13,12 +13,15 @@ from promise_jax.data import feed, order
 from promise_jax.types import Mean, Method, Spec, Stage
 
 SMALL = {"hidden": 4, "head_hidden": 4}
+TINY = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 1}
 VALUES = {
   "fusion": SMALL,
   "distil": SMALL,
   "share": SMALL | {"shared": 4},
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
   "redcore": SMALL | {"imputer": 4, "links": 2},
+  "promma": TINY | {"rank": 2, "codes": 2},
+  "mplmm": TINY,
   "promise": {"hidden": 4, "prompts": 1, "heads": 1, "code": 2},
 }
 PATTERNS = np.array([[True, False], [False, True], [True, True]])

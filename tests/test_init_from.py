@@ -15,6 +15,7 @@ import runs
 from promise_jax import (
   arms,
   checkpoint,
+  comparison,
   experiment,
   methods,
   optim,
@@ -82,7 +83,10 @@ def made_up(given, folder) -> SimpleNamespace:
   def noise(x):
     return rng.normal(size=(given["seeds"], *x.shape)).astype(x.dtype)
 
-  params, aux = jax.tree.map(noise, jax.eval_shape(method.init, jax.random.key(0)))
+  def left(key):
+    return method.stages[-1].enter(key, *method.init(key))
+
+  params, aux = jax.tree.map(noise, jax.eval_shape(left, jax.random.key(0)))
   last = types.State(jax.tree.map(np.zeros_like, params), aux, ())
   carry = train.Carry(last, (params, aux), np.zeros(3), np.full(3, 5))
   with rundir.opened(folder, given):
@@ -233,6 +237,62 @@ def test_variants_of_the_method_start_there_too(source):
   theirs = {**given, "method": "fusion", "controls": ["fusion(absent=zeros)"]}
   found = [warmstart.same_arm(source.folder, theirs, arm).text for arm in plan.arms[:2]]
   assert found == ["fusion", "fusion(absent=zeros)"]
+
+
+def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch):
+  """As if distil were built on fusion: either serves the other, no third method."""
+  monkeypatch.setitem(methods.HOST, "distil", "fusion")
+  assert [methods.family(x) for x in ("distil", "fusion")] == ["fusion", "fusion"]
+  assert methods.family("robult") == "robult"
+  controls = ("fusion", "distil(weight=2.0)", "share")
+  plan = settings.check(config(source.folder, method="distil", controls=controls))
+  built = [methods.build(a.method, a.values, runs.dataset().spec) for a in plan.arms]
+  starts = [warmstart.planned(plan, *x) for x in zip(plan.arms, built, strict=True)]
+  assert [x and x.source.text for x in starts] == ["fusion", "fusion", "fusion", None]
+  assert {"params/token", "params/head/Dense_0/kernel"} <= set(starts[0].taken)
+  # The same text goes before the same method, and that before the family.
+  theirs = config(method="fusion", controls=("distil(weight=2.0)", "distil"))
+  texts = ("fusion(absent=zeros)", "distil", "distil(weight=3.0)")
+  found = [
+    warmstart.same_arm(source.folder, theirs, settings.parse_arm(text, theirs)).text
+    for text in texts
+  ]
+  assert found == ["fusion", "distil", "distil(weight=2.0)"]
+  with pytest.raises(ValueError, match="no arm of fusion or distil, it has share"):
+    warmstart.same_arm(source.folder, config(method="share"), plan.arms[0])
+
+
+def test_trials_of_the_family_start_there_too(monkeypatch, tmp_path):
+  seen = []
+
+  def prepare(given):
+    seen.append(given["init_from"])
+    raise InterruptedError
+
+  monkeypatch.setattr(arms, "prepare", prepare)
+  monkeypatch.setitem(methods.HOST, "distil", "fusion")
+  for trials in (("fusion", "distil(weight=2.0)"), ("distil",), ("fusion", "share")):
+    with pytest.raises(InterruptedError):
+      comparison.choose(config("there"), trials, 2, tmp_path, show=None)
+  assert seen == ["there", "there", ""]
+
+
+def test_a_run_of_other_stages_serves(tmp_path, monkeypatch):
+  """Only its best parameters are read: not its stages, nor the aux they left."""
+
+  def fusion_is(toy):
+    kind = methods.METHODS["fusion"][0]
+    monkeypatch.setitem(methods.METHODS, "fusion", (kind, lambda _, spec: toy(spec)))
+
+  fusion_is(runs.two_stages)
+  first = made_up(config(), tmp_path / "first")
+  _, aux = checkpoint.read(first.folder / "checkpoints" / "fusion", 15, "best")
+  assert "teacher" in aux
+  fusion_is(runs.linear)
+  setup = arms.prepare(config(first.folder))
+  start = arms.take_over(setup, setup.plan.arms[0], tmp_path / "second", None)
+  assert start.keys() == {"body", "head/w", "head/b"}
+  assert all(x.tobytes() == first.best[path].tobytes() for path, x in start.items())
 
 
 def spoiled(folder, what):

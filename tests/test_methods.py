@@ -10,7 +10,7 @@ import pytest
 
 import batches
 from promise_jax import methods, missing
-from promise_jax.methods import redcore
+from promise_jax.methods import mplmm, redcore
 
 SMALL = {"hidden": 8, "head_hidden": 8}
 ROBULT = SMALL | {"shared": 4, "private": 4}
@@ -28,6 +28,12 @@ PROMISE |= {"fncl": 0.1, "cccl": 0.1}
 BARE = {"generate": "none", "fncl": 0.0, "hide": False}
 STEPS = {"encoder": "steps", "cross_layers": 1, "strength": 0.5}
 STEPS |= {"fncl": 0.0, "hide": False}
+TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a+words"}
+MPLMM = {"width": 4, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
+PROMMA = MPLMM | {"rank": 2, "codes": 3}
+PLAIN = {"generate": False, "signal": False, "types": False, "frozen": False}
+OTHER = {"gate": "importance", "weigh": "attention", "connect": "static"}
+OTHER |= {"apply": "both", "private": "static"}
 PAIR = batches.VECTORS[:2]
 
 
@@ -68,6 +74,16 @@ CASES = {
   "promise": Case("promise", PROMISE),
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", batches.KINDS),
+  "promma": Case("promma", PROMMA),
+  "promma-other": Case("promma", PROMMA | OTHER, "regression", PAIR),
+  "promma-free": Case(
+    "promma", PROMMA | {"gate": "free", "connect": "last"}, modalities=PAIR
+  ),
+  "promma-kinds": Case("promma", PROMMA, "multilabel", batches.KINDS),
+  "mplmm": Case("mplmm", MPLMM),
+  "mplmm-plain": Case("mplmm", MPLMM | PLAIN, "regression", PAIR),
+  "mplmm-authors": Case("mplmm", mplmm.AUTHORS | MPLMM, "regression", PAIR),
+  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", batches.KINDS),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),
@@ -155,8 +171,8 @@ def test_the_key_decides_the_parameters(name):
   assert_finite(first)
   other = start(jax.random.key(1))[0]
   weights = zip(jax.tree.leaves(first[0]), jax.tree.leaves(other), strict=True)
-  # Some weights start at 0.
-  assert all((x != y).any() for x, y in weights if x.ndim > 1 and x.any())
+  # Some weights start at 0 or at the identity.
+  assert all((x != y).any() for x, y in weights if len(np.unique(x[..., :2])) > 2)
 
 
 @every_case

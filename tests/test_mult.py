@@ -10,7 +10,7 @@ import pytest
 
 import batches
 from promise_jax import types
-from promise_jax.nn import mult
+from promise_jax.nn import mult, mult_layers
 from promise_jax.types import Modality
 
 # Six pairs in four groups: two of the modalities have as many steps.
@@ -73,15 +73,16 @@ def slow_attention(p, x, s, gap, heads):
   packed = {"kernel": p["packed_kernel"], "bias": p["packed_bias"]}
   q, k, v = dense(packed, x), dense(packed, s), dense(packed, s)
   q, k, v = q[:, : x.shape[1]], k[:, x.shape[1] : -x.shape[1]], v[:, -x.shape[1] :]
-  out = np.zeros(x.shape)
+  out, weights = np.zeros(x.shape), np.zeros((heads, len(x), len(s)))
   for i in range(len(x)):
     for head in range(heads):
       part = slice(head * width, (head + 1) * width)
       seen = [j for j in range(len(s)) if gap is None or j <= i + gap]
       weight = [math.exp(width**-0.5 * (q[i, part] @ k[j, part])) for j in seen]
       for j, w in zip(seen, weight, strict=True):
-        out[i, part] += w / sum(weight) * v[j, part]
-  return dense(p["Dense_0"], out)
+        weights[head, i, j] = w / sum(weight)
+        out[i, part] += weights[head, i, j] * v[j, part]
+  return dense(p["Dense_0"], out), weights
 
 
 def slow_embed(x, masked):
@@ -94,7 +95,8 @@ def slow_embed(x, masked):
   return out
 
 
-def slow_encoder(net, p, x, s, gap):
+def slow_encoder(net, p, x, s, gap, scale=1.0, connection=None, told=None):
+  """`told`: a list that gets (what was found, the weights) of each layer."""
   x = slow_embed(x, net.masked)
   sources = None if s is None else slow_embed(s, net.masked)
   for i in range(len(p["layers"]["packed_bias"])):
@@ -102,9 +104,18 @@ def slow_encoder(net, p, x, s, gap):
     asked = layer_norm(layer["LayerNorm_0"], x)
     known = asked if s is None else layer_norm(layer["LayerNorm_0"], sources)
     if len(known):
-      x = x + slow_attention(layer, asked, known, gap, net.heads)
+      found, weights = slow_attention(layer, asked, known, gap, net.heads)
+      x = x + scale * found
+      if told is not None:
+        told.append((scale * found, weights))
     wide = np.maximum(dense(layer["Dense_1"], layer_norm(layer["LayerNorm_1"], x)), 0)
     x = x + dense(layer["Dense_2"], wide)
+    if connection:
+      prior, weight, bias = (np.asarray(part[i], float) for part in connection)
+      plain = layer_norm({"scale": 1, "bias": 0}, x)
+      gate = math.tanh(weight @ plain.mean(0) + bias)
+      for e in range(len(prior)):
+        x[len(x) - len(prior) + e] += gate * prior[e]
   return layer_norm(p["LayerNorm_0"], x)
 
 
@@ -229,17 +240,18 @@ def test_weights_start_as_in_the_released_code():
 def test_places_by_hand():
   x = jnp.array([[[1.0, 0, 0, 0], [0, 5, 5, 5], [2, 0, 0, 0]]])
   at = lambda p: [math.sin(p), math.sin(p / 1e4), math.cos(p), math.cos(p / 1e4)]
-  found = mult.positions(x)
+  found = mult_layers.positions(x)
   np.testing.assert_allclose(found[0], [at(1), [0] * 4, at(3)], atol=1e-6)
   real = jnp.array([[True, True, True], [False, True, True]])
-  found = mult.positions(jnp.concatenate([x, x]), real)
+  found = mult_layers.positions(jnp.concatenate([x, x]), real)
   np.testing.assert_allclose(found[0], [at(1), at(2), at(3)], atol=1e-6)
   np.testing.assert_allclose(found[1], [[0] * 4, at(1), at(2)], atol=1e-6)
-  np.testing.assert_allclose(mult.embed(x)[0, 1], [0, 10, 10, 10])
+  np.testing.assert_allclose(mult_layers.embed(x)[0, 1], [0, 10, 10, 10])
 
 
 def test_the_mask_by_hand():
-  text = lambda *size: ["".join(map(str, row)) for row in 1 * mult.shifted(*size)]
+  mask = mult_layers.shifted
+  text = lambda *size: ["".join(map(str, row)) for row in 1 * mask(*size)]
   assert text(3, 3) == ["100", "110", "111"]
   assert text(2, 4) == ["1110", "1111"]
   assert text(4, 2) == ["11", "11", "11", "11"]
@@ -329,6 +341,131 @@ def test_every_part_of_a_row_draws_for_itself(monkeypatch):
   jax.eval_shape(run, jax.random.key(0))
   # Two inputs, two pairs, two memories, the head.
   assert len(names) == len(set(names)) == 7
+
+
+# What ProMMA asks of the layers. Two modalities of different lengths, two groups.
+
+PAIR = {"modalities": TINY[:2], "preset": "clean", "memory_layers": 2}
+LENGTHS = {"text": [3, 2, 1, 0], "audio": [5, 2, 0, 4]}
+
+
+@functools.cache
+def pair():
+  """(net, its parameters, where steps are real {modality: bool[B, T]})"""
+  net = net_of(**PAIR, causal=True)
+  params = drawn(net.init, *parts(batch_of(TINY[:2])))
+  sizes = {m.name: m.shape[0] for m in net.modalities}
+  real = {m: np.arange(t)[None] < np.c_[LENGTHS[m]] for m, t in sizes.items()}
+  return net, params, real
+
+
+def normal(shapes, seed=0):
+  rng = np.random.default_rng(seed)
+  return {m: rng.normal(size=x).astype(np.float32) for m, x in shapes.items()}
+
+
+@functools.cache
+def crossed():
+  """A program of steps and scale -> (steps, told), at random steps also in padding."""
+  net, params, real = pair()
+  cross = functools.partial(net.apply, params, method="cross", tells="attention")
+  run = batches.compiled(lambda steps, scale: cross(steps, real, scale=scale))
+  return run, normal({m: (*there.shape, 4) for m, there in real.items()})
+
+
+def spread(weights):
+  """mean_i KL(A_i || mean A), mean over heads, of A [N, Q, T]."""
+  total = 0
+  for a in weights:
+    for row in a:
+      total += sum(w * math.log(w / a[:, j].mean()) for j, w in enumerate(row) if w)
+  return total / (weights.shape[0] * weights.shape[1])
+
+
+def test_what_is_told_is_that_of_a_slow_loop():
+  net, params, real = pair()
+  run, steps = crossed()
+  scale = {"text": np.float32([0.5, 2, 1, 1]), "audio": np.float32([1, 0.3, 1, 1])}
+  outs, told = run(steps, scale)
+  stack = jax.tree.map(lambda w: np.asarray(w, float), params["params"]["crossing"])
+  informed = 0
+  for k, (m, n) in enumerate([("text", "audio"), ("audio", "text")]):
+    own = jax.tree.map(lambda w: w[k], stack["stack"])  # noqa: B023
+    for row in range(4):
+      x, s = steps[m][row][real[m][row]], steps[n][row][real[n][row]]
+      layers = []
+      out = slow_encoder(net, own, x, s, 2, scale[n][row], told=layers)
+      close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+      close(outs[m][row][: len(x)], out)
+      assert not len(x) or len(layers) == (2 if len(s) else 0)
+      found = np.mean([f for f, _ in layers], 0) if layers else np.zeros(x.shape)
+      close(told[m, n].found[row][: len(x)], found)
+      kinds = [(w, (w > 0) / (w > 0).sum(2, keepdims=True)) for _, w in layers]
+      wanted = [max(spread(w) - spread(even), 0) for w, even in kinds if len(x)]
+      close(told[m, n].information[row], np.mean(wanted) if wanted else 0)
+      informed += told[m, n].information[row] > 1e-3
+  assert informed >= 3
+
+
+def test_a_scale_of_one_is_none_and_of_zero_leaves_nothing():
+  net, params, real = pair()
+  run, steps = crossed()
+  ones, zero = np.ones(4, np.float32), np.float32([0, 0, 1, 1])
+  plain = batches.compiled(lambda s: net.apply(params, s, real, method="cross"))(steps)
+  outs, _ = run(steps, {"text": ones, "audio": ones})
+  for m, out in outs.items():
+    np.testing.assert_allclose(out, plain[m], rtol=1e-5, atol=1e-5)
+  other = steps | {"audio": -steps["audio"]}
+  scale = {"text": ones, "audio": zero}
+  (found, told), (again, _) = run(steps, scale), run(other, scale)
+  assert np.all(told["text", "audio"].found[:2] == 0)
+  assert np.all(told["audio", "text"].found[0] != 0)
+  np.testing.assert_array_equal(again["text"][:2], found["text"][:2])
+  change = np.abs(again["text"] - found["text"]).max((1, 2))
+  assert change[2] == 0 and change[3] > 1e-2  # row 2 has no step of audio
+  assert np.all(np.abs(again["audio"] - found["audio"]).max((1, 2)) > 1e-2)
+
+
+def test_a_connection_is_that_of_a_slow_loop():
+  net, params, real = pair()
+  real = {m: np.pad(r, ((0, 0), (0, 2)), constant_values=True) for m, r in real.items()}
+  steps = normal({m: (*there.shape, 4) for m, there in real.items()}, 1)
+  remember = functools.partial(net.apply, params, method="remember")
+  run = batches.compiled(lambda connect: remember(steps, real, connect=connect))
+  sizes = [(2, 2, 4), (2, 4), (2,)]
+  draws = [normal(dict.fromkeys(real, size), 2 + i) for i, size in enumerate(sizes)]
+  connect = {m: mult_layers.Connection(*(x[m] for x in draws)) for m in real}
+  nothing = {m: c._replace(weight=0 * c[1], bias=0 * c[2]) for m, c in connect.items()}
+  more = {m: c._replace(prior=c.prior + 1) for m, c in nothing.items()}
+  stack = jax.tree.map(lambda w: np.asarray(w, float), params["params"]["memory"])
+
+  def slow_row(row, connect):
+    outs = []
+    for i, m in enumerate(real):
+      own = jax.tree.map(lambda w: w[i], stack["stack"])  # noqa: B023
+      x = steps[m][row][real[m][row]]
+      outs.append(slow_encoder(net, own, x, None, 0, connection=connect.get(m))[-1])
+    return np.concatenate(outs)
+
+  for given, same in ((connect, connect), (nothing, {})):
+    wanted = [slow_row(row, same) for row in range(4)]
+    np.testing.assert_allclose(run(given), wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_array_equal(run(nothing), run(more))
+  assert np.all(np.abs(run(connect) - run(nothing)).max(1) > 0.1)
+
+
+def test_only_what_is_asked_for_is_told():
+  net, params, real = pair()
+  _, steps = crossed()
+  cross = functools.partial(net.apply, params, steps, real, method="cross")
+  _, told = jax.eval_shape(lambda: cross(tells="found"))
+  assert told["audio", "text"].found.shape == (4, 5, 4)
+  assert told["audio", "text"].information is None
+  with pytest.raises(ValueError, match="tells is 'all', known are found, attention"):
+    cross(tells="all")
+  alone = net_of(TINY[:1])
+  found = alone.apply({}, steps, real, tells="found", method="cross")
+  assert found == (steps, {})
 
 
 # Kinds and errors.

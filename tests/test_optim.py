@@ -52,6 +52,11 @@ def test_the_linear_schedule_shares_its_60_epochs_out_over_the_stage():
   np.testing.assert_allclose(schedule(steps), expected, rtol=1e-5)
 
 
+def test_the_constant_schedule_neither_warms_up_nor_decays():
+  config = optim.OptimConfig(lr=0.1, warmup=0.5, schedule="constant", **PLAIN)
+  np.testing.assert_allclose(rates(config, 5), [0.1] * 5, atol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 0.99])
 def test_short_stages_work_and_reach_the_rate(steps, warmup):
@@ -182,6 +187,17 @@ def test_frozen_leaves_stay_have_no_moments_and_are_not_clipped_for():
   assert not np.array_equal(params["head"], PARAMS["head"])
 
 
+@pytest.mark.parametrize(
+  ("trains", "count"),
+  [(("head",), 2), (("body/w", "head"), 6), (("body/.*",), 6), ((".*",), 8)],
+)
+def test_what_is_counted_as_trained_is_what_moves(trains, count):
+  assert optim.counts(PARAMS, trains) == (count, 8)
+  tx = optim.build(optim.OptimConfig(schedule="constant"), 4, trains)
+  update, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+  assert sum(np.count_nonzero(x) for x in jax.tree.leaves(update)) == count
+
+
 def test_first_rule_that_matches_the_whole_path_wins():
   rules = (("body/w", "slow"), ("body/.*", "fast"), ("head", "off"))
   found = optim.labels(PARAMS, rules)
@@ -211,5 +227,7 @@ def test_settings_without_meaning_are_named(changed):
 
 
 def test_an_unknown_schedule_is_named():
-  with pytest.raises(ValueError, match="schedule is 'step', known are cosine, linear"):
+  with pytest.raises(
+    ValueError, match="schedule is 'step', known are cosine, linear, constant"
+  ):
     optim.check(optim.OptimConfig(schedule="step"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promise_jax import evaluate, methods, missing, settings
+from promise_jax import evaluate, methods, missing, optim, settings
 from promise_jax.methods import redcore
 
 REDCORE = Path(__file__).parents[1] / "configs" / "redcore.py"
@@ -40,8 +40,8 @@ def test_the_authors_preset_of_a_run():
   assert given["redcore"] == plain["redcore"] | redcore.AUTHORS != plain["redcore"]
   assert given["train"]["optim"]["schedule"] == "linear"
   assert given["train"]["optim"]["weight_decay"] == 0
-  assert {k: v for k, v in given.items() if k not in ("redcore", "train")} == {
-    k: v for k, v in plain.items() if k not in ("redcore", "train")
+  assert {k: v for k, v in given.items() if k not in ("redcore", "mplmm", "train")} == {
+    k: v for k, v in plain.items() if k not in ("redcore", "mplmm", "train")
   }
   arms = settings.check(given).arms
   assert [arm.text for arm in arms] == [given["method"], *given["controls"]]
@@ -59,13 +59,39 @@ def test_the_authors_preset_of_one_arm():
   assert built.eval_sample and built.clip == 1 and built.step == 0.2
 
 
+def test_the_training_of_a_preset_is_that_of_the_method(monkeypatch):
+  """The preset of another method has other training; one without keeps the run's."""
+  monkeypatch.setitem(settings.PRESETS["authors"], "fusion", {"hidden": 8})
+  monkeypatch.setitem(settings.PRESETS["authors"], "distil", {"hidden": 9})
+  values = {"batch": 64, "optim": {"schedule": "constant"}}
+  monkeypatch.setitem(settings.TRAINING, ("authors", "fusion"), values)
+  plain = config_of()["train"]
+  found = config_of("method=fusion(absent=zeros),preset=authors")
+  assert found["train"] == plain | {
+    "batch": 64,
+    "optim": plain["optim"] | {"schedule": "constant"},
+  }
+  assert found["fusion"]["hidden"] == 8
+  assert settings.check(found).arms[0].text == "fusion(absent=zeros)"
+  assert config_of("method=distil,preset=authors")["train"] == plain
+
+
+@pytest.mark.parametrize(("preset", "method"), settings.TRAINING)
+def test_the_training_of_every_preset_has_a_meaning(preset, method):
+  config = module().get_config("")
+  config.train.update(settings.TRAINING[preset, method])
+  plan = settings.check(config.to_dict())
+  optim.check(plan.train.optim)
+  assert preset in settings.OF_METHODS
+
+
 def test_a_preset_that_says_nothing_of_a_method():
   """A general one changes nothing, one of released code is refused."""
   config = config_of()
   arm = settings.parse_arm("fusion(preset=default)", config)
   assert arm.values == config["fusion"]
   for arguments in ("controls=fusion(preset=authors)", "method=robult,preset=clean"):
-    with pytest.raises(ValueError, match="is one of redcore, the method is"):
+    with pytest.raises(ValueError, match="is one of redcore, .*the method is"):
       settings.check(config_of(arguments))
 
 

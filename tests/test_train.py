@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import runs
-from promise_jax import checkpoint, methods, train
+from promise_jax import arms, checkpoint, files, methods, sharding, train
 from promise_jax.types import Mean, Method, Stage
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -152,6 +152,46 @@ def test_a_frozen_leaf_does_not_move(staged):
   heads = [trees[step].state.params["head"]["w"] for step in (15, 20, 25)]
   assert not np.array_equal(heads[0], heads[1])
   assert not np.array_equal(heads[1], heads[2])
+
+
+def test_every_stage_tells_what_it_trains_and_how_fast(staged):
+  """By hand: body 8 * 3, head 3 * 2 and 2; the second stage trains the head alone."""
+  speed = staged[0].speed
+  told = [(x["stage"], x["trains"], x["parameters"]) for x in speed["stages"]]
+  assert told == [("backbone", 32, 32), ("prompt", 8, 32)]
+  for x in (speed, *speed["stages"]):
+    assert x["compile_s"] > 0
+    # 16 rows a step of each of two seeds.
+    assert x["examples_per_s"] == pytest.approx(32 * x["steps"] / x["train_s"])
+  assert [x["steps"] for x in speed["stages"]] == [15, 15] and speed["steps"] == 30
+  for key in ("compile_s", "train_s"):
+    assert speed[key] == pytest.approx(sum(x[key] for x in speed["stages"]))
+
+
+@pytest.mark.parametrize("toy", [runs.linear, runs.two_stages])
+def test_the_stages_are_shown_and_noted(source, one_device, tmp_path, toy, monkeypatch):
+  """In speed.jsonl always, on the console where there are several."""
+  kind = methods.METHODS["fusion"][0]
+  monkeypatch.setitem(methods.METHODS, "fusion", (kind, lambda _, spec: toy(spec)))
+  monkeypatch.setattr(sharding, "make_mesh", lambda: one_device)
+  setup, said = arms.prepare(runs.get_config("controls=none").to_dict()), []
+  arms.train_arm(setup, setup.plan.arms[0], tmp_path, show=said.append)
+  (line,) = files.read_jsonl(tmp_path / "speed.jsonl")
+  names = [x.name for x in toy(source.spec).stages]
+  assert [x["stage"] for x in line["stages"]] == names
+  assert said[0].startswith("  compiled in")
+  starts = ["  backbone: trains 32 of 32", "  prompt: trains 8 of 32"]
+  starts = starts if len(names) > 1 else []
+  assert all(a.startswith(b) for a, b in zip(said[1:], starts, strict=True))
+
+
+def test_the_line_of_a_stage():
+  stage = {"stage": "prompts", "trains": 88141, "parameters": 1149421, "steps": 1500}
+  text = arms.stage_line(stage | {"compile_s": 1.23, "examples_per_s": 4567.8})
+  assert text == (
+    "prompts: trains 88,141 of 1,149,421 parameters (7.7 %), 1,500 steps, "
+    "compiled in 1.2 s, 4,568 examples/s"
+  )
 
 
 def test_enter_copies(staged):
@@ -397,13 +437,25 @@ def interrupted(source, mesh, folder, stops):
     return fitted(source, method, mesh, manager=manager, **more), lines
 
 
-@pytest.mark.parametrize("stops", [(1,), (3,), (4,), (2, 1, 2), (6,)], ids=str)
+@pytest.mark.parametrize(
+  ("stops", "left"),
+  [
+    ((1,), {"backbone": 10, "prompt": 15}),
+    ((3,), {"prompt": 15}),
+    ((4,), {"prompt": 10}),
+    ((2, 1, 2), {"prompt": 5}),
+    ((6,), {}),
+  ],
+  ids=["first", "between", "second", "thrice", "end"],
+)
 def test_a_stopped_run_goes_on_as_if_it_had_not(
-  source, one_device, tmp_path, whole, stops
+  source, one_device, tmp_path, whole, stops, left
 ):
-  """Stopped in the first stage, at its end, in the second, three times, at the end."""
+  """Stopped in the first stage, at its end, in the second, three times, at the end. It
+  tells the speed of the stages, and the steps, that were `left`."""
   fit, lines = interrupted(source, one_device, tmp_path, stops)
   expected, expected_lines = whole
   assert runs.same((fit.params, fit.aux), (expected.params, expected.aux))
   assert runs.same((fit.score, fit.at), (expected.score, expected.at))
   assert lines == expected_lines
+  assert {x["stage"]: x["steps"] for x in fit.speed["stages"]} == left

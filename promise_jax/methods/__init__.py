@@ -4,17 +4,36 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from promise_jax.methods import distil, fusion, promise, redcore, robult, share
+from promise_jax.methods import (
+  distil,
+  fusion,
+  mplmm,
+  promise,
+  promma,
+  redcore,
+  robult,
+  share,
+)
 from promise_jax.types import Method, Spec
 
 METHODS = {
   "robult": (robult.RobultConfig, robult.robult),
   "redcore": (redcore.RedcoreConfig, redcore.redcore),
   "promise": (promise.PromiseConfig, promise.promise),
+  "promma": (promma.PrommaConfig, promma.promma),
+  "mplmm": (mplmm.MplmmConfig, mplmm.mplmm),
   "fusion": (fusion.FusionConfig, fusion.fusion),
   "distil": (distil.DistilConfig, distil.distil),
   "share": (share.ShareConfig, share.share),
 }
+
+# Built on the network of another method: a run of one may start from one of the other.
+HOST = {"promma": "mplmm"}
+
+
+def family(name: str) -> str:
+  """The method whose network `name` is built on: its host, or itself."""
+  return HOST.get(name, name)
 
 
 def settings(name: str, values: Mapping[str, Any]) -> Any:

@@ -24,11 +24,20 @@ def attend(
   or None: what each query may attend to (nothing: all alike). `drop`, if given, is
   applied to the weights f[B, N, Q, T].
   """
+  weight = weights(query, key, sees)
+  return weighted(weight if drop is None else drop(weight), value)
+
+
+def weights(query: Array, key: Array, sees: Array | None = None) -> Array:
+  """The softmax of `attend`, f[B, N, Q, T]."""
   logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
   if sees is not None:
     logits = jnp.where(sees[:, None], logits, -1e30)
-  weight = jax.nn.softmax(logits)
-  weight = weight if drop is None else drop(weight)
+  return jax.nn.softmax(logits)
+
+
+def weighted(weight: Array, value: Array) -> Array:
+  """Sums f[B, Q, N, D] of `value` f[B, T, N, D] by weights f[B, N, Q, T]."""
   return jnp.einsum("bhqk,bkhd->bqhd", weight, value)
 
 

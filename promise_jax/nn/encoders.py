@@ -151,11 +151,13 @@ def fold(keys, number):
   return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def drop(x, rate, keys):
-  """Dropout of x [B, ...] with one key a row; `keys` None leaves x as it is."""
+def drop(x, rate, keys, tied=False):
+  """Dropout of x [B, ...] with one key a row; `keys` None leaves x as it is. `tied`: of
+  x [B, ..., T, H] a row's steps lose the same features."""
   if keys is None or rate == 0:
     return x
-  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+  shape = (*x.shape[1:-2], 1, x.shape[-1]) if tied else x.shape[1:]
+  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
   return jnp.where(kept, x / (1 - rate), 0)
 
 

@@ -1,0 +1,25 @@
+"""MPLMM: prompts teach a frozen MulT to do without modalities.
+
+  python launch/train.py --config configs/mplmm.py
+  python launch/train.py --config configs/mplmm.py:dataset=aligned_50.pkl,preset=clean
+  python launch/train.py --config configs/mplmm.py:dataset=aligned_50.pkl,preset=authors
+
+Default: accelerometer and gyroscope (watch), two layers, at most 20 steps a modality.
+Half of the steps train the backbone on complete rows, the others the prompts, with 70 %
+of the rows incomplete, drawn again in each epoch. The presets have the five layers of
+the paper and all steps; preset=authors is the released code, dead prompts and all. A
+backbone of other data serves by
+
+  --config.init_from=FOLDER_OF_THAT_RUN --config.mplmm.pretrain=0
+"""
+
+from promise_jax import settings
+
+
+def get_config(arguments: str = ""):
+  config = settings.defaults(method="mplmm", dataset="watch", label_rate=1.0)
+  config.train_protocol = "mplmm(0.7,redraw=true)"
+  config.train.update({"steps": 400, "batch": 64})
+  if "preset" not in settings.pairs(arguments):
+    config.mplmm.steps = 20
+  return settings.with_arguments(config, arguments)

@@ -1,0 +1,20 @@
+#!/bin/bash
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+# Trains on the GPUs of several nodes, a process each; start it in the checkout:
+#
+#   sbatch launch/pod/slurm.sh /shared/runs/robult --config=configs/robult.py
+#
+# The processes find each other. Give GPUs a node, not a task (JAX picks one of them by
+# the number of the task); on CPUs --ntasks-per-node=1 and no GPUs. Two minutes before
+# the time is up the run saves, ends, and is put into the queue again.
+workdir=$1
+shift
+srun --kill-on-bad-exit=1 .venv/bin/python launch/train.py --workdir="$workdir" "$@" ||
+  exit
+[ -e "$workdir/results.jsonl" ] || scontrol requeue "$SLURM_JOB_ID"

@@ -1,0 +1,475 @@
+"""ProMMA (arXiv 2604.05558), reconstructed: evaluate an absent modality, then generate.
+
+The paper was known to us by its abstract only. What it says of its four parts is kept,
+every formula here is ours, and none of its numbers is aimed at. The host is MPLMM
+(`methods/mplmm.py`): with all parts off, this is its network, parameter by parameter.
+
+Evaluator (`gate`): for each absent modality, g in [0, 1] says whether the generated
+steps are worth their noise. With generated X and prompts S, or prompts O alone,
+
+  U_m = g (X + S) + (1 - g) O,   as a source of the others scaled by g.
+
+Its label is the benefit of g = 1 over g = 0: by how much the model, run under every
+setting of the gates, comes nearer to y* = beta y + (1 - beta) f0(all that is recorded).
+f0 is the backbone with the ends it had when the stage began, frozen, and run in the
+step. Until `warmup` of the stage is done, g = 1; then g is soft in training, and 0 or 1
+in prediction. Variants: "importance" (label: does f0 change by more than the median if
+m is left out), "free" (untrained: f0 of single modalities is the pseudo label), and
+the references "on", "off", "random" (as often ON as the evaluator) and "oracle", which
+reads the label of the test row and is no method.
+
+Private prompts (`private`), weights (`weigh`) and connection (`connect`) are in
+`nn/prompt_parts.py`, what they and the evaluator are trained by in `losses/gate.py`,
+`losses/disentangle.py` and `losses/dependence.py`. The loss adds to that of the task
+`evaluator` times the cross entropy of the gates, `orthogonal` and `recover` of the
+prompts, minus `information` times that of pairs that are there, and `generator` times
+the smooth L1 of generated steps to the projected real ones, where the data have them.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from promise_jax import missing, types
+from promise_jax.losses import dependence, disentangle, gate
+from promise_jax.losses import task as tasks
+from promise_jax.methods import mplmm
+from promise_jax.nn import prompt_parts
+from promise_jax.types import Array, Batch, Clock, Method, Spec, Stage, at_least, one_of
+
+GATES = ("learned", "importance", "free", "oracle", "on", "off", "random")
+PRIVATE = ("local", "static", "none")
+WEIGH = ("codes", "attention", "random", "none")
+APPLY = ("prompts", "features", "both")
+CONNECT = ("all", "last", "static", "none")
+JUDGED = ("learned", "importance", "random", "oracle")  # those with an evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class PrommaConfig(mplmm.MplmmConfig):
+  """Settings of `promma` beside those of `mplmm`.
+
+  `gate`, `private`, `weigh`, `apply` (what the weights scale) and `connect` choose the
+  parts, "on" and "none" are off; `rank` of the private prompts, `codes` of the weights;
+  `skip`: a private prompt goes to the memory layers by the identity too, not only by
+  the maps of the signal prompts. `types` False appends nothing. The gates are judged,
+  and the evaluator learns, in every `judge_every`-th step: judging is half of a step.
+  """
+
+  gate: str = "learned"
+  private: str = "local"
+  weigh: str = "codes"
+  apply: str = "prompts"
+  connect: str = "all"
+  skip: bool = True
+  rank: int = 8
+  codes: int = 8
+  beta: float = 0.5
+  warmup: float = 0.15
+  judge_every: int = 1
+  evaluator: float = 0.1
+  orthogonal: float = 0.1
+  recover: float = 0.1
+  information: float = 0.01
+  generator: float = 0.1
+  fit: float = 0.1
+  tune: float = 0.4
+
+  def __post_init__(self):
+    """ValueError for a setting without meaning, with what is allowed."""
+    mplmm.check(self, "promma")
+    known = {"gate": GATES, "private": PRIVATE, "weigh": WEIGH, "apply": APPLY}
+    for field, values in (known | {"connect": CONNECT}).items():
+      one_of(f"promma.{field}", getattr(self, field), values)
+    for field in ("rank", "codes", "judge_every"):
+      at_least(f"promma.{field}", getattr(self, field), 1)
+    weights = ("evaluator", "orthogonal", "recover", "information", "generator")
+    for field in weights:
+      at_least(f"promma.{field}", getattr(self, field), 0)
+    for field in ("beta", "warmup"):
+      if not 0 <= getattr(self, field) <= 1:
+        value = getattr(self, field)
+        raise ValueError(f"promma.{field} is {value}, it must lie in [0, 1]")
+    if not self.types and (self.private, self.connect) != ("none", "none"):
+      raise ValueError(
+        f"promma.types is False, private {self.private} and connect {self.connect}: "
+        "prompts that are not appended must both be none"
+      )
+    if self.connect != "none" and self.private == "none":
+      raise ValueError(
+        f"promma.connect is {self.connect} and private none: what comes back is the "
+        "shared prompt of the private ones"
+      )
+
+
+class PrommaNet(mplmm.MplmmNet):
+  """The network of MPLMM with the parts of ProMMA, those that are on."""
+
+  config: PrommaConfig
+
+  def setup(self):
+    super().setup()
+    c = self.config
+    if c.gate != "on":
+      off = lambda n: (mplmm.START, (self.counts[n], c.width))
+      self.off = {n: self.param(f"{n}_off_prompts", *off(n)) for n in self.names}
+    if c.gate in JUDGED:
+      self.judge = prompt_parts.Evaluator()
+    if c.private != "none":
+      local = c.private == "local"
+      form = (self.names, c.prompts, c.width, c.rank, local)
+      self.private = prompt_parts.PrivatePrompts(*form)
+    if c.weigh in ("codes", "attention") and len(self.names) > 1:
+      self.weights = prompt_parts.Weights(c.width, c.codes)
+    if c.connect != "none":
+      form = (self.names, c.memory_layers, self.wide, c.connect != "static")
+      self.connect = prompt_parts.Connect(*form, last=c.connect == "last")
+
+  @property
+  def typed(self):
+    """Whether the prompts are MPLMM's, free for each modality."""
+    return self.config.types and self.config.private == "none"
+
+  def __call__(self, batch: Batch) -> Array:
+    present = batch["present"]
+    seen, made = self.take(batch, present)
+    if self.config.gate in JUDGED:
+      self.evaluate(seen, made, present, self.plain(batch, present))
+    logits, _ = self.answer(seen, made, present, present * 1.0, batch.get("id"))
+    return logits
+
+  def take(self, batch: Batch, present: Array, pattern=None, key=None, recorded=None):
+    """What is read of `present` bool[B, M], and what is generated from that. Where
+    `recorded` bool[B, M] is given, the projected steps are those of all recorded."""
+    noise = {"key": key, "ids": batch.get("id")}
+    seen = self.read(batch, present if recorded is None else recorded, pattern, noise)
+    if recorded is not None:
+      there = dict(zip(self.names, present.T, strict=True))
+      raw = {n: missing.select(x, there[n]) for n, x in seen.raw.items()}
+      seen = seen._replace(raw=raw)
+    return seen, self.generated(seen, present, pattern)
+
+  def evaluate(self, seen, made, present: Array, answer: Array) -> Array:
+    """Logits f[B, M] of the gates; `answer` f[B, C] is that of f0."""
+    return self.judge(seen.steps, seen.real, made, present, answer)
+
+  def streams(self, seen, made, present: Array, g: Array | None = None):
+    """Those of MPLMM; an absent modality is g of them and 1 - g of its OFF prompts."""
+    steps, real = super().streams(seen, made, present)
+    if g is None:
+      return steps, real
+    for i, n in enumerate(self.names):
+      part = g[:, i, None, None]
+      mixed = part * steps[n] + (1 - part) * self.off[n][None]
+      steps[n] = jnp.where(present[:, i, None, None], steps[n], mixed)
+      real[n] = jnp.where(present[:, i, None], real[n], True)
+    return steps, real
+
+  def mapping(self, present: Array, g: Array | None = None) -> Array:
+    """That of MPLMM, of the OFF prompts too, and the identity on each part of W."""
+    if g is None:
+      total = super().mapping(present)
+    else:
+      total = 0.0
+      for i, n in enumerate(self.names):
+        sets = self.there[n], self.made[n], self.off[n]
+        there, made, off = ((x.T @ self.maps[n])[None] for x in sets)
+        part = g[:, i, None, None]  # at 0 exactly nothing is left of what is generated
+        absent = part * made + (1 - part) * off
+        total += jnp.where(present[:, i, None, None], there, absent)
+    if self.config.skip:
+      total += prompt_parts.side_by_side(self.config.width, self.wide)[None]
+    return total
+
+  def answer(self, seen, made, present, g, ids=None, key=None):
+    """(logits f[B, C], told) under the gates g f[B, M], which count where a modality is
+    absent; told has "private" f[B, M, E, H] and "information" {(m, n): f[B]}."""
+    c, told = self.config, {}
+    noise = {"key": key, "ids": ids}
+    g = None if c.gate == "on" else jnp.where(present, 1.0, g)
+    steps, real = self.streams(seen, made, present, g)
+    visible = real if c.masked else dict.fromkeys(real)
+    scale = None if g is None else dict(zip(self.names, g.T, strict=True))
+    found, omega = self.related(steps, real, visible, scale, told, noise)
+    connect = None
+    if c.types:
+      if c.private == "none":
+        prompts = {n: self.own[n][None] for n in self.names}
+      else:
+        told["private"] = self.private(steps, visible)
+        prompts = {n: told["private"][:, i] for i, n in enumerate(self.names)}
+      if c.apply != "features":
+        heavy = lambda i: omega[:, i, None, None]
+        prompts = {n: heavy(i) * prompts[n] for i, n in enumerate(self.names)}
+      if c.connect != "none":
+        connect = self.connect(self.private.shared)
+      found, real = self.append(found, real, prompts, self.mapping(present, g))
+    r = self.backbone.remember(found, real, connect=connect, **noise)
+    return self.backbone.head(r, **noise), told
+
+  def related(self, steps, real, visible, scale, told, noise):
+    """What the modalities find in each other, and weights f[B, M] of the sources."""
+    c, rows = self.config, len(next(iter(steps.values())))
+    even = jnp.ones((rows, len(self.names)))
+    weigh = c.weigh if len(self.names) > 1 else "none"
+    if weigh in ("none", "random"):
+      found = self.backbone.cross(steps, real, scale=scale, **noise)
+      return found, even if weigh == "none" else random_weights(noise["ids"], even)
+    tells = "found" if weigh == "codes" else "attention"
+    found, heard = self.backbone.cross(steps, real, scale=scale, tells=tells, **noise)
+    if weigh == "codes":
+      information = self.weights.information(heard, steps, visible)
+    else:
+      # It is told without the scale; of a source that is OFF nothing is heard.
+      part = dict.fromkeys(self.names, 1.0) if scale is None else scale
+      information = {(m, n): part[n] * x.information for (m, n), x in heard.items()}
+    told["information"], heat = information, self.weights.heat()
+    omega = dependence.weights(dependence.source_scores(information, self.names), heat)
+    if c.apply == "prompts":
+      return found, omega
+    for m in self.names:
+      others = [n for n in self.names if n != m]
+      heard = jnp.stack([information[m, n] for n in others], axis=1)
+      part = jnp.repeat(dependence.weights(heard, heat), c.width, axis=1)
+      found[m] = part[:, None] * found[m]
+    return found, omega
+
+
+def random_weights(ids: Array, even: Array) -> Array:
+  """Weights f[B, M] that mean nothing, from the ids of the rows."""
+  draw = lambda row: jax.random.normal(
+    jax.random.fold_in(jax.random.key(7), row), (even.shape[1],)
+  )
+  return dependence.weights(jax.vmap(draw)(ids), 1.0)
+
+
+def promma(config: PrommaConfig, spec: Spec) -> Method:
+  """ProMMA as a `Method`; aux has the ends of f0, the moments of the training targets,
+  how often the evaluator says ON, and the thresholds of "importance"."""
+  net = PrommaNet(spec.modalities, spec.task.outputs, config)
+
+  def init(key):
+    params = net.init(key, types.example(spec))
+    return params, {"f0": mplmm.ends(params), **empty(spec)}
+
+  def enter(key, params, aux):
+    del key
+    return params, aux | {"f0": mplmm.ends(params)}
+
+  def loss(params, aux, batch, key, clock):
+    return objective(net, spec.task, params, aux, batch, key, clock)
+
+  def predict(params, aux, batch, pattern=None):
+    present = missing.restrict(batch["present"], pattern)
+    seen, made = net.apply(params, batch, present, pattern, method="take")
+    g = decide(net, spec.task, params, aux, batch, present, (seen, made), pattern)
+    ids = batch.get("id")
+    logits, _ = net.apply(params, seen, made, present, g, ids, method="answer")
+    return {"logits": logits, "gate": jnp.where(present, 1.0, g)}
+
+  trains = (mplmm.TUNED,) if config.frozen else (".*",)
+  tune = Stage("tune", loss, trains, enter=enter, predict=predict)
+  return mplmm.assembled(config, init, net, spec.task, tune)
+
+
+def empty(spec: Spec) -> dict:
+  """The statistics before the first batch: count and sums of the targets, ON and
+  judged gates, thresholds."""
+  names, outputs = spec.names, spec.task.outputs
+  none = jnp.zeros((len(names),))
+  moments = (jnp.zeros(()), jnp.zeros((outputs,)), jnp.zeros((outputs,)))
+  return {"moments": moments, "on": (none, none), "tau": none}
+
+
+def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
+  """The loss f[] of stage "tune", (aux, terms)."""
+  c, names = net.config, tuple(m.name for m in net.modalities)
+  noise_key, gate_key = jax.random.split(key)
+  valid = batch["valid"][:, None]
+  present, recorded = batch["present"] & valid, batch["recorded"] & valid
+  some = jnp.any(present, axis=1)
+  absent = ~present & some[:, None]
+  take = {"key": noise_key, "recorded": recorded, "method": "take"}
+  seen, made = net.apply(params, batch, present, **take)
+  g, judged = jnp.ones(present.shape), None
+  if c.gate in JUDGED:
+    judge = functools.partial(labels, net, task, params)
+    rest = lambda aux, *_: (jnp.zeros(present.shape), aux)
+    judges = (clock.progress >= c.warmup) & (clock.step % c.judge_every == 0)
+    q, aux = jax.lax.cond(judges, judge, rest, aux, batch, present, recorded)
+    (answer,) = teach(net, params, aux, batch, present[None])
+    judged = net.apply(params, seen, made, present, answer, method="evaluate")
+    g = jax.nn.sigmoid(judged)
+    aux = aux | {"on": counted(aux["on"], judged >= 0, absent)}
+  elif c.gate == "free":
+    g = coins(gate_key, batch["id"], present.shape[1], 0.5)
+  elif c.gate == "off":
+    g = jnp.zeros(present.shape)
+  warm = (clock.progress < c.warmup) & (c.gate != "off")
+  g = jnp.where(warm, 1.0, g)
+  answer = {"ids": batch["id"], "key": noise_key, "method": "answer"}
+  logits, told = net.apply(params, seen, made, present, g, **answer)
+  terms = {"sup": mplmm.task_loss(logits, batch, present, task)}
+  total = tasks.ratio(terms["sup"])
+  if judged is not None:
+    entropy = gate.cross_entropy(q, judged)
+    terms["gate"] = tasks.mean_where(entropy, absent & judges)
+    for i, n in enumerate(names):
+      on = (judged[:, i] >= 0).astype(jnp.float32)
+      terms[f"on_{n}"] = tasks.mean_where(on, absent[:, i])
+    # The mean of the loss over the steps does not depend on how often it is taken.
+    weight = jnp.where(judges, c.evaluator * c.judge_every, 0.0)
+    total += weight * tasks.ratio(terms["gate"])
+  more, weights = added(net, params, seen, made, told, present, recorded)
+  for name, weight in weights.items():
+    total += weight * tasks.ratio(more[name])
+  return total, (aux, terms | more)
+
+
+def labels(net, task, params, aux, batch, present, recorded):
+  """The gates' labels q f[B, M], and aux with the statistics of this batch."""
+  c, count = net.config, present.shape[1]
+  without = [recorded & (np.arange(count) != m)[None] for m in range(count)]
+  without = without if c.gate == "importance" else []
+  whole, *without = teach(net, params, aux, batch, jnp.stack([recorded, *without]))
+  if c.gate == "importance":
+    without = jnp.stack(without)
+    moved = gate.distances(whole, without, task)
+    # Moved means of a batch's medians are close to the median, and cheap.
+    tau = medians(moved, recorded & jnp.any(present, axis=1)[:, None])
+    tau = jnp.where(aux["tau"] > 0, 0.95 * aux["tau"] + 0.05 * tau, tau)
+    return gate.importance(whole, without, tau, task), aux | {"tau": tau}
+  where = batch["labelled"] & jnp.any(present, axis=1)
+  label = gate.as_target(tasks.known_label(batch["label"], where), task)
+  moments = gathered(aux["moments"], label, where)
+  pseudo = tasks.probability(whole, task)
+  mixed = c.beta * label + (1 - c.beta) * pseudo
+  target = jnp.where(where[:, None], mixed, pseudo)
+  errors = tried(net, task, params, batch, present, target)
+  q = gate.necessity(gate.benefit(errors, present), deviation(moments))
+  return q, aux | {"moments": moments}
+
+
+def teach(net, params, aux, batch: Batch, masks: Array) -> Array:
+  """Logits f[K, B, C] of f0 where it sees `masks` bool[K, B, M], without gradient."""
+  params = jax.lax.stop_gradient(params)["params"]
+  params = {"params": params | {"backbone": params["backbone"] | aux["f0"]}}
+  return jax.lax.map(lambda mask: net.apply(params, batch, mask, method="plain"), masks)
+
+
+def tried(net, task, params, batch, present, target, pattern=None) -> Array:
+  """Errors f[G, B] of the model against `target` f[B, C] under every setting of the
+  gates, without noise or gradient."""
+  params = jax.lax.stop_gradient(params)
+  seen, made = net.apply(params, batch, present, pattern, method="take")
+
+  def one(setting):
+    g, ids = gate.gates(setting, present), batch.get("id")
+    logits, _ = net.apply(params, seen, made, present, g, ids, method="answer")
+    return gate.error(logits, target, task)
+
+  return jax.lax.map(one, jnp.asarray(gate.table(present.shape[1])))
+
+
+def decide(net, task, params, aux, batch, present, taken, pattern) -> Array:
+  """The hard gates f[B, M] of a prediction."""
+  c, count = net.config, present.shape[1]
+  if c.gate in ("on", "off"):
+    return jnp.full(present.shape, float(c.gate == "on"))
+  if c.gate == "random":
+    on, judged = aux["on"]
+    return coins(jax.random.key(0), batch["id"], count, on / jnp.maximum(judged, 1))
+  if c.gate in ("learned", "importance"):
+    (answer,) = teach(net, params, aux, batch, present[None])
+    judged = net.apply(params, *taken, present, answer, method="evaluate")
+    return (judged >= 0).astype(jnp.float32)
+  if c.gate == "oracle":
+    if "label" not in batch:
+      raise ValueError("promma.gate is oracle, which reads labels; the batch has none")
+    target = gate.as_target(batch["label"], task)
+    errors = tried(net, task, params, batch, present, target, pattern)
+    best = jnp.asarray(gate.table(count))[jnp.argmin(errors, axis=0)]
+    return jax.vmap(lambda row, there: gate.gates(row, there[None])[0])(best, present)
+  alone = present[None] & jnp.eye(count, dtype=bool)[:, None]
+  said = jax.vmap(lambda x: tasks.probability(x, task))(
+    teach(net, params, aux, batch, alone)
+  )
+  there = present.T[..., None]
+  target = jnp.sum(jnp.where(there, said, 0), axis=0)
+  target /= jnp.maximum(jnp.sum(there, axis=0), 1)
+  errors = tried(net, task, params, batch, present, target, pattern)
+  return (gate.benefit(errors, present) > 0).astype(jnp.float32)
+
+
+def added(net, params, seen, made, told, present, recorded):
+  """The terms beside that of the task, each a `Mean`, and their weights."""
+  c, names = net.config, tuple(m.name for m in net.modalities)
+  some, more = jnp.any(present, axis=1), {}
+  if "private" in told:
+    prompts = params["params"]["private"]
+    shared, kernel = prompts["prompts"], prompts["recover_kernel"]
+    overlap = disentangle.orthogonality(told["private"], shared)
+    lost = disentangle.recovery(told["private"], shared, kernel)
+    more["orthogonal"] = tasks.mean_where(overlap, some)
+    more["recover"] = tasks.mean_where(lost, some)
+  if c.weigh == "codes" and "information" in told:
+    index = {n: i for i, n in enumerate(names)}
+    pairs = [
+      (x, present[:, index[m]] & present[:, index[n]])
+      for (m, n), x in told["information"].items()
+    ]
+    values, where = (jnp.stack(x, axis=1) for x in zip(*pairs, strict=True))
+    more["information"] = tasks.mean_where(-values, where)
+  if c.generate and len(names) > 1:
+    wanted = (~present & recorded & some[:, None]).T
+    gaps = [generated_gap(made[n], seen.steps[n], seen.real[n]) for n in names]
+    more["generator"] = tasks.mean_where(jnp.stack(gaps), wanted)
+  return more, {name: getattr(c, name) for name in more}
+
+
+def generated_gap(made: Array, steps: Array, real: Array) -> Array:
+  """Smooth L1 f[B] between generated and detached real steps, the mean over those."""
+  gap = optax.huber_loss(made, jax.lax.stop_gradient(steps))
+  gap = jnp.where(real[..., None], gap, 0)
+  width = made.shape[-1] * jnp.maximum(jnp.sum(real, axis=1), 1)
+  return jnp.sum(gap, axis=(1, 2)) / width
+
+
+def coins(key: Array, ids: Array, count: int, chance) -> Array:
+  """f[B, M] of 0 and 1, 1 with `chance` f[] or f[M], by the ids of the rows."""
+  draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,))
+  chance = jnp.broadcast_to(chance, (count,))[None]
+  return (jax.vmap(draw)(ids) < chance).astype(jnp.float32)
+
+
+def counted(on: tuple, yes: Array, where: Array) -> tuple:
+  """How many gates were ON, and judged, f[M] each; each time the past fades by 1 %."""
+  new = jnp.sum(yes & where, axis=0), jnp.sum(where, axis=0)
+  return tuple(0.99 * old + x for old, x in zip(on, new, strict=True))
+
+
+def gathered(moments: tuple, target: Array, where: Array) -> tuple:
+  """Count, sum and sum of squares of the targets f[B, C] of the rows so far."""
+  target = missing.select(target, where)
+  new = jnp.sum(where), jnp.sum(target, axis=0), jnp.sum(jnp.square(target), axis=0)
+  return tuple(old + x for old, x in zip(moments, new, strict=True))
+
+
+def deviation(moments: tuple) -> Array:
+  """Standard deviation f[C] of the targets so far."""
+  count, total, square = moments
+  count = jnp.maximum(count, 1)
+  return jnp.sqrt(jnp.maximum(square / count - jnp.square(total / count), 0))
+
+
+def medians(x: Array, where: Array) -> Array:
+  """The lower median f[M] of each column of x f[B, M] over the rows `where` bool[B, M],
+  0 where there is none."""
+  ranked = jnp.sort(jnp.where(where, x, jnp.inf), axis=0)
+  count = jnp.sum(where, axis=0)
+  middle = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+  return jnp.where(count > 0, middle, 0)

@@ -1,0 +1,459 @@
+"""ProMMA against MPLMM, slow loops over rows and gates, and data with a known answer.
+
+Three sequences of 6 steps: in the last test vision is a noisy copy of the text and
+audio is noise. The other tests share its programs, the slow part.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import batches
+from promise_jax import methods, missing, optim, updates
+from promise_jax.methods import mplmm, promma
+from promise_jax.nn import mult
+from promise_jax.types import Clock, Modality, Spec, State
+
+NAMES, STEPS, ROWS, EVERY = ("text", "audio", "vision"), 6, 32, 2
+TINY = {"width": 12, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
+TINY |= {"rank": 4, "codes": 4, "noisy": "", "fit": 0.0, "judge_every": EVERY}
+OFF = {"gate": "on", "private": "none", "weigh": "none", "connect": "none"}
+OFF |= {"skip": False}
+PATTERNS = missing.all_patterns(3)
+GATES = np.array(list(itertools.product((0.0, 1.0), repeat=3)), np.float32)
+START, LATE, OTHER = Clock(0, 0.1), Clock(2, 0.5), Clock(3, 0.5)
+KEY = jax.random.key(3)
+
+
+def spec_of(steps: int = STEPS, features: int = 3) -> Spec:
+  form = "sequence", (steps, features)
+  every = tuple(Modality(name, *form) for name in NAMES)
+  return Spec(every, batches.TASKS["regression"], labelled=ROWS)
+
+
+SPEC = spec_of()
+
+
+def network(**values) -> promma.PrommaNet:
+  config = promma.PrommaConfig(**TINY | values)
+  return promma.PrommaNet(SPEC.modalities, SPEC.task.outputs, config)
+
+
+def method_of(**values):
+  return promma.promma(promma.PrommaConfig(**TINY | values), SPEC)
+
+
+def rows(seed: int = 0, complete: bool = False, hidden: float = 0.7) -> dict:
+  """Rows whose label is in the text; every pattern is there, one row has nothing, one
+  lacks a recording, some have no label. `hidden`: the part that is incomplete."""
+  rng = np.random.default_rng(seed)
+  text = rng.normal(size=(ROWS, STEPS, 3)).astype(np.float32)
+  draw = lambda: rng.normal(size=text.shape).astype(np.float32)
+  inputs = {"text": text, "audio": draw(), "vision": text + 0.3 * draw()}
+  wave = text.mean(1) @ np.float32([1.5, -1.5, 0.75])
+  present, recorded = np.ones((2, ROWS, 3), bool)
+  if not complete:
+    present = np.array(PATTERNS)[rng.integers(0, 6, ROWS)]
+    present |= rng.random((ROWS, 1)) > hidden
+    present[:7], present[7], present[8] = PATTERNS, False, [True, False, True]
+    recorded[8, 1] = False
+  return {
+    "inputs": inputs,
+    "length": {name: np.full(ROWS, STEPS, np.int32) for name in NAMES},
+    "recorded": recorded,
+    "present": present,
+    "label": (3 * np.tanh(wave)).astype(np.float32),
+    "labelled": np.arange(ROWS) % 8 != 3,
+    "valid": np.ones(ROWS, bool),
+    "id": rng.permutation(1000)[:ROWS].astype(np.int32),
+    "slot": np.arange(ROWS, dtype=np.int32),
+  }
+
+
+@functools.cache
+def started(seed: int = 0):
+  """(params, aux) as `init` starts them, but drawn on the host."""
+  rng = np.random.default_rng(seed)
+  fixed = {"scale": 1, "bias": 0, "log_temperature": np.log(0.1), "value_kernel": 0}
+  fixed |= {"gate_kernel": 0, "gate_bias": 0, "packed_bias": 0}
+
+  def draw(path, leaf):
+    name = str(path[-1].key)
+    if name in fixed:
+      return np.full(leaf.shape, fixed[name], np.float32)
+    if name == "level_kernel":
+      return np.tile(np.eye(12, dtype=np.float32), (1, 1, 2)) / np.float32(2**0.5)
+    small = name.endswith(("prompts", "bias"))
+    scale = 0.02 if small else leaf.shape[-2] ** -0.5
+    return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
+
+  shapes, _ = jax.eval_shape(method_of().init, KEY)
+  params = jax.tree_util.tree_map_with_path(draw, shapes)
+  return params, {"f0": mplmm.ends(params), **promma.empty(SPEC)}
+
+
+@functools.cache
+def ready():
+  """(params, aux) without zeros; f0 has other ends than the backbone."""
+  params = batches.parameters(method_of())
+  other = batches.parameters(method_of(), seed=1)
+  return params, {"f0": mplmm.ends(other), **promma.empty(SPEC)}
+
+
+@functools.cache
+def updated(stage: int):
+  """A step of a stage, whose state keeps the gradient: opt[0]."""
+  stage = method_of().stages[stage]
+  last = optax.GradientTransformation(lambda x: x, lambda x, *_: (x, x))
+  config = optim.OptimConfig(weight_decay=0.0, schedule="constant")
+  tx = optax.chain(last, optim.build(config, 100, stage.trains))
+  return batches.compiled(tx.init), batches.compiled(updates.gradient_update(stage, tx))
+
+
+def step_of(params, aux, batch, clock):
+  """(gradient by path, aux, terms) of one step of stage tune."""
+  start, update = updated(1)
+  state, terms = update(State(params, aux, start(params)), batch, KEY, clock)
+  return optim.by_path(state.opt[0]), state.aux, terms
+
+
+@functools.cache
+def seen_by(weigh: str = "codes"):
+  """What the network does with given gates, without noise."""
+  net = network(weigh=weigh)
+
+  def see(params, aux, batch, g):
+    present = batch["present"]
+    seen, made = net.apply(params, batch, present, method="take")
+    f0 = promma.teach(net, params, aux, batch, jnp.stack([present, batch["recorded"]]))
+    judged = net.apply(params, seen, made, present, f0[0], method="evaluate")
+    one = lambda g: net.apply(params, seen, made, present, g, method="answer")
+    logits, told = jax.lax.map(one, g)
+    out = {"real": seen.real, "steps": seen.steps, "made": made, "f0": f0}
+    return out | {"judged": judged, "logits": logits, **told}
+
+  return batches.compiled(see)
+
+
+@functools.cache
+def plain():
+  net = network()
+  return batches.compiled(lambda p, b, there: net.apply(p, b, there, method="plain"))
+
+
+def teacher(params, aux, batch, there):
+  """f0, put together by hand."""
+  backbone = params["params"]["backbone"] | aux["f0"]
+  return plain()({"params": params["params"] | {"backbone": backbone}}, batch, there)
+
+
+def broadcast(gates=GATES):
+  return np.broadcast_to(gates[:, None], (len(gates), ROWS, 3))
+
+
+def errors_of(params, aux, batch, target) -> np.ndarray:
+  """f[8, B] under each of GATES."""
+  logits = np.asarray(seen_by()(params, aux, batch, broadcast())["logits"])
+  return np.abs(logits[..., 0] - target[None])
+
+
+def loop_benefit(errors, present) -> np.ndarray:
+  """By how much ON is better than OFF, row by row."""
+  found = np.zeros(present.shape)
+  for r, there in enumerate(present):
+    for m in np.flatnonzero(~there) if there.any() else []:
+      gain = []
+      for others in itertools.product((0, 1), repeat=3):
+        gates = [1 if there[i] else others[i] for i in range(3)]
+        on, off = ([*gates[:m], x, *gates[m + 1 :]] for x in (1, 0))
+        place = [int(np.flatnonzero((GATES == g).all(1))[0]) for g in (off, on)]
+        gain.append(errors[place[0], r] - errors[place[1], r])
+      found[r, m] = np.mean(gain)
+  return found
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def close(found, wanted, atol=1e-5):
+  np.testing.assert_allclose(found, wanted, 1e-4, atol)
+
+
+@pytest.mark.parametrize("preset", mult.PRESETS)
+def test_with_all_parts_off_it_is_mplmm(preset):
+  values = mult.PRESETS[preset] | {k: TINY[k] for k in ("width", "heads", "prompts")}
+  values |= {"layers": 1, "memory_layers": 1, "noisy": "text"}
+  host = methods.build("mplmm", values, SPEC)
+  this = methods.build("promma", values | OFF | {"generator": 0.0}, SPEC)
+  shapes = jax.eval_shape(this.init, KEY)[0]
+  assert shapes == jax.eval_shape(host.init, KEY)[0]
+  params, aux = batches.parameters(this), promma.empty(SPEC)
+
+  @batches.compiled
+  def both(params, batch):
+    noise = jax.random.split(KEY)[0]  # what the loss of promma gives to its network
+    ours = this.stages[-1].loss(params, aux, batch, KEY, LATE)[1][1]["sup"]
+    theirs = host.stages[-1].loss(params, aux, batch, noise, LATE)[1][1]["sup"]
+    predicted = [x.predict(params, aux, batch)["logits"] for x in (this, host)]
+    return predicted, (ours, theirs)
+
+  logits, sup = both(params, rows())
+  close(*logits)
+  close(*sup)
+  assert np.ptp(logits[0]) > 0.1 and sup[0].count == 27
+
+
+def test_the_parts_have_the_sizes_that_were_planned():
+  spec = spec_of(50, 5)
+  sizes = {"width": 30, "heads": 5, "layers": 1, "memory_layers": 5, "prompts": 16}
+  shapes = jax.eval_shape(methods.build("promma", sizes, spec).init, KEY)[0]
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  found = {k: size(x) for k, x in shapes["params"].items()}
+  parts = {"private": 12720, "judge": 8257, "connect": 9915, "weights": 481}
+  assert {k: found[k] for k in parts} == parts
+  assert sum(found[f"{n}_off_prompts"] for n in NAMES) == 4500
+
+
+@pytest.mark.parametrize("weigh", ["codes", "attention"])
+def test_nothing_comes_from_a_source_that_is_off(weigh):
+  (params, aux), batch = ready(), rows()
+  run = functools.partial(seen_by(weigh), aux=aux, batch=batch, g=broadcast())
+  found = run(params)
+  off = ~batch["present"][None] & (broadcast() == 0)
+  for (target, source), said in found["information"].items():
+    silent = off[..., NAMES.index(source)]
+    assert np.all(np.asarray(said)[silent] == 0), (target, source)
+    assert np.ptp(np.asarray(said)[~silent]) > 0
+  every = params["params"]
+  shaken = jax.tree.map(lambda x: x + 1, every["generators"])
+  other = {f"{n}_missing_prompts": every[f"{n}_missing_prompts"] + 1 for n in NAMES}
+  other = run({"params": every | other | {"generators": shaken}})["logits"]
+  same = np.array_equal(found["logits"][0], other[0])  # all that is absent is OFF
+  assert same and not np.array_equal(found["logits"][-1], other[-1])
+
+
+def test_the_gates_are_those_of_a_perceptron_of_what_is_there():
+  (params, aux), batch = ready(), rows()
+  found = jax.device_get(seen_by()(params, aux, batch, broadcast()))
+  close(found["f0"][0], teacher(params, aux, batch, batch["present"]))
+  weights = params["params"]["judge"]
+  last, first = ((w["kernel"], w["bias"]) for w in weights.values())
+  for r, there in enumerate(batch["present"]):
+    parts = [np.zeros(12, np.float32)] * 3
+    for i in np.flatnonzero(there):
+      steps, real = found["steps"][NAMES[i]][r], found["real"][NAMES[i]][r]
+      parts[i] = steps[real].mean(0)
+    for m, name in enumerate(NAMES):
+      made = found["made"][name][r].mean(0)
+      x = np.concatenate([*parts, there, found["f0"][0, r], np.eye(3)[m], made])
+      hidden = np.maximum(x @ first[0] + first[1], 0)
+      close(found["judged"][r, m], (hidden @ last[0] + last[1])[0], 1e-4)
+
+
+@functools.cache
+def labelled_by(gate: str):
+  net = network(gate=gate)
+  run = lambda p, aux, b: promma.labels(
+    net, SPEC.task, p, aux, b, b["present"], b["recorded"]
+  )
+  return batches.compiled(run)
+
+
+def mixed_target(params, aux, batch):
+  """y* and which rows have a label that counts."""
+  pseudo = np.asarray(teacher(params, aux, batch, batch["recorded"]))[:, 0]
+  where = batch["labelled"] & batch["present"].any(1)
+  return np.where(where, 0.5 * batch["label"] / 3 + 0.5 * pseudo, pseudo), where
+
+
+def test_labels_are_those_of_a_slow_loop():
+  params, aux = ready()
+  seen = []
+  for seed in (0, 1):  # the deviation is that of all targets so far
+    batch = rows(seed)
+    target, where = mixed_target(params, aux, batch)
+    seen = [*seen, *(batch["label"][where] / 3)]
+    benefit = loop_benefit(errors_of(params, aux, batch, target), batch["present"])
+    q, aux = labelled_by("learned")(params, aux, batch)
+    close(q, sigmoid(benefit / (0.1 * np.std(seen))), 1e-3)
+    assert np.ptp(q) > 0.1
+
+
+def test_importance_is_above_the_running_median():
+  params, aux = ready()
+  for seed, share in ((0, 1.0), (1, 0.05)):
+    batch = rows(seed)
+    every = batch["recorded"]
+    whole = teacher(params, aux, batch, every)
+    wanted = []
+    for m in range(3):
+      out = teacher(params, aux, batch, every & (np.arange(3) != m)[None])
+      moved = np.abs(whole - out)[:, 0]
+      counted = np.sort(moved[every[:, m] & batch["present"].any(1)])
+      middle = counted[(len(counted) - 1) // 2]
+      tau = (1 - share) * aux["tau"][m] + share * middle
+      wanted.append((moved > tau, tau))
+    q, aux = labelled_by("importance")(params, aux, batch)
+    q_wanted, tau = map(np.stack, zip(*wanted, strict=True))
+    close(aux["tau"], tau)
+    assert 0.2 < q.mean() < 0.8 and np.mean(q != q_wanted.T) < 0.02
+
+
+def test_the_gates_of_a_prediction():
+  (params, aux), batch = ready(), rows()
+  aux = aux | {"on": (np.float32([20, 50, 0]), np.full(3, 100, np.float32))}
+  present, readable = batch["present"], batches.readable(batch, noisy=True)
+  kinds = ("oracle", "free", "random")
+  nets = {kind: network(gate=kind) for kind in kinds}
+
+  @batches.compiled
+  def run(batch):
+    there = batch["present"]
+    taken = nets["free"].apply(params, batch, there, method="take")
+    args = params, aux, batch, there, taken, None
+    return {k: promma.decide(net, SPEC.task, *args) for k, net in nets.items()}
+
+  found = jax.device_get(run(readable | {"label": batch["label"]}))
+  where = ~present & present.any(1, keepdims=True)
+  place = lambda g: [int(np.flatnonzero((GATES == row).all(1))[0]) for row in g]
+  errors = errors_of(params, aux, batch, batch["label"] / 3)
+  chosen = errors[place(np.where(present, 1, found["oracle"])), np.arange(ROWS)]
+  assert np.all(chosen <= errors.min(0) + 1e-6) and np.ptp(found["oracle"][where]) == 1
+  alone = present[None] & np.eye(3, dtype=bool)[:, None]
+  said = np.stack([teacher(params, aux, batch, one)[:, 0] for one in alone])
+  pseudo = (said * present.T).sum(0) / np.maximum(present.sum(1), 1)
+  gain = loop_benefit(errors_of(params, aux, batch, pseudo), present)
+  sure = where & (np.abs(gain) > 1e-6)
+  assert np.array_equal((gain > 0)[sure], found["free"][sure]) and sure.sum() > 30
+  turned = jax.tree.map(lambda x: x[::-1], readable | {"label": batch["label"]})
+  assert np.array_equal(run(turned)["random"], found["random"][::-1])
+  many = promma.coins(
+    jax.random.key(0), jnp.arange(4000), 3, jnp.float32([0.2, 0.5, 0])
+  )
+  close(many.mean(0), [0.2, 0.5, 0], 0.03)
+  with pytest.raises(
+    ValueError, match="oracle, which reads labels; the batch has none"
+  ):
+    jax.eval_shape(method_of(gate="oracle").predict, params, aux, readable)
+  learned = batches.compiled(method_of().predict)(params, aux, readable)
+  seen = seen_by()(params, aux, batch, broadcast())
+  hard = np.where(present, 1, seen["judged"] >= 0)
+  assert np.array_equal(learned["gate"], hard) and np.ptp(hard[where]) == 1
+  close(learned["logits"], np.asarray(seen["logits"])[place(hard), np.arange(ROWS)])
+
+
+def test_before_the_warm_up_is_done_everything_is_generated():
+  (params, aux), batch = ready(), rows()
+  early, _, terms = step_of(params, aux, batch, START)
+  for path, x in early.items():
+    if "judge" in path or "off_prompts" in path:
+      assert not np.any(x), path
+  assert terms["gate"].count == 0
+  late, moved, terms = step_of(params, aux, batch, LATE)
+  assert all(np.any(x) for path, x in late.items() if "judge" in path)
+  assert (
+    terms["gate"].count == (~batch["present"] & batch["present"].any(1)[:, None]).sum()
+  )
+  assert moved["moments"][0] > 0
+
+
+def test_the_evaluator_learns_from_its_labels_and_through_the_soft_gate():
+  """In a step that is not judged only through the gate, and that is no 0."""
+  (params, aux), batch = ready(), rows()
+  judged, _, _ = step_of(params, aux, batch, LATE)
+  other, kept, _ = step_of(params, aux, batch, OTHER)
+  assert kept["moments"][0] == 0
+  q, _ = labelled_by("learned")(params, aux, batch)
+  said = seen_by()(params, aux, batch, broadcast())["judged"]
+  where = ~batch["present"] & batch["present"].any(1)[:, None]
+  slope = 0.1 * EVERY * np.mean((sigmoid(np.asarray(said)) - q)[where])
+  bias = "params/judge/Dense_0/bias"
+  close(judged[bias] - other[bias], [slope])
+  assert np.any(other[bias])
+  for path in judged:
+    # What it reads of the steps that are there is not detached, all else is.
+    if "judge" not in path and "projection" not in path:
+      close(judged[path], other[path])
+  shown = rows(complete=True)
+  nothing, _, _ = step_of(params, aux, shown, LATE)
+  assert not any(np.any(x) for path, x in nothing.items() if "judge" in path)
+
+
+def test_ten_steps_move_what_they_should():
+  params, aux = started()
+  stage, batch = method_of().stages[1], rows()
+  changed = jax.tree.map(lambda x: x + 1, aux["f0"])
+  params, aux = stage.enter(KEY, params, aux | {"f0": changed})
+  before = plain()(params, batch, batch["recorded"])
+  start, update = updated(1)
+  state = State(params, aux, start(params))
+  for i in range(10):
+    state, _ = update(state, rows(i), KEY, Clock(i, 0.5))
+    if i < 2:
+      still = {k for k, x in optim.by_path(state.opt[0]).items() if not np.any(x)}
+      late = {"private/query_kernel", "private/key_kernel", "connect/level_kernel"}
+      assert still == ({f"params/{k}" for k in late} if i == 0 else set())
+  first, last = optim.by_path(params), optim.by_path(state.params)
+  frozen = {k for k in first if np.array_equal(first[k], last[k])}
+  parts = ("crossing", "memory", "inner", "outer")
+  held = tuple(f"params/backbone/{part}/" for part in parts)
+  assert frozen == {k for k in first if k.startswith(held)}
+  jax.tree.map(np.testing.assert_array_equal, state.aux["f0"], aux["f0"])
+  now = teacher(state.params, state.aux, batch, batch["recorded"])
+  np.testing.assert_array_equal(now, before)
+  assert not np.allclose(plain()(state.params, batch, batch["recorded"]), before)
+
+
+SWITCHES = (
+  {
+    "gate": "importance",
+    "private": "static",
+    "weigh": "attention",
+    "apply": "features",
+  },
+  {"gate": "free", "private": "none", "weigh": "random", "connect": "none"},
+  {"gate": "random", "connect": "last", "weigh": "none", "signal": False},
+  {"gate": "oracle", "connect": "static", "apply": "both", "generate": False},
+  {"gate": "off", "private": "none", "connect": "none", "types": False},
+)
+
+
+@pytest.mark.parametrize("values", SWITCHES)
+def test_every_value_of_every_switch_builds(values):
+  method, batch = method_of(**values), rows()
+  params, aux = jax.eval_shape(method.init, KEY)
+  run = jax.value_and_grad(method.stages[-1].loss, has_aux=True)
+  (loss, (after, _)), grads = jax.eval_shape(run, params, aux, batch, KEY, LATE)
+  assert loss.shape == () and grads == params
+  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, aux)
+  readable = batches.readable(batch, noisy=True) | {"label": batch["label"]}
+  found = jax.eval_shape(method.predict, params, aux, readable)
+  assert found["logits"].shape == (ROWS, 1) and found["gate"].shape == (ROWS, 3)
+
+
+@pytest.mark.parametrize(
+  ("values", "sentence"),
+  [
+    ({"gate": "maybe"}, "promma.gate is 'maybe', known are learned, importance, free"),
+    ({"private": "all"}, "promma.private is 'all', known are local, static, none"),
+    ({"weigh": "mine"}, "promma.weigh is 'mine', known are codes, attention, random"),
+    ({"apply": "steps"}, "promma.apply is 'steps', known are prompts, features, both"),
+    ({"connect": "first"}, "promma.connect is 'first', known are all, last, static"),
+    ({"rank": 0}, "promma.rank is 0, it must be at least 1"),
+    ({"judge_every": 0}, "promma.judge_every is 0, it must be at least 1"),
+    ({"evaluator": -1}, "promma.evaluator is -1, it must be at least 0"),
+    ({"beta": 2}, r"promma.beta is 2, it must lie in \[0, 1\]"),
+    ({"types": False}, "promma.types is False, private local and connect all"),
+    ({"private": "none"}, "promma.connect is all and private none"),
+    ({"width": 7, "heads": 7}, "promma.width is 7, it must be even"),
+  ],
+)
+def test_settings_that_mean_nothing_are_refused(values, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    promma.PrommaConfig(**TINY | values)
