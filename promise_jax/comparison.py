@@ -108,14 +108,14 @@ def two_runs(
 
 
 def check(config: dict) -> None:
-  """Raises ValueError unless the runs are about one method, data set, label rate and
-  protocols, and every list of trials is as long."""
+  """Raises ValueError unless the runs are about one data set, label rate and protocols,
+  and every list of trials is as long. The method of the first is that of the table."""
   if not config["runs"]:
     raise ValueError("runs is empty, at least one experiment is needed")
   counts = {name: len(trials) for name, trials in config["trials"].items()}
   if len(set(counts.values())) > 1:
     raise ValueError(f"trials must be equally many for every arm, found {counts}")
-  shared = ("method", "dataset", "data", "label_rate")
+  shared = ("dataset", "data", "label_rate")
   for field in (*shared, "train_protocol", "test_protocols"):
     values = [c[field] for c in config["runs"].values()]
     if any(v != values[0] for v in values):

@@ -225,6 +225,24 @@ def test_a_variant_is_compared_as_the_method_is(finished, tmp_path):
   assert there == pytest.approx(-back, abs=1e-6)
 
 
+def test_runs_start_from_one_that_is_run_before(finished, tmp_path, monkeypatch):
+  """The one before is finished already; it is not a line of the table."""
+  folder, _, _ = finished
+  shutil.copytree(folder / "headline", tmp_path / "backbone")
+  before = json.loads((folder / "headline" / "config.json").read_text())["config"]
+  main = runs.get_config("seeds=2,controls=none").to_dict() | {"init_from": "backbone"}
+  given = {"trials": {}, "before": {"backbone": before}, "runs": {"main": main}}
+  seen, fit = [], comparison.arms.train.fit
+  watched = lambda *args, start, **more: (
+    seen.append(start) or fit(*args, start=start, **more)
+  )
+  monkeypatch.setattr(comparison.arms.train, "fit", watched)
+  text = comparison.run(config() | given, tmp_path, show=lambda line: None)
+  assert "majority" not in text and len(seen) == 1 and len(seen[0]) > 3
+  told = json.loads((tmp_path / "main" / "init.json").read_text())["fusion"]
+  assert told["init_from"] == str(tmp_path / "backbone") and told["fresh"] == {}
+
+
 @pytest.mark.parametrize(
   ("change", "sentence"),
   [

@@ -116,8 +116,8 @@ def check(config, name: str) -> None:
     )
   if config.fresh and config.fit:
     raise ValueError(
-      f"{name}.fresh is True and fit {config.fit}: what fit learns would be thrown away, "
-      "one of them must be off"
+      f"{name}.fresh is True and fit {config.fit}: what fit learns would be thrown "
+      "away, one of them must be off"
     )
 
 

@@ -11,11 +11,11 @@ steps are worth their noise. With generated X and prompts S, or prompts O alone,
 
 Its label is the benefit of g = 1 over g = 0: by how much the model, run under every
 setting of the gates, comes nearer to y* = beta y + (1 - beta) f0(all that is recorded).
-f0 is the backbone with the ends it had when the stage began, frozen, and run in the
-step. Until `warmup` of the stage is done, g = 1; then g is soft in training, and 0 or 1
-in prediction. Variants: "importance" (label: does f0 change by more than the median if
-m is left out), "free" (untrained: f0 of single modalities is the pseudo label), and
-the references "on", "off", "random" (as often ON as the evaluator) and "oracle", which
+f0 is the backbone as it was when the stage began, frozen, and run in the step. Until
+`warmup` of the stage is done, g = 1; then g is soft in training, and 0 or 1 in
+prediction. Variants: "importance" (label: does f0 change by more than the median if m
+is left out), "free" (untrained: f0 of single modalities is the pseudo label), and the
+references "on", "off", "random" (as often ON as the evaluator) and "oracle", which
 reads the label of the test row and is no method.
 
 Private prompts (`private`), weights (`weigh`) and connection (`connect`) are in
@@ -56,8 +56,9 @@ class PrommaConfig(mplmm.MplmmConfig):
   `gate`, `private`, `weigh`, `apply` (what the weights scale) and `connect` choose the
   parts, "on" and "none" are off; `rank` of the private prompts, `codes` of the weights;
   `skip`: a private prompt goes to the memory layers by the identity too, not only by
-  the maps of the signal prompts. `types` False appends nothing. The gates are judged,
-  and the evaluator learns, in every `judge_every`-th step: judging is half of a step.
+  the maps of the signal prompts. `types` False appends nothing. The gates are judged
+  in every `judge_every`-th step, which is half of its time; in the others the evaluator
+  learns by the loss of the task alone, through the soft gates.
   """
 
   gate: str = "learned"
@@ -251,14 +252,16 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
   """ProMMA as a `Method`; aux has the ends of f0, the moments of the training targets,
   how often the evaluator says ON, and the thresholds of "importance"."""
   net = PrommaNet(spec.modalities, spec.task.outputs, config)
+  # What f0 must keep of its own: all that stage "tune" changes of the backbone.
+  kept = mplmm.ends if config.frozen else lambda params: params["params"]["backbone"]
 
   def init(key):
     params = net.init(key, types.example(spec))
-    return params, {"f0": mplmm.ends(params), **empty(spec)}
+    return params, {"f0": kept(params), **empty(spec)}
 
   def enter(key, params, aux):
     del key
-    return params, aux | {"f0": mplmm.ends(params)}
+    return params, aux | {"f0": kept(params)}
 
   def loss(params, aux, batch, key, clock):
     return objective(net, spec.task, params, aux, batch, key, clock)
@@ -295,6 +298,7 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
   absent = ~present & some[:, None]
   take = {"key": noise_key, "recorded": recorded, "method": "take"}
   seen, made = net.apply(params, batch, present, **take)
+  warm = (clock.progress < c.warmup) & (c.gate != "off")
   g, judged = jnp.ones(present.shape), None
   if c.gate in JUDGED:
     judge = functools.partial(labels, net, task, params)
@@ -304,12 +308,11 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
     (answer,) = teach(net, params, aux, batch, present[None])
     judged = net.apply(params, seen, made, present, answer, method="evaluate")
     g = jax.nn.sigmoid(judged)
-    aux = aux | {"on": counted(aux["on"], judged >= 0, absent)}
+    aux = aux | {"on": counted(aux["on"], judged >= 0, absent & ~warm)}
   elif c.gate == "free":
     g = coins(gate_key, batch["id"], present.shape[1], 0.5)
   elif c.gate == "off":
     g = jnp.zeros(present.shape)
-  warm = (clock.progress < c.warmup) & (c.gate != "off")
   g = jnp.where(warm, 1.0, g)
   answer = {"ids": batch["id"], "key": noise_key, "method": "answer"}
   logits, told = net.apply(params, seen, made, present, g, **answer)
@@ -320,7 +323,7 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
     terms["gate"] = tasks.mean_where(entropy, absent & judges)
     for i, n in enumerate(names):
       on = (judged[:, i] >= 0).astype(jnp.float32)
-      terms[f"on_{n}"] = tasks.mean_where(on, absent[:, i])
+      terms[f"on/{n}"] = tasks.mean_where(on, absent[:, i])
     # The mean of the loss over the steps does not depend on how often it is taken.
     weight = jnp.where(judges, c.evaluator * c.judge_every, 0.0)
     total += weight * tasks.ratio(terms["gate"])

@@ -1,0 +1,98 @@
+"""ProMMA through fit(): three stages in one run, stopped in each, on many devices."""
+
+import jax
+import numpy as np
+import pytest
+
+import runs
+from promise_jax import checkpoint, methods, optim, train
+
+# Two calls of 5 steps a stage.
+SHARES = {"pretrain": 1.0, "fit": 1.0, "tune": 1.0, "warmup": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture(scope="module")
+def source():
+  return runs.dataset()
+
+
+def promma(source):
+  return methods.build("promma", runs.VALUES["promma"] | SHARES, source.spec)
+
+
+def fitted(source, mesh, **more):
+  """The run, its log, and the fit, None if it was stopped."""
+  rows, lines = runs.rows(source, protocol="mplmm(0.7,redraw=true)"), []
+  config, valid = runs.settings(steps=30), source.split("valid")
+  run = lambda: train.fit(
+    promma(source),
+    source.spec,
+    rows,
+    valid,
+    config,
+    mesh=mesh,
+    log=lines.extend,
+    **more,
+  )
+  if "stop" not in more:
+    return run(), lines
+  with pytest.raises(train.Stopped):
+    run()
+  return None, lines
+
+
+@pytest.fixture(scope="module")
+def whole(source, one_device):
+  """A run that nothing stops, and its log."""
+  return fitted(source, one_device)
+
+
+def stopping(calls):
+  """Asks to stop after so many calls, each of which asks twice."""
+  left = [calls]
+
+  def stop():
+    left[0] -= 1
+    return 15 if left[0] <= 0 else 0
+
+  return stop
+
+
+def test_it_can_be_stopped_in_each_stage(source, one_device, whole, tmp_path):
+  told = []
+  for _ in range(6):  # after every call: inside and at the end of each stage
+    with checkpoint.opened(tmp_path) as manager:
+      told += fitted(source, one_device, manager=manager, stop=stopping(1))[1]
+  with checkpoint.opened(tmp_path) as manager:
+    fit, lines = fitted(source, one_device, manager=manager)
+  assert lines == [] and told == whole[1]
+  names = [x["stage"] for x in told if x["seed"] == 0]
+  assert names == ["pretrain", "pretrain", "fit", "fit", "tune", "tune"]
+  assert runs.same((fit.params, fit.aux), (whole[0].params, whole[0].aux))
+
+
+def test_each_stage_trains_its_part_and_says_so(source, whole):
+  fit, lines = whole
+  params = jax.eval_shape(promma(source).init, jax.random.key(0))[0]
+  counts = [optim.counts(params, s.trains) for s in promma(source).stages]
+  told = [(x["trains"], x["parameters"]) for x in fit.speed["stages"]]
+  assert told == counts and counts[1][0] < counts[2][0] < counts[2][1]
+  terms = {stage: set() for stage in ("pretrain", "fit", "tune")}
+  for line in lines:
+    terms[line["stage"]] |= set(line)
+  on = {"on/m0", "on/m1", "gate"}
+  assert on <= terms["tune"] and not on & (terms["pretrain"] | terms["fit"])
+
+
+def test_eight_devices_compute_what_one_does(source, eight_devices, whole):
+  fit, lines = fitted(source, eight_devices)
+  for one, eight in zip(whole[1], lines, strict=True):
+    for name in ("loss", "sup", "valid"):
+      np.testing.assert_allclose(eight[name], one[name], rtol=1e-3, atol=1e-4)
+  runs.assert_close(fit.aux["f0"], whole[0].aux["f0"], rtol=1e-3, atol=1e-4)
