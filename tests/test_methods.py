@@ -28,10 +28,9 @@ PROMISE |= {"fncl": 0.1, "cccl": 0.1}
 BARE = {"generate": "none", "fncl": 0.0, "hide": False}
 STEPS = {"encoder": "steps", "cross_layers": 1, "strength": 0.5}
 STEPS |= {"fncl": 0.0, "hide": False}
-TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a+words"}
-MPLMM = {"width": 4, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
-PROMMA = MPLMM | {"rank": 2, "codes": 3}
-PLAIN = {"generate": False, "signal": False, "types": False, "frozen": False}
+TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a"}
+MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
+PROMMA = MPLMM | {"width": 4, "rank": 2, "codes": 3}
 OTHER = {"gate": "importance", "weigh": "attention", "connect": "static"}
 OTHER |= {"apply": "both", "private": "static"}
 PAIR = batches.VECTORS[:2]
@@ -76,14 +75,10 @@ CASES = {
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", batches.KINDS),
   "promma": Case("promma", PROMMA),
   "promma-other": Case("promma", PROMMA | OTHER, "regression", PAIR),
-  "promma-free": Case(
-    "promma", PROMMA | {"gate": "free", "connect": "last"}, modalities=PAIR
-  ),
-  "promma-kinds": Case("promma", PROMMA, "multilabel", batches.KINDS),
+  "promma-kinds": Case("promma", PROMMA, "multilabel", batches.KINDS[:2]),
   "mplmm": Case("mplmm", MPLMM),
-  "mplmm-plain": Case("mplmm", MPLMM | PLAIN, "regression", PAIR),
   "mplmm-authors": Case("mplmm", mplmm.AUTHORS | MPLMM, "regression", PAIR),
-  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", batches.KINDS),
+  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", batches.KINDS[1:]),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),
@@ -278,7 +273,7 @@ def test_a_static_pattern_gives_what_a_traced_mask_gives(name):
   batch = batches.readable(batches.mixed(p.spec))
   static = batches.compiled(p.method.predict, static_argnames="pattern")
   patterns = missing.all_patterns(len(p.spec.modalities))
-  sample = patterns if name in FIRST else patterns[7:8]
+  sample = patterns[::2] if name in FIRST else patterns[len(patterns) // 2 :][:1]
   for pattern in sample:
     now = batch | {"present": batch["present"] & np.array([pattern])}
     traced = p.predict(p.params, p.aux, now)
