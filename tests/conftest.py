@@ -1,6 +1,8 @@
 """One process, eight virtual devices, strict ranks; warnings are errors (pyproject)."""
 
+import gc
 import os
+import pathlib
 
 # Before JAX starts: the number of devices cannot change later.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +13,20 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps(request):
+  """A compiled program holds memory maps. A process may have 65,530 of them, then the
+  compiler crashes: long before, the programs of the files that are done are dropped."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_text().count("\n") > 25_000:
+    for value in vars(request.module).values():
+      if hasattr(value, "cache_clear"):
+        value.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
