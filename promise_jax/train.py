@@ -150,8 +150,8 @@ def fit(
           checkpoint.save(manager, later, carry)
         bar.update(config.every)
         bar.set_postfix(progress.mean_of(lines))
-        if number := stop():
-          raise Stopped(later, number)
+        if signal := stop():
+          raise Stopped(later, signal)
       best = carry.best
   return finished(carry, stages, config.batch * len(rows.seeds))
 

@@ -29,6 +29,15 @@ def few_memory_maps(request):
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory):
+  """For files that train one program many times, by `pytestmark`: see `runs`."""
+  import runs
+
+  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
   return np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Tiny data, settings and toy methods that the tests of training share."""
 
 import contextlib
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,17 @@ def settings(**changed) -> train.TrainConfig:
   fast = train.optimisers.OptimConfig(lr=3e-2)
   values = {"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8}
   return train.TrainConfig(**(values | {"optim": fast} | changed))
+
+
+def stopping(after: int):
+  """A `stop` that asks for SIGTERM when it has been called for `after` calls."""
+  asked = []
+
+  def stop():
+    asked.append(None)
+    return signal.SIGTERM if len(asked) >= after else 0
+
+  return stop
 
 
 def shown(batch) -> jax.Array:

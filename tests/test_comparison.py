@@ -20,11 +20,7 @@ from promise_jax import (
   settings,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def config() -> dict:

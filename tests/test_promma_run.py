@@ -14,10 +14,7 @@ KEY = jax.random.key(0)
 SHARES = {"pretrain": 0.0, "fit": 1.0, "tune": 1.0, "warmup": 0.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +53,9 @@ def whole(source, one_device):
   return fitted(source, one_device)
 
 
-def stopping(calls):
-  """Asks to stop after so many calls, each of which asks twice."""
-  left = [calls]
-
-  def stop():
-    left[0] -= 1
-    return 15 if left[0] <= 0 else 0
-
-  return stop
-
-
 def test_it_can_be_stopped_between_its_ends(source, one_device, whole, tmp_path):
   with checkpoint.opened(tmp_path) as manager:  # inside the second stage
-    told = fitted(source, one_device, manager=manager, stop=stopping(3))[1]
+    told = fitted(source, one_device, manager=manager, stop=runs.stopping(3))[1]
   with checkpoint.opened(tmp_path) as manager:
     fit, lines = fitted(source, one_device, manager=manager)
   assert len(lines) == 2 and told + lines == whole[1]

@@ -14,10 +14,7 @@ from promise_jax.types import Mean, Method, Stage
 SEEDS = (0, 1, 2, 3, 4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -404,17 +401,6 @@ def test_every_stage_gets_a_call(source, one_device, shares, calls):
   assert train.check(method._replace(stages=tuple(stages)), config, one_device) == calls
 
 
-def stopping(after: int):
-  """A `stop` that asks for SIGTERM when it has been called for `after` calls."""
-  asked = []
-
-  def stop():
-    asked.append(None)
-    return signal.SIGTERM if len(asked) >= after else 0
-
-  return stop
-
-
 @pytest.fixture(scope="module")
 def whole(source, one_device):
   """An uninterrupted run of both stages and its log."""
@@ -430,7 +416,7 @@ def interrupted(source, mesh, folder, stops):
     return fitted(source, method, mesh, **more), lines
   for after in stops:
     with checkpoint.opened(folder) as manager, pytest.raises(train.Stopped) as stopped:
-      fitted(source, method, mesh, manager=manager, stop=stopping(after), **more)
+      fitted(source, method, mesh, manager=manager, stop=runs.stopping(after), **more)
     assert stopped.value.signal == signal.SIGTERM
     assert stopped.value.step == lines[-1]["step"]
   with checkpoint.opened(folder) as manager:

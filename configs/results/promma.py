@@ -26,9 +26,8 @@ OTHERS = (
 # Everything is trained with the prompts, from the same backbone: on the smallest data.
 UNFROZEN = ("promma(frozen=false)", "mplmm(frozen=false)")
 BACKBONE, STEPS, STEPS_ON_WATCH = 150, 100, 150
-SIZES = {"layers": 2, "memory_layers": 2, "steps": 20}
-# Once a seed, in a run of its own.
-PROMPTS = {"pretrain": 0.0, "fit": 0.0, "tune": 1.0}
+# The backbone is trained in a run of its own.
+PROMPTS = {"steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
 
 
 def get_config(arguments: str = ""):
@@ -40,7 +39,7 @@ def get_config(arguments: str = ""):
   steps = STEPS_ON_WATCH if watch else STEPS
   base.train.update({"steps": steps, "every": 25, "batch": 64})
   for name in ("mplmm", "promma"):
-    base[name].update(SIZES | PROMPTS)
+    base[name].update(PROMPTS)
   base.promma.judge_every = 4
   base = settings.with_arguments(base, arguments)
   backbone = {

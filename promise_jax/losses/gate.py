@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from promise_jax import types
+from promise_jax import missing, types
 from promise_jax.losses import task as tasks
 from promise_jax.types import Array, Task
 
@@ -117,6 +117,29 @@ def cross_entropy(q: Array, gate_logits: Array) -> Array:
   both f[B, M]; the caller leaves out what is present."""
   chex.assert_equal_shape((q, gate_logits))
   return optax.sigmoid_binary_cross_entropy(gate_logits, jax.lax.stop_gradient(q))
+
+
+def gathered(moments: tuple, target: Array, where: Array) -> tuple:
+  """Count, sum and sum of squares of the targets f[B, C] of the rows so far."""
+  target = missing.select(target, where)
+  new = jnp.sum(where), jnp.sum(target, axis=0), jnp.sum(jnp.square(target), axis=0)
+  return tuple(old + x for old, x in zip(moments, new, strict=True))
+
+
+def deviation(moments: tuple) -> Array:
+  """Standard deviation f[C] of the targets so far."""
+  count, total, square = moments
+  count = jnp.maximum(count, 1)
+  return jnp.sqrt(jnp.maximum(square / count - jnp.square(total / count), 0))
+
+
+def medians(x: Array, where: Array) -> Array:
+  """The lower median f[M] of each column of x f[B, M] over the rows `where` bool[B, M],
+  0 where there is none."""
+  ranked = jnp.sort(jnp.where(where, x, jnp.inf), axis=0)
+  count = jnp.sum(where, axis=0)
+  middle = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+  return jnp.where(count > 0, middle, 0)
 
 
 def _slot(present: Array) -> Array:

@@ -35,6 +35,15 @@ def supervised(logits: Array, label: Array, task: Task) -> Array:
   return jnp.abs(logits[:, 0] - label / task.scale)
 
 
+def labelled_mean(
+  logits: Array, batch: types.Batch, present: Array, task: Task
+) -> types.Mean:
+  """`supervised` over the labelled rows with something `present` bool[B, M]."""
+  where = batch["labelled"] & jnp.any(present, axis=1)
+  label = known_label(batch["label"], where)
+  return mean_where(supervised(logits, label, task), where)
+
+
 def probability(logits: Array, task: Task) -> Array:
   """Probabilities f[B, C] of classes or of each label; logits pass for regression."""
   if task.kind == "classes":

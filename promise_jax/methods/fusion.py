@@ -155,9 +155,7 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     )
     logits = net.apply(params, filled, method="classify")
     aux = update_mean(aux, codes, present, config.decay)
-    where = batch["labelled"] & jnp.any(present, axis=1)
-    label = tasks.known_label(batch["label"], where)
-    supervised = tasks.mean_where(tasks.supervised(logits, label, task), where)
+    supervised = tasks.labelled_mean(logits, batch, present, task)
     return tasks.ratio(supervised), (aux, {"sup": supervised})
 
   def predict(params, aux, batch: Batch, pattern=None):

@@ -173,24 +173,19 @@ class MplmmNet(nn.Module):
       f"{name}_{kind}_prompts", start, shape
     )
     shapes = {n: (count, c.width) for n, count in self.counts.items()}
-    # The map of the missing-type prompts reads the signal prompts, added or not.
-    if c.signal or self.mapped:
+    # The maps of what is appended read the signal prompts, added or not.
+    if c.signal or c.types:
       self.there = {n: prompt("present", n, shapes[n]) for n in self.names}
       self.made = {n: prompt("missing", n, shapes[n]) for n in self.names}
     if self.typed:
       shape = (c.prompts, c.width)
       self.own = {n: prompt("type", n, shape) for n in self.names}
-    if self.mapped:
+    if c.types:
       self.maps = {n: self.param(f"{n}_map", *self.map_of(n)) for n in self.names}
 
   @property
   def typed(self):
     """Whether there are missing-type prompts."""
-    return self.config.types
-
-  @property
-  def mapped(self):
-    """Whether something is appended, which needs the maps M_m."""
     return self.config.types
 
   def map_of(self, name):
@@ -202,8 +197,10 @@ class MplmmNet(nn.Module):
     """f[B, outputs], through the prompts; every parameter is used."""
     return self.prompted(batch, batch["present"])
 
-  def plain(self, batch: Batch, present: Array, key=None) -> Array:
-    """f[B, outputs] of the backbone alone, nothing in place of what is absent."""
+  def plain(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
+    """f[B, outputs] of the backbone alone, nothing in place of what is absent; its
+    encoders run whatever the `pattern`."""
+    del pattern
     noise = {"key": key, "ids": batch.get("id")}
     return self.backbone(batch["inputs"], present, batch["length"], **noise)
 
@@ -272,19 +269,6 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
   net = MplmmNet(spec.modalities, spec.task.outputs, config)
   init = lambda key: (net.init(key, types.example(spec)), {})
 
-  def prompted(params, aux, batch, key, clock):
-    del clock
-    present = batch["present"] & batch["valid"][:, None]
-    logits = net.apply(params, batch, present, key=key, method="prompted")
-    supervised = task_loss(logits, batch, present, spec.task)
-    return tasks.ratio(supervised), (aux, {"sup": supervised})
-
-  def predict(params, aux, batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
-    logits = net.apply(params, batch, present, pattern, method="prompted")
-    return {"logits": logits}
-
   def enter(key, params, aux):
     if config.fresh:
       new = ends(net.init(key, types.example(spec)))
@@ -292,34 +276,34 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
       params = {"params": params["params"] | {"backbone": backbone}}
     return params, aux
 
+  loss, predict = of_network(net, "prompted", spec.task)
   trains = (TUNED,) if config.frozen else (".*",)
-  tune = Stage("tune", prompted, trains, enter=enter, predict=predict)
+  tune = Stage("tune", loss, trains, enter=enter, predict=predict)
   return assembled(config, init, net, spec.task, tune)
 
 
-def task_loss(logits: Array, batch: Batch, present: Array, task: types.Task):
-  """The `Mean` of the supervised loss over labelled rows with something present."""
-  where = batch["labelled"] & jnp.any(present, axis=1)
-  label = tasks.known_label(batch["label"], where)
-  return tasks.mean_where(tasks.supervised(logits, label, task), where)
-
-
-def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
-  """The method of the stages that have a share of the steps: two that train the
-  backbone on complete rows, `tune` last. It predicts as its last stage does."""
+def of_network(net: MplmmNet, method: str, task: types.Task):
+  """The loss of the task and `predict`, by "plain" or "prompted" of the network."""
 
   def loss(params, aux, batch, key, clock: Clock):
     del clock
     present = batch["present"] & batch["valid"][:, None]
-    logits = net.apply(params, batch, present, key=key, method="plain")
-    supervised = task_loss(logits, batch, present, task)
+    logits = net.apply(params, batch, present, key=key, method=method)
+    supervised = tasks.labelled_mean(logits, batch, present, task)
     return tasks.ratio(supervised), (aux, {"sup": supervised})
 
   def predict(params, aux, batch, pattern=None):
     del aux
     present = missing.restrict(batch["present"], pattern)
-    return {"logits": net.apply(params, batch, present, method="plain")}
+    return {"logits": net.apply(params, batch, present, pattern, method=method)}
 
+  return loss, predict
+
+
+def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
+  """The method of the stages that have a share of the steps: two that train the
+  backbone on complete rows, `tune` last. It predicts as its last stage does."""
+  loss, predict = of_network(net, "plain", task)
   form = {"complete": True, "predict": predict}
   every = (
     Stage("pretrain", loss, ("params/backbone/.*",), **form),

@@ -316,7 +316,7 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
   g = jnp.where(warm, 1.0, g)
   answer = {"ids": batch["id"], "key": noise_key, "method": "answer"}
   logits, told = net.apply(params, seen, made, present, g, **answer)
-  terms = {"sup": mplmm.task_loss(logits, batch, present, task)}
+  terms = {"sup": tasks.labelled_mean(logits, batch, present, task)}
   total = tasks.ratio(terms["sup"])
   if judged is not None:
     entropy = gate.cross_entropy(q, judged)
@@ -343,17 +343,17 @@ def labels(net, task, params, aux, batch, present, recorded):
     without = jnp.stack(without)
     moved = gate.distances(whole, without, task)
     # Moved means of a batch's medians are close to the median, and cheap.
-    tau = medians(moved, recorded & jnp.any(present, axis=1)[:, None])
+    tau = gate.medians(moved, recorded & jnp.any(present, axis=1)[:, None])
     tau = jnp.where(aux["tau"] > 0, 0.95 * aux["tau"] + 0.05 * tau, tau)
     return gate.importance(whole, without, tau, task), aux | {"tau": tau}
   where = batch["labelled"] & jnp.any(present, axis=1)
   label = gate.as_target(tasks.known_label(batch["label"], where), task)
-  moments = gathered(aux["moments"], label, where)
+  moments = gate.gathered(aux["moments"], label, where)
   pseudo = tasks.probability(whole, task)
   mixed = c.beta * label + (1 - c.beta) * pseudo
   target = jnp.where(where[:, None], mixed, pseudo)
   errors = tried(net, task, params, batch, present, target)
-  q = gate.necessity(gate.benefit(errors, present), deviation(moments))
+  q = gate.necessity(gate.benefit(errors, present), gate.deviation(moments))
   return q, aux | {"moments": moments}
 
 
@@ -437,9 +437,7 @@ def added(net, params, seen, made, told, present, recorded):
 def generated_gap(made: Array, steps: Array, real: Array) -> Array:
   """Smooth L1 f[B] between generated and detached real steps, the mean over those."""
   gap = optax.huber_loss(made, jax.lax.stop_gradient(steps))
-  gap = jnp.where(real[..., None], gap, 0)
-  width = made.shape[-1] * jnp.maximum(jnp.sum(real, axis=1), 1)
-  return jnp.sum(gap, axis=(1, 2)) / width
+  return missing.masked_mean(gap, real, (1, 2))
 
 
 def coins(key: Array, ids: Array, count: int, chance) -> Array:
@@ -453,26 +451,3 @@ def counted(on: tuple, yes: Array, where: Array) -> tuple:
   """How many gates were ON, and judged, f[M] each; each time the past fades by 1 %."""
   new = jnp.sum(yes & where, axis=0), jnp.sum(where, axis=0)
   return tuple(0.99 * old + x for old, x in zip(on, new, strict=True))
-
-
-def gathered(moments: tuple, target: Array, where: Array) -> tuple:
-  """Count, sum and sum of squares of the targets f[B, C] of the rows so far."""
-  target = missing.select(target, where)
-  new = jnp.sum(where), jnp.sum(target, axis=0), jnp.sum(jnp.square(target), axis=0)
-  return tuple(old + x for old, x in zip(moments, new, strict=True))
-
-
-def deviation(moments: tuple) -> Array:
-  """Standard deviation f[C] of the targets so far."""
-  count, total, square = moments
-  count = jnp.maximum(count, 1)
-  return jnp.sqrt(jnp.maximum(square / count - jnp.square(total / count), 0))
-
-
-def medians(x: Array, where: Array) -> Array:
-  """The lower median f[M] of each column of x f[B, M] over the rows `where` bool[B, M],
-  0 where there is none."""
-  ranked = jnp.sort(jnp.where(where, x, jnp.inf), axis=0)
-  count = jnp.sum(where, axis=0)
-  middle = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-  return jnp.where(count > 0, middle, 0)

@@ -11,7 +11,6 @@ import functools
 import itertools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from promise_jax.nn import mult
@@ -70,7 +69,7 @@ class Generators(nn.Module):
     return made
 
   def channels(self, x, source, target):
-    bias = spread(x.shape[-1])
+    bias = mult.spread(x.shape[-1])
     dense = nn.Dense(
       self.width, kernel_init=mult.TORCH, bias_init=bias, name=f"{target}_from_{source}"
     )
@@ -79,20 +78,10 @@ class Generators(nn.Module):
   def mixing(self, target, sources, size, steps):
     name = f"{target}_of_{'_'.join(sources)}"
     kernel = self.param(f"{name}_kernel", mult.TORCH, (size, steps))
-    bias = self.param(f"{name}_bias", spread(size), (steps,))
+    bias = self.param(f"{name}_bias", mult.spread(size), (steps,))
 
     def mix(x):
       out = jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
       return nn.gelu(out, approximate=False)
 
     return mix
-
-
-def spread(inputs: int) -> nn.initializers.Initializer:
-  """PyTorch's start of the bias of a layer with so many inputs."""
-  reach = inputs**-0.5
-
-  def start(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -reach, reach)
-
-  return start

@@ -230,9 +230,17 @@ class MulT(nn.Module):
 
 def linear(inputs: int, outputs: int) -> nn.Dense:
   """A dense layer that starts as PyTorch's do, its bias as its weights."""
+  return nn.Dense(outputs, kernel_init=TORCH, bias_init=spread(inputs))
+
+
+def spread(inputs: int) -> nn.initializers.Initializer:
+  """PyTorch's start of the bias of a layer with so many inputs."""
   reach = inputs**-0.5
-  bias = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -reach, reach)
-  return nn.Dense(outputs, kernel_init=TORCH, bias_init=bias)
+
+  def start(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -reach, reach)
+
+  return start
 
 
 def windows(x: Array, real: Array, count: int) -> tuple[Array, Array]:

@@ -37,7 +37,7 @@ class Evaluator(nn.Module):
   def __call__(self, steps, real, made, present, answer) -> Array:
     names, (rows, count) = list(made), present.shape
     there = [
-      missing.select(mean_of(steps[n], real[n]), present[:, i])
+      missing.masked_mean(steps[n], real[n] & present[:, i, None], 1)
       if n in steps
       else jnp.zeros((rows, made[n].shape[-1]))
       for i, n in enumerate(names)
@@ -46,18 +46,9 @@ class Evaluator(nn.Module):
     common = jnp.concatenate(common, axis=1)[:, None]
     common = jnp.broadcast_to(common, (rows, count, common.shape[-1]))
     asked = jnp.broadcast_to(jnp.eye(count)[None], (rows, count, count))
-    made = jnp.stack([mean_of(made[n], None) for n in names], axis=1)
+    made = jnp.stack([jnp.mean(made[n], axis=1) for n in names], axis=1)
     x = jnp.concatenate([common, asked, jax.lax.stop_gradient(made)], axis=-1)
     return nn.Dense(1)(nn.relu(nn.Dense(self.width)(x)))[..., 0]
-
-
-def mean_of(x: Array, real: Array | None) -> Array:
-  """Mean f[B, H] of the steps f[B, T, H] that are `real` bool[B, T], zeros where none
-  is; None: of all."""
-  if real is None:
-    return jnp.mean(x, axis=1)
-  total = jnp.sum(jnp.where(real[..., None], x, 0), axis=1)
-  return total / jnp.maximum(jnp.sum(real, axis=1), 1)[:, None]
 
 
 class PrivatePrompts(nn.Module):
