@@ -25,10 +25,11 @@ from promise_jax import (
   train,
   warmstart,
 )
-from promise_jax.data import feed, order
+from promise_jax.data import ahead, feed, order
 from promise_jax.methods import constant
+from promise_jax.nn import precision
 from promise_jax.settings import CONSTANT, Arm, Experiment
-from promise_jax.types import Pattern, Spec, Split
+from promise_jax.types import Method, Pattern, Spec, Split
 
 
 class Setup(NamedTuple):
@@ -62,14 +63,22 @@ def prepare(config: dict) -> Setup:
   spec = dataset.spec._replace(labelled=int(labelled.sum(axis=1).max()))
   for arm in plan.arms:
     if arm.method != CONSTANT:
-      method = methods.build(arm.method, arm.values, spec)
+      method = built(plan, arm, spec)
       train.check(method, plan.train, sharding.make_mesh())
-  rows = feed.Rows(split, labelled, plan.seeds, plan.protocol)
+  # The config of a run made before there were these fields has none.
+  readers = {k: config["data"].get(k, v) for k, v in settings.READERS.items()}
+  reading = ahead.checked(ahead.Reading(**readers))
+  rows = feed.Rows(split, labelled, plan.seeds, plan.protocol, reading)
   feed.train_mask(rows, plan.seeds[0])
   evaluate.protocol_conditions(valid, plan.tests, "valid")  # raises if one does not fit
   metrics.metrics_for(spec.task, config["metrics"])
   patterns = missing.all_patterns(len(spec.modalities))
   return Setup(config, plan, dataset, spec, rows, valid, patterns)
+
+
+def built(plan: Experiment, arm: Arm, spec: Spec) -> Method:
+  """The method of an arm, in the precision of the run."""
+  return precision.lowered(methods.build(arm.method, arm.values, spec), plan.precision)
 
 
 def label_subset(dataset: data.Dataset, config: dict, seed: int) -> np.ndarray:
@@ -85,7 +94,7 @@ def label_subset(dataset: data.Dataset, config: dict, seed: int) -> np.ndarray:
 
 def load_data(config: dict) -> data.Dataset:
   """The data set of the config; ValueError if it lacks a split that a run reads."""
-  options = dict(config["data"])
+  options = {k: v for k, v in config["data"].items() if k not in settings.READERS}
   folder = options.pop("data_dir") or None
   if config["dataset"] == "synthetic":
     # It is made, not read: what says how to read the others, unless set, is not for it.
@@ -119,7 +128,7 @@ def train_arm(
   """Trains one arm, from its last checkpoint if it has one, else from `init_from`."""
   if arm.method == CONSTANT:
     return constant_arm(setup, arm)
-  method = methods.build(arm.method, arm.values, setup.spec)
+  method = built(setup.plan, arm, setup.spec)
   own = checkpoint.of_arm(folder, arm.folder)
   torn = distributed.together(lambda: checkpoint.set_aside(own), distributed.first())
   for line in torn or ():
@@ -159,7 +168,7 @@ def start_of(setup: Setup, arm: Arm, folder: Path) -> warmstart.Start | None:
   own = checkpoint.of_arm(folder, arm.folder)
   if arm.method == CONSTANT or checkpoint.begun(own):
     return None
-  method = methods.build(arm.method, arm.values, setup.spec)
+  method = built(setup.plan, arm, setup.spec)
   return warmstart.planned(setup.plan, arm, method)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from promise_jax import evaluate, methods, missing, optim, train
 from promise_jax.methods import mplmm, promise, redcore
+from promise_jax.nn import precision
 from promise_jax.types import one_of
 
 CONSTANT = "majority"
@@ -27,7 +28,10 @@ READING = {
   "classes": False,
   "modalities": "",  # that are kept, as "image+text"; all where empty
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
+  "stream": False,
 }
+# Who reads streamed rows; see `data.ahead`.
+READERS = {"threads": 2, "workers": 0}
 
 TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 
@@ -110,7 +114,8 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
   config.init_from = ""  # a finished run whose best parameters the method starts from
   config.init_only = (".*",)  # regexes on the path, the parameters that are taken over
-  config.data = {"data_dir": "", **READING}
+  config.data = {"data_dir": "", **READING, **READERS}
+  config.precision = "float32"  # or "bfloat16": of what networks multiply
   config.train = dataclasses.asdict(train.TrainConfig())
   for name, (kind, _) in methods.METHODS.items():
     config[name] = dataclasses.asdict(kind())
@@ -230,6 +235,7 @@ class Experiment(NamedTuple):
   train: train.TrainConfig
   init_from: str
   init_only: tuple[str, ...]
+  precision: str
 
 
 def check(config: dict) -> Experiment:
@@ -255,6 +261,7 @@ def check(config: dict) -> Experiment:
     read_tests(config["test_protocols"]),
     train.TrainConfig(**values),
     *read_start(config),
+    read_precision(config),
   )
 
 
@@ -270,6 +277,14 @@ def read_start(config: dict) -> tuple[str, tuple[str, ...]]:
   if folder and config["method"] == CONSTANT:
     raise ValueError(f"init_from is {folder!r}, {CONSTANT} has no parameters to start")
   return folder, tuple(only)
+
+
+def read_precision(config: dict) -> str:
+  """`precision`; ValueError for one that is not known. The config of a run made before
+  there was this field has none."""
+  found = config.get("precision", "float32")
+  one_of("precision", found, precision.PRECISIONS)
+  return found
 
 
 def read_tests(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]:

@@ -1,11 +1,17 @@
 """The mesh: one axis `data` over all devices; states replicated, rows spread."""
 
+import math
+import pathlib
+import re
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from promise_jax.types import Array, PyTree
+
+MEMORY = pathlib.Path("/proc/meminfo")
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
@@ -57,3 +63,47 @@ def put_rows(x: np.ndarray, index: np.ndarray, mesh: Mesh) -> Array:
   return jax.make_array_from_callback(
     (*index.shape, *x.shape[1:]), by_row, lambda part: x[index[part[:3]]]
   )
+
+
+def own_rows(batch: int, mesh: Mesh) -> np.ndarray:
+  """The places i[b] in a batch of `batch` rows that devices of this process hold, from
+  the first to the last."""
+  by_row = NamedSharding(mesh, P("data"))
+  parts = by_row.addressable_devices_indices_map((batch,)).values()
+  return np.unique(np.concatenate([np.arange(batch)[part] for part in parts]))
+
+
+def put_own(x: np.ndarray, own: np.ndarray, batch: int, mesh: Mesh) -> Array:
+  """[S, K, B, ...] spread over the devices of all processes by its third axis, of the
+  part `x` [S, K, b, ...] that this process has read, at the places `own` i[b]."""
+  by_row = NamedSharding(mesh, P(None, None, "data"))
+
+  def take(part):
+    start, stop, _ = part[2].indices(batch)
+    first, last = np.searchsorted(own, (start, stop))
+    return x[:, :, first:last]
+
+  return jax.make_array_from_callback((*x.shape[:2], batch, *x.shape[3:]), by_row, take)
+
+
+def size_of(tree: PyTree) -> int:
+  """Bytes of the arrays."""
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def room(mesh: Mesh) -> int | None:
+  """Bytes that every device of this process has left; a CPU has its share of what the
+  host has. None where that is not known."""
+  devices = mesh.local_devices
+  stats = [d.memory_stats() for d in devices]
+  if all(s and "bytes_limit" in s for s in stats):
+    return min(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
+  left = host_room() if devices[0].platform == "cpu" else None
+  return None if left is None else left // len(devices)
+
+
+def host_room() -> int | None:
+  """Bytes of memory that the host has left; None where it does not say."""
+  told = MEMORY.read_text() if MEMORY.exists() else ""
+  kilobytes = re.search(r"MemAvailable: +(\d+) kB", told)
+  return int(kilobytes[1]) * 1024 if kilobytes else None

@@ -7,8 +7,8 @@ runs. Everything follows from (seed, step): a resumed run repeats nothing and sk
 nothing.
 """
 
+import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from promise_jax import checkpoint, evaluate, missing, progress, sharding, updates
 from promise_jax import optim as optimisers
-from promise_jax.data import feed
+from promise_jax.data import ahead, feed
 from promise_jax.types import (
   Array,
   Clock,
@@ -108,15 +108,20 @@ def fit(
   calls = check(method, config, mesh)
   everywhere = sharding.replicated(mesh)
   data, own = evaluate.rows_of(rows.split), None
-  if everywhere.is_fully_addressable:
+  if ahead.streamed(rows.split):
+    data, own = {}, data
+  elif everywhere.is_fully_addressable:
+    evaluate.check_room(method, data, mesh)
     data = evaluate.put(method, data, mesh)
   else:  # other processes have other devices: each gives its own what they need
     data, own = {}, evaluate.on_host(method, data)
   judge = evaluate.put(method, evaluate.padded(valid, mesh), mesh)
+  prepare = evaluate.of_calls(method, mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = (manager.latest_step() if manager else None) or 0
   stages, end, best, given = [], 0, None, dict(start or {})
-  with progress.progress_bar(title, sum(calls) * config.every, done) as bar:
+  bar_of = progress.progress_bar(title, sum(calls) * config.every, done)
+  with bar_of as bar, contextlib.ExitStack() as reading:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
@@ -129,17 +134,19 @@ def fit(
         carry = compiled(first, inputs, speed, once=True)(*inputs)
       if begin < done <= end:
         carry = checkpoint.restore(manager, done, carry, everywhere)
-      chosen = functools.partial(feed.host_rows, rows, config, stage, (begin, end))
+      span, entry = (begin, end), max(begin, done)
+      asked = feed.calls(rows, config, stage, span, entry, own, mesh, prepare)
+      reading.enter_context(contextlib.closing(asked))
       call, ready = None, None
-      for at in range(max(begin, done), end, config.every):
-        ready = ready or feed.with_rows(chosen(at), own, mesh)
+      for at in range(entry, end, config.every):
+        ready = ready or next(asked)
         if call is None:
           program = make_call(method, stage, tx, spec, rows.protocol, config, mesh)
           call = compiled(program, (carry, ready, keys, data, judge), speed)
         since = time.perf_counter()
         carry, metrics = call(carry, ready, keys, data, judge)
         later = at + config.every
-        ready = feed.with_rows(chosen(later), own, mesh) if later < end else None
+        ready = next(asked, None)
         metrics = jax.device_get(metrics)
         speed["train_s"] += time.perf_counter() - since
         speed["steps"] += config.every

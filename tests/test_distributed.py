@@ -292,6 +292,41 @@ def assert_close(a: Path, b: Path) -> None:
   np.testing.assert_allclose(*loss, atol=1e-5)
 
 
+STREAMED = """
+import sys
+from promise_jax import distributed, sharding, train
+distributed.start(sys.argv[1], 2, int(sys.argv[2]), 20)
+import runs, test_stream
+
+source = runs.dataset()
+rows = runs.rows(source, protocol="bernoulli(0.3)")
+valid, mesh = source.split("valid"), sharding.make_mesh()
+method, streamed = runs.linear(source.spec), test_stream.taken(rows)
+given = [(method, source.spec, r, valid, runs.settings()) for r in (rows, streamed)]
+resident, other = (train.fit(*x, mesh=mesh) for x in given)
+assert runs.same(resident[:4], other[:4])
+for x in streamed.split.inputs.values():
+  assert x.asked == [2 * 8] * 20, x.asked  # of 16 rows the own ones, for both seeds
+"""
+
+
+@pytest.mark.slow
+def test_a_process_streams_the_rows_of_its_own_devices(environment):
+  address = f"127.0.0.1:{free_port()}"
+  given = environment | {"PYTHONPATH": str(Path(__file__).parent)}
+  both = [
+    subprocess.Popen(
+      [sys.executable, "-c", STREAMED, address, str(i)],
+      env=given,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  said = [p.communicate(timeout=120)[1] for p in both]
+  assert [p.returncode for p in both] == [0, 0], said
+
+
 @pytest.mark.slow
 def test_when_one_is_killed_the_others_end(story):
   end = story.told["killed"]

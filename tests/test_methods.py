@@ -1,15 +1,17 @@
 """The contract that every method keeps. A new method adds its rows to CASES."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import batches
-from promise_jax import methods, missing
+from promise_jax import methods, missing, sharding
 from promise_jax.methods import mplmm, redcore
 
 SMALL = {"hidden": 8, "head_hidden": 8}
@@ -182,6 +184,63 @@ def test_what_was_not_recorded_cannot_matter_in_training(name):
   poisoned = differentiate(p, batches.poisoned(batch, p.spec, there))
   assert_finite(poisoned)
   assert_same(poisoned, differentiate(p, batches.zeroed(batch, p.spec, there)))
+
+
+# What the losses of a method gather: codes [D, B] or elements [M V, D] of contrasts,
+# and labels [C, B]; of inputs, [B, D], and parameters nothing.
+GATHERED = {
+  "robult": {(4, 16), (3, 16)},
+  "share": {(4, 16), (3, 16)},
+  "promise": {(96, 4), (3, 32, 4)},
+}
+
+
+@every_method
+def test_eight_devices_give_what_one_gives_and_exchange_little(name):
+  p = built(name)
+  batch, mesh = batches.mixed(p.spec), sharding.make_mesh()
+  everywhere = sharding.replicated(mesh)
+  here = sharding.put((p.params, p.aux), everywhere)
+  spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+  loss = p.method.stages[0].loss
+  step = batches.compiled(
+    jax.value_and_grad(loss, has_aux=True), out_shardings=everywhere
+  )
+  args = *here, spread, jax.random.key(1), batches.clock(0.9)
+  program = step.lower(*args).compile()
+  assert mesh.devices.size == 8
+  assert_close(program(*args), differentiate(p, batch))
+  moved = exchanged(program.as_text())
+  gathered = {x.shape for kind, x in moved if kind != "all-reduce" and x.dtype == "f4"}
+  assert gathered <= GATHERED.get(name, set())
+  # Once the gradient, and under a kilobyte for each row.
+  gradient = sum(x.nbytes for x in jax.tree.leaves(p.params))
+  assert sum(x.nbytes for _, x in moved) < gradient + 1024 * batches.ROWS
+
+
+def exchanged(text: str) -> list[tuple[str, np.ndarray]]:
+  """(operation, what it gives) of all that devices send each other in a program, where
+  it is written: what is in a loop counts once."""
+  dtypes = {"f32": "f4", "s32": "i4", "u32": "u4", "pred": "?"}
+  kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+  found = []
+  for line in re.finditer(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+    for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", line[1]):
+      shape = tuple(int(n) for n in shape.split(",") if n)
+      found.append((line[2], np.empty(shape, dtypes[dtype])))
+  return found
+
+
+def test_the_exchanged_bytes_are_read_from_the_program():
+  text = """%a = f32[8,24]{1,0} all-reduce(%x), channel_id=1
+    %b = (pred[16]{0}, s32[2,3]{1,0}) all-gather-start(%y, %z), dimensions={0}
+    %c = f32[5]{0} add(%p, %q)"""
+  found = [(kind, x.shape, x.nbytes) for kind, x in exchanged(text)]
+  assert found == [
+    ("all-reduce", (8, 24), 768),
+    ("all-gather", (16,), 16),
+    ("all-gather", (2, 3), 24),
+  ]
 
 
 @every_case

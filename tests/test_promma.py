@@ -410,6 +410,15 @@ def test_ten_steps_move_what_they_should():
   assert not np.allclose(plain()(state.params, batch, batch["recorded"]), before)
 
 
+def test_what_is_generated_can_be_pulled_to_what_enters_the_encoders(rng):
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  own = {f"a_{kind}_prompts": draw(4, 2) for kind in ("missing", "present")}
+  made, steps = {"a": draw(3, 4, 2)}, {"a": draw(3, 4, 2)}
+  one, other = promma.aimed({"params": own}, made, steps)
+  np.testing.assert_allclose(one["a"], made["a"] + own["a_missing_prompts"])
+  np.testing.assert_allclose(other["a"], steps["a"] + own["a_present_prompts"])
+
+
 SWITCHES = (
   {
     "gate": "importance",
@@ -417,7 +426,13 @@ SWITCHES = (
     "weigh": "attention",
     "apply": "features",
   },
-  {"gate": "free", "private": "none", "weigh": "random", "connect": "none"},
+  {
+    "gate": "free",
+    "private": "none",
+    "weigh": "random",
+    "connect": "none",
+    "aim": "streams",
+  },
   {"gate": "random", "connect": "last", "weigh": "none", "signal": False},
   {"gate": "oracle", "connect": "static", "apply": "both", "generate": False},
   {"gate": "off", "private": "none", "connect": "none", "types": False},
@@ -452,6 +467,9 @@ def test_every_value_of_every_switch_builds(values):
     ({"types": False}, "promma.types is False, private local and connect all"),
     ({"private": "none"}, "promma.connect is all and private none"),
     ({"width": 7, "heads": 7}, "promma.width is 7, it must be even"),
+    ({"margin": -1}, "promma.margin is -1, it must be at least 0"),
+    ({"aim": "labels"}, "promma.aim is 'labels', known are steps, streams"),
+    ({"aim": "streams", "signal": False}, "promma.aim is streams and signal False"),
   ],
 )
 def test_settings_that_mean_nothing_are_refused(values, sentence):

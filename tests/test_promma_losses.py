@@ -119,6 +119,8 @@ def test_necessity_is_in_units_of_the_targets():
   close(gate.necessity(b, np.float32(1)), [[e2 / (1 + e2), 0.5, 1 / (1 + e2)]])
   close(gate.necessity(b * 3, np.array([1.0, 5.0])), gate.necessity(b, np.float32(1)))
   close(gate.necessity(b, np.float32(0)), [[1, 0.5, 0]])
+  # A margin of two moves all by the benefit whose necessity is sigmoid(2).
+  close(gate.necessity(b, np.float32(1), 2.0), gate.necessity(b - 0.2, np.float32(1)))
 
 
 def test_cross_entropy_pulls_the_gate_to_the_label_and_not_back():

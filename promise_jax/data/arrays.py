@@ -25,9 +25,10 @@ Modalities have the order of the file. The kind of one follows from its array:
 What could be either, uint8 [N, D] and integers [N], must be said: `kinds`.
 """
 
+import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -46,6 +47,7 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "classes": ("U", (1,), "strings [C]"),
 }
 ALONE = ("y", "split", "id", "group", "scale", "classes")
+PIECE = 2**24  # bytes of the arrays that are streamed at a time
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # N counted; one less: 1
 
 
@@ -77,21 +79,34 @@ def read(
     group = read_group(small)
     split = labels.read_split(small, label, task, ids, group, split_seed)
     present, length = read_present(small), read_length(small, modalities)
+  stat = path.stat()
 
-  def rows(name: str) -> dataset.Rows:
-    index = np.flatnonzero(split == name)
+  def convert_rows(index: np.ndarray, take: Callable[[str], np.ndarray]):
     recorded = np.ones((len(index), len(modalities)), bool)
     inputs, steps = {}, {m: n[index] for m, n in length.items()}
     for i, m in enumerate(modalities):
-      with npzfile.naming(path):
-        values = npzfile.read_array(path, f"x_{m.name}")[index]
-        inputs[m.name], recorded[:, i] = convert(m, values, index)
+      values = take(f"x_{m.name}")
+      inputs[m.name], recorded[:, i] = convert(m, values, index)
       if values.dtype.kind == "U":
         steps[m.name] = np.count_nonzero(inputs[m.name], axis=1)
       if m.name in present:
         recorded[:, i] &= present[m.name][index]
     own = None if group is None else group[index]
     return dataset.Rows(inputs, steps, recorded, label[index], ids[index], own)
+
+  def rows(name: str) -> dataset.Rows:
+    index = np.flatnonzero(split == name)
+    with npzfile.naming(path):
+      return convert_rows(index, lambda array: npzfile.read_array(path, array)[index])
+
+  def pieces(name: str) -> Iterator[dataset.Rows]:
+    arrays = [f"x_{m.name}" for m in modalities]
+    size = max(PIECE // sum(row_bytes(headers[a]) for a in arrays), 1)
+    with npzfile.naming(path):
+      for start, values in npzfile.read_pieces(path, arrays, size):
+        (index,) = np.nonzero(split[start : start + size] == name)
+        if len(index):
+          yield convert_rows(index + start, lambda a, v=values, i=index: v[a][i])
 
   return dataset.Source(
     name=path.stem,
@@ -101,7 +116,16 @@ def read(
     splits=labels.SPLITS,
     rows=rows,
     where=str(path),
+    pieces=pieces,
+    size=sum(row_bytes(headers[f"x_{m}"]) for m in names)
+    * int((split == "train").sum()),
+    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {split_seed}",
   )
+
+
+def row_bytes(header: npzfile.Header) -> int:
+  """Of one row."""
+  return math.prod(header.shape[1:]) * header.dtype.itemsize
 
 
 def check_headers(headers: dict[str, npzfile.Header]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Rows of a source -> arrays without holes: padding, non-finite values, scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,9 @@ from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
 NONFINITE = ("frame", "value", "error")
-PIECE = 2**22  # values that `fit_scale` has in double at a time
+PIECE = 2**22  # values that `fit_pieces` has in double at a time
+
+Pieces = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 class Found(NamedTuple):
@@ -160,30 +162,38 @@ def _finite(
 
 
 def fit_scale(part: Clean) -> tuple[np.ndarray, np.ndarray]:
+  """(mean, std) f32[D] of the values that count, see `fit_pieces`."""
+  values, kept = part.values, np.broadcast_to(part.kept, part.values.shape)
+  pieces = slices(len(values), values[:1].size)
+  return fit_pieces(lambda: ((values[p], kept[p]) for p in pieces))
+
+
+def slices(count: int, values: int) -> list[slice]:
+  """`count` rows of so many `values` each, in pieces of about `PIECE` values; one at
+  least."""
+  rows = max(PIECE // max(values, 1), 1)
+  return [slice(i, i + rows) for i in range(0, max(count, 1), rows)]
+
+
+def fit_pieces(pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
   """(mean, std) f32[D] of the values that count, over rows and steps; the std of a
-  constant feature is 1. Rows are taken in pieces, as sums want them in double."""
-  axes = tuple(range(part.values.ndim - 1))
-  rows = max(PIECE // max(part.values[:1].size, 1), 1)
-  pieces = [slice(i, i + rows) for i in range(0, max(len(part.values), 1), rows)]
-
-  def take(piece: slice, other: float) -> tuple[np.ndarray, np.ndarray]:
-    values = part.values[piece]
-    kept = np.broadcast_to(part.kept[piece], values.shape)
-    return np.where(kept, values, np.float32(other)), kept
-
-  def moment(piece: slice, centre: np.ndarray | float, power: int) -> np.ndarray:
-    values, kept = take(piece, 0)
-    values = values.astype(np.float64)
-    return np.where(kept, (values - centre) ** power, 0).sum(axes)
-
-  count = np.maximum(sum(take(p, 0)[1].sum(axes) for p in pieces), 1)
-  mean = sum(moment(p, 0.0, 1) for p in pieces) / count
-  variance = sum(moment(p, mean, 2) for p in pieces) / count
-  low = np.min([take(p, np.inf)[0].min(axes, initial=np.inf) for p in pieces], axis=0)
-  high = np.max(
-    [take(p, -np.inf)[0].max(axes, initial=-np.inf) for p in pieces], axis=0
-  )
-  std = np.where(high > low, np.sqrt(variance), 1)
+  constant feature is 1. `pieces()` gives (values [n, ..., D], kept bool, alike) for
+  some rows after others, twice: sums want them in double, too many for all at once."""
+  count, total, low, high = 0, 0, np.inf, -np.inf
+  for values, kept in pieces():
+    axes = tuple(range(values.ndim - 1))
+    count = count + kept.sum(axes)
+    total = total + np.where(kept, values, 0).astype(np.float64).sum(axes)
+    least = np.where(kept, values, np.float32(np.inf)).min(axes, initial=np.inf)
+    most = np.where(kept, values, np.float32(-np.inf)).max(axes, initial=-np.inf)
+    low, high = np.minimum(low, least), np.maximum(high, most)
+  count = np.maximum(count, 1)
+  mean, squares = total / count, 0
+  for values, kept in pieces():
+    axes = tuple(range(values.ndim - 1))
+    from_mean = np.where(kept, values, 0).astype(np.float64) - mean
+    squares = squares + np.where(kept, from_mean**2, 0).sum(axes)
+  std = np.where(high > low, np.sqrt(squares / count), 1)
   return mean.astype(np.float32), std.astype(np.float32)
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from promise_jax import sharding
 from promise_jax.data import cleaning
 from promise_jax.types import Modality, Spec, Split, Task
 
@@ -37,7 +38,10 @@ class Source(NamedTuple):
   """What `assemble` needs: a description, and `rows(split)`, which reads on demand.
 
   A modality whose first dimension is None takes the longest train row as its T. `where`
-  is what errors name, if not "data set <name>", `notes` are sentences to be told.
+  is what errors name, if not "data set <name>", `notes` are sentences to be told. A
+  source that can be streamed (see `stored`) also gives the rows in `pieces(split)`, the
+  same ones in the same order, a few at a time, and an `identity`: a text that changes
+  with them. `size` are the bytes that its train rows take at least; 0: not known.
   """
 
   name: str
@@ -47,6 +51,23 @@ class Source(NamedTuple):
   splits: tuple[str, ...]
   rows: Callable[[str], Rows]
   where: str = ""
+  notes: tuple[str, ...] = ()
+  pieces: Callable[[str], Iterator[Rows]] | None = None
+  identity: str = ""
+  size: int = 0
+
+
+class Fitted(NamedTuple):
+  """What came of the train rows: `modalities` with their T, the `scale` {modality:
+  (mean, std)}, `label` and `group` as in `Rows`, what was `found` {modality: Found},
+  `split()`, which makes the split, and `notes`, sentences to be told."""
+
+  modalities: tuple[Modality, ...]
+  scale: dict[str, tuple[np.ndarray, np.ndarray]]
+  label: np.ndarray
+  group: np.ndarray | None
+  found: dict[str, cleaning.Found]
+  split: Callable[[], Split]
   notes: tuple[str, ...] = ()
 
 
@@ -80,7 +101,8 @@ class Dataset:
 
   def split(self, name: str) -> Split:
     """The rows of split `name`, standardised and zero where nothing is recorded; read
-    once. ValueError where there is no such split."""
+    once. Of streamed train rows the inputs are `rowfile.RowFile`s. ValueError where
+    there is no such split."""
     if name not in self.splits:
       raise ValueError(
         f"data set {self.name!r} has no split {name!r}, its splits are "
@@ -119,24 +141,58 @@ def keep(source: Source, names: str | Sequence[str]) -> Source:
       raise ValueError(f"modalities names {name!r} twice, once is enough.")
   columns = [i for i, name in enumerate(known) if name in names]
 
-  def rows(split: str) -> Rows:
-    every = source.rows(split)
+  def chosen(every: Rows) -> Rows:
     return every._replace(
       inputs={known[i]: every.inputs[known[i]] for i in columns},
       steps={m: n for m, n in every.steps.items() if m in names},
       recorded=every.recorded[:, columns],
     )
 
-  kept = tuple(source.modalities[i] for i in columns)
-  return source._replace(modalities=kept, rows=rows)
+  kept = source._replace(
+    modalities=tuple(source.modalities[i] for i in columns),
+    rows=lambda split: chosen(source.rows(split)),
+    size=0,
+  )
+  if source.pieces is None:
+    return kept
+  return kept._replace(pieces=lambda split: map(chosen, source.pieces(split)))
 
 
-def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
+def resident(source: Source, nonfinite: str) -> Fitted:
+  """The train rows in memory, all at once; ValueError where it has no room for them."""
+  room = sharding.host_room()
+  if room is not None and source.size > room:
+    raise ValueError(
+      f"{place(source, 'train')}: the rows take {source.size / 1e9:.1f} GB, where "
+      f"{room / 1e9:.1f} GB of memory are free; set data.stream (data.load(..., "
+      "stream=True)), then they are read from disk while training."
+    )
+  rows = source.rows("train")
+  modalities = tuple(cleaning.settle(m, rows.inputs[m.name]) for m in source.modalities)
+  cleaned = clean(source, "train", modalities, rows, nonfinite)
+  check_train(source, {name: part.recorded for name, part in cleaned.items()})
+  scale = {
+    m.name: cleaning.fit_scale(cleaned[m.name])
+    for m in modalities
+    if m.kind in cleaning.FLOAT_KINDS
+  }
+  found = {name: part.found for name, part in cleaned.items()}
+  split = lambda: make_split(modalities, rows, cleaned, scale)
+  return Fitted(modalities, scale, rows.label, rows.group, found, split)
+
+
+def assemble(
+  source: Source,
+  *,
+  nonfinite: str = "frame",
+  fit: Callable[[Source, str], Fitted] = resident,
+) -> Dataset:
   """Reads the train split, fits T and the standardisation on it, leaves the rest lazy.
 
   `nonfinite` is the treatment of NaN and inf in vectors and sequences, see
-  `cleaning.clean`. ValueError for a source without a train split, for bad rows and for
-  a modality that no train row has.
+  `cleaning.clean`; `fit` decides where the train rows are kept: `resident`, in memory,
+  or that of `stored`, on disk. ValueError for a source without a train split, for bad
+  rows and for a modality that no train row has.
   """
   if "train" not in source.splits:
     raise ValueError(
@@ -147,47 +203,47 @@ def assemble(source: Source, *, nonfinite: str = "frame") -> Dataset:
     raise ValueError(
       f"nonfinite is {nonfinite!r}, it must be one of {', '.join(cleaning.NONFINITE)}."
     )
-  rows = source.rows("train")
-  modalities = tuple(cleaning.settle(m, rows.inputs[m.name]) for m in source.modalities)
   report: dict[str, dict[str, cleaning.Found]] = {}
   groups: dict[str, np.ndarray] = {}
 
-  def clean(split: str, rows: Rows) -> dict[str, cleaning.Clean]:
-    check_rows(source, split, rows)
-    try:
-      cleaned = clean_rows(modalities, rows, nonfinite)
-    except ValueError as error:
-      raise ValueError(f"{place(source, split)}: {error}") from error
-    if rows.group is not None:
-      groups[split] = rows.group.astype(np.int32)
-    report[split] = {name: part.found for name, part in cleaned.items()}
-    log_found(source.name, split, report[split])
-    return cleaned
+  def keep_found(split: str, found: dict, group: np.ndarray | None) -> None:
+    if group is not None:
+      groups[split] = group.astype(np.int32)
+    report[split] = found
+    log_found(source.name, split, found)
 
-  train = clean("train", rows)
-  check_train(source, train)
-  notes = missing_labels(source.task, rows.label)
-  for note in notes:
+  train = fit(source, nonfinite)
+  keep_found("train", train.found, train.group)
+  modalities, scale, notes = train.modalities, train.scale, train.notes
+  for note in (lacks := missing_labels(source.task, train.label)):
     logger.warning("%s: %s", source.name, note)
-  scale = {
-    m.name: cleaning.fit_scale(train[m.name])
-    for m in modalities
-    if m.kind in cleaning.FLOAT_KINDS
-  }
-  at_hand = {"train": (rows, train)}  # given up when the split is made of it
+  at_hand = {"train": train.split}  # given up when the split is made of it
 
   @functools.cache
   def read(split: str) -> Split:
     if split in at_hand:
-      return make_split(modalities, *at_hand.pop(split), scale)
+      return at_hand.pop(split)()
     rows = source.rows(split)
-    return make_split(modalities, rows, clean(split, rows), scale)
+    cleaned = clean(source, split, modalities, rows, nonfinite)
+    keep_found(split, {name: c.found for name, c in cleaned.items()}, rows.group)
+    return make_split(modalities, rows, cleaned, scale)
 
   spec = Spec(modalities, source.task, scale)
-  told = source.notes + notes
+  told = source.notes + notes + lacks
   return Dataset(
     source.name, spec, source.card, source.splits, report, read, told, groups
   )
+
+
+def clean(
+  source: Source, split: str, modalities: tuple[Modality, ...], rows: Rows, nonfinite
+) -> dict[str, cleaning.Clean]:
+  """`rows`, some or all of a split, checked and cleaned; ValueError names the split."""
+  check_rows(source, split, rows)
+  try:
+    return clean_rows(modalities, rows, nonfinite)
+  except ValueError as error:
+    raise ValueError(f"{place(source, split)}: {error}") from error
 
 
 def log_found(name: str, split: str, report: dict[str, cleaning.Found]) -> None:
@@ -202,13 +258,14 @@ def place(source: Source, split: str) -> str:
   return f"{source.where or f'data set {source.name!r}'}, split {split!r}"
 
 
-def check_train(source: Source, train: dict[str, cleaning.Clean]) -> None:
-  """ValueError for a modality that is in no train row: nothing can be learnt of it."""
-  for name, part in train.items():
-    if not part.recorded.any():
+def check_train(source: Source, recorded: dict[str, np.ndarray]) -> None:
+  """ValueError for a modality that is in no train row: nothing can be learnt of it.
+  `recorded` bool[N] of each."""
+  for name, rows in recorded.items():
+    if not rows.any():
       raise ValueError(
         f"{place(source, 'train')}: modality {name!r} is in none of the "
-        f"{len(part.recorded)} rows, it takes at least one with content."
+        f"{len(rows)} rows, it takes at least one with content."
       )
 
 

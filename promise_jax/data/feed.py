@@ -3,8 +3,11 @@
 The host draws them for a call of K steps ahead of time, a pure function of
 (seed, step). With one process the device gathers, from all rows; with several every
 process reads the rows of its own devices from host memory and gives them those alone.
+Streamed rows (`ahead`) are read so too, whether there are several processes or one.
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import jax
@@ -13,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promise_jax import missing, sharding
-from promise_jax.data import order
+from promise_jax.data import ahead, order
 from promise_jax.types import Split, Stage
 
 
@@ -28,13 +31,62 @@ class Sizes(Protocol):
 class Rows(NamedTuple):
   """The training rows and what is random about them, one entry a seed.
 
-  `labelled` bool[S, N]; `protocol` hides modalities in training.
+  `labelled` bool[S, N]; `protocol` hides modalities in training; `reading` is how
+  streamed rows are read: the inputs of `split` are streamed where they are no arrays,
+  but anything with `len`, `shape`, `dtype` and `inputs[index int[...]] -> [..., *row]`,
+  several threads at a time.
   """
 
   split: Split
   labelled: np.ndarray
   seeds: tuple[int, ...]
   protocol: missing.Protocol = missing.Protocol()
+  reading: ahead.Reading = ahead.Reading()
+
+
+def calls(
+  rows: Rows,
+  sizes: Sizes,
+  stage: Stage,
+  span: tuple[int, int],
+  at: int,
+  data: dict | None,
+  mesh: Mesh,
+  prepare: Callable[[dict], dict],
+) -> Iterator[dict]:
+  """What the calls read, from the one that starts at step `at` to the end of `span`, in
+  turn. `data`: see `with_rows`; the inputs of streamed ones, [S, K, B, ...] on the
+  devices, are what `prepare` makes of them."""
+  if not ahead.streamed(rows.split):
+    for start in range(at, span[1], sizes.every):
+      yield with_rows(host_rows(rows, sizes, stage, span, start), data, mesh)
+    return
+  columns = sharding.own_rows(sizes.batch, mesh)
+  # Other processes are sent what they need to know of the stage, not its functions.
+  known = stage._replace(loss=None, enter=None, update=None, predict=None)
+  draw = functools.partial(_drawn, rows, sizes, known, span)
+  take = functools.partial(_taken, data, columns)
+  steps = ahead.Steps(draw, take, sizes.every, span[1] - span[0])
+  with ahead.opened(steps, at - span[0], rows.reading) as every:
+    for ready in every:
+      read = jax.tree.map(
+        lambda x: sharding.put_own(x, columns, sizes.batch, mesh),
+        ready["chosen"]["rows"],
+      )
+      read["inputs"] = prepare(read["inputs"])
+      yield ready | {"chosen": ready["chosen"] | {"rows": read}}
+
+
+def _drawn(rows, sizes, stage, span, call: int) -> dict:
+  return host_rows(rows, sizes, stage, span, span[0] + call * sizes.every)
+
+
+def _taken(data: dict, columns: np.ndarray, drawn: dict, k: int) -> dict:
+  """Step k of `host_rows`, with the rows of the `columns` of its batch."""
+  chosen = {name: x[:, k] for name, x in drawn["chosen"].items()}
+  index = chosen["index"][:, columns]
+  chosen["rows"] = jax.tree.map(lambda x: x[index], data)
+  return {"chosen": chosen, "clock": tuple(x[k] for x in drawn["clock"])}
 
 
 def host_rows(

@@ -88,7 +88,7 @@ def freeze(
     return own._replace(inputs=inputs, steps=steps, recorded=recorded)
 
   return source._replace(
-    modalities=tuple(modalities), rows=combined, notes=tuple(notes)
+    modalities=tuple(modalities), rows=combined, notes=tuple(notes), pieces=None
   )
 
 

@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from promise_jax import files
-from promise_jax.data import arrays, dataset, sentiment, synthetic
+from promise_jax.data import arrays, dataset, sentiment, stored, synthetic
 from promise_jax.data import frozen as encoders
 
 OWN = ("mfeat", "emoji", "watch", "synthetic")
+FASHION = "fashion_quadrants"
 MANUAL = (
   *("mosi/aligned_50", "mosi/unaligned_50", "mosei/aligned_50", "mosei/unaligned_50"),
   "sims/unaligned_39",
@@ -23,14 +24,17 @@ def load(
 ) -> dataset.Dataset:
   """The data set `name`: "mfeat", "emoji", "watch" or "synthetic", a data set prepared
   by tensorflow-datasets in `data_dir` ("mine", "mine/config"), one of `MANUAL`, made of
-  a file in its manual folder (see `sentiment_builders`), or the path of an npz file
-  (see `arrays`), of a pickle *.pkl (see `sentiment`) or of a prepared version folder.
+  a file in its manual folder (see `sentiment_builders`), "fashion_quadrants", made of a
+  Debian package (see `fashion_builder`), or the path of an npz file (see `arrays`), of
+  a pickle *.pkl (see `sentiment`) or of a prepared version folder.
 
   `data_dir` defaults to the variable TFDS_DATA_DIR, else to promise_jax/tfds in the
   user's cache folder. Options: `nonfinite` (see `cleaning.clean`), `vocabulary` (8192)
   of tokens, `scale` of a regression label, `modalities` ("image+text" or a sequence of
   names; "": all): those that are kept, in the order of the data set, `frozen`
-  {modality: encoder} whose features take the place of the modality (see `frozen`); for
+  {modality: encoder} whose features take the place of the modality (see `frozen`),
+  `stream` (False): train rows are kept on disk and read while training, for data larger
+  than memory, of npz files and prepared data (see `stored`); for
   emoji `tags` (False): text is name and tags; for watch `fold` (0 or 1): which subjects
   test; for an npz file `kinds` {modality: kind} and `split_seed` (0); for a pickle
   `classes` (False): polarities are the labels; for "synthetic" those of
@@ -73,6 +77,7 @@ def _open(
   classes: bool = False,
   modalities: str | Sequence[str] = "",
   frozen: Mapping[str, encoders.Given] | None = None,
+  stream: bool = False,
 ) -> dataset.Dataset:
   own_file, pickled = is_file(name, ".npz"), is_file(name, ".pkl")
   for option, given, fits, where in (
@@ -102,9 +107,13 @@ def _open(
     full = f"{name}/{config}" if config else name
     source = _read_prepared(root, full, vocabulary=vocabulary, scale=scale)
   source = dataset.keep(source, modalities)
+  if frozen and stream:
+    raise ValueError(
+      "stream and frozen are given, encoders read all rows into memory; give one."
+    )
   if frozen:
     source = encoders.freeze(source, frozen, nonfinite=nonfinite)
-  return dataset.assemble(source, nonfinite=nonfinite)
+  return (stored.assemble if stream else dataset.assemble)(source, nonfinite=nonfinite)
 
 
 def is_file(name: str, ending: str) -> bool:
@@ -117,9 +126,9 @@ def _read_prepared(
   root: pathlib.Path, name: str, *, vocabulary: int, scale: float | None
 ) -> dataset.Source:
   # These import tfds: only where needed.
-  from promise_jax.data import builders, prepared, sentiment_builders
+  from promise_jax.data import builders, fashion_builder, prepared, sentiment_builders
 
-  own = builders.OWN | sentiment_builders.OWN
+  own = builders.OWN | sentiment_builders.OWN | fashion_builder.OWN
   folder = builders.prepare(*own[name], root) if name in own else _find(root, name)
   source = prepared.read(folder, vocabulary=vocabulary, scale=scale)
   if name in builders.OWN:
@@ -144,7 +153,7 @@ def _find(root: pathlib.Path, name: str) -> pathlib.Path:
   raise ValueError(
     f"no data set, folder or file {name!r}; known in {root} are "
     f"{', '.join(dict.fromkeys((*OWN, *sorted(found))))}; of files of your own: "
-    f"{', '.join(MANUAL)}."
+    f"{', '.join(MANUAL)}; of a Debian package: {FASHION}."
   )
 
 

@@ -1,4 +1,5 @@
-"""The arrays of an npz file: what they are without reading them, and one at a time.
+"""The arrays of an npz file: what they are without reading them, one at a time, and
+several side by side in pieces.
 
 Pickles are never loaded. Errors are ValueErrors that name the array, not yet the file:
 `naming` adds that.
@@ -9,7 +10,7 @@ import math
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -59,15 +60,60 @@ def read_array(path: pathlib.Path, name: str) -> np.ndarray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
+def read_pieces(
+  path: pathlib.Path, names: Sequence[str], rows: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  """(number of the first row, {array: so many rows}) of arrays of as many rows, from
+  the first row on, each read once and never as a whole."""
+  with contextlib.ExitStack() as stack:
+    archive, opened, headers = stack.enter_context(_opened(path)), {}, {}
+    for name in names:
+      with _reading(name):
+        opened[name] = stack.enter_context(archive.open(f"{name}.npy"))
+        headers[name] = _row_header(opened[name])
+    (count,) = {header.shape[0] for header in headers.values()}
+    for start in range(0, count, rows):
+      part = {}
+      for name in names:
+        with _reading(name):
+          part[name] = _read(opened[name], headers[name], min(rows, count - start))
+      yield start, part
+
+
+def _row_header(file: IO[bytes]) -> Header:
+  header, by_column = _parse(file)
+  if by_column and len(header.shape) > 1:
+    raise ValueError(
+      "it is stored column by column, to be streamed it must be stored row by row "
+      "(numpy.ascontiguousarray)"
+    )
+  return header
+
+
+def _read(file: IO[bytes], header: Header, rows: int) -> np.ndarray:
+  part = Header((rows, *header.shape[1:]), header.dtype)
+  content = bytearray()
+  while len(content) < _size(part):  # a read may give less than it is asked for
+    read = file.read(_size(part) - len(content))
+    if not read:
+      raise EOFError("it ends before its last row")
+    content += read
+  return np.frombuffer(content, part.dtype).reshape(part.shape)
+
+
 def _header(file: IO[bytes]) -> Header:
+  return _parse(file)[0]
+
+
+def _parse(file: IO[bytes]) -> tuple[Header, bool]:
   version = np.lib.format.read_magic(file)
   if version > (2, 0):
     raise ValueError("it has fields with names, expected is a plain array")
   old = version == (1, 0)
   formats = np.lib.format
   read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
-  shape, _, dtype = read(file)
-  return Header(shape, dtype)
+  shape, by_column, dtype = read(file)
+  return Header(shape, dtype), by_column
 
 
 def _size(header: Header) -> int:
@@ -76,9 +122,14 @@ def _size(header: Header) -> int:
 
 @contextlib.contextmanager
 def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+  with _reading(name), archive.open(f"{name}.npy") as file:
+    yield file
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
   try:
-    with archive.open(f"{name}.npy") as file:
-      yield file
+    yield
   except DAMAGED as error:
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     raise ValueError(f"{name} cannot be read: {reason}.") from None

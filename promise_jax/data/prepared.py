@@ -1,14 +1,16 @@
 """A prepared tfds folder -> Source; the convention is in `builders`."""
 
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from promise_jax.data import dataset, text
+from promise_jax.data import dataset, records
 from promise_jax.types import Modality, Task
 
 KNOWN = "inputs, label, id and, where needed, present, length and group"
+PART = 1024  # records whose ids are read at a time
 
 
 def read(
@@ -51,9 +53,12 @@ def read(
     modalities=modalities,
     task=task,
     splits=tuple(splits),
-    rows=lambda split: _rows(builder, splits[split], modalities),
+    rows=lambda split: _rows(builder, splits[split], modalities, task),
     where=where,
     notes=tuple(metadata.get("notes", ())),
+    pieces=lambda split: _pieces(builder, splits[split], modalities, task),
+    identity=_identity(folder),
+    size=builder.info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
 
 
@@ -116,26 +121,39 @@ def _task(
   return None
 
 
+def _order(source: Sequence) -> np.ndarray:
+  """The numbers of the records of a split in the order of their ids: tfds shuffles as
+  it writes, and sorting undoes it, whatever tfds hashes with."""
+  numbers = np.arange(len(source))
+  parts = [numbers[i : i + PART] for i in range(0, len(source), PART)]
+  ids = [r["id"] for part in parts for r in source.__getitems__(part.tolist())]
+  return np.argsort(np.array(ids, np.int64), kind="stable")
+
+
 def _rows(
-  builder: tfds.core.DatasetBuilder, split: str, modalities: tuple[Modality, ...]
+  builder: tfds.core.DatasetBuilder,
+  split: str,
+  modalities: tuple[Modality, ...],
+  task: Task,
 ) -> dataset.Rows:
   source = builder.as_data_source(split)
-  # tfds shuffles as it writes; sorting undoes it, whatever tfds hashes with
-  records = sorted(source.__getitems__(range(len(source))), key=lambda r: r["id"])
-  features, inputs, steps = builder.info.features, {}, {}
-  recorded = np.ones((len(records), len(modalities)), bool)
-  for i, name in enumerate(m.name for m in modalities):
-    inputs[name] = [r["inputs"][name] for r in records]
-    if isinstance(features["inputs"][name], tfds.features.Text):
-      texts = [value.decode() for value in inputs[name]]
-      inputs[name] = text.hash_ngrams(texts, modalities[i].vocabulary)
-      steps[name] = np.count_nonzero(inputs[name], axis=1)
-    elif name in _marked(features, "length"):
-      steps[name] = np.array([r["length"][name] for r in records], np.int64)
-    if name in _marked(features, "present"):
-      recorded[:, i] = [r["present"][name] for r in records]
-  classes = isinstance(features["label"], tfds.features.ClassLabel)
-  label = np.array([r["label"] for r in records], np.int32 if classes else np.float32)
-  ids = np.array([r["id"] for r in records], np.int64)
-  group = np.array([r["group"] for r in records]) if "group" in features else None
-  return dataset.Rows(inputs, steps, recorded, label, ids, group)
+  every = sorted(source.__getitems__(range(len(source))), key=lambda r: r["id"])
+  return records.to_rows(every, modalities, task)
+
+
+def _pieces(
+  builder: tfds.core.DatasetBuilder,
+  split: str,
+  modalities: tuple[Modality, ...],
+  task: Task,
+) -> Iterator[dataset.Rows]:
+  skipped = {"inputs": {m.name: tfds.decode.SkipDecoding() for m in modalities}}
+  order = _order(builder.as_data_source(split, decoders=skipped)).tolist()
+  source = builder.as_data_source(split)
+  return records.read_pieces(source, order, modalities, task)
+
+
+def _identity(folder: pathlib.Path) -> str:
+  """The files of a prepared folder, by size and the time they were written."""
+  about = ((f.name, f.stat()) for f in sorted(folder.iterdir()))
+  return f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in about]}"

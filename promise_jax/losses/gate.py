@@ -88,13 +88,15 @@ def benefit(errors: Array, present: Array) -> Array:
   return jnp.where(judged, jnp.take_along_axis(slots, _slot(present), axis=1), 0)
 
 
-def necessity(benefit: Array, unit: Array) -> Array:
-  """q = sigmoid(benefit / (0.1 unit)) in (0, 1), the soft label of a gate.
+def necessity(benefit: Array, unit: Array, margin: float = 0.0) -> Array:
+  """q = sigmoid(benefit / (0.1 unit) - margin) in (0, 1), the soft label of a gate.
 
   `unit` f[] or f[C] (then its mean) is the standard deviation of the training targets,
-  in the units of `error`; where it is 0 every benefit is large.
+  in the units of `error`; where it is 0 every benefit is large. At a `margin` of 0 what
+  changes nothing is generated as often as not.
   """
-  return jax.nn.sigmoid(benefit / (SHARPNESS * jnp.maximum(jnp.mean(unit), 1e-6)))
+  size = benefit / (SHARPNESS * jnp.maximum(jnp.mean(unit), 1e-6))
+  return jax.nn.sigmoid(size - margin)
 
 
 def distances(whole: Array, without: Array, task: Task) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from promise_jax import missing, types
 from promise_jax.losses import task as tasks
-from promise_jax.nn import encoders, mlp
+from promise_jax.nn import encoders, mlp, precision
 from promise_jax.types import (
   Array,
   Batch,
@@ -51,7 +51,7 @@ class FusionConfig:
       raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
 
 
-class FusionNet(nn.Module):
+class FusionNet(precision.Network):
   """Codes f[B, M, H] of the modalities, and logits f[..., B, C] from filled codes."""
 
   modalities: tuple[Modality, ...]

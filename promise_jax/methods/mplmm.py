@@ -33,7 +33,7 @@ import jax.numpy as jnp
 
 from promise_jax import missing, types
 from promise_jax.losses import task as tasks
-from promise_jax.nn import generators, mult, steps
+from promise_jax.nn import generators, mult, precision, steps
 from promise_jax.types import (
   Array,
   Batch,
@@ -136,7 +136,7 @@ class Seen(NamedTuple):
   steps: dict[str, Array]
 
 
-class MplmmNet(nn.Module):
+class MplmmNet(precision.Network):
   """The backbone and its prompts; letters: E prompts, W = (M - 1) H the width of the
   memory encoders, H where M = 1."""
 
@@ -229,7 +229,7 @@ class MplmmNet(nn.Module):
     if self.config.generate:
       return self.generators(seen.raw, present, pattern)
     shape = lambda n: (len(present), self.counts[n], self.config.width)
-    return {n: jnp.zeros(shape(n)) for n in self.names}
+    return {n: jnp.zeros(shape(n), precision.of_module(self)) for n in self.names}
 
   def streams(self, seen: Seen, made: dict, present: Array):
     """The steps that enter the encoders: projected + present prompts, or generated +
@@ -258,7 +258,7 @@ class MplmmNet(nn.Module):
     f[B, H, W] behind the steps; all of these are real."""
     out, there = {}, {}
     for n in self.names:
-      new = prompts[n] @ mapping
+      new = prompts[n] @ mapping.astype(found[n].dtype)
       out[n] = jnp.concatenate([found[n], new], axis=1)
       there[n] = jnp.concatenate([real[n], jnp.ones(new.shape[:2], bool)], axis=1)
     return out, there

@@ -37,7 +37,7 @@ from promise_jax import augment, missing, optim, types, updates
 from promise_jax.losses import hierarchical
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion
-from promise_jax.nn import attention, encoders, prompts, steps
+from promise_jax.nn import attention, encoders, precision, prompts, steps
 from promise_jax.types import (
   Array,
   Batch,
@@ -158,7 +158,7 @@ class Project(nn.Module):
     return nn.Dense(self.outputs)(x)
 
 
-class PromiseNet(nn.Module):
+class PromiseNet(precision.Network):
   """All that is learned. Rows, which may be views of one row, do not see each other."""
 
   modalities: tuple[Modality, ...]

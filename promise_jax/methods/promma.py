@@ -46,6 +46,7 @@ PRIVATE = ("local", "static", "none")
 WEIGH = ("codes", "attention", "random", "none")
 APPLY = ("prompts", "features", "both")
 CONNECT = ("all", "last", "static", "none")
+AIMS = ("steps", "streams")
 JUDGED = ("learned", "importance", "random", "oracle")  # those with an evaluator
 
 
@@ -56,7 +57,10 @@ class PrommaConfig(mplmm.MplmmConfig):
   `gate`, `private`, `weigh`, `apply` (what the weights scale) and `connect` choose the
   parts, "on" and "none" are off; `rank` of the private prompts, `codes` of the weights;
   `skip`: a private prompt goes to the memory layers by the identity too, not only by
-  the maps of the signal prompts. `types` False appends nothing. The gates are judged
+  the maps of the signal prompts. `types` False appends nothing. `margin` is what a
+  generation must win to be worth it, in units of .1 standard deviation of the targets;
+  `aim`: what generated steps are pulled to, the projected "steps" or the "streams",
+  both with the prompts that they enter the encoders with. The gates are judged
   in every `judge_every`-th step, which is half of its time; in the others the evaluator
   learns by the loss of the task alone, through the soft gates.
   """
@@ -71,6 +75,8 @@ class PrommaConfig(mplmm.MplmmConfig):
   codes: int = 8
   beta: float = 0.5
   warmup: float = 0.15
+  margin: float = 0.0
+  aim: str = "steps"
   judge_every: int = 1
   evaluator: float = 0.1
   orthogonal: float = 0.1
@@ -84,17 +90,22 @@ class PrommaConfig(mplmm.MplmmConfig):
     """ValueError for a setting without meaning, with what is allowed."""
     mplmm.check(self, "promma")
     known = {"gate": GATES, "private": PRIVATE, "weigh": WEIGH, "apply": APPLY}
+    known |= {"aim": AIMS}
     for field, values in (known | {"connect": CONNECT}).items():
       one_of(f"promma.{field}", getattr(self, field), values)
     for field in ("rank", "codes", "judge_every"):
       at_least(f"promma.{field}", getattr(self, field), 1)
     weights = ("evaluator", "orthogonal", "recover", "information", "generator")
-    for field in weights:
+    for field in (*weights, "margin"):
       at_least(f"promma.{field}", getattr(self, field), 0)
     for field in ("beta", "warmup"):
       if not 0 <= getattr(self, field) <= 1:
         value = getattr(self, field)
         raise ValueError(f"promma.{field} is {value}, it must lie in [0, 1]")
+    if self.aim == "streams" and not self.signal:
+      raise ValueError(
+        "promma.aim is streams and signal False: streams have no prompts"
+      )
     if not self.types and (self.private, self.connect) != ("none", "none"):
       raise ValueError(
         f"promma.types is False, private {self.private} and connect {self.connect}: "
@@ -204,8 +215,8 @@ class PrommaNet(mplmm.MplmmNet):
         told["private"] = self.private(steps, visible)
         prompts = {n: told["private"][:, i] for i, n in enumerate(self.names)}
       if c.apply != "features":
-        heavy = lambda i: omega[:, i, None, None]
-        prompts = {n: heavy(i) * prompts[n] for i, n in enumerate(self.names)}
+        heavy = lambda i, x: omega[:, i, None, None].astype(x.dtype) * x
+        prompts = {n: heavy(i, prompts[n]) for i, n in enumerate(self.names)}
       if c.connect != "none":
         connect = self.connect(self.private.shared)
       found, real = self.append(found, real, prompts, self.mapping(present, g))
@@ -236,7 +247,7 @@ class PrommaNet(mplmm.MplmmNet):
       others = [n for n in self.names if n != m]
       heard = jnp.stack([information[m, n] for n in others], axis=1)
       part = jnp.repeat(dependence.weights(heard, heat), c.width, axis=1)
-      found[m] = part[:, None] * found[m]
+      found[m] = part[:, None].astype(found[m].dtype) * found[m]
     return found, omega
 
 
@@ -353,7 +364,8 @@ def labels(net, task, params, aux, batch, present, recorded):
   mixed = c.beta * label + (1 - c.beta) * pseudo
   target = jnp.where(where[:, None], mixed, pseudo)
   errors = tried(net, task, params, batch, present, target)
-  q = gate.necessity(gate.benefit(errors, present), gate.deviation(moments))
+  unit = gate.deviation(moments)
+  q = gate.necessity(gate.benefit(errors, present), unit, c.margin)
   return q, aux | {"moments": moments}
 
 
@@ -429,9 +441,19 @@ def added(net, params, seen, made, told, present, recorded):
     more["information"] = tasks.mean_where(-values, where)
   if c.generate and len(names) > 1:
     wanted = (~present & recorded & some[:, None]).T
-    gaps = [generated_gap(made[n], seen.steps[n], seen.real[n]) for n in names]
+    pair = made, seen.steps
+    made, steps = aimed(params, *pair) if c.aim == "streams" else pair
+    gaps = [generated_gap(made[n], steps[n], seen.real[n]) for n in names]
     more["generator"] = tasks.mean_where(jnp.stack(gaps), wanted)
   return more, {name: getattr(c, name) for name in more}
+
+
+def aimed(params, made: dict, steps: dict) -> tuple[dict, dict]:
+  """Generated and real steps {modality: f[B, T, H]} with their signal prompts: alone,
+  what a GELU has made cannot come near to steps of both signs."""
+  own = params["params"]
+  with_prompts = lambda x, kind: {n: x[n] + own[f"{n}_{kind}_prompts"][None] for n in x}
+  return with_prompts(made, "missing"), with_prompts(steps, "present")
 
 
 def generated_gap(made: Array, steps: Array, real: Array) -> Array:

@@ -59,7 +59,7 @@ from promise_jax import bilevel, missing, optim, types, updates
 from promise_jax.losses import bottleneck
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion
-from promise_jax.nn import encoders, imputers, transformer
+from promise_jax.nn import encoders, imputers, precision, transformer
 from promise_jax.types import (
   Array,
   Batch,
@@ -234,7 +234,7 @@ class Head(nn.Module):
     return nn.Dense(self.outputs, kernel_init=init)(x)
 
 
-class RedcoreNet(nn.Module):
+class RedcoreNet(precision.Network):
   """The encoders E_m, imputers G_m, and heads."""
 
   modalities: tuple[Modality, ...]

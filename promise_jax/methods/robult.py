@@ -26,7 +26,6 @@ intersected with what a row has.
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +34,7 @@ from promise_jax import missing, types
 from promise_jax.losses import contrastive, reconstruction
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
-from promise_jax.nn import encoders, mlp
+from promise_jax.nn import encoders, mlp, precision
 from promise_jax.types import (
   Array,
   Batch,
@@ -104,7 +103,7 @@ class RobultConfig:
       )
 
 
-class RobultNet(nn.Module):
+class RobultNet(precision.Network):
   """The networks f_i, f_0, c, g_i, q_i and the head."""
 
   modalities: tuple[Modality, ...]

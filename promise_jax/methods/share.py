@@ -36,7 +36,7 @@ from promise_jax.losses import contrastive
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
 from promise_jax.methods import distil, fusion, robult
-from promise_jax.nn import encoders, mlp
+from promise_jax.nn import encoders, mlp, precision
 from promise_jax.types import (
   Array,
   Batch,
@@ -193,8 +193,9 @@ def share_terms(
   logits = net.apply(params, codes, shown, method="logits")  # [P, B, C]
   teacher = logits[0]
   if config.decay:
-    quiet = net.apply(aux["teacher"], batch, present, method="codes")
-    teacher = net.apply(aux["teacher"], quiet, present, method="logits")
+    slow = precision.matched(aux["teacher"], params)
+    quiet = net.apply(slow, batch, present, method="codes")
+    teacher = net.apply(slow, quiet, present, method="logits")
   teacher = jax.lax.stop_gradient(teacher)
   some = jnp.any(shown, axis=-1)
   less = some & jnp.any(shown != present[None], axis=-1)

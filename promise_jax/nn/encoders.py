@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
+from promise_jax.nn import precision
 
 DROPOUT = {"image": 0.5, "tokens": 0.3, "sequence": 0.1, "vector": 0.3}
 LEVELS = 8  # of a channel in the colour histogram
@@ -26,13 +27,12 @@ class Encoder(nn.Module):
 
   Images are uint8 in 0..255 or float in [0, 1]; vectors and sequences are standardised
   by the caller. `dropout` is the rate while a key is given (None: that of the kind in
-  `DROPOUT`), `dtype` the type of the learned layers.
+  `DROPOUT`). Learned layers, and what they give, are of the type of their parameters.
   """
 
   modality: types.Modality
   hidden: int = 64
   dropout: float | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, present, length=None, *, key=None, ids=None):
@@ -55,8 +55,9 @@ class Encoder(nn.Module):
       x = missing.select(image_features(x), present)
     keys = None if key is None else row_keys(key, name, ids)
     rate = DROPOUT[kind] if self.dropout is None else self.dropout
-    body = BODIES[kind](self.modality, self.hidden, rate, self.dtype, name="body")
-    return body(x, length, keys).astype(jnp.float32)
+    dtype = precision.of_module(self)
+    body = BODIES[kind](self.modality, self.hidden, rate, dtype, name="body")
+    return body(x, length, keys)
 
 
 class Image(nn.Module):

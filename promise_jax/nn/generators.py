@@ -55,7 +55,7 @@ class Generators(nn.Module):
       prompt = self.param(f"{target}_prompts", self.start, shape)
       prompt = jnp.broadcast_to(prompt, (len(present), *shape))
       mapped = {n: self.channels(raw[n], n, target) for n in kept - {target}}
-      out = jnp.zeros((len(present), steps[target], self.width))
+      out = jnp.zeros((len(present), steps[target], self.width), prompt.dtype)
       for sources in sources_of(self.names, target):
         size = self.prompts + sum(steps[n] for n in sources)
         mix = self.mixing(target, sources, size, steps[target])

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
-from promise_jax.nn import encoders, transformer
+from promise_jax.nn import encoders, precision, transformer
 from promise_jax.nn.mult_layers import TELLS, Connection, Encoder, Rates
 from promise_jax.types import Array
 
@@ -155,6 +155,7 @@ class MulT(nn.Module):
         x, real[m.name] = windows(x, real[m.name], self.steps)
       rate = self.rates.inputs if m.name in self.noisy else 0.0
       keys = _keys(key, m.name, ids)
+      x = x.astype(precision.of_module(self))  # the cells of an image are float32
       raw[m.name] = encoders.drop(x, rate, keys, self.rates.tied)
     return raw, real
 
@@ -261,7 +262,8 @@ def windows(x: Array, real: Array, count: int) -> tuple[Array, Array]:
   spread = mean(jnp.square(x - centre[:, place]))
   # The root of 0 has no derivative.
   spread = jnp.sqrt(spread + 1e-6) - 1e-3
-  return jnp.concatenate([centre, spread], axis=-1), size[..., 0] > 0
+  out = jnp.concatenate([centre, spread], axis=-1)
+  return out.astype(x.dtype), size[..., 0] > 0
 
 
 def last(x: Array, real: Array | None) -> Array:

@@ -89,7 +89,7 @@ def positions(x: Array, real: Array | None = None) -> Array:
 
 def embed(x: Array, real: Array | None = None) -> Array:
   """sqrt(H) x + `positions` of steps f[B, T, H]."""
-  return math.sqrt(x.shape[-1]) * x + positions(x, real)
+  return math.sqrt(x.shape[-1]) * x + positions(x, real).astype(x.dtype)
 
 
 def shifted(queries: int, keys: int) -> np.ndarray:

@@ -39,13 +39,15 @@ class Evaluator(nn.Module):
     there = [
       missing.masked_mean(steps[n], real[n] & present[:, i, None], 1)
       if n in steps
-      else jnp.zeros((rows, made[n].shape[-1]))
+      else jnp.zeros((rows, made[n].shape[-1]), made[n].dtype)
       for i, n in enumerate(names)
     ]
-    common = [*there, present.astype(jnp.float32), answer]
+    common = [*there, present.astype(there[0].dtype), answer]
     common = jnp.concatenate(common, axis=1)[:, None]
     common = jnp.broadcast_to(common, (rows, count, common.shape[-1]))
-    asked = jnp.broadcast_to(jnp.eye(count)[None], (rows, count, count))
+    asked = jnp.broadcast_to(
+      jnp.eye(count, dtype=common.dtype)[None], (rows, count, count)
+    )
     made = jnp.stack([jnp.mean(made[n], axis=1) for n in names], axis=1)
     x = jnp.concatenate([common, asked, jax.lax.stop_gradient(made)], axis=-1)
     return nn.Dense(1)(nn.relu(nn.Dense(self.width)(x)))[..., 0]
@@ -147,7 +149,7 @@ class Connect(nn.Module):
     )
     kernel = self.param("level_kernel", repeated)
     shape = (count, self.layers, self.wide)
-    zeros = np.zeros(shape, np.float32)
+    zeros = jnp.zeros(shape, shared.dtype)
     weight = self.param("gate_kernel", ZEROS, shape) if self.dynamic else zeros
     bias = self.param("gate_bias", ZEROS, shape[:2])
     prior = jnp.einsum("eh,lhw->lew", dependence.layer_norm(shared), kernel)

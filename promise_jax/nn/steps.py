@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing
-from promise_jax.nn import attention, encoders, transformer
+from promise_jax.nn import attention, encoders, precision, transformer
 from promise_jax.types import Array, Batch, Modality
 
 ENCODERS = ("pooled", "steps", "frozen")
@@ -39,7 +39,7 @@ class Steps(nn.Module):
     own = self.param("modality", nn.initializers.normal(0.02), (self.hidden,))
     z = z + own[None, None]
     if z.shape[1] > 1:
-      z = z + positions(*z.shape[1:])[None]
+      z = z + positions(*z.shape[1:]).astype(z.dtype)[None]
     real = real & present[:, None]
     return missing.select(z, real), real
 
@@ -51,6 +51,7 @@ class Steps(nn.Module):
     length = batch["length"].get(m.name)
     length = None if length is None else missing.select(length, present)
     h, real = transformer.as_steps(m, x, length)
+    h = h.astype(precision.of_module(self))  # the cells of an image are float32
     return h if self.encoder == "frozen" else nn.gelu(nn.Dense(self.hidden)(h)), real
 
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from promise_jax import missing, types
-from promise_jax.nn import attention, encoders
+from promise_jax.nn import attention, encoders, precision
 from promise_jax.nn.imputers import HE
 from promise_jax.types import Array
 
@@ -82,6 +82,7 @@ class Transformer(nn.Module):
       h = nn.Embed(self.modality.vocabulary, self.hidden)(x) * real[..., None]
     else:
       steps, real = as_steps(self.modality, x, length)
+      steps = steps.astype(precision.of_module(self))  # an image's are float32
       h = nn.Dense(self.hidden, kernel_init=HE)(steps)
     real = real if self.mask_padding else None
     keys = None
