@@ -1,0 +1,131 @@
+"""The library's own training call, made and compiled for one case of the benchmark."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from bench import workloads
+from promise_jax import evaluate, optim, sharding, train, updates
+from promise_jax.data import feed
+from promise_jax.types import Clock, Method, PyTree, Stage
+
+VALID = 8  # rows of the validation that ends a call
+
+
+class Program(NamedTuple):
+  """Everything that a measurement needs.
+
+  `call(carry, *args) -> (carry, metrics)` is what `train.fit` runs, compiled in
+  `compile_s`; `update` and `chosen` [K] make single steps of the first seed.
+  """
+
+  method: Method
+  stage: Stage
+  call: Callable
+  carry: train.Carry
+  args: tuple
+  compile_s: float
+  memory_mb: float
+  update: Callable
+  seed_steps: int
+
+
+def made(
+  case: workloads.Case,
+  *,
+  seeds: int | None = None,
+  replicate: str = "auto",
+  devices: int = 1,
+  steps: int | None = None,
+) -> Program:
+  """The program of `case` on the first `devices`, at the start of its stage."""
+  load = case.workload
+  load = load._replace(seeds=seeds or load.seeds, steps=steps or load.steps)
+  config, rows = (
+    workloads.settings(load, replicate),
+    workloads.rows_of(load, load.seeds),
+  )
+  mesh, method = sharding.make_mesh(jax.devices()[:devices]), case.build()
+  number = range(len(method.stages))[case.stage]
+  stage = method.stages[number]
+  tx = optim.build(config.optim, config.steps, stage.trains)
+  carry = started(method, number, tx, config, rows.seeds, mesh)
+  span = (0, config.steps)
+  # From the middle: what comes in by and by (Robult's guesses) is at work.
+  ready = feed.host_rows(rows, config, stage, span, config.steps // 2)
+  data = evaluate.put(method, evaluate.rows_of(rows.split), mesh)
+  valid = evaluate.padded(workloads.split(load, VALID, seed=1), mesh)
+  ready = sharding.put(ready, sharding.replicated(mesh))
+  args = (ready, keys_of(rows.seeds), data, evaluate.put(method, valid, mesh))
+  call = train.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
+  speed = {"compile_s": 0.0}
+  call = train.compiled(call, (carry, *args), speed, once=load.quick)
+  update = (stage.update or updates.gradient_update)(stage, tx)
+  held = memory_mb(call)
+  count = load.seeds * load.steps
+  return Program(
+    method, stage, call, carry, args, speed["compile_s"], held, update, count
+  )
+
+
+def keys_of(seeds: tuple[int, ...]):
+  """The key of every seed."""
+  return jax.vmap(jax.random.key)(jax.numpy.asarray(seeds, jax.numpy.uint32))
+
+
+def started(method, number, tx, config, seeds, mesh) -> train.Carry:
+  """The carry with which stage `number` begins where those before it did nothing."""
+  everywhere, best = sharding.replicated(mesh), None
+  for n in sorted({0, number}):
+    first = jax.jit(train.starter(method, n, tx, config), out_shardings=everywhere)
+    carry = train.compiled(
+      first, args := (keys_of(seeds), best, {}), {"compile_s": 0.0}, once=True
+    )(*args)
+    best = carry.best
+  return carry
+
+
+def memory_mb(compiled) -> float:
+  """What a compiled program holds at its peak, MB: arguments, results and temporaries,
+  as XLA plans them."""
+  plan = compiled.memory_analysis()
+  sizes = plan.argument_size_in_bytes + plan.output_size_in_bytes
+  return (sizes + plan.temp_size_in_bytes - plan.alias_size_in_bytes) / 2**20
+
+
+def single(program: Program, redraw: bool = False) -> tuple[Callable, PyTree, list]:
+  """(step, state, choices): one step of the first seed as a program of its own, the
+  state it starts from, and what each of the K steps reads.
+
+  `step(state, choice, key, data) -> (state, metrics)`, jitted; it donates the state.
+  """
+  ready, keys, data, _ = program.args
+  mesh = sharding.make_mesh(list(keys.devices())[:1])
+
+  def step(state, choice, key, data):
+    chosen, clock = choice
+    batch = feed.gather(data, chosen, redraw, mesh)
+    key = jax.random.fold_in(jax.random.fold_in(key, 1), clock.step)
+    return program.update(state, batch, key, clock)
+
+  return (
+    jax.jit(step, donate_argnums=0),
+    first_seed(program.carry.state),
+    choices(ready),
+  )
+
+
+def first_seed(tree: PyTree) -> PyTree:
+  """Entry 0 of every array, as new arrays."""
+  return jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree))(tree)
+
+
+def choices(ready: dict) -> list[tuple]:
+  """What each of the K steps of the first seed reads, on the device."""
+  host = jax.device_get(ready)
+  each = []
+  for k in range(len(host["clock"][0])):
+    chosen = {name: x[0, k] for name, x in host["chosen"].items()}
+    each.append(jax.device_put((chosen, Clock(*(x[k] for x in host["clock"])))))
+  return each

@@ -1,0 +1,169 @@
+"""The twin of `promise_jax.methods.robult` with its default settings, for classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.twins import layers
+from bench.twins.layers import Encoder, Mlp, normalise
+
+
+class Robult(nn.Module):
+  """The networks f_i, f_0, c, g_i, q_i, the head, and the loss."""
+
+  def __init__(self, config, spec):
+    super().__init__()
+    c, each, self.config = config, spec.modalities, config
+    self.f = nn.ModuleList(Encoder(m, c.hidden) for m in each)
+    self.f0_encode = nn.ModuleList(Encoder(m, c.hidden) for m in each)
+    self.f0_fuse = Mlp(len(each) * c.hidden, c.hidden, c.hidden)
+    self.c = Mlp(c.hidden, c.hidden, c.shared)
+    self.g = nn.ModuleList(Mlp(c.hidden, c.hidden, c.private) for _ in each)
+    both = c.shared + c.private
+    self.q = nn.ModuleList(Mlp(both, c.hidden, c.hidden) for _ in each)
+    wide = c.shared + len(each) * c.private
+    self.classify = Mlp(wide, c.head_hidden, spec.task.outputs)
+    # The full pattern and the single ones.
+    full = torch.ones(1, len(each), dtype=torch.bool)
+    self.register_buffer("shows", torch.cat([full, torch.eye(len(each)) > 0]))
+
+  def branches(self, batch, present):
+    """h, z, u f[B, M, .], zeros where a row lacks one, and s f[B, D]."""
+    pairs = list(zip(self.f, present.T, strict=True))
+    h = torch.stack([f(batch, there) for f, there in pairs], 1)
+    z = normalise(self.c(h))
+    u = torch.stack([g(x) for g, x in zip(self.g, h.unbind(1), strict=True)], 1)
+    there = present[..., None]
+    own = [f(batch, here) for f, here in zip(self.f0_encode, present.T, strict=True)]
+    s = normalise(self.c(self.f0_fuse(torch.cat(own, -1))))
+    return h * there, z * there, u * there, s
+
+  def head(self, z, s, u, shown):
+    """Logits f[P, B, C] where rows show `shown` bool[P, B, M]."""
+    there = shown[..., None]
+    mean = (z * there).sum(2) / shown.sum(2, keepdim=True).clamp(min=1)
+    shared = torch.where(shown.all(2, keepdim=True), s, normalise(mean))
+    private = (normalise(u) * there).flatten(2)
+    return self.classify(torch.cat([shared, private], -1))
+
+  def predict(self, batch):
+    """Logits f[B, C]."""
+    present = batch["present"]
+    _, z, u, s = self.branches(batch, present)
+    return self.head(z, s, u, present[None])[0]
+
+  def loss(self, batch, aux, progress, draws=None):
+    """(loss f[], aux with this batch in the bank)."""
+    present, labelled = batch["present"], batch["labelled"]
+    label = torch.where(labelled, batch["label"], 0)
+    complete = present.all(1)
+    h, z, u, s = self.branches(batch, present)
+    shown = self.shows[:, None] & present
+    logits = self.head(z, s, u, shown)
+    total = supervised(logits, label, shown.any(-1) & labelled)
+    total = total + self.config.rec * self.rebuilding(h, z, u, present)
+    rest = batch | {"labelled": labelled, "label": label, "complete": complete}
+    with torch.no_grad():
+      weights, aux = pair_weights(self.config, rest, aux, s, logits[0], progress)
+    return total + contrast(self.config, s.detach(), z, weights, rest), aux
+
+  def rebuilding(self, h, z, u, present):
+    """Relative error of h rebuilt from (z, u), a mean over modalities that occur."""
+    pairs = torch.cat([z.detach(), u], -1).unbind(1)
+    made = torch.stack([q(x) for q, x in zip(self.q, pairs, strict=True)], 1)
+    target, there = h.detach(), present[..., None]
+    count = present.sum(0).clamp(min=1)[:, None]
+    mean = (target * there).sum(0) / count
+    square = ((target - mean).square() * there).sum(0)
+    variance = (square / count).mean(-1)
+    error = ((made - target).square() * there).mean(-1).sum(0) / count[:, 0]
+    return layers.mean_where(error / (variance + 1e-3), present.any(0))
+
+
+def supervised(logits, label, where):
+  """Mean over patterns of the mean cross entropy over the rows `where` bool[P, B]."""
+  again = label.expand(len(logits), -1)
+  error = F.cross_entropy(logits.flatten(0, 1), again.flatten(), reduction="none")
+  error, count = error.view_as(where), where.sum(1)
+  each = (error * where).sum(1) / count.clamp(min=1)
+  return layers.mean_where(each, count > 0)
+
+
+def distance(a, b):
+  """Squared distances f[A, B] of unit vectors."""
+  return (2 - 2 * a @ b.T).clamp(min=0)
+
+
+def pair_weights(config, batch, aux, s, logits, progress):
+  """(A, P) f[B, B] of the contrast, and the bank with this batch in it."""
+  labelled, complete = batch["labelled"], batch["complete"]
+  member = F.one_hot(batch["label"].long(), aux["member"].shape[1]).float()
+  same = batch["id"][:, None] == batch["id"]
+  ramp = (progress - config.ramp_start) / (config.ramp_end - config.ramp_start)
+  close = proximity(s, aux, complete)
+  top = F.one_hot(logits.argmax(1), member.shape[1]).float()
+  soft = torch.where(labelled[:, None], member, top * close)
+  pair = (soft @ soft.T).clamp(0, 1)
+  known = labelled[:, None] & labelled
+  a = torch.where(known, pair, ramp.clamp(0, 1) * pair).masked_fill(same, 1.0)
+  positive = torch.where(labelled[:, None], a, same.float())
+  # Rows that bring nothing are written behind the bank.
+  size = len(aux["valid"])
+  slot = torch.where(labelled & complete, batch["slot"] % size, size).long()
+  put = lambda x, new: F.pad(x, (0, 0, 0, 1)).index_copy(0, slot, new)[:size]
+  hit = torch.zeros(size + 1, dtype=torch.bool).index_fill(0, slot, True)[:size]
+  aux = {"code": put(aux["code"], s), "member": put(aux["member"], member)} | {
+    "valid": aux["valid"] | hit
+  }
+  return (a, positive), aux
+
+
+def proximity(code, aux, where):
+  """Closeness f[B, C] in [0, 1] to the classes of the bank, calibrated."""
+  valid = aux["valid"].float()
+  member = aux["member"] * valid[:, None]
+  other = 1 - torch.eye(len(valid))
+  within, across = distance(aux["code"], aux["code"]), distance(code, aux["code"])
+  pair = (aux["member"] @ aux["member"].T > 0) * valid[:, None] * valid * other
+  count = pair.sum()
+  counted = where[:, None] * valid
+  usual = (counted * across).sum() / counted.sum().clamp(min=1)
+  fallback = torch.where(counted.sum() > 0, usual, 1.0)
+  own = (pair * within).sum() / count.clamp(min=1)
+  scale = 2 * torch.where(count > 0, own, fallback).clamp(min=1e-6)
+  number = member.sum(0)
+  kappa = torch.exp(-across / scale) @ member / number.clamp(min=1)
+  among = torch.exp(-within / scale) * other
+  total = (member * (among @ member)).sum(0)
+  reference = total / (number * (number - 1)).clamp(min=1)
+  several = number > 1
+  borrowed = (reference * several).sum() / several.sum().clamp(min=1)
+  borrowed = torch.where(several.any(), borrowed, 1.0)
+  reference = torch.where(several, reference, borrowed)
+  return (kappa / reference.clamp(min=1e-3)).clamp(0, 1)
+
+
+def contrast(config, s, z, weights, batch):
+  """lb L_lb + ulb L_ulb: both directions between s and every z."""
+  a, positive = weights
+  where, labelled = batch["complete"], batch["labelled"]
+  forward = torch.einsum("bd,kmd->mbk", s, z) / config.tau
+  both = torch.stack([forward, forward.transpose(1, 2)])  # [2, M, B, B]
+  both = both.masked_fill(~where, -torch.inf)
+  peak = both.detach().amax(-1, keepdim=True)
+  both = both - torch.where(peak.isfinite(), peak, 0)
+  both = torch.where(where, both, 0)
+  e = torch.where(where, both.exp(), 0)
+  negatives = ((1 - a) * e).sum(-1, keepdim=True)
+  ratio = both - torch.log(negatives + a * e + 1e-12)
+  weight = positive * where
+  each = -(weight * ratio).sum(-1) / weight.sum(-1).clamp(min=1)
+  pairs = each.mean(0)  # [M, B]
+  rows = where.expand_as(pairs)
+  known = layers.mean_where(pairs, rows & labelled)
+  return config.lb * known + config.ulb * layers.mean_where(pairs, rows & ~labelled)
+
+
+def carried(aux) -> dict[str, torch.Tensor]:
+  """The bank of the original."""
+  return {name: layers.tensor(x) for name, x in aux["bank"]._asdict().items()}

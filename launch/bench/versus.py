@@ -1,0 +1,238 @@
+"""The twins in PyTorch against their originals: first equal, then timed."""
+
+import os
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+
+from bench import measure, parts, program, workloads
+from promise_jax.data import feed
+from promise_jax.methods import redcore
+from promise_jax.nn import encoders
+
+# (workload, method, settings, stage, note), and how much faster ours is asked to be.
+ALL = (
+  (("vectors", "robult"), 5.0),
+  (("vectors", "redcore"), 2.0),
+  (("vectors", "mplmm"), 2.0),
+  (("sequences_300", "mplmm", None, 0), 1.8),
+  (("sequences_300", "mplmm"), 1.8),
+  (("sequences_300", *parts.TRANSFORMER), 1.8),
+  (("sequences_300", "robult"), 1.8),
+  (("sequences_768", "mplmm"), 1.8),
+  (("sequences_768", *parts.TRANSFORMER), 1.8),
+  (("images_text", "robult"), 1.3),
+  (("images_text", "redcore"), 1.3),
+)
+CLOSE = 1e-4
+PATIENCE = 25  # seconds of compiling by PyTorch, after which the rest is left out
+
+
+def found() -> bool:
+  """Whether PyTorch is installed; where it is, its idle threads then do not spin."""
+  os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+  # What is read from a cache was not compiled.
+  os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+  try:
+    import torch  # noqa: F401
+  except ImportError:
+    return False
+  return True
+
+
+def twins(plan: parts.Plan) -> list[dict]:
+  """A row for each of `ALL`: milliseconds of a step of one seed."""
+  rows = []
+  for (load, *rest), target in ALL:
+    for case in plan.case(load, *rest):
+      rows.append(parts.told(case) | {"target": target} | compared(plan, case))
+  return rows
+
+
+def compared(plan: parts.Plan, case: workloads.Case) -> dict:
+  """The row of one case. ValueError where the twin is not equal."""
+  import torch
+
+  made = program.made(case)
+  made = made._replace(carry=made.call(made.carry, *made.args)[0])
+  twin, aux = twin_of(case, made)
+  off = difference(case, made, twin, aux)
+  step = stepper(case, made, twin, aux)
+  runs = {"jax": measure.scanned(made)}
+  threads = sorted({1, measure.cores()})
+  eager = {n: threaded(step, twin.loss, n) for n in threads}
+  runs |= {f"eager {n}": run for n, run in eager.items()}
+  compile_s = {}
+  if not plan.quick:
+    fast = measure.timed(eager, 3)
+    compiled = torch.compile(twin.loss)
+    # Those threads first that suit it: compiling for others as well can take minutes.
+    for n in sorted(threads, key=lambda n: fast[n]["ms"]):
+      if sum(compile_s.values()) < PATIENCE:
+        run = runs[f"compiled {n}"] = threaded(step, compiled, n)
+        since = time.perf_counter()
+        run(1)
+        compile_s[str(n)] = time.perf_counter() - since
+  times = measure.timed(runs, 2 * plan.repeats)
+  return {
+    "off": off,
+    "compile_s": made.compile_s,
+    "torch_compile_s": compile_s,
+    "times": {name: value["ms"] for name, value in times.items()},
+    "least": {name: value["least_ms"] for name, value in times.items()},
+  }
+
+
+def twin_of(case: workloads.Case, made: program.Program) -> tuple:
+  """(module, aux) in PyTorch with the parameters and aux of the first seed."""
+  from bench.twins import layers, mplmm, robult
+  from bench.twins import redcore as redcores
+
+  config = settings(case)
+  spec = case.workload.spec
+  if case.method == "mplmm":
+    plain = made.stage.name == "pretrain"
+    twin, carried = mplmm.Mplmm(config, spec, plain), dict
+  elif case.method == "redcore":
+    twin, carried = redcores.Redcore(config, spec), redcores.carried
+  else:
+    twin, carried = robult.Robult(config, spec), robult.carried
+  state = jax.tree.map(lambda x: np.asarray(x[0]), made.carry.state)
+  layers.load(twin, state.params["params"])
+  return twin, carried(state.aux)
+
+
+def settings(case: workloads.Case):
+  """The settings of the method."""
+  from promise_jax import methods
+
+  return methods.settings(case.method, case.values)
+
+
+def difference(case: workloads.Case, made: program.Program, twin, aux: dict) -> dict:
+  """How far loss, logits and gradient norm of the twin are from the original's on one
+  batch, without dropout. ValueError if they are not `CLOSE`."""
+  import torch
+
+  ours = original(case, made)
+  batch = tensors(ours["batch"])
+  draws = tuple(tensors(ours["draws"])) or None
+  twin.eval()
+  loss, _ = twin.loss(batch, aux, torch.tensor(ours["progress"]), draws)
+  twin.zero_grad()
+  loss.backward()
+  square = sum(p.grad.square().sum() for p in twin.parameters() if p.grad is not None)
+  with torch.no_grad():
+    logits = twin.predict(batch)
+  theirs = {"loss": loss.item(), "logits": logits.numpy(), "gradient": square.sqrt()}
+  off = {}
+  for name, value in theirs.items():
+    mine = np.asarray(ours[name])
+    scale = max(float(np.abs(mine).max()), 1.0)
+    off[name] = float(np.abs(mine - np.asarray(value)).max()) / scale
+    if not off[name] <= CLOSE * (10 if name == "gradient" else 1):
+      raise ValueError(
+        f"the twin of {case.name} on {case.workload.name} differs in its {name} by "
+        f"{off[name]:.1e}, at most {CLOSE} is allowed"
+      )
+  return off
+
+
+def original(case: workloads.Case, made: program.Program) -> dict:
+  """Loss, logits and gradient norm of the original on its first batch without dropout,
+  with the batch, its progress and what it draws otherwise."""
+  ready, keys, data, _ = made.args
+  config, predict = settings(case), made.stage.predict or made.method.predict
+  mesh = program.sharding.make_mesh(list(keys.devices())[:1])
+
+  def told(params, aux, choice, key, data):
+    chosen, clock = choice
+    batch = feed.gather(data, chosen, False, mesh)
+    (loss, _), grads = jax.value_and_grad(made.stage.loss, has_aux=True)(
+      params, aux, batch, key, clock
+    )
+    parts = program.optim.parts(params, made.stage.trains)
+    square = jax.tree.map(
+      lambda g, part: jax.numpy.sum(g * g) * (part == "train"), grads, parts
+    )
+    out = {"loss": loss, "gradient": sum(jax.tree.leaves(square)) ** 0.5}
+    out |= {"logits": predict(params, aux, batch)["logits"], "batch": batch}
+    draws = drawn(config, batch, key) if case.method == "redcore" else ()
+    return out | {"draws": draws, "progress": clock.progress}
+
+  choice, state = program.choices(ready)[0], program.first_seed(made.carry.state)
+  with mock.patch.object(encoders, "drop", lambda x, *rest, **more: x):
+    args = (state.params, state.aux, choice, keys[0], data)
+    once = program.train.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
+  return jax.device_get(once(*args))
+
+
+def drawn(config, batch: dict, key) -> tuple:
+  """The noise and the shown parts that RedCore draws in a step."""
+  hide_key, _, noise_key, _ = jax.random.split(key, 4)
+  shown = redcore.shows(config, hide_key, batch["id"], batch["present"])
+  keys = encoders.row_keys(noise_key, "noise", batch["id"])
+  shape = (batch["present"].shape[1], config.hidden)
+  return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), shown
+
+
+def tensors(tree):
+  """Arrays as tensors; labels as the whole numbers that PyTorch wants."""
+  from bench.twins import layers
+
+  out = jax.tree.map(layers.tensor, tree)
+  if isinstance(out, dict) and "label" in out:
+    out["label"] = out["label"].long()
+  return out
+
+
+def stepper(case: workloads.Case, made: program.Program, twin, aux: dict):
+  """step(loss, k): one update by AdamW on the k-th batch, gathered from all rows."""
+  import torch
+
+  ready, _, data, _ = made.args
+  ready, data = jax.device_get(ready), tensors(jax.device_get(data))
+  chosen = tensors({k: v[0] for k, v in ready["chosen"].items()})
+  progress = torch.from_numpy(np.array(ready["clock"][1]))
+  held, config = [aux], workloads.settings(case.workload).optim
+  trained = [p for p in twin.parameters() if p.requires_grad]
+  thick = [p for p in trained if p.dim() > 1]
+  thin = [p for p in trained if p.dim() <= 1]
+  groups = [{"params": thick, "weight_decay": config.weight_decay}]
+  groups += [{"params": thin, "weight_decay": 0.0}]
+  adam = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+  def take(tree, index):
+    if isinstance(tree, dict):
+      return {k: take(x, index) for k, x in tree.items()}
+    return tree[index]
+
+  def step(loss, k: int) -> None:
+    now = {name: x[k] for name, x in chosen.items()}
+    batch = take(data, now["index"])
+    batch["present"] = batch["recorded"] & now["keep"]
+    batch |= {"labelled": now["labelled"], "slot": now["slot"]}
+    value, held[0] = loss(batch, held[0], progress[k])
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(trained, config.clip, foreach=True)
+    adam.step()
+    adam.zero_grad(set_to_none=True)
+
+  step.count = len(progress)
+  twin.train()
+  return step
+
+
+def threaded(step, loss, threads: int):
+  """A run of all steps on so many threads, for `measure.timed`."""
+  import torch
+
+  def run(steps: int = step.count) -> int:
+    torch.set_num_threads(threads)
+    for k in range(steps):
+      step(loss, k)
+    return steps
+
+  return run
