@@ -609,6 +609,7 @@ def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("whole", ["hypergradient"], indirect=True)
 def test_eight_devices_compute_what_one_does(whole, eight_devices):
   """Two rows a device: how many have a modality differs from one to the next."""
   upper, fit = whole
