@@ -1,11 +1,14 @@
 """What training tells while it runs: log lines, a bar, the first sign of harm."""
 
+import pathlib
+import re
 import resource
-import sys
 
 import numpy as np
 
 from promise_jax.types import Mean
+
+STATUS = pathlib.Path("/proc/self/status")
 
 
 def check_finite(metrics: dict, at: int, seeds: tuple[int, ...]) -> None:
@@ -66,5 +69,7 @@ def progress_bar(title: str | None, total: int, done: int):
 
 def peak_memory_mb() -> float:
   """The most host memory that this process has held so far, in MB."""
-  unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+  if STATUS.exists():
+    # Linux: ru_maxrss would count what the process held that started this one, too.
+    return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 2**10
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes

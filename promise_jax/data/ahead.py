@@ -17,7 +17,6 @@ import numpy as np
 
 from promise_jax.types import Split, at_least
 
-CALLS = 5  # whose rows are in memory at most
 # Not one of every source: a source goes to other processes, a lock does not.
 drawing = threading.Lock()
 

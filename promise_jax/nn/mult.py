@@ -259,10 +259,10 @@ def windows(x: Array, real: Array, count: int) -> tuple[Array, Array]:
     return total / jnp.maximum(size, 1)
 
   centre = mean(x)
-  spread = mean(jnp.square(x - centre[:, place]))
+  deviation = mean(jnp.square(x - centre[:, place]))
   # The root of 0 has no derivative.
-  spread = jnp.sqrt(spread + 1e-6) - 1e-3
-  out = jnp.concatenate([centre, spread], axis=-1)
+  deviation = jnp.sqrt(deviation + 1e-6) - 1e-3
+  out = jnp.concatenate([centre, deviation], axis=-1)
   return out.astype(x.dtype), size[..., 0] > 0
 
 
