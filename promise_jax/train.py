@@ -18,7 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from promise_jax import checkpoint, evaluate, missing, progress, sharding, updates
+from promise_jax import (
+  checkpoint,
+  evaluate,
+  missing,
+  placing,
+  progress,
+  sharding,
+  updates,
+)
 from promise_jax import optim as optimisers
 from promise_jax.data import ahead, feed
 from promise_jax.types import (
@@ -107,16 +115,16 @@ def fit(
   mesh = mesh or sharding.make_mesh()
   calls = check(method, config, mesh)
   everywhere = sharding.replicated(mesh)
-  data, own = evaluate.rows_of(rows.split), None
+  data, own = placing.rows_of(rows.split), None
   if ahead.streamed(rows.split):
     data, own = {}, data
   elif everywhere.is_fully_addressable:
-    evaluate.check_room(method, data, mesh)
-    data = evaluate.put(method, data, mesh)
+    placing.check_room(method, data, mesh)
+    data = placing.put(method, data, mesh)
   else:  # other processes have other devices: each gives its own what they need
-    data, own = {}, evaluate.on_host(method, data)
-  judge = evaluate.put(method, evaluate.padded(valid, mesh), mesh)
-  prepare = evaluate.of_calls(method, mesh)
+    data, own = {}, placing.on_host(method, data)
+  judge = placing.put(method, placing.padded(valid, mesh), mesh)
+  prepare = placing.of_calls(method, mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = (manager.latest_step() if manager else None) or 0
   stages, end, best, given = [], 0, None, dict(start or {})

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import runs
-from promise_jax import checkpoint, distributed, evaluate, experiment, files, sharding
+from promise_jax import checkpoint, distributed, experiment, files, placing, sharding
 from promise_jax.data import feed
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_rows_read_on_the_host_are_those_gathered_on_the_device(eight_devices):
   rows, method = runs.rows(source, protocol="exact(0.5)"), runs.linear(source.spec)
   (stage,) = method.stages
   ready = feed.host_rows(rows, runs.settings(), stage, (0, 20), 5)
-  data = evaluate.rows_of(rows.split)
+  data = placing.rows_of(rows.split)
   asked = feed.with_rows(ready, data, eight_devices)["chosen"]
   x = asked["rows"]["inputs"]["m0"]
   assert x.shape == (2, 5, 16, 4)

@@ -13,6 +13,7 @@ from promise_jax import (
   files,
   methods,
   missing,
+  placing,
   sentiment_metrics,
   settings,
 )
@@ -83,7 +84,7 @@ def test_a_block_and_its_padding_do_not_matter(
   """23 rows at once, as 4 blocks of 6 and 5 of 5, the last with padding, and 3 of 8,
   which spread over 8 devices."""
   for block, mesh in ((7, one_device), (5, one_device), (8, eight_devices)):
-    padded = evaluate.padded(split, mesh, block)
+    padded = placing.padded(split, mesh, block)
     assert len(padded["id"]) == {7: 24, 5: 25, 8: 24}[block]
     assert padded["valid"].sum() == 23
     seed = jax.tree.map(lambda x: x[1], params)

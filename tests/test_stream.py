@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import runs
-from promise_jax import checkpoint, evaluate, sharding, train
+from promise_jax import checkpoint, placing, sharding, train
 from promise_jax.data import ahead, feed
 from promise_jax.nn import encoders
 from promise_jax.types import Method
@@ -44,7 +44,7 @@ def test_a_split_larger_than_the_device_is_told(monkeypatch, one_device):
   with pytest.raises(ValueError, match="rows take 0.0 GB on every .* set data.stream"):
     train.fit(*given, mesh=one_device)
   monkeypatch.undo()
-  assert sharding.size_of(evaluate.rows_of(rows.split)) == 48 * (32 + 2 + 8)
+  assert sharding.size_of(placing.rows_of(rows.split)) == 48 * (32 + 2 + 8)
   assert sharding.room(one_device) > 2**20
 
 
@@ -90,9 +90,9 @@ def test_images_are_prepared_on_their_way(one_device, eight_devices):
   photo = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
   index = rng.integers(0, 140, (2, 3, 32))
   method = Method(None, None, (), encoders.prepare)
-  every = evaluate.put(method, {"inputs": {"p": photo}}, one_device)["inputs"]["p"]
+  every = placing.put(method, {"inputs": {"p": photo}}, one_device)["inputs"]["p"]
   x = sharding.put_own(photo[index], np.arange(32), 32, eight_devices)
-  made = evaluate.of_calls(method, eight_devices)({"p": x})["p"]
+  made = placing.of_calls(method, eight_devices)({"p": x})["p"]
   assert made.sharding.is_equivalent_to(x.sharding, made.ndim)
   np.testing.assert_array_equal(np.asarray(made), np.asarray(every)[index])
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from bench import workloads
-from promise_jax import evaluate, optim, sharding, train, updates
+from promise_jax import optim, placing, sharding, train, updates
 from promise_jax.data import feed
 from promise_jax.types import Clock, Method, PyTree, Stage
 
@@ -54,10 +54,10 @@ def made(
   span = (0, config.steps)
   # From the middle: what comes in by and by (Robult's guesses) is at work.
   ready = feed.host_rows(rows, config, stage, span, config.steps // 2)
-  data = evaluate.put(method, evaluate.rows_of(rows.split), mesh)
-  valid = evaluate.padded(workloads.split(load, VALID, seed=1), mesh)
+  data = placing.put(method, placing.rows_of(rows.split), mesh)
+  valid = placing.padded(workloads.split(load, VALID, seed=1), mesh)
   ready = sharding.put(ready, sharding.replicated(mesh))
-  args = (ready, keys_of(rows.seeds), data, evaluate.put(method, valid, mesh))
+  args = (ready, keys_of(rows.seeds), data, placing.put(method, valid, mesh))
   call = train.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
   call = train.compiled(call, (carry, *args), speed, once=load.quick)

@@ -1,0 +1,113 @@
+"""Rows of a split where they are needed: on the devices, prepared, in equal blocks."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from promise_jax import sharding
+from promise_jax.types import Array, Method, Split, as_they_are
+
+BLOCK = 256  # rows predicted at once
+PREPARED = 128  # rows that `encoders.prepare` takes at once
+
+
+def rows_of(split: Split) -> dict:
+  """The arrays of a split as the jitted programs take them."""
+  return {
+    "inputs": split.inputs,
+    "length": split.length,
+    "recorded": split.recorded,
+    "label": split.label,
+    "id": split.id.astype(np.int32),
+  }
+
+
+def block_of(mesh: Mesh, most: int = BLOCK) -> int:
+  """Rows of a block: at most `most`, and the same number for every device."""
+  devices = mesh.devices.size
+  return max(most // devices, 1) * devices
+
+
+def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
+  """`rows_of`, padded with zeros to equal blocks of at most `block_of` rows, each of
+  which divides over the devices, with `valid` bool[N] False on the padding."""
+  count, devices = len(split.id), mesh.devices.size
+  blocks = -(-count // block_of(mesh, most))
+  size = blocks * devices * -(-count // (blocks * devices)) if blocks else 0
+  rows = rows_of(split) | {"valid": np.ones(count, bool)}
+
+  def pad(x):
+    return np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)])
+
+  return jax.tree.map(pad, rows)
+
+
+def put(method: Method, rows: dict, mesh: Mesh) -> dict:
+  """`rows` on every device, their inputs as `method.prepare` makes them."""
+  everywhere = sharding.replicated(mesh)
+  rows = sharding.put(rows, everywhere)
+  if method.prepare is as_they_are:
+    return rows
+  prepare = functools.partial(prepared, method)
+  return rows | {"inputs": jax.jit(prepare, out_shardings=everywhere)(rows["inputs"])}
+
+
+def on_host(method: Method, rows: dict) -> dict:
+  """`rows` in host memory, their inputs as `method.prepare` makes them."""
+  if method.prepare is as_they_are:
+    return rows
+  prepare = jax.jit(functools.partial(prepared, method))
+  return rows | {"inputs": jax.device_get(prepare(rows["inputs"]))}
+
+
+def prepared(method: Method, inputs: dict) -> dict:
+  """`method.prepare` in whole blocks of `PREPARED` rows, two or more: a smaller one, or
+  one alone, is compiled to another order of sums, and the last bits of a row would
+  depend on its company. (Those of an image whose sides are no multiples of 8 depend on
+  its place in the block all the same: its features are products of matrices.)"""
+  (count,) = {len(x) for x in inputs.values()}
+  size = PREPARED * max(-(-count // PREPARED), 2)
+
+  def pad(x: Array) -> Array:
+    return jnp.pad(x, [(0, size - count)] + [(0, 0)] * (x.ndim - 1))
+
+  made = method.prepare(jax.tree.map(pad, inputs))
+  return jax.tree.map(lambda x: x[:count], made)
+
+
+def of_calls(method: Method, mesh: Mesh) -> Callable[[dict], dict]:
+  """`method.prepare` for the inputs {modality: [S, K, B, ...]} of streamed calls: each
+  device prepares its own rows."""
+  if method.prepare is as_they_are:
+    return as_they_are
+
+  def own(inputs: dict) -> dict:
+    (lead,) = {x.shape[:3] for x in inputs.values()}
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), inputs)
+    made = prepared(method, flat)
+    return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), made)
+
+  by_row = P(None, None, "data")
+  return jax.jit(
+    jax.shard_map(own, mesh=mesh, in_specs=by_row, out_specs=by_row, check_vma=False)
+  )
+
+
+def check_room(method: Method, rows: dict, mesh: Mesh) -> None:
+  """ValueError if `put` of `rows`, those of the train split, takes more memory than a
+  device has left; nothing where a device does not say."""
+  need = sharding.size_of(rows)
+  if method.prepare is not as_they_are:  # both are there while one is made of the other
+    need += sharding.size_of(jax.eval_shape(method.prepare, rows["inputs"]))
+  room = sharding.room(mesh)
+  if room is not None and need > room:
+    raise ValueError(
+      f"the train rows take {need / 1e9:.1f} GB on every device, where "
+      f"{room / 1e9:.1f} GB are free; set data.stream (data.load(..., stream=True)), "
+      "then they are read from disk while training"
+    )
