@@ -3,10 +3,16 @@
 import gc
 import os
 import pathlib
+from importlib.metadata import version
 
 # Before JAX starts: the number of devices cannot change later.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# The programs of the tests run a few times only, and this emitter is half of what it
+# takes to compile them; later versions do not know the flag.
+if version("jaxlib").startswith("0.10."):
+  flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+  os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
