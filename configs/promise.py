@@ -3,7 +3,8 @@
   python launch/train.py --config configs/promise.py
   python launch/train.py --config configs/promise.py:modalities=image+text+props
   python launch/train.py --config configs/promise.py:dataset=mfeat
-  python launch/train.py --config configs/promise.py:dataset=features.npz,preset=clip
+  python launch/train.py --config \
+    configs/promise.py:dataset=features.npz,modalities=image+text,preset=clip
 
 Default: pictures of emoji and their names, 8 classes, all rows labelled; in training
 35 % of the rows have only the picture, 35 % only the name (the protocol of the MAP

@@ -91,7 +91,8 @@ def hypergradient(
 
 
 def adam_counts(opt_state: optax.OptState) -> list[Array]:
-  """The step counts i32[] of every Adam in an optimiser state."""
+  """The step counts i32[] of every Adam in an optimiser state, which it knows by
+  optax's `ScaleByAdamState` and by nothing else."""
 
   def is_adam(node):
     return isinstance(node, optax.ScaleByAdamState)

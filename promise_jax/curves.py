@@ -59,12 +59,16 @@ def by_modality(lines) -> dict[str, dict[str, list[str]]]:
 
 def upper_levels(lines) -> list[str]:
   """How far the upper level of each method that has one has moved in the end: a
-  sentence a method, from the term "moved" = |beta - beta0| of its last lines."""
+  sentence a method, from the term "moved" = |beta - beta0| of its last lines, each of
+  which is a mean over the steps of the last call of training."""
   out = []
   for method in in_order(r["method"] for r in lines if "moved" in r):
     own = [r for r in lines if r["method"] == method]
     last = max(r["step"] for r in own)
     end = cell([number(r["moved"]) for r in own if r["step"] == last])
     did = "moved" if end.mean > STILL else "did not move"
-    out.append(f"{method}: the upper level {did}, |beta - beta0| = {end.mean:.3f}")
+    out.append(
+      f"{method}: the upper level {did}, |beta - beta0| = {end.mean:.3f} on average "
+      "over the last call of training"
+    )
   return out

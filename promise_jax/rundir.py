@@ -6,7 +6,8 @@ checkpoints/     one folder an arm
 init.json        what arms took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and jitted call of training
 predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
-rows.json        how many rows and groups every split has, how many are labelled
+rows.json        how many rows and groups every split has, how many are labelled, the
+                 part of the train rows that lack each modality, and all of them
 comparison.json  the method against its best control, with intervals and verdicts
 speed.jsonl      a line an arm: compile time, rate, peak memory so far
 report.html      all of it, to look at

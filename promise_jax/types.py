@@ -52,8 +52,8 @@ class Spec(NamedTuple):
   """All that a method and a later reader of its checkpoint must know of the data.
 
   `standardise` maps a modality to (mean, std), each f32[D] over its last axis, fitted
-  on present train values; a modality that is not named is left as it is. `labelled` is
-  how many train rows of a seed carry a label.
+  on all train values that are recorded, before a protocol hides any; a modality that is
+  not named is left as it is. `labelled` is how many train rows of a seed carry a label.
   """
 
   modalities: tuple[Modality, ...]

@@ -35,6 +35,13 @@ def few_memory_maps(request):
     gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_effort(request):
+  """Programs are not optimised but in a file that trains for long, `LONG`."""
+  long = getattr(request.module, "LONG", False)
+  jax.config.update("jax_disable_most_optimizations", not long)
+
+
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
   """For files that train one program many times, by `pytestmark`: see `runs`."""

@@ -1,6 +1,7 @@
 """Tiny data, settings and toy methods that the tests of training share."""
 
 import contextlib
+import os
 import signal
 
 import jax
@@ -58,6 +59,13 @@ def compile_once(folder):
       yield
   finally:
     apply(before)
+
+
+def alone() -> dict[str, str]:
+  """The environment of a process that runs for seconds: one device, and programs that
+  are not optimised."""
+  own = {"JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+  return os.environ | own
 
 
 def get_config(arguments: str = ""):

@@ -8,6 +8,7 @@ from promise_jax.data import feed
 from promise_jax.methods import fusion
 
 SEEDS = (0, 1, 2)
+LONG = True
 
 
 def full_accuracy(dataset: data.Dataset, mesh) -> float:

@@ -80,12 +80,10 @@ def command(*flags: str) -> list[str]:
 def environment(tmp_path_factory):
   """One device, and programs compiled once for all processes."""
   folder = tmp_path_factory.mktemp("compiled")
-  return os.environ | {
-    "JAX_NUM_CPU_DEVICES": "1",
+  return runs.alone() | {
     "JAX_COMPILATION_CACHE_DIR": str(folder),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # what is run for a second
   }
 
 

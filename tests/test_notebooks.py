@@ -1,12 +1,13 @@
 """Every notebook runs from top to bottom and is committed without outputs."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import runs
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -52,6 +53,6 @@ def test_notebook_runs(path, tmp_path):
     capture_output=True,
     text=True,
     timeout=300,
-    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+    env=runs.alone(),
   )
   assert done.returncode == 0, done.stderr[-3000:]

@@ -22,17 +22,24 @@ CASES = {
   "full": SIZES | {"encoder": "steps", "norm": True, "strength": 1.0},
   "plain": SIZES | STILL | {"encoder": "steps", "fncl": 0.0, "cccl": 0.0},
   "masked": SIZES | STILL | {"encoder": "frozen", "generate": "none"},
-  "summed": SIZES | STILL | {"encoder": "frozen", "fuse": "sum", "project": "identity"},
+  "summed": SIZES | STILL | {"encoder": "frozen", "generate": "memory"},
 }
+CASES["masked"] |= {"positives": "cross_modal", "project": "shared"}
+CASES["summed"] |= {"fuse": "sum", "project": "identity"}
 SPEC = batches.spec()
+# Features: a vector, up to six steps, a vector.
+FROZEN = batches.spec(
+  modalities=(batches.VECTORS[0], batches.KINDS[2], batches.VECTORS[2])
+)
+SPECS = {"masked": FROZEN, "summed": FROZEN}
 
 
 @functools.cache
 def start(name: str):
-  """(config, net, method, parameters) on three vectors."""
-  config = promise.PromiseConfig(**CASES[name])
-  net = promise.PromiseNet(SPEC.modalities, SPEC.task.outputs, config)
-  method = promise.promise(config, SPEC)
+  """(config, net, method, parameters) on three modalities."""
+  config, spec = promise.PromiseConfig(**CASES[name]), SPECS.get(name, SPEC)
+  net = promise.PromiseNet(spec.modalities, spec.task.outputs, config)
+  method = promise.promise(config, spec)
   return config, net, method, batches.parameters(method)
 
 
@@ -137,37 +144,43 @@ def slow_logits(p, rows, fuse):
   return dense(p["head"], np.tanh(dense(p["pool"], fused)))
 
 
-def slow_tokens(config, p, batch, row, i):
-  """z of a modality that is there: one step of a vector."""
-  x, p = batch["inputs"][SPEC.names[i]][row][None], p[f"encode_{i}"]
-  last = "Dense_0"
+def slow_tokens(config, p, batch, row, m):
+  """z of a modality that is there, of weights `p`: the step of a vector, or the real
+  steps of a sequence, with their positions."""
+  x, place, last = batch["inputs"][m.name][row][None], 0, "Dense_0"
+  if m.kind == "sequence":
+    x = x[0, : batch["length"][m.name][row]]
+    place = steps.positions(*m.shape[:1], config.hidden)[: len(x)]
   if config.encoder == "steps":
     x, last = gelu(dense(p["Dense_0"], x)), "Dense_1"
-  return dense(p[last], norm(p, "Norm_0", x)) + np.asarray(p["modality"], float)
+  z = dense(p[last], norm(p, "Norm_0", x)) + np.asarray(p["modality"], float)
+  return z + place
 
 
 @pytest.mark.parametrize("name", ["full", "masked", "summed"])
 def test_the_network_is_its_equations(name):
-  config, _, _, params = start(name)
-  p, batch = params["params"], batches.mixed(SPEC)
+  (config, _, _, params), spec = start(name), SPECS.get(name, SPEC)
+  p, batch = params["params"], batches.mixed(spec)
   tokens, real, (instance, label), logits = applied(name)(params, batch)
   for n in range(batches.ROWS):
     rows = []
-    for i in range(3):
+    for i, m in enumerate(spec.modalities):
       mine = np.asarray(tokens[i][n])[np.asarray(real[i][n])]
       if batch["present"][n, i]:  # what is there passes unchanged
-        np.testing.assert_allclose(
-          mine, slow_tokens(config, p, batch, n, i), 1e-4, 1e-5
-        )
-      else:  # two prompts, of `nn.prompts`, or nothing
-        assert len(mine) == (0 if config.generate == "none" else 2)
+        z = slow_tokens(config, p[f"encode_{i}"], batch, n, m)
+        np.testing.assert_allclose(mine, z, 1e-4, 1e-5)
+      else:  # of `nn.prompts`: two prompts, what the sources have, or nothing
+        there = batch["present"][n]
+        step = [batch["length"].get(m.name, [1] * 16)[n] for m in spec.modalities]
+        count = {"query": 2, "memory": there @ step, "none": 0}
+        assert len(mine) == count[config.generate]
       rows.append(mine.astype(float))
     expected = slow_logits(p, rows, config.fuse)
     np.testing.assert_allclose(logits[n], expected, 1e-4, 1e-5)
     mean = np.stack([r.mean(0) if len(r) else np.zeros(4) for r in rows])
     for found, which in ((instance, "instance"), (label, "label")):
-      phi = mean
-      if config.project == "separate":
+      which, phi = "instance" if config.project == "shared" else which, mean
+      if config.project != "identity":
         phi = dense(p[which]["Dense_1"], gelu(dense(p[which]["Dense_0"], mean)))
       np.testing.assert_allclose(found[n], phi, 1e-4, 1e-5)
 
@@ -188,20 +201,27 @@ def supcon(code, pairs, temperature):
 
 @pytest.mark.parametrize("name", ["masked", "summed"])
 def test_the_loss_is_its_equations(name):
-  """Two equal views: elements of one row pull in FNCL, of one class and modality in
-  CCCL; of rows with nothing, and with `none` of what is absent, there are no elements;
-  unlabelled rows are in FNCL alone."""
+  """Two equal views: elements of one row pull in FNCL, all or across modalities, of one
+  class and modality in CCCL; of rows with nothing, and with `none` of what is absent,
+  there are no elements; unlabelled rows are in FNCL alone; what is absent is NaN."""
   config, _, _, params = start(name)
-  batch = batches.mixed(SPEC)
+  batch = batches.mixed(SPECS[name])
   _, _, codes, logits = applied(name)(params, batch)
-  loss, terms, _ = differentiate(name, batch)
+  unread = batches.poisoned(batch, SPECS[name], batch["present"])
+  loss, terms, grads = differentiate(name, unread)
+  assert 0 < size(grads) < math.inf
   counts = batch["present"] & batch["valid"][:, None]
   if config.generate != "none":
     counts = np.repeat(counts.any(1, keepdims=True), 3, axis=1)
   twice = [(n, m) for n, m in np.argwhere(counts) for _ in range(2)]
   code = np.array([codes[0][n, m] for n, m in twice], float)
-  same = lambda a, b: twice[a][0] == twice[b][0]
-  fncl = supcon(code, same, config.temperature)
+  across = config.positives == "cross_modal"
+
+  def pull(a, b):
+    (i, m), (j, n) = twice[a], twice[b]
+    return i == j and (m != n or not across)
+
+  fncl = supcon(code, pull, config.temperature)
   np.testing.assert_allclose(terms["fncl"], fncl, 1e-4)
   each = []
   for m in range(3):
@@ -237,6 +257,35 @@ def test_prompts_learn_from_rows_that_lack_their_modality():
   moves = [size(fill[f"absent_{i}"]["prompts"]) > 0 for i in range(3)]
   assert moves == [False, True, False]
   assert size(fill["absent_1"]) > 0 == size(fill["absent_0"]) == size(fill["absent_2"])
+
+
+def test_what_is_hidden_cannot_matter_in_training():
+  """Acceptance test 1: what is recorded and hidden may be anything."""
+  batch = batches.mixed(SPEC)
+  there = batch["present"]
+  assert (batch["recorded"] & ~there).sum() > 3
+  found = differentiate("full", batches.poisoned(batch, SPEC, there))
+  assert set(found[1]) == {"sup", "fncl", "cccl"} and np.isfinite(found[0])
+  assert 0 < size(found[2]) < math.inf
+  expected = differentiate("full", batches.zeroed(batch, SPEC, there))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("generate", ["constant", "zeros"])
+def test_the_controls_have_as_many_steps_as_prompts(generate):
+  """Where the modality itself has no more, in shapes alone; and they have a loss."""
+  values = CASES["summed"] | {"generate": generate}
+  config, batch = promise.PromiseConfig(**values), batches.mixed(FROZEN)
+  net = promise.PromiseNet(FROZEN.modalities, FROZEN.task.outputs, config)
+  method = promise.promise(config, FROZEN)
+  params = batches.parameters(method)
+  filled = functools.partial(net.apply, method="filled")
+  tokens, real = jax.eval_shape(filled, params, batch, batch["present"])
+  assert [x.shape for x in tokens] == [(batches.ROWS, t, 4) for t in (2, 6, 2)]
+  assert [x.shape for x in real] == [(batches.ROWS, t) for t in (2, 6, 2)]
+  args = params, {}, batch, jax.random.key(0), batches.clock(0)
+  loss, (_, terms) = jax.eval_shape(method.stages[0].loss, *args)
+  assert loss.shape == () and set(terms) == {"sup", "fncl", "cccl"}
 
 
 def test_hidden_parts_of_complete_rows_are_generated_too():
@@ -305,17 +354,30 @@ def test_positions_are_sines_and_cosines():
 
 
 def test_prompts_have_a_rate_of_their_own_and_no_decay():
+  """Ten times the rate with the preset, in the update of its method: the gradient of
+  this loss is 1."""
   tree = {"a": {"prompts": jnp.ones((2, 2)), "kernel": jnp.ones((2, 2))}}
-  tx = optim.scaled(optax.sgd(0.5), "prompts", 10.0)
-  step, _ = tx.update(tree, tx.init(tree), tree)
-  assert float(step["a"]["prompts"][0, 0]) == -5
-  assert float(step["a"]["kernel"][0, 0]) == -0.5
+  method = methods.build("promise", settings.PRESETS["clip"]["promise"], SPEC)
+  loss = lambda params, *_: (sum(map(jnp.sum, jax.tree.leaves(params))), ({}, {}))
+  stage, tx = method.stages[0]._replace(loss=loss), optax.sgd(0.5)
+  now, _ = stage.update(stage, tx)(types.State(tree, {}, tx.init(tree)), *[None] * 3)
+  assert float(now.params["a"]["prompts"][0, 0]) == 1 - 5
+  assert float(now.params["a"]["kernel"][0, 0]) == 1 - 0.5
   assert optim.decayed(tree) == {"a": {"prompts": False, "kernel": True}}
 
 
 def test_the_preset_clip_has_its_sizes():
-  """Two modalities, features of 512 and 768: the numbers of section 4 of the figures
-  that are ours, worked out by hand."""
+  """Two modalities, features of 512 and 768: its values as they were chosen, and how
+  many parameters that makes, worked out by hand."""
+  assert promise.CLIP == {
+    **{"encoder": "frozen", "hidden": 512, "heads": 8, "dropout": 0.1, "norm": True},
+    **{"prompts": 16, "generator_layers": 1, "cross_layers": 2, "self_layers": 2},
+    **{"code": 128, "temperature": 0.07, "fncl": 0.1, "cccl": 0.1},
+    **{"views": 2, "strength": 1.0, "hide": False, "prompt_rate": 10.0},
+  }
+  assert settings.TRAINING["clip", "promise"] == {
+    "optim": {"lr": 1e-4, "weight_decay": 0.02, "warmup": 0.1}
+  }
   text = types.Modality("text", "sequence", (77, 512))
   image = types.Modality("image", "sequence", (197, 768))
   spec = types.Spec((text, image), types.Task("classes", 101))
@@ -350,6 +412,13 @@ def test_the_preset_clip_has_its_sizes():
 def test_settings_without_meaning(values, says):
   with pytest.raises(ValueError, match=says):
     methods.build("promise", values, SPEC)
+
+
+def test_text_is_the_first_of_tokens_or_what_is_called_so():
+  config, index = promise.PromiseConfig(positives="fig_edges"), promise.text_index
+  named = batches.VECTORS[0]._replace(name="text")
+  assert index(config, batches.spec(modalities=batches.KINDS)) == 1
+  assert index(config, batches.spec(modalities=(*batches.VECTORS[1:], named))) == 2
 
 
 def test_a_codebook_needs_somebody_to_ask_it():

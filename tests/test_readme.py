@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import runs
 from promise_jax import comparison, missing, settings
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +33,8 @@ def test_python_examples_run_from_a_clean_start(number, tmp_path):
   script = tmp_path / "example.py"
   script.write_text(PYTHON[number], "utf-8")
   command = [sys.executable, "-W", "error", str(script)]
-  done = subprocess.run(
-    command, capture_output=True, text=True, timeout=300, cwd=tmp_path
-  )
+  more = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path}
+  done = subprocess.run(command, env=runs.alone(), **more)
   assert done.returncode == 0, done.stderr
 
 

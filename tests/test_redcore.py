@@ -16,13 +16,22 @@ import pytest
 
 import batches
 import runs
-from promise_jax import bilevel, checkpoint, methods, missing, optim, train, updates
+from promise_jax import (
+  bilevel,
+  checkpoint,
+  curves,
+  methods,
+  missing,
+  optim,
+  train,
+  updates,
+)
 from promise_jax.data import feed
 from promise_jax.losses import bottleneck
 from promise_jax.losses import task as tasks
 from promise_jax.methods import redcore
 from promise_jax.nn import encoders, imputers
-from promise_jax.types import Clock, State
+from promise_jax.types import Clock, Mean, State
 
 SIZES = {"hidden": 4, "imputer": 8, "links": 2, "head_hidden": 5}
 STILL = {"subsets": 0}
@@ -251,8 +260,8 @@ def test_the_loss_equals_a_slow_loop(preset):
     sup, single, each, rows = slow_terms(config, params, batch, z, masks, *kept)
     some = batch["labelled"] & (batch["present"].any(axis=1) | config.count_empty)
     assert rows == some.sum() * (1 + config.subsets)
-    if moves:
-      beta, ema = slow_beta(config, step, beta, ema, each)
+    moved, ema = slow_beta(config, step, beta, ema, each)
+    beta = moved if moves else beta
     expected = sup + config.unimodal * single + config.impute * sum(beta * each)
     expected += 8e-4 * slow_bottleneck(batch, mean, logvar) * config.vib
     total, (aux, terms) = losses(preset)(params, aux, batch, key, batches.clock(0.5))
@@ -261,6 +270,14 @@ def test_the_loss_equals_a_slow_loop(preset):
     assert float(tasks.ratio(terms["sup"])) == pytest.approx(sup, rel=1e-4)
     found = [tasks.ratio(terms[f"imputation/{name}"]) for name in "abc"]
     np.testing.assert_allclose(found, each, 1e-4)
+    # What is told of the upper level.
+    found = [[terms[f"{k}/{name}"] for name in "abc"] for k in ("beta", "advantage")]
+    np.testing.assert_allclose(found[0], beta, 1e-4)
+    np.testing.assert_allclose(found[1], (ema.mean() - ema) / ema.mean(), 1e-3, 1e-4)
+    assert ("moved" in terms) == moves
+    if moves:
+      far = math.sqrt(sum((beta - 3**-0.5) ** 2))
+      assert float(terms["moved"]) == pytest.approx(far, rel=1e-3, abs=1e-5)
 
 
 def test_a_modality_that_never_occurs_does_not_move_its_average():
@@ -341,16 +358,47 @@ def weights(*names: str):
   return some | {"impute": np.array(each, np.float32)}
 
 
+def reached(grads) -> set[str]:
+  """The modules whose gradient is not 0."""
+  parts = grads["params"].items()
+  return {name for name, part in parts if any(x.any() for x in runs.numbers(part))}
+
+
 @pytest.mark.parametrize(("preset", "term", "shown"), FLOW, ids=str)
 def test_what_a_term_teaches(preset, term, shown):
   params = start(preset)[2]
   _, grads = gradients(preset)(params, weights(term), showing(*shown))
-  reached = {
-    name
-    for name, part in grads["params"].items()
-    if any((np.asarray(x) != 0).any() for x in jax.tree.leaves(part))
+  assert reached(grads) == FLOW[preset, term, shown]
+
+
+@functools.cache
+def gradient_of_a_head(preset: str):
+  """(parameters, head i32[], batch) -> gradient of the loss of that single head."""
+  net = start(preset)[0]
+
+  def one(params, head, batch):
+    shown = batch["present"]
+    apply = functools.partial(net.apply, params)
+    z, _, _ = apply(batch, shown, noise=jax.random.key(0), method="latents")
+    r = bottleneck.composite(z, apply(z, shown, method="imputed"), shown)
+    logits = apply(r, method="classify_each")[head]
+    return jnp.mean(tasks.supervised(logits, batch["label"], SPEC.task))
+
+  return batches.compiled(jax.grad(one))
+
+
+@pytest.mark.parametrize("head", range(3))
+def test_what_a_single_head_teaches(head):
+  """Itself and the encoder of what is there, or the imputer of what is not and the
+  encoders of its sources; no other head."""
+  others = {f"encode_{i}" for i in range(3) if i != head}
+  expected = {
+    (0, 1, 2): {f"encode_{head}"},
+    tuple(i for i in range(3) if i != head): {f"impute_{head}"} | others,
   }
-  assert reached == FLOW[preset, term, shown]
+  for shown, modules in expected.items():
+    grads = gradient_of_a_head("clean")(start("clean")[2], head, showing(*shown))
+    assert reached(grads) == {f"single_{head}"} | modules
 
 
 def test_the_weights_of_the_terms_are_constants():
@@ -375,6 +423,33 @@ def test_losses_and_gradients_are_finite(preset, shown):
   assert all(np.isfinite(x).all() for x in (total, *jax.tree.leaves(grads)))
   if shown == () and preset == "clean":
     assert total == 0
+
+
+def test_one_modality_is_enough():
+  """There is nothing to impute from: its embedding is taught, its encoder is not."""
+  spec = batches.spec(modalities=batches.VECTORS[:1])
+  config = redcore.RedcoreConfig(**SIZES)
+  method, beta = redcore.redcore(config, spec), redcore.start(config, 1)
+  params = batches.parameters(method)
+  aux = {"upper": beta, "control": redcore.controller(config).init(beta)}
+  batch = batches.mixed(spec)
+
+  def pull(params, aux, cotangent):
+    def f(params):
+      at = batch, jax.random.key(0), batches.clock(0.5)
+      total, (now, terms) = method.stages[0].loss(params, aux, *at)
+      return (total, tasks.ratio(terms["imputation/a"])), now
+
+    found, back, now = jax.vjp(f, params, has_aux=True)
+    return found, back(cotangent)[0], now
+
+  run, one, no = batches.compiled(pull), jnp.ones(()), jnp.zeros(())
+  found, grads, now = run(params, aux, (one, no))
+  assert all(np.isfinite(x).all() for x in runs.numbers((found, grads, now)))
+  assert reached(grads) == {"encode_0", "joint", "single_0", "absent"}
+  assert now["upper"] == 1 and run(params, now, (one, no))[2]["upper"] == 1
+  _, grads, _ = run(params, aux, (no, one))
+  assert reached(grads) == {"absent"}
 
 
 # The presets.
@@ -587,19 +662,48 @@ def fitted(mesh, upper=LEVELS[0], protocol="exact(0.5)", rows=None, **more):
 
 @pytest.fixture(scope="module", params=LEVELS)
 def whole(request, one_device):
-  """The upper level, and a run that nothing interrupts."""
-  return request.param, fitted(one_device, request.param)
+  """The upper level, a run that nothing interrupts, and the lines of its log."""
+  lines = []
+  fit = fitted(one_device, request.param, log=lines.extend)
+  return request.param, fit, [{"method": "redcore"} | line for line in lines]
 
 
 def test_beta_moves_on_the_sphere(whole):
-  _, fit = whole
+  _, fit, _ = whole
   beta = np.asarray(fit.aux["upper"])
   np.testing.assert_allclose(np.linalg.norm(beta, axis=1), 1, 1e-5)
   assert (beta > 0.05).all() and (np.abs(beta - 2**-0.5) > 1e-3).all()
 
 
+def test_the_log_tells_of_the_upper_level(whole):
+  _, _, lines = whole
+  names = ["m0", "m1"]
+  groups = dict.fromkeys(("beta", "advantage", "imputation"), names)
+  assert curves.by_modality(lines) == {"redcore": groups}
+  (sentence,) = curves.upper_levels(lines)
+  assert sentence.startswith("redcore: the upper level moved, |beta - beta0| = 0.")
+
+
+def test_an_upper_level_without_steps_does_not_move():
+  config = redcore.RedcoreConfig(step=0.0)
+  control, beta = redcore.controller(config), redcore.start(config, 3)
+  state, lines = control.init(beta), []
+  losses = Mean(jnp.array([1.0, 2.0, 3.0]), jnp.ones(3))
+  for step in (1, 2):
+    move, state = control.update(losses.total, state, beta)
+    beta = optax.apply_updates(beta, move)
+    terms = redcore.told(config, SPEC, beta, state[0], losses)
+    numbers = {"step": step, "moved": float(terms["moved"])}
+    lines.append({"method": "redcore(step=0.0)"} | numbers)
+  (sentence,) = curves.upper_levels(lines)
+  assert "did not move, |beta - beta0| = 0.000" in sentence
+  assert "moved" not in redcore.told(
+    redcore.RedcoreConfig(upper="none"), SPEC, beta, state[0], losses
+  )
+
+
 def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
-  upper, fit = whole
+  upper, fit, _ = whole
   with checkpoint.opened(tmp_path) as manager, pytest.raises(train.Stopped) as stopped:
     fitted(one_device, upper, manager=manager, stop=lambda: signal.SIGTERM)
   assert stopped.value.step == 5
@@ -612,7 +716,7 @@ def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
 @pytest.mark.parametrize("whole", ["hypergradient"], indirect=True)
 def test_eight_devices_compute_what_one_does(whole, eight_devices):
   """Two rows a device: how many have a modality differs from one to the next."""
-  upper, fit = whole
+  upper, fit, _ = whole
   found = fitted(eight_devices, upper)
   np.testing.assert_array_equal(found.at, fit.at)
   runs.assert_close(found.params, fit.params, rtol=1e-4, atol=1e-5)
@@ -625,10 +729,32 @@ def test_training_ends_finite(one_device, rate):
   assert all(np.isfinite(x).all() for x in runs.numbers((fit.params, fit.aux)))
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_steps_with_the_settings_of_the_authors_are_finite(rng, rate):
+  """At .9 most rows are empty, and some batches lack a modality."""
+  net, _, params, aux = start("authors")
+  config, lacks = net.config, 0
+  tx = optim.clipped_by_module(optax.sgd(0.1), config.clip)
+  step_of = batches.compiled(tx.update)
+  state, weight = tx.init(params), weights("sup", "single")
+  for step in range(10):
+    batch, key = batches.complete(SPEC, seed=step), jax.random.key(step)
+    batch = batch | {"present": rng.random((batches.ROWS, 3)) >= rate}
+    lacks += not batch["present"].any(axis=0).all()
+    total, (aux, _) = losses("authors")(params, aux, batch, key, batches.clock(0.5))
+    weight |= {"kl": np.float32(config.kl), "impute": config.impute * aux["upper"]}
+    _, grads = gradients("authors")(params, weight, batch)
+    moves, state = step_of(grads, state, params)
+    params = jax.tree.map(np.add, params, moves)
+    assert all(np.isfinite(x).all() for x in runs.numbers((total, params, aux)))
+  assert (lacks > 0) == (rate > 0)
+
+
 @pytest.mark.parametrize("whole", ["relative_advantage"], indirect=True)
 def test_what_the_protocol_hides_is_never_seen(whole, one_device):
-  """NaN where it hides a row from both seeds changes no bit."""
-  upper, fit = whole
+  """NaN where it hides a row from both seeds changes no bit. Not so of the mean and
+  deviation of the data set, fitted before on all recorded train values."""
+  upper, fit, _ = whole
   rows = runs.rows(runs.dataset(), protocol="exact(0.5)")
   kept = feed.train_mask(rows, 0) | feed.train_mask(rows, 1)
   inputs = {

@@ -10,9 +10,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import batches
+from promise_jax import optim
 from promise_jax.methods import redcore
 from promise_jax.nn import imputers, transformer
 from promise_jax.types import Modality
@@ -239,3 +241,26 @@ def test_the_authors_weights_are_he_normal():
   unit = np.concatenate(unit)
   # Beyond 2.3 deviations there is nothing of a truncated normal, here 2.1 %.
   assert np.mean(np.abs(unit) > 2.3) == pytest.approx(0.0214, rel=0.1)
+
+
+def test_the_gradient_of_nothing_explodes_at_the_start():
+  """E(0) has no activations at first, and every layer norm multiplies their gradient by
+  about 300. Clipped by the module's own norm it is finite."""
+  net = transformer.Transformer(Modality("v", "vector", (4,)), 64, 8, 3, False)
+  clip = optim.clipped_by_module(optax.identity(), 1.0)
+  x, nobody = np.ones((2, 4), np.float32), np.zeros(2, bool)
+
+  def run(key):
+    params = net.init(key, x, nobody)["params"]
+    of = lambda p: jnp.sum(net.apply({"params": p}, x, nobody))
+    grads = {"params": {"encode": jax.grad(of)(params)}}
+    return grads, clip.update(grads, optax.EmptyState())[0]
+
+  grads, clipped = batches.compiled(run)(jax.random.key(0))
+
+  def norm(tree):
+    leaves = [np.asarray(x, float) for x in jax.tree.leaves(tree)]
+    return math.sqrt(sum(np.vdot(x, x) for x in leaves))
+
+  assert 1e6 < norm(grads) < math.inf
+  assert norm(clipped) == pytest.approx(1, rel=1e-3)

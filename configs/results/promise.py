@@ -18,8 +18,12 @@ OTHERS = (
   "promise(generate=constant)",
   "promise(generate=memory)",
   "promise(generate=mix)",
+  "promise(generate=zeros)",
   "promise(generate=none)",
   "promise(hide=false)",
+  # The method figure, with the weights and the temperature of the preset "clip".
+  "promise(cross_layers=1,self_layers=1,strength=1.0,norm=true,views=2,hide=false,"
+  "prompts=8,fncl=0.1,cccl=0.1,temperature=0.07)",
 )
 # What the default leaves out, on the default data.
 LEFT_OUT = ("promise(cross_layers=1,self_layers=1)", "promise(strength=0.5)")

@@ -6,13 +6,16 @@ learned, one set of prompts a modality, which elements pull and push, two views,
 prompts where a modality is present. Ours: every equation, size and weight. So it is
 reconstructed from the figure, and no result of the paper is known.
 
-  z^m = E_m(x^m) + e_m, or Dense(LN(h^m)) + e_m of the steps h^m of a frozen encoder
+  z^m = E_m(x^m) + e_m, or Dense(LN(h^m)) + e_m + positions, of steps h^m (`nn.steps`)
   R^m = z^m if present, else generated     `nn.prompts`, from what is present
   FNCL of norm(phi_F(mean R^m)): elements of one row pull, those of other rows push
   CCCL of norm(phi_C(mean R^m)), inside each modality: rows of one class pull
   Y^m = layers in which R^m asks the R of the others;  Z^m = layers that ask themselves
   logits = W' dropout(tanh(W [mean Z^1 .. mean Z^M]))
   L = L_task + fncl L_FNCL + cccl L_CCCL, L_task the mean over the views
+
+LN is there only with `norm`, which is off by default. Encoder features get no gradient
+where the encoder is "frozen", because they are data; by default encoders are trained.
 
 Views: the row as it is and augmented ones (`augment`), of which prediction sees the
 first alone. With `hide` (ours, not in the figure) an augmented view may also lose a
@@ -123,7 +126,11 @@ class PromiseConfig:
       raise ValueError(f"promise.dropout is {self.dropout}, it must lie in [0, 1)")
 
 
-# The sizes of CLIP features (ours: the paper's are not known).
+# The sizes of CLIP features (ours: the paper's are not known). Positions are added to
+# all steps (`nn.steps`), also to those of features that have some. The rate falls on a
+# cosine and betas are optax's, where MAP and DCP have a linear decay and (0.9, 0.98).
+# Views of sequences of features are scaled, jittered and lose a span (`augment`): they
+# do not drop tokens (15 %) and features (10 %).
 CLIP = {
   "encoder": "frozen",
   "hidden": 512,
