@@ -13,7 +13,8 @@ family: one fixed table, never both gone), tested under every pattern and at rat
 two only for watch and where modalities= names two). Expect, as
 mean accuracy over the incomplete patterns (20 seeds, RESULTS.md), 61.2 +- 2.0 % for
 promise, 62.2 +- 2.2 % for fusion, 62.9 +- 2.5 % for distil; on mfeat 83.3 +- 0.5,
-82.7 +- 0.7 and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores.
+82.7 +- 0.7 and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores; the first
+program compiles in 17 s there, with three modalities in 22 s.
 """
 
 from promise_jax import settings
