@@ -1,7 +1,5 @@
 """Small specs and batches that the tests of the methods share."""
 
-import functools
-
 import jax
 import numpy as np
 
@@ -24,11 +22,6 @@ TASKS = {
   "regression": Task("regression", 1, scale=3.0),
 }
 ROWS = 16
-
-# The programs of the tests run a few times only: their time goes into compiling.
-compiled = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def spec(task: str = "classes", modalities=VECTORS) -> Spec:

@@ -37,7 +37,8 @@ def few_memory_maps(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def little_effort(request):
-  """Programs are not optimised but in a file that trains for long, `LONG`."""
+  """Programs run a few times only, their time goes into compiling: they are not
+  optimised, but in a file that trains for long, `LONG`."""
   long = getattr(request.module, "LONG", False)
   jax.config.update("jax_disable_most_optimizations", not long)
 

@@ -7,7 +7,6 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from promise_jax import data, missing, train
 from promise_jax import settings as presets
@@ -31,8 +30,7 @@ PATTERNS = np.array([[True, False], [False, True], [True, True]])
 
 @contextlib.contextmanager
 def compile_once(folder):
-  """While it lasts, programs of `fit` are compiled once, into `folder`, and not
-  optimised: they run for milliseconds, and many of these tests are of one program."""
+  """While it lasts, programs are compiled once, into `folder`."""
   from jax.experimental.compilation_cache import compilation_cache
 
   changed = {
@@ -47,24 +45,17 @@ def compile_once(folder):
       jax.config.update(name, value)
     compilation_cache.reset_cache()
 
-  def plain(program, args, speed, once=False):
-    del once
-    return compiled(program, args, speed, once=True)
-
-  compiled = train.compiled
   apply(changed)
   try:
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(train, "compiled", plain)
-      yield
+    yield
   finally:
     apply(before)
 
 
-def alone() -> dict[str, str]:
-  """The environment of a process that runs for seconds: one device, and programs that
+def short(devices: int = 1) -> dict[str, str]:
+  """The environment of a process that runs for seconds: few devices, and programs that
   are not optimised."""
-  own = {"JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+  own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
   return os.environ | own
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import batches
 from promise_jax import augment, types
 from promise_jax.nn import encoders
 
@@ -24,7 +23,7 @@ MODALITIES = (
 IDS = np.arange(100, 100 + ROWS, dtype=np.int32)
 
 
-@functools.partial(batches.compiled, static_argnames="strength")
+@functools.partial(jax.jit, static_argnames="strength")
 def view(inputs, length, key, ids, strength=1.0):
   """The views of all MODALITIES in one program."""
   views = {}
@@ -102,7 +101,7 @@ def test_what_an_absent_row_holds_stays_in_that_row(inputs, length):
     np.testing.assert_array_equal(clean[name][rest], dirty[name][rest])
 
 
-cut = batches.compiled(augment.crop)
+cut = jax.jit(augment.crop)
 
 
 def slow_crop(x, top, left, side, flip):
@@ -140,7 +139,7 @@ def test_windows_lie_in_the_image_and_have_their_sizes(monkeypatch):
   keys = jax.random.split(jax.random.key(0), 400)
   modality = types.Modality("ramps", "image", ramps.shape)
   change = lambda x, keys: augment.augment(modality, x, None, keys)
-  seen = np.asarray(batches.compiled(change)(x, keys))
+  seen = np.asarray(jax.jit(change)(x, keys))
   # Away from the border, where bilinear is exact on a ramp.
   down, across = seen[:, 5:15, 9, 0], seen[:, 9, 5:15, 1]
   height = (down[:, -1] - down[:, 0]) / (place[14] - place[5])
@@ -181,7 +180,7 @@ def test_one_token_stays_even_when_all_should_go(monkeypatch, rng):
   keys = jax.random.split(jax.random.key(0), ROWS)
   modality = types.Modality("words", "tokens", (5,), vocabulary=3)
   change = lambda x, keys: augment.augment(modality, x, None, keys)
-  y = batches.compiled(change)(x, keys)
+  y = jax.jit(change)(x, keys)
   np.testing.assert_array_equal((y > 0).sum(1), (x > 0).any(1))
 
 
@@ -227,7 +226,7 @@ def test_finite_gradients_under_scan_and_map(rng):
       out += (augment.augment(m, x[m.name], None, keys)[::2] ** 2).sum()
     return out
 
-  @batches.compiled
+  @jax.jit
   def train(x, keys):
     each = lambda key: jax.value_and_grad(total)(x, key)
     step = lambda carry, keys: (carry, jax.lax.map(each, keys))

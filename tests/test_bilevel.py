@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-import batches
 import runs
 from promise_jax import bilevel, checkpoint, optim, train, updates
 from promise_jax.types import Clock, Method, Stage, State
@@ -47,7 +46,7 @@ def controlled(losses, seen=True, **settings):
     beta = jnp.ones(losses.shape[1], losses.dtype)
     return jax.lax.scan(step, (beta, tx.init(beta)), (losses, seen))[1]
 
-  return batches.compiled(run)(losses, jnp.broadcast_to(seen, losses.shape))
+  return jax.jit(run)(losses, jnp.broadcast_to(seen, losses.shape))
 
 
 def slow(losses, seen, *, rho, size, growth, period, every, floor):
@@ -153,8 +152,8 @@ def test_the_controller_under_jit_and_vmap():
     moves, state = tx.update(loss, state, beta, seen=seen)
     return optax.apply_updates(beta, moves), state
 
-  one = batches.compiled(step)
-  all_seeds = batches.compiled(jax.vmap(step, in_axes=(0, 0, 0, None)))
+  one = jax.jit(step)
+  all_seeds = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None)))
   single, many = jnp.ones(3), jnp.ones((3, 3))
   single, many = (single, tx.init(single)), (many, jax.vmap(tx.init)(many))
   for t in range(12):
@@ -168,7 +167,7 @@ def test_the_controller_under_jit_and_vmap():
 
 def test_advantage_sums_to_zero_is_at_most_one_and_has_no_unit(rng):
   ema = np.exp(3 * rng.normal(size=(50, 4))).astype(np.float32)
-  advantages = batches.compiled(jax.vmap(bilevel.advantage))
+  advantages = jax.jit(jax.vmap(bilevel.advantage))
   found = np.asarray(advantages(ema))
   np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-5)
   assert np.all(found <= 1) and found.max() > 0.9
@@ -203,7 +202,7 @@ def test_on_sphere_raises_to_the_floor_then_scales_to_norm_1(upper, move, raised
 def test_projected_adam_takes_a_step_as_long_as_its_rate_and_projects():
   """The first step of Adam is its rate against the sign of the gradient."""
   tx, beta = bilevel.projected_adam(0.2, floor=0.5), jnp.array([0.6, 0.8])
-  step = batches.compiled(lambda grads: tx.update(grads, tx.init(beta), beta)[0])
+  step = jax.jit(lambda grads: tx.update(grads, tx.init(beta), beta)[0])
   found = beta + step(jnp.array([5.0, -1e-3]))
   expected = np.array([0.5, 1.0]) / math.hypot(0.5, 1.0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -271,7 +270,7 @@ def warm(name: str):
 
     return jax.lax.scan(step, (params, state), length=10)[0]
 
-  return batches.compiled(run)(params, tx.init(params))
+  return jax.jit(run)(params, tx.init(params))
 
 
 def differences(f, upper, h=1e-6):
@@ -292,7 +291,7 @@ def program(tx, steps, inner=inner_loss, outer=outer_loss):
       tx, inner, outer, upper, params, state, steps=steps
     )
 
-  return batches.compiled(both)
+  return jax.jit(both)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -321,7 +320,7 @@ def test_a_scalar_problem_by_hand(x64):
     )
     return one, two, bilevel.sgd_hypergradient(inner, outer, 0.5, a, w)
 
-  one, two, closed = batches.compiled(found)(0.7, 3.0)
+  one, two, closed = jax.jit(found)(0.7, 3.0)
   assert one == closed == -1.5
   # w'' = w (1 - a lr)^2, so -2 lr w (1 - a lr) = -3 * .65.
   np.testing.assert_allclose(two, -1.95, rtol=1e-12)
@@ -330,7 +329,7 @@ def test_a_scalar_problem_by_hand(x64):
 def test_closed_form_is_the_unrolled_one(x64):
   params, tx = start(), optax.sgd(0.01)
   _, unrolled = program(tx, 1)(UPPER, params, tx.init(params))
-  closed = batches.compiled(
+  closed = jax.jit(
     functools.partial(bilevel.sgd_hypergradient, inner_loss, outer_loss, 0.01)
   )(UPPER, params)
   np.testing.assert_allclose(closed["u"], unrolled["u"], rtol=1e-10)
@@ -365,7 +364,7 @@ def test_adam_needs_eps_root_where_a_gradient_is_zero(eps_root):
     return ahead, bilevel.hypergradient(tx, inner, outer, 2 * upper, w, state)
 
   w, upper = jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, 1.0, 1.0])
-  ahead, slopes = batches.compiled(found)(w, upper)
+  ahead, slopes = jax.jit(found)(w, upper)
   assert np.all(np.isfinite(ahead))
   if eps_root:
     assert np.all(slopes[:2] != 0) and slopes[2] == 0
@@ -383,7 +382,7 @@ def test_the_derivative_of_clipping_at_a_gradient_of_zero(clip, finite):
   def total(scale):
     return jnp.sum(clip.update(scale * jnp.zeros(2), None)[0])
 
-  slope = batches.compiled(jax.grad(total))(1.0)
+  slope = jax.jit(jax.grad(total))(1.0)
   assert slope == 0 if finite else np.isnan(slope)
 
 
@@ -427,7 +426,7 @@ def test_one_trace_over_five_steps():
     upper = jax.tree.map(lambda u, s: u - 1e-5 * s, upper, slopes)
     return upper, *bilevel.inner_step(tx, inner_loss, params, state, upper)
 
-  step, params = batches.compiled(step), start()
+  step, params = jax.jit(step), start()
   carry = (jax.tree.map(jnp.asarray, UPPER), params, tx.init(params))
   for _ in range(5):
     carry = step(*carry)
@@ -482,7 +481,7 @@ def nested(tx):
 @functools.cache
 def plain(name: str):
   """`gradient_update` of the toy stage."""
-  return batches.compiled(updates.gradient_update(TOY, INNER[name]))
+  return jax.jit(updates.gradient_update(TOY, INNER[name]))
 
 
 def toy_state(name: str, steps: int):
@@ -524,7 +523,7 @@ def test_the_update_moves_the_upper_level_then_the_parameters(x64, name):
   a step of `outer_tx` and one of `gradient_update` with the new weights."""
   state, key = toy_state(name, 3), jax.random.key(9)
   clock = Clock(jnp.asarray(AFTER), jnp.asarray(0.5))
-  found, told = batches.compiled(nested(INNER[name]))(state, table(), key, clock)
+  found, told = jax.jit(nested(INNER[name]))(state, table(), key, clock)
   upper = np.asarray(state.aux["upper"])
   f = lambda u: ahead_by_hand(name, state, u["u"], key)
   slopes = differences(f, {"u": upper})
@@ -546,7 +545,7 @@ def test_the_upper_level_rests_before_it_may_move(x64):
   """Before step `after`, and in the first step of a stage, where the state is fresh:
   nothing of the NaN that a fresh Adam has gets out."""
   state, key = toy_state("adam", 0), jax.random.key(9)
-  run = batches.compiled(nested(INNER["adam"]))
+  run = jax.jit(nested(INNER["adam"]))
   for step, progress in ((0, 0.0), (AFTER - 1, 0.4), (3 * AFTER, 0.0)):
     clock = Clock(jnp.asarray(step), jnp.asarray(progress))
     found, told = run(state, table(), key, clock)

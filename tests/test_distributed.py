@@ -4,7 +4,6 @@ The runs are real ones, 2 processes with 2 virtual devices each.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -153,11 +152,8 @@ def test_the_pod_of_kubernetes_is_done_when_the_run_is(tmp_path):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
   """Two devices a process, and programs compiled once for all runs."""
-  return os.environ | {
-    "JAX_NUM_CPU_DEVICES": "2",
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # what is run for a second
-  }
+  folder = tmp_path_factory.mktemp("compiled")
+  return runs.short(devices=2) | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
 def free_port() -> int:

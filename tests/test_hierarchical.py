@@ -21,21 +21,21 @@ B, M, V, D = 8, 3, 2, 4
 
 
 @functools.cache
-def instance(grad=False, jit=batches.compiled, **options):
+def instance(grad=False, **options):
   def loss(code, where, ids):
     return tasks.ratio(hierarchical.instance_contrast(code, where, ids, **options))
 
-  return jit(jax.value_and_grad(loss) if grad else loss)
+  return jax.jit(jax.value_and_grad(loss) if grad else loss)
 
 
 @functools.cache
-def by_class(kind, grad=False, jit=batches.compiled, **options):
+def by_class(kind, grad=False, **options):
   def loss(code, where, ids, label, labelled):
     return tasks.ratio(
       hierarchical.class_contrast(code, where, ids, label, labelled, kind, **options)
     )
 
-  return jit(jax.value_and_grad(loss) if grad else loss)
+  return jax.jit(jax.value_and_grad(loss) if grad else loss)
 
 
 def case(rng, kind="classes"):
@@ -348,7 +348,7 @@ def test_32768_elements_fit_in_two_gigabytes(kind, full_effort):
     label = {"classes": ((rows,), jnp.int32), "multilabel": ((rows, 23), jnp.float32)}
     args += [shape(*label[kind]), shape((rows,), bool)]
   build = instance if kind == "instance" else functools.partial(by_class, kind)
-  program = build(grad=True, jit=jax.jit).lower(*args).compile()
+  program = build(grad=True).lower(*args).compile()
   memory = program.memory_analysis()
   total = memory.temp_size_in_bytes + memory.argument_size_in_bytes
   total += memory.output_size_in_bytes

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from batches import TASKS, compiled
+from batches import TASKS
 from promise_jax.losses import contrastive, reconstruction
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
@@ -30,7 +30,7 @@ def call(function, *args, **options):
 
 @functools.cache
 def program(function, **options):
-  return compiled(functools.partial(function, **options))
+  return jax.jit(functools.partial(function, **options))
 
 
 def contrast(a, b, affinity, positive, where=None, tau=TAU):

@@ -128,7 +128,7 @@ def parts_of(preset):
     method = lambda net: net.backbone.head(net.backbone.remember(steps, real))
     return net.apply(params, method=method)
 
-  return batches.compiled(cross), batches.compiled(rest)
+  return jax.jit(cross), jax.jit(rest)
 
 
 def slow(preset, params, batch):
@@ -163,7 +163,7 @@ def batch_of(spec):
 def forward(preset):
   """(batch, parameters without zeros, the program of `predict`)."""
   spec, method, _ = built(preset)
-  run = batches.compiled(method.predict, static_argnames="pattern")
+  run = jax.jit(method.predict, static_argnames="pattern")
   params = batches.parameters(method)["params"]
   # Large: near 0 the exact GELU and its approximation are the same.
   params["generators"] = jax.tree.map(lambda x: 3 * x, params["generators"])
@@ -187,7 +187,7 @@ def test_the_generated_steps_are_those_of_a_slow_loop():
     seen = net.read(batch, batch["present"], None, {})
     return net.generated(seen, batch["present"]), seen.raw
 
-  made, raw = batches.compiled(lambda p: net.apply(p, method=generated))(params)
+  made, raw = jax.jit(lambda p: net.apply(p, method=generated))(params)
   p = jax.tree.map(lambda w: np.asarray(w, float), params["params"]["generators"])
   for row, present in enumerate(batch["present"]):
     there = [m.name for m, here in zip(THREE, present, strict=True) if here]

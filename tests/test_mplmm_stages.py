@@ -36,7 +36,7 @@ def trained(preset):
   keep = optax.GradientTransformation(lambda params: params, lambda g, s, p: (g, g))
   config = optim.OptimConfig(lr=1e-2, schedule="constant", weight_decay=0.1)
   tx = optax.chain(keep, optim.build(config, 10, stage.trains))
-  update = batches.compiled(updates.gradient_update(stage, tx))
+  update = jax.jit(updates.gradient_update(stage, tx))
   params = before = started(method)
   state, grads = types.State(params, {}, tx.init(params)), []
   for i in range(10):
@@ -58,7 +58,7 @@ def silent(stage):
 def started(method):
   """Prompts and maps as `init` draws them; to compile the rest of it takes long."""
 
-  @batches.compiled
+  @jax.jit
   def start(key):
     drawn = optim.by_path(method.init(key)[0])
     return {path: x for path, x in drawn.items() if is_prompt(path)}
@@ -121,7 +121,7 @@ def test_projections_embeddings_and_output_start_afresh(fresh):
   _, method = built("clean", (words, batches.VECTORS[0]), fresh=fresh)
   before, aux = batches.parameters(method), {"kept": 1}
   enter = method.stages[-1].enter
-  enter = batches.compiled(enter) if fresh else enter
+  enter = jax.jit(enter) if fresh else enter
   after, same = enter(jax.random.key(1), before, aux)
   assert same == aux
   before, after = optim.by_path(before), optim.by_path(after)
@@ -140,7 +140,7 @@ def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows(monkeypatc
   record = lambda logits, *rest: (seen.append(logits), real(logits, *rest))[1]
   monkeypatch.setattr(mplmm.tasks, "supervised", record)
 
-  @batches.compiled
+  @jax.jit
   def run(params, batch):
     loss, (_, terms) = method.stages[-1].loss(params, {}, batch, None, None)
     return loss, terms["sup"], seen[-1]
@@ -188,7 +188,7 @@ def test_without_prompts_it_is_the_plain_backbone():
   sizes = {k: SMALL[k] for k in ("width", "heads", "layers", "memory_layers")}
   net = mult.MulT(VECTORS, spec.task.outputs, **sizes)
 
-  @batches.compiled
+  @jax.jit
   def run(own, params, batch):
     plain = net.apply(own, batch["inputs"], batch["present"], batch["length"])
     inside = {"params": {"backbone": own["params"]}}

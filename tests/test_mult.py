@@ -153,7 +153,7 @@ def test_the_forward_pass_is_that_of_a_slow_loop(causal, masked, modalities):
   net = net_of(TINY[:modalities], causal=causal, masked=masked)
   batch = batch_of(TINY[:modalities])
   params = drawn(net.init, *parts(batch))
-  found = batches.compiled(net.apply)(params, *parts(batch))
+  found = jax.jit(net.apply)(params, *parts(batch))
   wanted = [slow(net, params, batch, row) for row in range(len(found))]
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -215,7 +215,7 @@ def test_the_program_does_not_grow_with_the_layers():
 
 def test_weights_start_as_in_the_released_code():
   net, batch = net_of(EVEN, width=20, heads=5), batch_of(EVEN)
-  params = batches.compiled(net.init)(jax.random.key(0), *parts(batch))["params"]
+  params = jax.jit(net.init)(jax.random.key(0), *parts(batch))["params"]
   layers = params["crossing"]["stack"]["layers"]
   reach = {  # of the largest weight
     "packed_kernel": (layers["packed_kernel"], math.sqrt(6 / (20 + 60))),
@@ -262,7 +262,7 @@ def test_what_is_absent_or_padding_is_not_read():
   params = drawn(net.init, *parts(batch))
   clean = {name: np.nan_to_num(x) for name, x in batch["inputs"].items()}
 
-  @batches.compiled
+  @jax.jit
   def step(params, inputs):
     loss = lambda p: (net.apply(p, inputs, *parts(batch)[1:]) ** 2).sum()
     return jax.value_and_grad(loss)(params)
@@ -289,7 +289,7 @@ def test_more_padding_changes_nothing_also_before_other_steps():
 
   def run(modalities, batch):
     apply = functools.partial(net_of(modalities).apply, method=readout)
-    return batches.compiled(apply)(params, *parts(batch))
+    return jax.jit(apply)(params, *parts(batch))
 
   found = run(TINY[:1], batch)
   np.testing.assert_allclose(run(longer, more), found, rtol=1e-4, atol=1e-4)
@@ -306,7 +306,7 @@ def test_a_stack_is_its_encoders_one_by_one(rng):
   keys = list(jax.random.split(jax.random.key(0), (2, 2)))
   params = drawn(stack.init, x, sources, nothing, nothing, nothing)
 
-  @batches.compiled
+  @jax.jit
   def run(params):
     found = stack.apply(params, x, sources, nothing, nothing, keys)
     own = jax.tree.map(lambda w: w[1], params["params"]["stack"])
@@ -321,7 +321,7 @@ def test_a_stack_is_its_encoders_one_by_one(rng):
 def test_noise_belongs_to_the_row():
   net, batch = net_of(EVEN, layers=1), batch_of(EVEN)
   params = drawn(net.init, *parts(batch))
-  run = batches.compiled(
+  run = jax.jit(
     lambda key, batch: net.apply(params, *parts(batch), key=key, ids=batch["id"])
   )
   key, order = jax.random.key(0), np.array([2, 0, 3, 1])
@@ -369,7 +369,7 @@ def crossed():
   """A program of steps and scale -> (steps, told), at random steps also in padding."""
   net, params, real = pair()
   cross = functools.partial(net.apply, params, method="cross", tells="attention")
-  run = batches.compiled(lambda steps, scale: cross(steps, real, scale=scale))
+  run = jax.jit(lambda steps, scale: cross(steps, real, scale=scale))
   return run, normal({m: (*there.shape, 4) for m, there in real.items()})
 
 
@@ -411,7 +411,7 @@ def test_a_scale_of_one_is_none_and_of_zero_leaves_nothing():
   net, params, real = pair()
   run, steps = crossed()
   ones, zero = np.ones(4, np.float32), np.float32([0, 0, 1, 1])
-  plain = batches.compiled(lambda s: net.apply(params, s, real, method="cross"))(steps)
+  plain = jax.jit(lambda s: net.apply(params, s, real, method="cross"))(steps)
   outs, _ = run(steps, {"text": ones, "audio": ones})
   for m, out in outs.items():
     np.testing.assert_allclose(out, plain[m], rtol=1e-5, atol=1e-5)
@@ -431,7 +431,7 @@ def test_a_connection_is_that_of_a_slow_loop():
   real = {m: np.pad(r, ((0, 0), (0, 2)), constant_values=True) for m, r in real.items()}
   steps = normal({m: (*there.shape, 4) for m, there in real.items()}, 1)
   remember = functools.partial(net.apply, params, method="remember")
-  run = batches.compiled(lambda connect: remember(steps, real, connect=connect))
+  run = jax.jit(lambda connect: remember(steps, real, connect=connect))
   sizes = [(2, 2, 4), (2, 4), (2,)]
   draws = [normal(dict.fromkeys(real, size), 2 + i) for i, size in enumerate(sizes)]
   connect = {m: mult_layers.Connection(*(x[m] for x in draws)) for m in real}

@@ -53,6 +53,6 @@ def test_notebook_runs(path, tmp_path):
     capture_output=True,
     text=True,
     timeout=300,
-    env=runs.alone(),
+    env=runs.short(),
   )
   assert done.returncode == 0, done.stderr[-3000:]

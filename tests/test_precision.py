@@ -92,7 +92,7 @@ def test_gradients_are_float32_and_close(rng):
   )[1]
   args = aux, batches.mixed(spec), jax.random.key(0), batches.clock(0.5)
 
-  @batches.compiled
+  @jax.jit
   def both(params):
     lowered = precision.lowered(method, "bfloat16")
     losses = [m.stages[-1].loss for m in (method, lowered)]

@@ -53,14 +53,12 @@ def applied(name: str):
     codes = net.apply(params, tokens, real, method="codes")
     return tokens, real, codes, net.apply(params, tokens, real, method="classify")
 
-  return batches.compiled(every)
+  return jax.jit(every)
 
 
 @functools.cache
 def gradient(name: str):
-  return batches.compiled(
-    jax.value_and_grad(start(name)[2].stages[0].loss, has_aux=True)
-  )
+  return jax.jit(jax.value_and_grad(start(name)[2].stages[0].loss, has_aux=True))
 
 
 def differentiate(name: str, batch, key=1, params=None):
@@ -307,7 +305,7 @@ def test_a_row_does_not_see_the_others():
 
 def test_views_are_the_row_and_changed_ones():
   config = promise.PromiseConfig(views=3, strength=1.0)
-  make = batches.compiled(functools.partial(promise.views, config, SPEC))
+  make = jax.jit(functools.partial(promise.views, config, SPEC))
   batch, key = batches.mixed(SPEC), jax.random.key(0)
   seen = make(batch, key)
   present = np.asarray(seen["present"]).reshape(batches.ROWS, 3, 3)

@@ -112,7 +112,7 @@ def updated(stage: int):
   last = optax.GradientTransformation(lambda x: x, lambda x, *_: (x, x))
   config = optim.OptimConfig(weight_decay=0.0, schedule="constant")
   tx = optax.chain(last, optim.build(config, 100, stage.trains))
-  return batches.compiled(tx.init), batches.compiled(updates.gradient_update(stage, tx))
+  return jax.jit(tx.init), jax.jit(updates.gradient_update(stage, tx))
 
 
 def step_of(params, aux, batch, clock):
@@ -137,13 +137,13 @@ def seen_by(weigh: str = "codes"):
     out = {"real": seen.real, "steps": seen.steps, "made": made, "f0": f0}
     return out | {"judged": judged, "logits": logits, **told}
 
-  return batches.compiled(see)
+  return jax.jit(see)
 
 
 @functools.cache
 def plain():
   net = network()
-  return batches.compiled(lambda p, b, there: net.apply(p, b, there, method="plain"))
+  return jax.jit(lambda p, b, there: net.apply(p, b, there, method="plain"))
 
 
 def teacher(params, aux, batch, there):
@@ -185,8 +185,9 @@ def close(found, wanted, atol=1e-5):
   np.testing.assert_allclose(found, wanted, 1e-4, atol)
 
 
-def test_with_all_parts_off_it_is_mplmm():
-  values = mult.PRESETS["clean"] | {k: TINY[k] for k in ("width", "heads", "prompts")}
+@pytest.mark.parametrize("preset", mult.PRESETS)
+def test_with_all_parts_off_it_is_mplmm(preset):
+  values = mult.PRESETS[preset] | {k: TINY[k] for k in ("width", "heads", "prompts")}
   values |= {"layers": 1, "memory_layers": 1, "noisy": "text"}
   host = methods.build("mplmm", values, SPEC)
   this = methods.build("promma", values | OFF | {"generator": 0.0}, SPEC)
@@ -194,7 +195,7 @@ def test_with_all_parts_off_it_is_mplmm():
   assert shapes == jax.eval_shape(host.init, KEY)[0]
   params, aux = batches.parameters(this), promma.empty(SPEC)
 
-  @batches.compiled
+  @jax.jit
   def both(params, batch):
     noise = jax.random.split(KEY)[0]  # what the loss of promma gives to its network
     ours = this.stages[-1].loss(params, aux, batch, KEY, LATE)[1][1]["sup"]
@@ -261,7 +262,7 @@ def labelled_by(gate: str):
   run = lambda p, aux, b: promma.labels(
     net, SPEC.task, p, aux, b, b["present"], b["recorded"]
   )
-  return batches.compiled(run)
+  return jax.jit(run)
 
 
 def mixed_target(params, aux, batch):
@@ -311,7 +312,7 @@ def test_the_gates_of_a_prediction():
   kinds = ("oracle", "free", "random")
   nets = {kind: network(gate=kind) for kind in kinds}
 
-  @batches.compiled
+  @jax.jit
   def run(batch):
     there = batch["present"]
     taken = nets["free"].apply(params, batch, there, method="take")
@@ -340,7 +341,7 @@ def test_the_gates_of_a_prediction():
     ValueError, match="oracle, which reads labels; the batch has none"
   ):
     jax.eval_shape(method_of(gate="oracle").predict, params, aux, readable)
-  learned = batches.compiled(method_of().predict)(params, aux, readable)
+  learned = jax.jit(method_of().predict)(params, aux, readable)
   seen = seen_by()(params, aux, batch, broadcast())
   hard = np.where(present, 1, seen["judged"] >= 0)
   assert np.array_equal(learned["gate"], hard) and np.ptp(hard[where]) == 1

@@ -151,8 +151,8 @@ def information(grad=False):
     return jnp.sum(each), each
 
   if grad:
-    return batches.compiled(jax.grad(total, (0, 1), has_aux=True))
-  return batches.compiled(lambda *args: total(*args)[1])
+    return jax.jit(jax.grad(total, (0, 1), has_aux=True))
+  return jax.jit(lambda *args: total(*args)[1])
 
 
 def slow_information(alpha, beta, real):
@@ -227,7 +227,7 @@ def test_information_ranks_identical_related_and_unrelated_streams(rng, codes):
   """50 steps: unrelated ones have some, the more the more codes there are."""
   x, y = rng.normal(size=(2, 40, 50, 30)).astype(np.float32)
   kernel = (rng.normal(size=(30, codes)) / np.sqrt(30)).astype(np.float32)
-  of = batches.compiled(
+  of = jax.jit(
     lambda a, b: dependence.mutual_information(
       dependence.soft_codes(a, kernel, 0.5), dependence.soft_codes(b, kernel, 0.5)
     )
@@ -249,7 +249,7 @@ def test_soft_codes_equal_numpy(rng):
     codes = dependence.soft_codes(x, kernel, 0.5)
     return jnp.sum(jnp.square(codes)), codes
 
-  grad, found = batches.compiled(jax.grad(loss, has_aux=True))(x)
+  grad, found = jax.jit(jax.grad(loss, has_aux=True))(x)
   close(found, slow_probabilities(norm @ kernel / 0.5, "classes"))
   close(found[1, 4], np.full(C, 1 / C))
   assert np.all(np.isfinite(grad))
@@ -285,7 +285,7 @@ def test_attention_information_equals_a_slow_loop_less_the_mask(rng):
   weight = distributions(rng, 6).reshape(2, 3, T, C)
   real = rng.random((2, T)) < 0.7
   plain = [slow_attention(*args) for args in zip(weight, real, strict=True)]
-  found = batches.compiled(dependence.attention_information)(weight, real)
+  found = jax.jit(dependence.attention_information)(weight, real)
   close(found, plain)
   causal = np.tril(np.ones((1, 50, 50), bool))
   even = np.float32(causal / causal.sum(-1, keepdims=True))[:, None]
@@ -298,7 +298,7 @@ def test_attention_information_equals_a_slow_loop_less_the_mask(rng):
   weight = np.concatenate([even, np.full_like(even, 1 / 50), unmasked, unmasked])
   real = np.ones((4, 50), bool)
   real[3] = False
-  of = batches.compiled(jax.grad(total, has_aux=True))
+  of = jax.jit(jax.grad(total, has_aux=True))
   grad, (less, all_of_it) = of(weight, real, causal)
   bias = slow_attention(even[0], real[0])
   assert bias == pytest.approx(0.54, abs=0.01)
@@ -316,7 +316,7 @@ def orthogonality():
     each = disentangle.orthogonality(private, shared)
     return jnp.sum(each), each
 
-  return batches.compiled(jax.grad(total, (0, 1), has_aux=True))
+  return jax.jit(jax.grad(total, (0, 1), has_aux=True))
 
 
 def test_orthogonality_equals_the_equation_of_three(rng):

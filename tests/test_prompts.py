@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-import batches
 from promise_jax.nn import prompts
 
 KINDS = tuple(prompts.GENERATORS)
@@ -30,12 +29,12 @@ def case(rng, count=3):
 @functools.cache
 def net(kind, layers=1):
   module = prompts.Generate(kind, K, heads=2, layers=layers)
-  return module, batches.compiled(module.apply)
+  return module, jax.jit(module.apply)
 
 
 def start(module, args, seed=0):
   """The real initial values."""
-  return batches.compiled(module.init)(jax.random.key(seed), *args)
+  return jax.jit(module.init)(jax.random.key(seed), *args)
 
 
 def drawn(module, args, seed=0):
@@ -183,7 +182,7 @@ def slope(kind):
       total += jnp.sum(jnp.where(r[..., None], jnp.sin(x) * weight[None], 0))
     return total
 
-  return batches.compiled(jax.value_and_grad(loss, (0, 1)))
+  return jax.jit(jax.value_and_grad(loss, (0, 1)))
 
 
 def finite(tree):
@@ -216,7 +215,7 @@ def test_rows_do_not_see_each_other(rng, kind):
   program serves all patterns."""
   args = case(rng)
   module = prompts.Generate(kind, K, heads=2)
-  apply = batches.compiled(module.apply)
+  apply = jax.jit(module.apply)
   params = drawn(module, args)
   whole = apply(params, *args)
   for n in range(B):

@@ -153,7 +153,7 @@ def test_the_imputer_equals_a_slow_loop(rng):
 def test_every_residual_part_starts_at_zero(rng):
   net = imputers.Imputer(3, (8, 4, 2), links=3)
   x = rng.normal(size=(3, 6)).astype(np.float32)
-  params = batches.compiled(net.init)(jax.random.key(0), x)["params"]
+  params = jax.jit(net.init)(jax.random.key(0), x)["params"]
   first, second = (jax.tree.map(np.asarray, params[f"Dense_{i}"]) for i in (0, 1))
   expected = dense(second, np.maximum(dense(first, x), 0))
   np.testing.assert_allclose(net.apply({"params": params}, x), expected, 1e-5, 1e-6)
@@ -167,12 +167,12 @@ def test_every_residual_part_starts_at_zero(rng):
 @functools.cache
 def latents(preset: str):
   net = start(preset)[0]
-  return batches.compiled(functools.partial(net.apply, method="latents"))
+  return jax.jit(functools.partial(net.apply, method="latents"))
 
 
 @functools.cache
 def losses(preset: str):
-  return batches.compiled(start(preset)[1].stages[0].loss)
+  return jax.jit(start(preset)[1].stages[0].loss)
 
 
 def noise(key, ids):
@@ -348,7 +348,7 @@ def gradients(preset: str):
     found = {k: tasks.ratio(v) for k, v in terms.items()}
     return sum(jnp.sum(weight[k] * found[k]) for k in found)
 
-  return batches.compiled(jax.value_and_grad(total))
+  return jax.jit(jax.value_and_grad(total))
 
 
 def weights(*names: str):
@@ -384,7 +384,7 @@ def gradient_of_a_head(preset: str):
     logits = apply(r, method="classify_each")[head]
     return jnp.mean(tasks.supervised(logits, batch["label"], SPEC.task))
 
-  return batches.compiled(jax.grad(one))
+  return jax.jit(jax.grad(one))
 
 
 @pytest.mark.parametrize("head", range(3))
@@ -405,7 +405,7 @@ def test_the_weights_of_the_terms_are_constants():
   """No gradient goes through beta, its averages or the relative advantage."""
   _, method, params, aux = start("clean")
   batch, clock = batches.mixed(SPEC), batches.clock(0.5)
-  loss = batches.compiled(jax.grad(method.stages[0].loss, has_aux=True))
+  loss = jax.jit(jax.grad(method.stages[0].loss, has_aux=True))
   found, (aux, _) = loss(params, aux, batch, jax.random.key(0), clock)
   one = np.float32(1)
   weight = {"sup": one, "single": one, "kl": np.float32(8e-4), "impute": aux["upper"]}
@@ -443,7 +443,7 @@ def test_one_modality_is_enough():
     found, back, now = jax.vjp(f, params, has_aux=True)
     return found, back(cotangent)[0], now
 
-  run, one, no = batches.compiled(pull), jnp.ones(()), jnp.zeros(())
+  run, one, no = jax.jit(pull), jnp.ones(()), jnp.zeros(())
   found, grads, now = run(params, aux, (one, no))
   assert all(np.isfinite(x).all() for x in runs.numbers((found, grads, now)))
   assert reached(grads) == {"encode_0", "joint", "single_0", "absent"}
@@ -475,7 +475,7 @@ def test_the_authors_have_the_values_of_their_code():
 
 @functools.cache
 def predict(preset: str):
-  return batches.compiled(start(preset)[1].predict)
+  return jax.jit(start(preset)[1].predict)
 
 
 @pytest.mark.parametrize("preset", ["clean", "authors"])
@@ -615,8 +615,8 @@ def upper_level():
     terms = redcore.redcore_terms(net, spec, ahead, held, key)
     return tasks.ratio(terms["sup"]) + tasks.ratio(terms["single"])
 
-  update = batches.compiled(stage.update(stage, tx))
-  return update, State(params, aux, opt), (batch, key), batches.compiled(one_ahead)
+  update = jax.jit(stage.update(stage, tx))
+  return update, State(params, aux, opt), (batch, key), jax.jit(one_ahead)
 
 
 @pytest.mark.slow
@@ -713,7 +713,6 @@ def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole", ["hypergradient"], indirect=True)
 def test_eight_devices_compute_what_one_does(whole, eight_devices):
   """Two rows a device: how many have a modality differs from one to the next."""
   upper, fit, _ = whole
@@ -735,7 +734,7 @@ def test_steps_with_the_settings_of_the_authors_are_finite(rng, rate):
   net, _, params, aux = start("authors")
   config, lacks = net.config, 0
   tx = optim.clipped_by_module(optax.sgd(0.1), config.clip)
-  step_of = batches.compiled(tx.update)
+  step_of = jax.jit(tx.update)
   state, weight = tx.init(params), weights("sup", "single")
   for step in range(10):
     batch, key = batches.complete(SPEC, seed=step), jax.random.key(step)

@@ -54,7 +54,7 @@ def gradient_program(net):
     found = {k: tasks.ratio(v) for k, v in terms.items()}
     return sum(w * found[k] for k, w in weight.items()), found
 
-  return batches.compiled(jax.grad(total, has_aux=True))
+  return jax.jit(jax.grad(total, has_aux=True))
 
 
 def gradient(net, params, aux, batch, names):
@@ -115,7 +115,7 @@ def test_4_logits_of_a_subset_do_not_depend_on_the_rest():
   _, params, aux = start()
   method = robult.robult(robult.RobultConfig(**SIZES), CLASSES)
   batch, other = batches.complete(CLASSES), batches.complete(CLASSES, seed=5)
-  predict = batches.compiled(method.predict)
+  predict = jax.jit(method.predict)
   for pattern in missing.all_patterns(3):
     now = batch | {"present": batch["present"] & np.array([pattern])}
     inputs = {
@@ -238,7 +238,7 @@ def test_inference_equals_a_slow_loop_for_every_subset(own_encoders):
   z, u, s = (np.asarray(out[k]) for k in ("z", "u", "s"))  # [M, B, .], s [B, .]
   np.testing.assert_allclose(np.linalg.norm(z, axis=-1), 1, 1e-5)
   np.testing.assert_allclose(np.linalg.norm(s, axis=-1), 1, 1e-5)
-  predict = batches.compiled(method.predict, static_argnames="pattern")
+  predict = jax.jit(method.predict, static_argnames="pattern")
   for pattern in missing.all_patterns(3):
     expected = [slow_head(params, z[:, n], s[n], u[:, n], pattern) for n in range(16)]
     ways = [predict(params, aux, batch | {"present": np.tile(pattern, (16, 1))})]
@@ -274,7 +274,7 @@ def test_a_static_pattern_costs_what_its_modalities_cost():
 def test_supervision_equals_a_slow_loop(sup):
   net, params, aux = start(sup=sup)
   method, batch = robult.robult(net.config, CLASSES), batches.mixed(CLASSES)
-  predict = batches.compiled(method.predict)
+  predict = jax.jit(method.predict)
   full = (True,) * 3
   patterns = {
     "full": [full],
@@ -354,7 +354,7 @@ def test_weights_add_up_the_terms(default):
   method = robult.robult(robult.RobultConfig(**SIZES, **weights), CLASSES)
   clock = batches.clock(1.0)
   batch = partly_labelled()
-  loss = batches.compiled(method.stages[0].loss)
+  loss = jax.jit(method.stages[0].loss)
   total, (_, terms) = loss(params, aux, batch, jax.random.key(0), clock)
   expected = float(tasks.ratio(terms["sup"]))
   for name, weight in weights.items():

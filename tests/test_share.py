@@ -22,7 +22,7 @@ def start(**values):
 
 
 def aux_of(method):
-  return batches.compiled(lambda key: method.init(key)[1])(jax.random.key(0))
+  return jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
 
 
 def dense(x, layer):
@@ -85,13 +85,13 @@ def test_a_step_moves_the_teacher_and_the_teacher_predicts():
   _, method, params = start()
   aux, batch = aux_of(method), batches.complete(SPEC)
   clock = batches.clock(0.5)  # step 3: keeps (1 + 3) / (10 + 3)
-  loss = batches.compiled(method.stages[0].loss)
+  loss = jax.jit(method.stages[0].loss)
   _, (after, _) = loss(params, aux, batch, jax.random.key(1), clock)
   for old, now, mean in zip(
     *map(jax.tree.leaves, (aux["teacher"], params, after["teacher"])), strict=True
   ):
     np.testing.assert_allclose(mean, (4 * old + 9 * now) / 13, 1e-4, 1e-6)
-  predict = batches.compiled(method.predict)
+  predict = jax.jit(method.predict)
   seen = batches.readable(batch)
   taught = predict(params, aux, seen)["logits"]
   np.testing.assert_array_equal(predict(aux["teacher"], aux, seen)["logits"], taught)
@@ -105,7 +105,7 @@ def test_with_all_of_it_off_it_is_distil():
   batch = batches.mixed(SPEC)
   args = (params, {}, batch, jax.random.key(2), batches.clock(0.9))
   found, expected = (
-    batches.compiled(jax.value_and_grad(m.stages[0].loss, has_aux=True))(*args)
+    jax.jit(jax.value_and_grad(m.stages[0].loss, has_aux=True))(*args)
     for m in (method, control)
   )
   jax.tree.map(
@@ -150,7 +150,7 @@ def test_the_contrast_trains_encoders_and_projection_alone():
     codes = net.apply(params, batch, batch["present"], method="codes")
     return net.apply(params, codes, batch["present"], method="shared")[0].sum()
 
-  grads = batches.compiled(jax.grad(fused))(params)["params"]
+  grads = jax.jit(jax.grad(fused))(params)["params"]
   reached = {k for k, v in grads.items() if any(x.any() for x in jax.tree.leaves(v))}
   assert reached == {"fuse", "project"}
 

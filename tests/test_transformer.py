@@ -78,7 +78,7 @@ def slow_block(p, h, heads, real):
 def encoder(mask_padding: bool, steps: int = STEPS):
   modality = SEQUENCE._replace(shape=(steps, 3))
   net = transformer.Transformer(modality, 4, 2, 2, mask_padding)
-  return net, batches.compiled(net.apply)
+  return net, jax.jit(net.apply)
 
 
 def inputs(rng, steps=STEPS):
@@ -224,7 +224,7 @@ def test_the_authors_weights_are_he_normal():
   spec = batches.spec(modalities=tuple(Modality(n, "vector", (40,)) for n in "ab"))
   sizes = {"hidden": 48, "imputer": 48, "head_hidden": 40, "links": 2, "blocks": 2}
   config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes)
-  params, _ = batches.compiled(redcore.redcore(config, spec).init)(jax.random.key(0))
+  params, _ = jax.jit(redcore.redcore(config, spec).init)(jax.random.key(0))
   del params["params"]["absent"]
   unit = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -256,7 +256,7 @@ def test_the_gradient_of_nothing_explodes_at_the_start():
     grads = {"params": {"encode": jax.grad(of)(params)}}
     return grads, clip.update(grads, optax.EmptyState())[0]
 
-  grads, clipped = batches.compiled(run)(jax.random.key(0))
+  grads, clipped = jax.jit(run)(jax.random.key(0))
 
   def norm(tree):
     leaves = [np.asarray(x, float) for x in jax.tree.leaves(tree)]
