@@ -22,6 +22,7 @@ OTHERS = (
   "promma(private=none,connect=none)",
   "promma(weigh=none)",
   "promma(connect=none)",
+  "promma(margin=1,aim=streams)",
 )
 # Everything is trained with the prompts, from the same backbone: on the smallest data.
 UNFROZEN = ("promma(frozen=false)", "mplmm(frozen=false)")
