@@ -108,6 +108,17 @@ def test_a_row_replaces_the_one_that_it_measures_again(bench):
   assert merged == [new[0], old[1], new[1]]
 
 
+def test_rows_that_stay_keep_the_versions_they_were_measured_with(bench, tmp_path):
+  write, page = bench("run").write, tmp_path / "speed.md"
+  torch = {"versions": {"python": "3.11", "torch": "2.13"}}
+  write(page, record([]) | torch, {"twins": [versus_row()]})
+  without = record([]) | {"versions": {"python": "3.12"}}
+  write(page, without, {"twins": [versus_row(stage="tune")]})
+  (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
+  assert kept["versions"] == {"python": "3.12", "torch": "2.13"}
+  assert [row["stage"] for row in kept["parts"]["twins"]] == ["", "tune"]
+
+
 @pytest.mark.parametrize("word", ["method", "robult;"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(bench, word):
   with pytest.raises(ValueError, match=f"only is '{word}', known are twins, methods"):

@@ -80,11 +80,7 @@ def command(*flags: str) -> list[str]:
 def environment(tmp_path_factory):
   """One device, and programs compiled once for all processes."""
   folder = tmp_path_factory.mktemp("compiled")
-  return runs.short() | {
-    "JAX_COMPILATION_CACHE_DIR": str(folder),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-  }
+  return runs.short() | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
 # Imports once and forks a process for every [folder, script and flags] it is given.

@@ -55,14 +55,19 @@ def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict:
 
 
 def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
-  """Puts the rows `found` into the page and its json, as those of a machine."""
+  """Puts the rows `found` into the page and its json, as those of a machine; a package
+  that is not here now keeps its version, for the rows that stay."""
   numbers = path.with_suffix(".json")
   every = json.loads(numbers.read_text()) if numbers.exists() else {}
-  old = every.get(record["name"], {}).get("parts", {})
+  kept = every.get(record["name"], {"versions": {}, "parts": {}})
   merged = {
-    name: report.merged(old.get(name, []), rows) for name, rows in found.items()
+    name: report.merged(kept["parts"].get(name, []), rows)
+    for name, rows in found.items()
   }
-  every[record["name"]] = record | {"parts": old | merged}
+  every[record["name"]] = record | {
+    "versions": kept["versions"] | record["versions"],
+    "parts": kept["parts"] | merged,
+  }
   numbers.write_text(json.dumps(every, indent=1) + "\n")
   text = path.read_text() if path.exists() else ""
   path.write_text(report.page(text, every))

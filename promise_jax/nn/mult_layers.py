@@ -199,7 +199,7 @@ class Encoder(nn.Module):
     if connection is None and self.tells != "attention":
       real = None  # not read: no input of the layers
     # For the gradient products are kept and the rest is computed again: on CPU that is
-    # a quarter faster than to keep the inputs alone, and no slower than to keep all.
+    # a fifth faster than to keep the inputs alone, and no slower than to keep all.
     kept = jax.checkpoint_policies.dots_saveable
     stack = nn.scan(
       nn.remat(Layer, prevent_cse=False, policy=kept),
