@@ -83,7 +83,8 @@ def two_runs(
   before: dict[str, dict] | None = None,
 ):
   """The ConfigDict of a comparison of two runs of `base`, a ConfigDict: `headline`
-  are the controls with 20 seeds, `others` those with 5; `trials` have 5 as well. Runs
+  are the controls with 20 seeds, `others` the arms with 5, at least one, in a run of
+  their own in which the method is not trained again; `trials` have 5 as well. Runs
   `before` have 20, no controls, and the fields given in place of those of `base`.
 
   `base` follows the `arguments` of the config file already; ValueError if they set the
@@ -94,16 +95,18 @@ def two_runs(
   for field in ("seeds", "controls"):
     if field in settings.pairs(arguments):
       raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
+  first, *rest = others
   runs = {
-    "headline": base.to_dict() | {"seeds": 20, "controls": headline},
-    "others": base.to_dict() | {"seeds": 5, "controls": others},
+    "headline": {"seeds": 20, "controls": headline},
+    "others": {"seeds": 5, "method": first, "controls": tuple(rest)},
   }
+  runs = {name: base.to_dict() | given for name, given in runs.items()}
   config = {"title": title, "trials": trials or {}, "trial_seeds": 5, "runs": runs}
   if variants:
     config["variants"] = variants
   if before:
-    first = base.to_dict() | {"seeds": 20, "controls": (), "init_from": ""}
-    config["before"] = {name: first | given for name, given in before.items()}
+    alone = base.to_dict() | {"seeds": 20, "controls": (), "init_from": ""}
+    config["before"] = {name: alone | given for name, given in before.items()}
   return config_dict.ConfigDict(config)
 
 

@@ -118,7 +118,7 @@ def test_the_test_protocols_of_the_arms_with_most_seeds_follow_the_patterns(fini
 def test_two_runs_of_one_base():
   base = runs.get_config("label_rate=0.25")
   before = base.to_dict()
-  fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil",)}
+  fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil", "b")}
   found = comparison.two_runs("label_rate=0.25", base, **fixed).to_dict()
   assert found == {
     "title": "T",
@@ -126,7 +126,7 @@ def test_two_runs_of_one_base():
     "trial_seeds": 5,
     "runs": {
       "headline": before | {"seeds": 20, "controls": ("majority", "{a}")},
-      "others": before | {"seeds": 5, "controls": ("distil",)},
+      "others": before | {"seeds": 5, "method": "distil", "controls": ("b",)},
     },
   }
   more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
@@ -145,10 +145,13 @@ def test_the_comparisons_of_the_results_fit(name):
     given = scope["get_config"](arguments).to_dict()
     comparison.check(given)
     for one in given["runs"].values():
-      own = {field: one[field] for field in ("seeds", "controls", "train_protocol")}
+      fields = ("seeds", "method", "controls", "train_protocol")
+      own = {field: one[field] for field in fields}
       plain = settings.defaults(name, one["dataset"], one["label_rate"]).to_dict()
       assert one == plain | own
     assert [one["seeds"] for one in given["runs"].values()] == [20, 5]
+    named = [[one["method"], *one["controls"]] for one in given["runs"].values()]
+    assert named[0][0] == name and not set(named[0]) & set(named[1])
 
 
 def test_the_rows_that_were_used_are_told(finished, tmp_path):
