@@ -30,8 +30,11 @@ import jax
 import numpy as np
 
 from promise_jax import distributed, files
+from promise_jax.data import ahead
 from promise_jax.types import Modality, Spec, Task
 
+# Who reads the rows decides nothing: a run may go on with other readers.
+FREE = tuple(f"data.{name}" for name in ahead.Reading._fields)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -76,7 +79,8 @@ def locked(folder: Path, config: dict) -> Iterator[None]:
 
 
 def check_config(folder: Path, config: dict) -> None:
-  """Raises ValueError unless `folder` is free for `config` or was made with it."""
+  """Raises ValueError unless `folder` is free for `config` or was made with it, but for
+  the fields that are `FREE`."""
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"workdir {folder} is a file, a folder is needed")
   if not (folder / "config.json").exists():
@@ -91,7 +95,7 @@ def check_config(folder: Path, config: dict) -> None:
   before, now = flat(found), flat(config)
   changed = [
     f"{k} was {before.get(k)!r}, is {now.get(k)!r}"
-    for k in sorted(before.keys() | now.keys())
+    for k in sorted((before.keys() | now.keys()) - set(FREE))
     if before.get(k) != now.get(k)
   ]
   if changed:

@@ -225,6 +225,16 @@ def test_another_config_is_refused_and_the_fields_named(finished):
   assert "seeds was 2, is 3" in str(error.value) and "method" not in str(error.value)
 
 
+def test_a_run_may_go_on_with_other_readers(finished):
+  given = config()
+  given["data"] |= {"threads": 3, "workers": 1}
+  with rundir.opened(finished.folder, given):
+    pass
+  given["seeds"] = 3
+  with pytest.raises(ValueError, match="another config: seeds was 2, is 3$"):
+    rundir.opened(finished.folder, given).__enter__()
+
+
 def test_a_folder_in_use_is_refused(finished):
   with rundir.opened(finished.folder, config()):
     with pytest.raises(ValueError, match="in use"):
