@@ -175,8 +175,16 @@ def start_of(setup: Setup, arm: Arm, folder: Path) -> warmstart.Start | None:
 def take_over(
   setup: Setup, arm: Arm, folder: Path, show: Callable[[str], None] | None
 ) -> dict[str, np.ndarray]:
-  """The parameters by path with which the arm starts, told and noted in init.json."""
+  """The parameters by path with which the arm starts, told and noted in init.json; told
+  too are those that neither it nor any stage of the method gives a value."""
   start = start_of(setup, arm, folder)
+  if show and not checkpoint.begun(checkpoint.of_arm(folder, arm.folder)):
+    method = built(setup.plan, arm, setup.spec)
+    left = warmstart.drawn(method, start.taken if start else ())
+    if left:
+      reason = "no stage trains them, no init_from has them"
+      told = warmstart.listed(dict.fromkeys(left, reason))
+      show(f"note: {arm.text} leaves parameters as they were drawn: {told}")
   if start is None:
     return {}
   if distributed.first():

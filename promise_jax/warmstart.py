@@ -139,6 +139,15 @@ def told(start: Start, arm: Arm) -> str:
   )
 
 
+def drawn(method: Method, taken: tuple[str, ...]) -> list[str]:
+  """The parameters that stay as they were drawn: no stage of the method trains them,
+  and they are not among those `taken` over."""
+  params = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
+  parts = [optim.by_path(optim.parts(params, s.trains)) for s in method.stages]
+  still = [n for n in optim.by_path(params) if all(p[n] == "freeze" for p in parts)]
+  return [name for name in still if name not in taken]
+
+
 def note(path: Path, start: Start, arm: Arm) -> None:
   """Puts the same, with every name, into init.json, an entry an arm."""
   entries = json.loads(path.read_text("utf-8")) if path.exists() else {}

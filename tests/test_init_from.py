@@ -262,6 +262,25 @@ def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch
     warmstart.same_arm(source.folder, config(method="share"), plan.arms[0])
 
 
+def test_parameters_that_nothing_gives_a_value_are_told(tmp_path, monkeypatch):
+  """Of a method whose only stage trains its head, those of the body."""
+  head = lambda _, spec: runs.linear(spec)._replace(
+    stages=tuple(s._replace(trains=("head/.*",)) for s in runs.linear(spec).stages)
+  )
+  kind = methods.METHODS["fusion"][0]
+  monkeypatch.setitem(methods.METHODS, "fusion", (kind, head))
+  first, said = made_up(config(), tmp_path / "first"), []
+  setup = arms.prepare(config())
+  arms.take_over(setup, setup.plan.arms[0], tmp_path / "alone", said.append)
+  assert said == [
+    "note: fusion leaves parameters as they were drawn: body (no stage trains them, "
+    "no init_from has them)"
+  ]
+  setup, said = arms.prepare(config(first.folder)), []
+  arms.take_over(setup, setup.plan.arms[0], tmp_path / "second", said.append)
+  assert len(said) == 1 and said[0].startswith("fusion: 3 of 3 parameters start from")
+
+
 def test_trials_of_the_family_start_there_too(monkeypatch, tmp_path):
   seen = []
 
