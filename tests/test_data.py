@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from promise_jax import data
-from promise_jax.data import dataset, text
+from promise_jax.data import dataset, sources, text
 from promise_jax.types import Modality, Task
 
 ROOT = pathlib.Path(data.__file__).parents[2]
@@ -310,10 +310,10 @@ def source(inputs, modality, *, steps=None, recorded=None, label=None, task=None
     real = {} if steps is None else {modality.name: np.array(steps[split])}
     values = {modality.name: inputs[split]}
     labels = np.zeros(n, np.int32) if label is None else label
-    return dataset.Rows(values, real, present, labels, np.arange(n))
+    return sources.Rows(values, real, present, labels, np.arange(n))
 
   task = task or Task("classes", 2)
-  return dataset.Source("own", "", (modality,), task, tuple(inputs), rows)
+  return sources.Source("own", "", (modality,), task, tuple(inputs), rows)
 
 
 def test_standardisation_reads_present_train_frames_alone():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from promise_jax import arms, data, settings
-from promise_jax.data import dataset, frozen
+from promise_jax.data import dataset, frozen, sources
 from promise_jax.types import Modality, Task
 
 N = 300
@@ -288,10 +288,10 @@ def test_other_labels_and_open_steps_stay(tmp_path):
     at = np.arange(start, start + (8 if split == "train" else 4))
     inputs = {"s": [rng.normal(size=(i % 5 + 1, 2)) for i in at], "v": at[:, None]}
     recorded = np.ones((len(at), 2), bool)
-    return dataset.Rows(inputs, {}, recorded, (at / 2).astype(np.float32), at)
+    return sources.Rows(inputs, {}, recorded, (at / 2).astype(np.float32), at)
 
   open_steps = (Modality("s", "sequence", (None, 2)), Modality("v", "vector", (1,)))
-  source = dataset.Source(
+  source = sources.Source(
     "own", "card", open_steps, Task("regression", 1, scale=3.0), dataset_splits(), rows
   )
   last = frozen.Encoder(lambda x: x[:, 0], "first step")

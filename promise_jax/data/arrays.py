@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from promise_jax.data import dataset, labels, npzfile, text
+from promise_jax.data import labels, npzfile, sources, text
 from promise_jax.types import KINDS, Modality
 
 FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
@@ -58,7 +58,7 @@ def read(
   scale: float | None = None,
   kinds: Mapping[str, str] | None = None,
   split_seed: int = 0,
-) -> dataset.Source:
+) -> sources.Source:
   """The data set in the npz file `path`; its inputs are read split by split.
 
   `vocabulary` bounds token ids and is the size of the hash of texts, `scale` replaces
@@ -92,14 +92,14 @@ def read(
       if m.name in present:
         recorded[:, i] &= present[m.name][index]
     own = None if group is None else group[index]
-    return dataset.Rows(inputs, steps, recorded, label[index], ids[index], own)
+    return sources.Rows(inputs, steps, recorded, label[index], ids[index], own)
 
-  def rows(name: str) -> dataset.Rows:
+  def rows(name: str) -> sources.Rows:
     index = np.flatnonzero(split == name)
     with npzfile.naming(path):
       return convert_rows(index, lambda array: npzfile.read_array(path, array)[index])
 
-  def pieces(name: str) -> Iterator[dataset.Rows]:
+  def pieces(name: str) -> Iterator[sources.Rows]:
     arrays = [f"x_{m.name}" for m in modalities]
     size = max(PIECE // sum(row_bytes(headers[a]) for a in arrays), 1)
     with npzfile.naming(path):
@@ -108,7 +108,7 @@ def read(
         if len(index):
           yield convert_rows(index + start, lambda a, v=values, i=index: v[a][i])
 
-  return dataset.Source(
+  return sources.Source(
     name=path.stem,
     card=f"Arrays of {path.name}, {len(label)} rows.",
     modalities=modalities,

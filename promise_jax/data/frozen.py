@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from promise_jax import files
-from promise_jax.data import arrays, cleaning, dataset, labels, npzfile
+from promise_jax.data import arrays, cleaning, dataset, labels, npzfile, sources
 from promise_jax.data.frozen_encoders import (
   Encoder,
   Given,
@@ -35,12 +35,12 @@ FORM = 1  # of the hash and of what functions are shown; another one computes an
 
 
 def freeze(
-  source: dataset.Source,
+  source: sources.Source,
   encoders: Mapping[str, Given],
   *,
   nonfinite: str = "frame",
   folder: str | os.PathLike | None = None,
-) -> dataset.Source:
+) -> sources.Source:
   """`source` with features in place of the modalities that `encoders` {modality:
   encoder} names, as vectors or sequences; all else is as it was.
 
@@ -76,7 +76,7 @@ def freeze(
     for split, part in rows.items()
   }
 
-  def combined(split: str) -> dataset.Rows:
+  def combined(split: str) -> sources.Rows:
     own = left.pop(split) if split in left else source.rows(split)
     inputs, steps, recorded = dict(own.inputs), dict(own.steps), own.recorded.copy()
     for i, read in stored.items():
@@ -97,7 +97,7 @@ def features_dir() -> str:
   return str(files.cache_folder("features"))
 
 
-def read_rows(source: dataset.Source) -> dict[str, dataset.Rows]:
+def read_rows(source: sources.Source) -> dict[str, sources.Rows]:
   """{split: rows} of all splits, in the order of `labels.SPLITS`."""
   if set(source.splits) != set(labels.SPLITS):
     raise ValueError(
@@ -106,12 +106,12 @@ def read_rows(source: dataset.Source) -> dict[str, dataset.Rows]:
     )
   rows = {split: source.rows(split) for split in labels.SPLITS}
   for split, part in rows.items():
-    dataset.check_rows(source, split, part)
+    sources.check_rows(source, split, part)
   return rows
 
 
 def describe_rows(
-  source: dataset.Source, rows: dict[str, dataset.Rows], names: tuple[str, ...]
+  source: sources.Source, rows: dict[str, sources.Rows], names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
   """The arrays of an npz file but those of a modality; ValueError where the file that
   has them, and modalities of these `names`, could not be read."""
@@ -145,8 +145,8 @@ def describe_rows(
 
 
 def show(
-  source: dataset.Source,
-  rows: dict[str, dataset.Rows],
+  source: sources.Source,
+  rows: dict[str, sources.Rows],
   i: int,
   nonfinite: str,
   notes: list[str],
@@ -161,7 +161,7 @@ def show(
     try:
       clean = cleaning.clean(modality, values, steps, part.recorded[:, i], nonfinite)
     except ValueError as error:
-      raise ValueError(f"{dataset.place(source, split)}: {error}") from error
+      raise ValueError(f"{sources.place(source, split)}: {error}") from error
     dataset.log_found(source.name, split, {name: clean.found})
     if any(clean.found):
       notes.append(f"{source.name}, {split}, {name}: {clean.found.sentence()}.")
@@ -182,7 +182,7 @@ def show(
 
 
 def keep(
-  source: dataset.Source,
+  source: sources.Source,
   name: str,
   given: Given,
   shown: list[Shown],

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from promise_jax import files
-from promise_jax.data import arrays, dataset, sentiment, stored, synthetic
+from promise_jax.data import arrays, dataset, sentiment, sources, stored, synthetic
 from promise_jax.data import frozen as encoders
 
 OWN = ("mfeat", "emoji", "watch", "synthetic")
@@ -106,7 +106,7 @@ def _open(
     config = {"emoji": "tags" if tags else "label", "watch": f"fold{fold}"}.get(name)
     full = f"{name}/{config}" if config else name
     source = _read_prepared(root, full, vocabulary=vocabulary, scale=scale)
-  source = dataset.keep(source, modalities)
+  source = sources.keep(source, modalities)
   if frozen and stream:
     raise ValueError(
       "stream and frozen are given, encoders read all rows into memory; give one."
@@ -124,7 +124,7 @@ def is_file(name: str, ending: str) -> bool:
 
 def _read_prepared(
   root: pathlib.Path, name: str, *, vocabulary: int, scale: float | None
-) -> dataset.Source:
+) -> sources.Source:
   # These import tfds: only where needed.
   from promise_jax.data import builders, fashion_builder, prepared, sentiment_builders
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from promise_jax.data import dataset, records
+from promise_jax.data import records, sources
 from promise_jax.types import Modality, Task
 
 KNOWN = "inputs, label, id and, where needed, present, length and group"
@@ -18,7 +18,7 @@ def read(
   *,
   vocabulary: int = 8192,
   scale: float | None = None,
-) -> dataset.Source:
+) -> sources.Source:
   """The data set in `folder`, a version folder that tfds prepared.
 
   `vocabulary` bounds token ids and is the size of the hash of texts; `scale` replaces
@@ -47,7 +47,7 @@ def read(
       "or a Tensor of 0/1 with one dimension."
     )
   splits = {"valid" if s == "validation" else s: s for s in builder.info.splits}
-  return dataset.Source(
+  return sources.Source(
     name=name,
     card=builder.info.description,
     modalities=modalities,
@@ -135,7 +135,7 @@ def _rows(
   split: str,
   modalities: tuple[Modality, ...],
   task: Task,
-) -> dataset.Rows:
+) -> sources.Rows:
   source = builder.as_data_source(split)
   every = sorted(source.__getitems__(range(len(source))), key=lambda r: r["id"])
   return records.to_rows(every, modalities, task)
@@ -146,7 +146,7 @@ def _pieces(
   split: str,
   modalities: tuple[Modality, ...],
   task: Task,
-) -> Iterator[dataset.Rows]:
+) -> Iterator[sources.Rows]:
   skipped = {"inputs": {m.name: tfds.decode.SkipDecoding() for m in modalities}}
   order = _order(builder.as_data_source(split, decoders=skipped)).tolist()
   source = builder.as_data_source(split)

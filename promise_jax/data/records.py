@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from promise_jax.data import dataset, text
+from promise_jax.data import sources, text
 from promise_jax.types import Modality, Task
 
 PIECE = 2**24  # bytes of the records that are read at a time, about
@@ -30,7 +30,7 @@ def source(
   task: Task,
   *,
   identity: str = "",
-) -> dataset.Source:
+) -> sources.Source:
   """Records that are read by number, `splits[split][i]`, for `dataset.assemble`.
 
   With `stored.assemble` in its place the train rows are streamed; that takes an
@@ -40,14 +40,14 @@ def source(
   """
   modalities = tuple(modalities)
 
-  def pieces(split: str) -> Iterator[dataset.Rows]:
+  def pieces(split: str) -> Iterator[sources.Rows]:
     return read_pieces(splits[split], range(len(splits[split])), modalities, task)
 
-  def rows(split: str) -> dataset.Rows:
+  def rows(split: str) -> sources.Rows:
     every = take(splits[split], range(len(splits[split])))
     return to_rows(every, modalities, task)
 
-  return dataset.Source(
+  return sources.Source(
     name=name,
     card=f"Records of {name}.",
     modalities=modalities,
@@ -71,7 +71,7 @@ def read_pieces(
   numbers: Sequence[int],
   modalities: tuple[Modality, ...],
   task: Task,
-) -> Iterator[dataset.Rows]:
+) -> Iterator[sources.Rows]:
   """The rows of the records with these numbers, in their order, a few at a time; no
   rows are one empty piece."""
   count = piece_rows(modalities)
@@ -91,7 +91,7 @@ def piece_rows(modalities: tuple[Modality, ...]) -> int:
 
 def to_rows(
   records: Sequence[Mapping], modalities: tuple[Modality, ...], task: Task
-) -> dataset.Rows:
+) -> sources.Rows:
   """The rows of some records, text as hashed tokens."""
   inputs, steps = {}, {}
   first: Mapping = records[0] if records else {}
@@ -112,7 +112,7 @@ def to_rows(
   label = np.array([r["label"] for r in records], kind)
   label = label if len(records) else np.zeros(wide, kind)
   group = column(r["group"] for r in records) if "group" in first else None
-  return dataset.Rows(
+  return sources.Rows(
     inputs, steps, recorded, label, column(r["id"] for r in records), group
   )
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from promise_jax import sentiment_metrics
-from promise_jax.data import dataset, labels, npzfile
+from promise_jax.data import labels, npzfile, sources
 from promise_jax.data.sentiment_fields import MODALITIES, Part, read_parts
 from promise_jax.types import Modality, Task
 
@@ -49,7 +49,7 @@ KNOWN = {
 
 def read(
   path: pathlib.Path, *, scale: float | None = None, classes: bool = False
-) -> dataset.Source:
+) -> sources.Source:
   """The data set in the pickle `path`, which is read here, once and whole; a split is
   given up as it is handed out.
 
@@ -70,14 +70,14 @@ def read(
   sizes = ", ".join(f"{len(part.label)} {s}" for s, part in kept.items())
   shapes = ", ".join(f"{m.name} {' x '.join(map(str, m.shape))}" for m in modalities)
 
-  def rows(split: str) -> dataset.Rows:
+  def rows(split: str) -> sources.Rows:
     if split not in kept:
       kept.update(read_parts(path, classes))
     part = kept.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
-    return dataset.Rows(cut(part), {}, recorded, part.label, ids[split], groups[split])
+    return sources.Rows(cut(part), {}, recorded, part.label, ids[split], groups[split])
 
-  return dataset.Source(
+  return sources.Source(
     name=path.stem,
     card=f"Sentiment pickle {path.name}: {sizes} rows; {shapes}; {'; '.join(notes)}.",
     modalities=modalities,

@@ -19,7 +19,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from promise_jax.data import builders, dataset, sentiment
+from promise_jax.data import builders, sentiment, sources
 
 
 class Sentiment(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -32,7 +32,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   SCALE: float
 
   @functools.cached_property
-  def source(self) -> dataset.Source:
+  def source(self) -> sources.Source:
     """What the file holds; ValueError if it is not there."""
     root = pathlib.Path(self.data_dir_root) / "downloads" / "manual"
     file = root / self.FOLDER / "Processed" / f"{self.builder_config.name}.pkl"

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from promise_jax import files
-from promise_jax.data import cleaning, dataset, rowfile
+from promise_jax.data import cleaning, dataset, rowfile, sources
 from promise_jax.types import Modality, Split
 
 FORM = 1  # of the files; another one is written anew
@@ -31,7 +31,7 @@ DTYPES = {"image": np.uint8, "tokens": np.int32}  # float32 else
 
 
 def assemble(
-  source: dataset.Source,
+  source: sources.Source,
   *,
   nonfinite: str = "frame",
   folder: str | os.PathLike | None = None,
@@ -52,7 +52,7 @@ def assemble(
 
 
 def fit(
-  source: dataset.Source, nonfinite: str, *, folder: pathlib.Path
+  source: sources.Source, nonfinite: str, *, folder: pathlib.Path
 ) -> dataset.Fitted:
   """The train rows, written into a folder of `folder` unless they are there."""
   about = (FORM, source.identity, source.modalities, source.task, nonfinite)
@@ -81,7 +81,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def write(source: dataset.Source, nonfinite: str, path: pathlib.Path) -> None:
+def write(source: sources.Source, nonfinite: str, path: pathlib.Path) -> None:
   """The folder `path`, whole or not at all."""
   half = path.with_name(f".{path.name}.half")
   shutil.rmtree(half, ignore_errors=True)  # what a killed process left
@@ -98,7 +98,7 @@ def write(source: dataset.Source, nonfinite: str, path: pathlib.Path) -> None:
     shutil.rmtree(half, ignore_errors=True)
 
 
-def settle(source: dataset.Source) -> tuple[Modality, ...]:
+def settle(source: sources.Source) -> tuple[Modality, ...]:
   """The modalities; an open T is the steps of the longest train row."""
   modalities = source.modalities
   if all(m.shape[0] is not None for m in modalities):
@@ -112,7 +112,7 @@ def settle(source: dataset.Source) -> tuple[Modality, ...]:
 
 
 def write_rows(
-  source: dataset.Source,
+  source: sources.Source,
   modalities: tuple[Modality, ...],
   nonfinite: str,
   folder: pathlib.Path,
@@ -141,8 +141,8 @@ def write_rows(
     for file in out.values():
       rowfile.sync(file)
   small = {name: np.concatenate(values) for name, values in parts.items()}
-  whole = dataset.Rows({}, {}, small["recorded"], small["label"], small["id"])
-  dataset.check_rows(source, "train", whole)  # the ids of all pieces together
+  whole = sources.Rows({}, {}, small["recorded"], small["label"], small["id"])
+  sources.check_rows(source, "train", whole)  # the ids of all pieces together
   for m in modalities:
     small[f"found_{m.name}"] = small[f"found_{m.name}"].sum(axis=0)
     small[f"shape_{m.name}"] = np.array(m.shape)
@@ -150,14 +150,14 @@ def write_rows(
 
 
 def write_scale(
-  source: dataset.Source,
+  source: sources.Source,
   modalities: tuple[Modality, ...],
   recorded: np.ndarray,
   folder: pathlib.Path,
 ) -> dict[str, np.ndarray]:
   """{scale_<modality>: mean and std [2, D]} of the rows in `folder`, which are then
   standardised."""
-  dataset.check_train(
+  sources.check_train(
     source, {m.name: recorded[:, i] for i, m in enumerate(modalities)}
   )
   scale = {}
@@ -170,7 +170,7 @@ def write_scale(
   return scale
 
 
-def opened(source: dataset.Source, path: pathlib.Path) -> dataset.Fitted:
+def opened(source: sources.Source, path: pathlib.Path) -> dataset.Fitted:
   """The train rows of `source` in folder `path`."""
   with np.load(path / SMALL) as file:
     small = dict(file)
@@ -218,7 +218,7 @@ def file_of(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / f"{name}.rows"
 
 
-def gather(source: dataset.Source, split: str) -> dataset.Rows:
+def gather(source: sources.Source, split: str) -> sources.Rows:
   """`source.rows(split)` from its pieces, so that what is read is never more than the
   split."""
   parts = list(source.pieces(split))
@@ -226,7 +226,7 @@ def gather(source: dataset.Source, split: str) -> dataset.Rows:
     return parts[0]
   steps = {m: np.concatenate([p.steps[m] for p in parts]) for m in parts[0].steps}
   groups = [p.group for p in parts]
-  return dataset.Rows(
+  return sources.Rows(
     {m: [row for p in parts for row in p.inputs[m]] for m in parts[0].inputs},
     steps,
     *(np.concatenate([p[i] for p in parts]) for i in (2, 3, 4)),

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from promise_jax.data import dataset
+from promise_jax.data import dataset, sources
 from promise_jax.types import TASKS, Modality, Task
 
 SPLITS = ("train", "valid", "test")
@@ -64,7 +64,7 @@ def synthetic(
   bases = rng.normal(size=(modalities, dim, 2 * factors))
   mixing = math.sqrt(dim / (2 * factors)) * np.linalg.qr(bases)[0]
 
-  def draw(split: str) -> dataset.Rows:
+  def draw(split: str) -> sources.Rows:
     index = SPLITS.index(split)
     n, rng = rows[index], np.random.default_rng([seed, index + 1])
     s = rng.normal(size=(n, factors))
@@ -80,7 +80,7 @@ def synthetic(
         spread = noise * np.sqrt(length[name])[:, None, None]
         inputs[name] = signal[:, None] + spread * rng.normal(size=(n, *shape))
     start = sum(rows[:index])
-    return dataset.Rows(
+    return sources.Rows(
       inputs,
       length,
       recorded=np.ones((n, modalities), bool),
@@ -88,7 +88,7 @@ def synthetic(
       id=np.arange(start, start + n),
     )
 
-  source = dataset.Source(
+  source = sources.Source(
     name="synthetic",
     card=f"Synthetic: {task}, {modalities} modalities, shared {shared}, private "
     f"{private}, noise {noise}, seed {seed}.",
