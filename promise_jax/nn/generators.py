@@ -48,18 +48,21 @@ class Generators(nn.Module):
     """
     there = dict(zip(self.names, present.T, strict=True))
     steps = dict(zip(self.names, self.steps, strict=True))
-    kept = set(itertools.compress(self.names, pattern or (True,) * len(self.names)))
+    # In the order of the names: of a set, the order and with it the program would
+    # differ from process to process.
+    kept = tuple(itertools.compress(self.names, pattern or (True,) * len(self.names)))
     made = {}
     for target in self.names:
       shape = (self.prompts, self.width)
       prompt = self.param(f"{target}_prompts", self.start, shape)
       prompt = jnp.broadcast_to(prompt, (len(present), *shape))
-      mapped = {n: self.channels(raw[n], n, target) for n in kept - {target}}
+      others = [n for n in kept if n != target]
+      mapped = {n: self.channels(raw[n], n, target) for n in others}
       out = jnp.zeros((len(present), steps[target], self.width), prompt.dtype)
       for sources in sources_of(self.names, target):
         size = self.prompts + sum(steps[n] for n in sources)
         mix = self.mixing(target, sources, size, steps[target])
-        if not kept.issuperset(sources):
+        if not set(sources) <= set(kept):
           continue
         same = [there[n] == (n in sources) for n in self.names if n != target]
         here = functools.reduce(jnp.logical_and, same)
