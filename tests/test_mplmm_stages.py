@@ -226,3 +226,35 @@ def test_without_prompts_it_is_the_plain_backbone():
 def test_settings_without_meaning_are_refused(values, words):
   with pytest.raises(ValueError, match=words):
     methods.settings("mplmm", values)
+
+
+def test_only_modalities_that_there_are_can_be_noisy():
+  spec = batches.spec("multilabel", batches.VECTORS)
+  names = ", ".join(spec.names)
+  methods.build("mplmm", {"noisy": f"{spec.names[0]}+{spec.names[1]}"}, spec)
+  for noisy in ("text", ""):
+    methods.build("mplmm", {"noisy": noisy}, spec)
+  for method in ("mplmm", "promma"):
+    with pytest.raises(ValueError, match=f"noisy is 'txt', known are {names}$"):
+      methods.build(method, {"noisy": f"{spec.names[0]}+txt"}, spec)
+
+
+@pytest.mark.slow
+def test_long_sequences_of_unequal_lengths_take_less_than_6_gb():
+  """A step of 16 rows of the unaligned file, five layers, as the compiler plans it."""
+  form = {"text": (50, 768), "audio": (375, 5), "vision": (500, 20)}
+  modalities = tuple(Modality(n, "sequence", shape) for n, shape in form.items())
+  spec = types.Spec(modalities, batches.TASKS["regression"])
+  method, key = methods.build("mplmm", mplmm.CLEAN, spec), jax.random.key(0)
+  stage = method.stages[-1]
+  tx = optim.build(optim.OptimConfig(), 100, stage.trains)
+  params, aux = jax.eval_shape(method.init, key)
+  state = types.State(params, aux, jax.eval_shape(tx.init, params))
+  update = jax.jit(updates.gradient_update(stage, tx), donate_argnums=0)
+  args = state, types.example(spec, 16), key, batches.clock(0.5)
+  jax.config.update("jax_disable_most_optimizations", False)
+  try:
+    memory = update.lower(*args).compile().memory_analysis()
+  finally:
+    jax.config.update("jax_disable_most_optimizations", True)
+  assert 0.5e9 < memory.temp_size_in_bytes < 6e9

@@ -1,7 +1,7 @@
-"""ProMMA against MPLMM, slow loops over rows and gates, and data with a known answer.
+"""ProMMA against MPLMM and slow loops over rows and gates.
 
-Three sequences of 6 steps: in the last test vision is a noisy copy of the text and
-audio is noise. The other tests share its programs, the slow part.
+Three sequences of 6 steps; the tests share their programs, the slow part. Data with a
+known answer are in test_promma_synthetic.py.
 """
 
 import functools
@@ -305,6 +305,29 @@ def test_importance_is_above_the_running_median():
     assert 0.2 < q.mean() < 0.8 and np.mean(q != q_wanted.T) < 0.02
 
 
+def test_the_importance_of_what_was_never_recorded_is_not_learnt():
+  (params, aux), batch = ready(), rows()
+  loss = jax.jit(method_of(gate="importance").stages[-1].loss)
+  _, (_, terms) = loss(params, aux, batch, KEY, LATE)
+  known = batch["recorded"] & batch["present"].any(1)[:, None]
+  assert terms["gate"].count == (~batch["present"] & known).sum()
+  never = batch | {"recorded": batch["present"]}
+  assert loss(params, aux, never, KEY, LATE)[1][1]["gate"].count == 0
+
+
+def test_fresh_ends_are_those_of_mplmm_and_f0_keeps_the_trained():
+  values = {k: TINY[k] for k in ("width", "heads", "prompts", "layers")}
+  values |= {"memory_layers": 1, "noisy": "", "fit": 0.0, "fresh": True}
+  host = methods.build("mplmm", values, SPEC)
+  this = methods.build("promma", values | OFF, SPEC)
+  params, aux = batches.parameters(this), promma.empty(SPEC) | {"f0": {}}
+  wanted, _ = jax.jit(host.stages[-1].enter)(KEY, params, {})
+  found, aux = jax.jit(this.stages[-1].enter)(KEY, params, aux)
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  jax.tree.map(np.testing.assert_array_equal, aux["f0"], mplmm.ends(params))
+  assert not np.allclose(found["params"]["backbone"]["output"]["kernel"], 0.0)
+
+
 def test_the_gates_of_a_prediction():
   (params, aux), batch = ready(), rows()
   aux = aux | {"on": (np.float32([20, 50, 0]), np.full(3, 100, np.float32))}
@@ -313,7 +336,7 @@ def test_the_gates_of_a_prediction():
   nets = {kind: network(gate=kind) for kind in kinds}
 
   @jax.jit
-  def run(batch):
+  def run(batch, aux=aux):
     there = batch["present"]
     taken = nets["free"].apply(params, batch, there, method="take")
     args = params, aux, batch, there, taken, None
@@ -341,7 +364,11 @@ def test_the_gates_of_a_prediction():
     ValueError, match="oracle, which reads labels; the batch has none"
   ):
     jax.eval_shape(method_of(gate="oracle").predict, params, aux, readable)
-  learned = jax.jit(method_of().predict)(params, aux, readable)
+  predict = jax.jit(method_of().predict)
+  learned = predict(params, aux, readable)
+  unjudged = aux | promma.empty(SPEC)
+  assert np.all(predict(params, unjudged, readable)["gate"] == 1)
+  assert np.all(run(readable | {"label": batch["label"]}, unjudged)["random"] == 1)
   seen = seen_by()(params, aux, batch, broadcast())
   hard = np.where(present, 1, seen["judged"] >= 0)
   assert np.array_equal(learned["gate"], hard) and np.ptp(hard[where]) == 1

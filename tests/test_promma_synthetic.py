@@ -1,7 +1,7 @@
 """ProMMA on data with a known answer: vision is a noisy copy of text, audio is noise.
 
 The label is in the text, which is always there. The backbone learns to read text and
-vision alike, so that vision is worth generating and audio is not. Four runs, each with
+vision alike, so that vision is worth generating and audio is not. Three runs, each with
 its own start and rows, train at once in one program; every batch has new rows.
 """
 

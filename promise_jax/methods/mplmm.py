@@ -45,8 +45,10 @@ from promise_jax.types import (
   Spec,
   Stage,
   at_least,
+  one_of,
 )
 
+NOISY = "text"
 START = nn.initializers.normal(0.02)
 ZEROS = nn.initializers.zeros
 # What a data set has of its own, and what learns with the prompts: all but the encoders
@@ -62,10 +64,10 @@ class MplmmConfig:
   The backbone: `width` H, `heads`, `layers` between modalities and `memory_layers`
   within them, `steps` the most that a modality keeps (0: all; where it has more, mean
   and deviation of windows), `causal` and `masked` as in `mult.PRESETS`; `noisy` names
-  the modalities with dropout on their raw features, joined by "+"; `tied` draws dropout
-  once for all steps of a row. `prompts` is the length of every prompt. `generate`,
-  `signal` and `types` switch the three kinds; without the first two an absent modality
-  is zeros, which clean attention does not see.
+  the modalities with dropout on their raw features, joined by "+" (by default the text,
+  where there is one); `tied` draws dropout once for all steps of a row. `prompts` is
+  the length of every prompt. `generate`, `signal` and `types` switch the three kinds;
+  without the first two an absent modality is zeros, which clean attention does not see.
 
   Stages, as parts of the steps, left out at 0: `pretrain` trains the backbone on
   complete rows, `fit` its projections and output on complete rows, `tune` the prompts
@@ -79,7 +81,7 @@ class MplmmConfig:
   steps: int = 0
   causal: bool = False
   masked: bool = True
-  noisy: str = "text"
+  noisy: str = NOISY
   tied: bool = True
   prompts: int = 16
   generate: bool = True
@@ -121,6 +123,17 @@ def check(config, name: str) -> None:
     )
 
 
+def noisy(config, names: tuple[str, ...]) -> tuple[str, ...]:
+  """The modalities with dropout on their raw features, of those that there are;
+  ValueError for another, but for the text that is meant by default."""
+  found = tuple(name for name in config.noisy.split("+") if name)
+  if config.noisy == NOISY:
+    return tuple(name for name in found if name in names)
+  for name in found:
+    one_of("noisy", name, names)
+  return found
+
+
 SIZES = {"layers": 5, "memory_layers": 5}
 CLEAN = SIZES
 AUTHORS = SIZES | mult.PRESETS["authors"]
@@ -146,7 +159,6 @@ class MplmmNet(precision.Network):
 
   def setup(self):
     c, self.names = self.config, tuple(m.name for m in self.modalities)
-    noisy = tuple(n for n in c.noisy.split("+") if n in self.names)
     self.backbone = mult.MulT(
       self.modalities,
       self.outputs,
@@ -156,7 +168,7 @@ class MplmmNet(precision.Network):
       memory_layers=c.memory_layers,
       causal=c.causal,
       masked=c.masked,
-      noisy=noisy,
+      noisy=noisy(c, self.names),
       rates=mult.Rates(tied=c.tied),
       steps=c.steps,
     )
@@ -270,11 +282,7 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
   init = lambda key: (net.init(key, types.example(spec)), {})
 
   def enter(key, params, aux):
-    if config.fresh:
-      new = ends(net.init(key, types.example(spec)))
-      backbone = params["params"]["backbone"] | new
-      params = {"params": params["params"] | {"backbone": backbone}}
-    return params, aux
+    return renewed(config, init, key, params), aux
 
   loss, predict = of_network(net, "prompted", spec.task)
   trains = (TUNED,) if config.frozen else (".*",)
@@ -303,6 +311,7 @@ def of_network(net: MplmmNet, method: str, task: types.Task):
 def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
   """The method of the stages that have a share of the steps: two that train the
   backbone on complete rows, `tune` last. It predicts as its last stage does."""
+  noisy(config, tuple(m.name for m in net.modalities))  # a wrong name is refused here
   loss, predict = of_network(net, "plain", task)
   form = {"complete": True, "predict": predict}
   every = (
@@ -313,6 +322,14 @@ def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Met
   shares = zip(every, (config.pretrain, config.fit, config.tune), strict=True)
   stages = tuple(stage._replace(share=share) for stage, share in shares if share)
   return Method(init, stages[-1].predict, stages)
+
+
+def renewed(config: MplmmConfig, init, key: Array, params: PyTree) -> PyTree:
+  """`params` as the prompts are trained on: with new `ends` if `config.fresh`."""
+  if not config.fresh:
+    return params
+  backbone = params["params"]["backbone"] | ends(init(key)[0])
+  return {"params": params["params"] | {"backbone": backbone}}
 
 
 def ends(params: PyTree) -> dict[str, PyTree]:

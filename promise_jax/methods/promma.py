@@ -271,8 +271,7 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
     return params, {"f0": kept(params), **empty(spec)}
 
   def enter(key, params, aux):
-    del key
-    return params, aux | {"f0": kept(params)}
+    return mplmm.renewed(config, init, key, params), aux | {"f0": kept(params)}
 
   def loss(params, aux, batch, key, clock):
     return objective(net, spec.task, params, aux, batch, key, clock)
@@ -331,7 +330,9 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
   total = tasks.ratio(terms["sup"])
   if judged is not None:
     entropy = gate.cross_entropy(q, judged)
-    terms["gate"] = tasks.mean_where(entropy, absent & judges)
+    # What leaving m out does is not known where m was never there.
+    known = recorded if c.gate == "importance" else True
+    terms["gate"] = tasks.mean_where(entropy, absent & judges & known)
     for i, n in enumerate(names):
       on = (judged[:, i] >= 0).astype(jnp.float32)
       terms[f"on/{n}"] = tasks.mean_where(on, absent[:, i])
@@ -391,17 +392,20 @@ def tried(net, task, params, batch, present, target, pattern=None) -> Array:
 
 
 def decide(net, task, params, aux, batch, present, taken, pattern) -> Array:
-  """The hard gates f[B, M] of a prediction."""
+  """The hard gates f[B, M] of a prediction; 1 before a gate has been judged, as in
+  training until then."""
   c, count = net.config, present.shape[1]
   if c.gate in ("on", "off"):
     return jnp.full(present.shape, float(c.gate == "on"))
   if c.gate == "random":
     on, judged = aux["on"]
-    return coins(jax.random.key(0), batch["id"], count, on / jnp.maximum(judged, 1))
+    chance = jnp.where(judged > 0, on / jnp.maximum(judged, 1), 1)
+    return coins(jax.random.key(0), batch["id"], count, chance)
   if c.gate in ("learned", "importance"):
     (answer,) = teach(net, params, aux, batch, present[None])
     judged = net.apply(params, *taken, present, answer, method="evaluate")
-    return (judged >= 0).astype(jnp.float32)
+    warm = jnp.sum(aux["on"][1]) == 0
+    return jnp.where(warm | (judged >= 0), 1.0, 0.0)
   if c.gate == "oracle":
     if "label" not in batch:
       raise ValueError("promma.gate is oracle, which reads labels; the batch has none")
