@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import batches
 from promise_jax import methods
 from promise_jax.losses import task as tasks
 from promise_jax.methods import share
+from promise_jax.nn import precision
+from promise_jax.types import State
 
 SIZES = {"hidden": 8, "head_hidden": 5, "shared": 4, "pull": 0.1}
 SPEC = batches.spec("classes")
@@ -85,12 +88,17 @@ def test_a_step_moves_the_teacher_and_the_teacher_predicts():
   _, method, params = start()
   aux, batch = aux_of(method), batches.complete(SPEC)
   clock = batches.clock(0.5)  # step 3: keeps (1 + 3) / (10 + 3)
-  loss = jax.jit(method.stages[0].loss)
-  _, (after, _) = loss(params, aux, batch, jax.random.key(1), clock)
-  for old, now, mean in zip(
-    *map(jax.tree.leaves, (aux["teacher"], params, after["teacher"])), strict=True
-  ):
-    np.testing.assert_allclose(mean, (4 * old + 9 * now) / 13, 1e-4, 1e-6)
+  for kind in precision.PRECISIONS:  # it is never made of rounded parameters
+    (stage,) = precision.lowered(method, kind).stages
+    tx = optax.sgd(0.1)
+    update = jax.jit(stage.update(stage, tx))
+    state = State(params, aux, tx.init(params))
+    state, _ = update(state, batch, jax.random.key(1), clock)
+    for old, now, mean in zip(
+      *map(jax.tree.leaves, (aux["teacher"], params, state.aux["teacher"])), strict=True
+    ):
+      assert mean.dtype == np.float32
+      np.testing.assert_allclose(mean, (4 * old + 9 * now) / 13, 1e-5, 1e-6)
   predict = jax.jit(method.predict)
   seen = batches.readable(batch)
   taught = predict(params, aux, seen)["logits"]

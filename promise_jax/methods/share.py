@@ -31,7 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promise_jax import missing, types
+from promise_jax import missing, types, updates
 from promise_jax.losses import contrastive
 from promise_jax.losses import positive_unlabelled as pu
 from promise_jax.losses import task as tasks
@@ -235,15 +235,25 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     weight = {"sup": 1.0, "distil": config.weight * ramp}
     weight |= {"lb": config.pull, "ulb": config.pull, "gate": 0.0}
     total = sum(weight[k] * tasks.ratio(v) for k, v in terms.items())
-    if config.decay:
-      teacher = running_mean(aux["teacher"], params, clock.step, config.decay)
-      aux = aux | {"teacher": teacher}
     return total, (aux, terms)
 
+  def follow(stage, tx):
+    step = updates.gradient_update(stage, tx)
+
+    def update(state, batch: Batch, key, clock: Clock):
+      # Of the parameters themselves: the loss may be given rounded ones.
+      mean = state.aux["teacher"], state.params, clock.step, config.decay
+      state, metrics = step(state, batch, key, clock)
+      return state._replace(aux=state.aux | {"teacher": running_mean(*mean)}), metrics
+
+    return update
+
   def predict(params, aux, batch: Batch, pattern=None):
-    params = aux["teacher"] if config.decay else params
+    if config.decay:
+      params = precision.matched(aux["teacher"], params)
     present = missing.restrict(batch["present"], pattern)
     codes = net.apply(params, batch, present, pattern, method="codes")
     return {"logits": net.apply(params, codes, present, method="logits")}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.prepare)
+  stage = Stage("train", loss, update=follow if config.decay else None)
+  return Method(init, predict, (stage,), encoders.prepare)
