@@ -519,6 +519,16 @@ class TestTask:
     expected = [math.log(2), math.log(1 + math.exp(-10) + math.exp(-5))]
     np.testing.assert_allclose(found, expected, 1e-5, 1e-6)
 
+  @pytest.mark.parametrize("kind", TASKS)
+  def test_labels_of_another_shape_are_refused(self, kind):
+    """[B, 1] less [B] would be B x B errors."""
+    shape = (2,) if kind == "multilabel" else (2, 1)
+    dtype = np.int32 if kind == "classes" else np.float32
+    with pytest.raises(AssertionError, match="shape"):
+      call(tasks.supervised, self.LOGITS, np.zeros(shape, dtype), task=TASKS[kind])
+    with pytest.raises(AssertionError, match="shape"):
+      tasks.mean_where(jnp.ones((2, 2)), jnp.ones(2, bool))
+
   def test_binary_cross_entropy_by_loop(self, rng):
     logits = rng.normal(size=(5, 4)).astype(np.float32)
     label = np.float32(rng.random((5, 4)) < 0.5)

@@ -1,5 +1,6 @@
 """Supervised losses per row for the three kinds of task, and distillation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,7 +10,9 @@ from promise_jax.types import Array, Task
 
 
 def mean_where(values: Array, where: Array) -> types.Mean:
-  """Sums `values` f[B] over rows with `where` bool[B]; `ratio` makes the number."""
+  """Sums `values` f[B] over rows with `where` bool[B], both of any one shape; `ratio`
+  makes the number."""
+  chex.assert_equal_shape((values, where))
   total = jnp.sum(jnp.where(where, values, 0))
   return types.Mean(total, jnp.sum(where).astype(total.dtype))
 
@@ -27,7 +30,11 @@ def known_label(label: Array, labelled: Array) -> Array:
 def supervised(logits: Array, label: Array, task: Task) -> Array:
   """Loss f[B] of `logits` f[B, C]: cross entropy (classes), binary cross entropy
   averaged over the labels (multilabel), absolute error of `label / scale` (regression).
+
+  `label` i[B] or f[B], of multilabel f[B, C]; AssertionError for another shape, which
+  would be broadcast to B x B errors.
   """
+  chex.assert_shape(label, logits.shape[: 2 if task.kind == "multilabel" else 1])
   if task.kind == "classes":
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
   if task.kind == "multilabel":
