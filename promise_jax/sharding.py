@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from promise_jax.types import Array, PyTree
 
 MEMORY = pathlib.Path("/proc/meminfo")
+CONTAINER = pathlib.Path("/sys/fs/cgroup")  # version 2
+LIMIT = "max", "current"
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
@@ -103,7 +105,16 @@ def room(mesh: Mesh) -> int | None:
 
 
 def host_room() -> int | None:
-  """Bytes of memory that the host has left; None where it does not say."""
+  """Bytes of memory that the host has left, or the container, if that is less; None
+  where it does not say."""
   told = MEMORY.read_text() if MEMORY.exists() else ""
   kilobytes = re.search(r"MemAvailable: +(\d+) kB", told)
-  return int(kilobytes[1]) * 1024 if kilobytes else None
+  left = [int(kilobytes[1]) * 1024] if kilobytes else []
+  stat = CONTAINER / "memory.stat"
+  try:
+    limit, used = (int((CONTAINER / f"memory.{x}").read_text()) for x in LIMIT)
+    (cached,) = re.findall(r"^inactive_file (\d+)", stat.read_text(), re.MULTILINE)
+    left.append(limit - used + int(cached))
+  except (OSError, ValueError):  # no cgroup, or one whose limit is "max"
+    pass
+  return min(left, default=None)

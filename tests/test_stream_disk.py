@@ -277,11 +277,24 @@ def test_arrays_by_column_and_full_disks_are_told(mine, monkeypatch):
 def test_a_file_larger_than_memory_is_told(mine, monkeypatch):
   monkeypatch.setattr(sharding, "MEMORY", mine.parent / "meminfo")
   sharding.MEMORY.write_text("MemTotal:  99 kB\nMemAvailable:   2 kB\n")
-  with pytest.raises(ValueError, match="'train': the rows take .* set data.stream"):
+  with pytest.raises(ValueError, match="'train': reading the rows .* set data.stream"):
     data.load(mine)
   data.load(mine, stream=True)
   sharding.MEMORY.unlink()
   data.load(mine)
+
+
+@pytest.mark.parametrize(("limit", "left"), [("max", 9), ("7000", 5), ("12000", 9)])
+def test_the_memory_of_a_container_counts(limit, left, folder, monkeypatch):
+  """Of 9 kB on the host; 3,000 bytes are used, 1,120 of them can be had back."""
+  for name in ("MEMORY", "CONTAINER"):
+    monkeypatch.setattr(sharding, name, folder / name.lower())
+  sharding.MEMORY.write_text("MemTotal:  99 kB\nMemAvailable:   9 kB\n")
+  sharding.CONTAINER.mkdir()
+  stat = "anon 1880\ninactive_file 1120\n"
+  for name, text in {"max": limit, "current": "3000", "stat": stat}.items():
+    (sharding.CONTAINER / f"memory.{name}").write_text(text)
+  assert sharding.host_room() == 1024 * left
 
 
 def test_writing_takes_the_memory_of_a_piece(folder, monkeypatch):

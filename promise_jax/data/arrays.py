@@ -117,10 +117,16 @@ def read(
     rows=rows,
     where=str(path),
     pieces=pieces,
-    size=sum(row_bytes(headers[f"x_{m}"]) for m in names)
-    * int((split == "train").sum()),
+    size=train_bytes([headers[f"x_{m}"] for m in names], split),
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {split_seed}",
   )
+
+
+def train_bytes(headers: list[npzfile.Header], split: np.ndarray) -> int:
+  """What reading the train rows takes: those of all modalities, and beside them, one
+  after the other, a whole array."""
+  sizes = [row_bytes(header) for header in headers]
+  return sum(sizes) * int((split == "train").sum()) + max(sizes) * len(split)
 
 
 def row_bytes(header: npzfile.Header) -> int:

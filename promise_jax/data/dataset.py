@@ -80,9 +80,10 @@ def resident(source: sources.Source, nonfinite: str) -> Fitted:
   room = sharding.host_room()
   if room is not None and source.size > room:
     raise ValueError(
-      f"{sources.place(source, 'train')}: the rows take {source.size / 1e9:.1f} GB, "
-      f"where {room / 1e9:.1f} GB of memory are free; set data.stream (data.load(..., "
-      "stream=True)), then they are read from disk while training."
+      f"{sources.place(source, 'train')}: reading the rows takes "
+      f"{source.size / 1e9:.1f} GB, where {room / 1e9:.1f} GB of memory are free; set "
+      "data.stream (data.load(..., stream=True)), then they are read from disk while "
+      "training."
     )
   rows = source.rows("train")
   modalities = tuple(cleaning.settle(m, rows.inputs[m.name]) for m in source.modalities)

@@ -34,7 +34,8 @@ class Source(NamedTuple):
   is what errors name, if not "data set <name>", `notes` are sentences to be told. A
   source that can be streamed (see `stored`) also gives the rows in `pieces(split)`, the
   same ones in the same order, a few at a time, and an `identity`: a text that changes
-  with them. `size` are the bytes that its train rows take at least; 0: not known.
+  with them. `size` are the bytes that it takes at least to read its train rows; 0: not
+  known.
   """
 
   name: str
