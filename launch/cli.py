@@ -76,11 +76,14 @@ def main(body: Callable[[], None]) -> None:
   except checkpoint.NotSaved as error:
     print(f"\nerror: {error}; {AGAIN}", file=sys.stderr)
     leave(FAILED)
-  except jax.errors.JaxRuntimeError:
+  except jax.errors.JaxRuntimeError as error:
     if not distributed.several():
       raise
     traceback.print_exc()
-    print(f"\nerror: another process may have ended; {AGAIN}", file=sys.stderr)
+    why = f"another process may have ended; {AGAIN}"
+    if "RESOURCE_EXHAUSTED" in str(error):
+      why = "a device has no memory left; train.batch may be too large for it"
+    print(f"\nerror: {why}", file=sys.stderr)
     leave(FAILED)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:
     fail(e)

@@ -135,7 +135,7 @@ def train_arm(
     (show or print)(line)
   start = take_over(setup, arm, folder, show)
   with checkpoint.opened(own) as manager:
-    done = manager.latest_step() or 0
+    done = checkpoint.latest(manager)
     with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
       fit = train.fit(
         method,
@@ -178,7 +178,8 @@ def take_over(
   """The parameters by path with which the arm starts, told and noted in init.json; told
   too are those that neither it nor any stage of the method gives a value."""
   start = start_of(setup, arm, folder)
-  if show and not checkpoint.begun(checkpoint.of_arm(folder, arm.folder)):
+  begun = checkpoint.begun(checkpoint.of_arm(folder, arm.folder))
+  if show and not begun and arm.method != CONSTANT:
     method = built(setup.plan, arm, setup.spec)
     left = warmstart.drawn(method, start.taken if start else ())
     if left:

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from promise_jax import distributed
 from promise_jax.types import PyTree
 
 
@@ -69,6 +70,17 @@ def told(manager) -> Iterator[None]:
     yield
   except (ValueError, OSError) as error:
     raise NotSaved(Path(manager.directory), error) from error
+
+
+def latest(manager) -> int:
+  """The step of the newest checkpoint, the same in all processes; 0 where there is
+  none. ValueError where they do not see the same."""
+
+  def look():
+    manager.reload()
+    return manager.latest_step() or 0
+
+  return distributed.agreed(look)
 
 
 def restore(manager, step: int, like: PyTree, sharding) -> PyTree:

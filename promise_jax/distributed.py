@@ -6,6 +6,8 @@ restore. With one process nothing here does anything.
 """
 
 import os
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 HEARTBEAT = 100  # seconds, as in JAX
+PATIENCE = 90  # seconds for which a file system may show an older state
 TEXT = 4096  # bytes of a sentence that is passed on
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
@@ -115,8 +118,20 @@ def tpu_workers(environ: Mapping[str, str]) -> int:
   try:
     with urllib.request.urlopen(asked, timeout=10) as answer:
       return len(answer.read().decode().split(","))
-  except urllib.error.URLError:
-    return 1  # a machine with TPUs of its own has nobody to ask
+  except (urllib.error.URLError, TimeoutError) as error:
+    if nobody(error):
+      return 1  # a machine with TPUs of its own has nobody to ask
+    raise ValueError(
+      f"{METADATA} did not answer ({error}), so how many workers there are is not "
+      "known; start again, or set TPU_WORKER_HOSTNAMES"
+    ) from error
+
+
+def nobody(error: OSError) -> bool:
+  """Whether a request failed because there is no such host, or no such thing there."""
+  if isinstance(error, urllib.error.HTTPError):
+    return error.code == 404
+  return isinstance(getattr(error, "reason", None), socket.gaierror)
 
 
 def open_mpi(coordinator: str | None, environ: Mapping[str, str]) -> dict:
@@ -150,6 +165,26 @@ def largest(number: int) -> int:
   if not several():
     return number
   return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def agreed(look: Callable[[], int], patience: float = PATIENCE) -> int:
+  """What `look`, at a folder that all share, says in the first process, once all say
+  so: others may be shown an older state for a while. ValueError if some still are after
+  `patience` seconds."""
+  if not several():
+    return look()
+  own = look()
+  wanted = largest(own if first() else -1)
+  end = time.monotonic() + patience
+  while own != wanted and time.monotonic() < end:
+    time.sleep(0.2)
+    own = look()
+  if largest(own != wanted):
+    raise ValueError(
+      f"process {jax.process_index()} finds {own} in the run folder where the first "
+      f"process finds {wanted}: all need to see the same folder"
+    )
+  return wanted
 
 
 def together(body: Callable[[], Any], where: bool = True) -> Any:

@@ -6,7 +6,16 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from promise_jax import arms, checkpoint, distributed, files, missing, outcome, rundir
+from promise_jax import (
+  arms,
+  checkpoint,
+  distributed,
+  files,
+  missing,
+  outcome,
+  rundir,
+  train,
+)
 from promise_jax.settings import CONSTANT
 
 
@@ -21,19 +30,16 @@ def run(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> s
   first, together = distributed.first(), distributed.together
   together(lambda: rundir.check_config(folder, config), first)
   show = show if first else lambda text: None
-  if distributed.largest((folder / "results.jsonl").exists()):
+  if distributed.largest(first and (folder / "results.jsonl").exists()):
     show(f"{folder} is finished; nothing was trained.")
     return outcome.shown(folder) if first else ""
   setup = together(lambda: ready(config, folder))
   for line in setup.dataset.told():
     show(line)
-  with rundir.opened(folder, config), stop_signals() as stop:
+  with rundir.opened(folder, config):
     if first:
       files.write_json(folder / "spec.json", rundir.spec_to_json(setup.spec))
-    trained = [
-      arms.train_arm(setup, arm, folder, stop, show if first else None)
-      for arm in setup.plan.arms
-    ]
+    trained = train_arms(setup, folder, show if first else None)
     end = outcome.test if first else predict_along
     together(functools.partial(end, setup, trained, folder))
   return outcome.shown(folder) if first else ""
@@ -46,6 +52,20 @@ def ready(config: dict, folder: Path) -> arms.Setup:
   for arm in setup.plan.arms:
     arms.start_of(setup, arm, folder)
   return setup
+
+
+def train_arms(
+  setup: arms.Setup, folder: Path, show: Callable[[str], None] | None
+) -> list[arms.Trained]:
+  """Every arm; asked to stop, raises `train.Stopped` when what is trained is saved.
+  Before and after, a signal ends the process as it does by default."""
+  trained = []
+  with stop_signals() as stop:
+    for arm in setup.plan.arms:
+      trained.append(arms.train_arm(setup, arm, folder, stop, show))
+      if number := stop():
+        raise train.Stopped(setup.plan.train.steps, number)
+  return trained
 
 
 def predict_along(setup: arms.Setup, trained: list[arms.Trained], folder: Path) -> None:

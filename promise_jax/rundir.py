@@ -34,13 +34,16 @@ from promise_jax.data import ahead
 from promise_jax.types import Modality, Spec, Task
 
 # Who reads the rows decides nothing: a run may go on with other readers.
-FREE = tuple(f"data.{name}" for name in ahead.Reading._fields)
+READERS = ahead.Reading()._asdict()
+FREE = tuple(f"data.{name}" for name in READERS)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def digest(config: dict) -> str:
-  """Eight hex digits that name a config."""
-  text = json.dumps(config, sort_keys=True)
+  """Eight hex digits that name a config, the same whatever its `FREE` fields are."""
+  data = config.get("data", {})
+  data = data | {k: v for k, v in READERS.items() if k in data}
+  text = json.dumps(config | ({"data": data} if data else {}), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -51,12 +54,13 @@ def opened(folder: Path, config: dict) -> Iterator[Path]:
 
   Raises ValueError if another config made it (the fields that differ are listed), if
   it holds something else, if another run has it open, or if one of the processes does
-  not see it.
+  not see it or has another config.
   """
   with contextlib.ExitStack() as stack:
     enter = functools.partial(stack.enter_context, locked(folder, config))
     distributed.together(enter, distributed.first())
-    distributed.together(functools.partial(read_config, folder))
+    distributed.agreed(lambda: int((folder / "config.json").exists()))
+    distributed.together(functools.partial(check_config, folder, config))
     yield folder
 
 

@@ -9,8 +9,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-from promise_jax import evaluate, methods, missing, optim, train
-from promise_jax.data import ahead
+from promise_jax import evaluate, methods, missing, optim, rundir, train
 from promise_jax.methods import mplmm, promise, redcore
 from promise_jax.nn import precision
 from promise_jax.types import one_of
@@ -32,7 +31,7 @@ READING = {
   "stream": False,
 }
 # Who reads streamed rows; see `data.ahead`.
-READERS = ahead.Reading()._asdict()
+READERS = rundir.READERS
 
 TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 

@@ -126,7 +126,7 @@ def fit(
   judge = placing.put(method, placing.padded(valid, mesh), mesh)
   prepare = placing.of_calls(method, mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
-  done = (manager.latest_step() if manager else None) or 0
+  done = checkpoint.latest(manager) if manager else 0
   stages, end, best, given = [], 0, None, dict(start or {})
   bar_of = progress.progress_bar(title, sum(calls) * config.every, done)
   with bar_of as bar, contextlib.ExitStack() as reading:

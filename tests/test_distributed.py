@@ -4,12 +4,15 @@ The runs are real ones, 2 processes with 2 virtual devices each.
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +80,41 @@ TPU = {"TPU_ML_PLATFORM": "JAX"}
 )
 def test_a_cluster_is_one_that_started_several_processes(environ, cluster):
   assert distributed.detected(environ) == cluster
+
+
+@pytest.mark.parametrize(
+  ("failure", "workers"),
+  [
+    (urllib.error.URLError(socket.gaierror(-2, "unknown")), 1),
+    (urllib.error.HTTPError("", 404, "none", None, None), 1),
+    (urllib.error.HTTPError("", 503, "busy", None, None), None),
+    (urllib.error.URLError(TimeoutError("timed out")), None),
+    (TimeoutError("timed out"), None),
+  ],
+)
+def test_metadata_that_do_not_answer_are_not_taken_for_none(
+  failure, workers, monkeypatch
+):
+  def fail(*args, **options):
+    raise failure
+
+  monkeypatch.setattr(urllib.request, "urlopen", fail)
+  if workers:
+    assert distributed.tpu_workers({}) == workers
+  else:
+    with pytest.raises(ValueError, match="did not answer .* set TPU_WORKER_HOSTNAMES"):
+      distributed.tpu_workers({})
+
+
+def test_all_wait_until_they_see_what_the_first_does(monkeypatch):
+  """A process to which the folder shows an older state; step 30 is the first's."""
+  monkeypatch.setattr(distributed, "several", lambda: True)
+  monkeypatch.setattr(distributed, "first", lambda: False)
+  monkeypatch.setattr(distributed, "largest", lambda n: 30 if n == -1 else n)
+  seen = iter([20, 20, 30])
+  assert distributed.agreed(lambda: next(seen)) == 30
+  with pytest.raises(ValueError, match="process 0 finds 20 .* process finds 30: all"):
+    distributed.agreed(lambda: 20, patience=0.3)
 
 
 def test_open_mpi_says_who_is_who_but_not_where():
@@ -149,6 +187,37 @@ def test_the_pod_of_kubernetes_is_done_when_the_run_is(tmp_path):
   assert codes == [1, 0]
 
 
+@pytest.mark.parametrize(
+  ("code", "done", "ended", "again"),
+  [
+    (0, False, 0, True),
+    (143, False, 0, True),
+    (2, False, 2, False),
+    (0, True, 0, False),
+  ],
+)
+def test_the_job_of_slurm_is_queued_again_until_it_is_done(
+  code, done, ended, again, tmp_path
+):
+  """Also if it was told to end before it trained; not after an error."""
+  folder, calls = tmp_path / "run", tmp_path / "calls"
+  folder.mkdir()
+  for name, last in (("srun", f"exit {code}"), ("scontrol", "exit 0")):
+    tool = tmp_path / name
+    tool.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{last}\n')
+    tool.chmod(0o755)
+  if done:
+    (folder / "results.jsonl").touch()
+  script = ROOT / "launch" / "pod" / "slurm.sh"
+  own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+  own |= {"SLURM_CPUS_PER_TASK": "8"}
+  call = ["bash", str(script), str(folder), "--config=c.py"]
+  assert subprocess.run(call, env=own, check=False).returncode == ended
+  first, *more = calls.read_text().splitlines()
+  assert "--cpus-per-task=8 " in first and first.endswith(f"{folder} --config=c.py")
+  assert more == (["scontrol requeue 7"] if again else [])
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
   """Two devices a process, and programs compiled once for all runs."""
@@ -164,10 +233,17 @@ def free_port() -> int:
 
 class Pair:
   """Two processes that train together in `folder`, as if started by `slurm` or with
-  flags; no file of the first may be longer than `limit` bytes, if there is a limit."""
+  flags; no file of the first may be longer than `limit` bytes, if there is a limit, and
+  the other has flags of its own as `second`."""
 
   def __init__(
-    self, folder: Path, environment: dict, *, limit: int = 0, slurm: bool = False
+    self,
+    folder: Path,
+    environment: dict,
+    *,
+    limit: int = 0,
+    slurm: bool = False,
+    second: tuple[str, ...] = (),
   ):
     self.folder, port = folder, free_port()
     call = [sys.executable, str(ROOT / "launch" / "train.py"), f"--workdir={folder}"]
@@ -185,6 +261,7 @@ class Pair:
       given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
       whole = [*(full if limit and i == "0" else []), *call]
       whole += [] if slurm else [*flags, f"--process={i}"]
+      whole += second if i == "1" else ()
       self.processes.append(subprocess.Popen(whole, **given))
 
   def wait_for(self, beyond: int) -> None:
@@ -321,6 +398,16 @@ def test_a_process_streams_the_rows_of_its_own_devices(environment):
   ]
   said = [p.communicate(timeout=120)[1] for p in both]
   assert [p.returncode for p in both] == [0, 0], said
+
+
+@pytest.mark.slow
+def test_another_config_in_one_process_is_refused_by_all(environment, tmp_path):
+  pair = Pair(tmp_path / "run", environment, second=("--config.train.optim.lr=0.5",))
+  end = pair.end()
+  assert end.codes == [2, 2], end
+  for said in end.err:
+    assert "belongs to another config: train.optim.lr was 0.003, is 0.5" in said
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -230,7 +230,10 @@ def test_a_run_may_go_on_with_other_readers(finished):
   given["data"] |= {"threads": 3, "workers": 1}
   with rundir.opened(finished.folder, given):
     pass
+  usual = given | {"data": given["data"] | settings.READERS}
+  assert rundir.digest(given) == rundir.digest(usual)
   given["seeds"] = 3
+  assert rundir.digest(given) != rundir.digest(usual)
   with pytest.raises(ValueError, match="another config: seeds was 2, is 3$"):
     rundir.opened(finished.folder, given).__enter__()
 
@@ -314,6 +317,22 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
 def assert_same_predictions(a, b) -> None:
   with np.load(a / "predictions.npz") as ours, np.load(b / "predictions.npz") as theirs:
     assert runs.same(dict(ours), dict(theirs))
+
+
+def test_a_signal_between_two_arms_stops_there(tmp_path, monkeypatch):
+  """And one that comes when all are trained is nobody's: it ends the process."""
+  setup = SimpleNamespace(plan=settings.check(config()))
+  seen, default = [], signal.getsignal(signal.SIGTERM)
+
+  def train_arm(setup, arm, folder, stop, show):
+    seen.append(arm.text)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(arms, "train_arm", train_arm)
+  with pytest.raises(train.Stopped) as stopped:
+    experiment.train_arms(setup, tmp_path, None)
+  assert stopped.value.signal == signal.SIGTERM and len(seen) == 1
+  assert signal.getsignal(signal.SIGTERM) is default
 
 
 def test_the_control_is_the_best_on_validation():

@@ -1,5 +1,9 @@
 """Training on streamed rows is training on resident ones, bit by bit."""
 
+import multiprocessing
+import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -68,12 +72,36 @@ def test_training_is_the_same_bit_by_bit(resident, one_device):
   assert runs.same(fit[:4], whole[:4])
 
 
-def test_a_stopped_run_goes_on_where_it_stood(resident, one_device, tmp_path):
+@pytest.mark.slow
+def test_workers_train_the_same_and_leave_signals_alone(resident, one_device):
+  """Ctrl-C and SIGTERM go to a whole group of processes: whoever trains answers."""
+  (source, rows, whole, said), lines, told = resident, [], []
+
+  def log(more):
+    lines.extend(more)
+    for worker in multiprocessing.active_children():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+      worker.join(0.3)
+      told.append(worker.exitcode)
+
+  fit = fitted(source, taken(rows, threads=1, workers=1), one_device, log=log)
+  assert lines == said and len(told) >= 2 and set(told) <= {None, 0}
+  assert runs.same(fit[:4], whole[:4])
+
+
+def test_a_stopped_run_goes_on_where_it_stood(
+  resident, one_device, eight_devices, tmp_path
+):
   source, given, whole, _ = resident
   rows = taken(given)
   with checkpoint.opened(tmp_path / "own") as manager:
     with pytest.raises(train.Stopped):
       fitted(source, rows, one_device, manager=manager, stop=runs.stopping(1))
+  shutil.copytree(tmp_path / "own", tmp_path / "other")
+  with checkpoint.opened(tmp_path / "other") as manager:
+    other = fitted(source, taken(given, threads=1), eight_devices, manager=manager)
+  runs.assert_close(other.params, whole.params, atol=1e-5)
   for x in rows.split.inputs.values():
     x.asked.clear()
   with checkpoint.opened(tmp_path / "own") as manager:

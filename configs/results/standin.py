@@ -4,7 +4,7 @@
 
 As many rows and features as MOSI has, 20 steps a modality, as long as its text is. A
 label in [-3, 3] is a part that all modalities show, plus one part each that no other
-shows; text says its own most clearly, vision least.
+shows; text says its own most clearly, audio least.
 """
 
 import pathlib

@@ -15,6 +15,9 @@
 # the time is up the run saves, ends, and is put into the queue again.
 workdir=$1
 shift
-srun --kill-on-bad-exit=1 .venv/bin/python launch/train.py --workdir="$workdir" "$@" ||
-  exit
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  .venv/bin/python launch/train.py --workdir="$workdir" "$@"
+code=$?
+# 143: told to end before it trained or after, when there was nothing to save.
+[ $code = 0 ] || [ $code = 143 ] || exit $code
 [ -e "$workdir/results.jsonl" ] || scontrol requeue "$SLURM_JOB_ID"

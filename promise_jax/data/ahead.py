@@ -3,11 +3,13 @@
 Item i of the source is all that step i reads, so the position in the data is the step:
 a run that is resumed, on any number of processes, starts there, and nothing of grain is
 saved. Every process reads the rows of its own devices alone. Ahead are at most as many
-steps as a call has (`threads`, if those are more); with what is being stacked, on its
-way to the device and in use, up to five calls of rows are in memory. Ours.
+steps as a call has (`threads`, if those are more), of each worker where there are some;
+with what is being stacked, on its way to the device and in use, up to five calls of
+rows are in memory, and one more for each worker. Ours.
 """
 
 import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -72,12 +74,21 @@ def opened(steps: Steps, first: int, reading: Reading) -> Iterator[Iterator]:
   items = grain.MapDataset.source(steps)[first:].to_iter_dataset(options)
   if reading.workers:
     mark_flags_as_parsed()
-    items = items.mp_prefetch(grain.MultiprocessingOptions(reading.workers))
+    workers = grain.MultiprocessingOptions(reading.workers)
+    items = items.mp_prefetch(workers, worker_init_fn=undisturbed)
   iterator = iter(items.batch(steps.every, batch_fn=stack))
   try:
     yield iterator
   finally:
     iterator.close()
+
+
+def undisturbed(worker: int, workers: int) -> None:
+  """Leaves a signal that reaches the whole group to the process that trains: it saves,
+  and then ends this one."""
+  del worker, workers
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
 
 
 def stack(items: list[dict]) -> dict:
