@@ -77,7 +77,8 @@ def latest(manager) -> int:
   none. ValueError where they do not see the same."""
 
   def look():
-    manager.reload()
+    if distributed.several():
+      manager.reload()  # it keeps what it saw when it was opened
     return manager.latest_step() or 0
 
   return distributed.agreed(look)

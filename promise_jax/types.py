@@ -157,10 +157,10 @@ class Method(NamedTuple):
 
   `init(key) -> (params, aux)`; `predict(params, aux, batch, pattern=None) ->
   {"logits": f[B, C], ...}`, never random, reads only inputs, length and present (and
-  id, where a row has noise of its own), and with a static `pattern` leaves the encoders
-  of absent modalities out of the program; `stages` are run in turn. `prepare` maps the
-  inputs of many rows to what losses and `predict` may be given in their place: a first
-  part that nothing trains, done once a run and not in every step.
+  id, where a row has noise of its own), and with a static `pattern` leaves encoders of
+  single modalities that are absent out of the program; `stages` are run in turn.
+  `prepare` maps the inputs of many rows to what losses and `predict` may be given in
+  their place: a first part that nothing trains, done once a run, not in every step.
   """
 
   init: Init

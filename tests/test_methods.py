@@ -37,6 +37,7 @@ STEPS |= {"positives": "fig_edges", "project": "shared", "generate": "mix"}
 STEPS |= {"fncl": 0.02}
 TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a"}
 MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
+QUIET = {"noisy": ""}
 PROMMA = MPLMM | {"width": 4, "rank": 2, "codes": 3}
 OTHER = {"gate": "importance", "weigh": "attention", "connect": "static"}
 OTHER |= {"apply": "both", "private": "static"}
@@ -84,11 +85,13 @@ CASES = {
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", batches.KINDS),
   "promma": Case("promma", PROMMA, steps=120),
   "promma-kinds": Case(
-    "promma", PROMMA | OTHER, "multilabel", batches.KINDS[:2], steps=300
+    "promma", PROMMA | OTHER | QUIET, "multilabel", batches.KINDS[:2], steps=300
   ),
   "mplmm": Case("mplmm", MPLMM, steps=120),
   "mplmm-authors": Case("mplmm", mplmm.AUTHORS | MPLMM, "regression", PAIR, steps=300),
-  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", batches.KINDS[2:], steps=300),
+  "mplmm-kinds": Case(
+    "mplmm", MPLMM | QUIET, "multilabel", batches.KINDS[2:], steps=300
+  ),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"absent": "zeros"}, modalities=PAIR),

@@ -47,7 +47,8 @@ def section(record: dict) -> str:
   lines = [
     f"## {record['name']}",
     f"{record['system']}, {versions}. Products of f32 matrices reach, in Gflop/s, "
-    f"{rates}. The whole process held {record['process_mb']:.0f} MB at its peak.",
+    f"{rates}. The largest run for this section held {record['process_mb']:.0f} MB at "
+    "its peak.",
   ]
   for part, title in TITLES.items():
     if rows := record["parts"].get(part):

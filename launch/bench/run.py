@@ -56,7 +56,8 @@ def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict:
 
 def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
   """Puts the rows `found` into the page and its json, as those of a machine; a package
-  that is not here now keeps its version, for the rows that stay."""
+  that is not here now keeps its version, for the rows that stay, and so does the peak
+  memory of a larger run."""
   numbers = path.with_suffix(".json")
   every = json.loads(numbers.read_text()) if numbers.exists() else {}
   kept = every.get(record["name"], {"versions": {}, "parts": {}})
@@ -66,6 +67,7 @@ def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
   }
   every[record["name"]] = record | {
     "versions": kept["versions"] | record["versions"],
+    "process_mb": max(kept.get("process_mb", 0), record["process_mb"]),
     "parts": kept["parts"] | merged,
   }
   numbers.write_text(json.dumps(every, indent=1) + "\n")
