@@ -112,11 +112,13 @@ def test_rows_that_stay_keep_the_versions_they_were_measured_with(bench, tmp_pat
   write, page = bench("run").write, tmp_path / "speed.md"
   torch = {"versions": {"python": "3.11", "torch": "2.13"}}
   write(page, record([]) | torch, {"twins": [versus_row()]})
-  without = record([]) | {"versions": {"python": "3.12"}}
+  without = record([]) | {"versions": {"python": "3.12"}, "peak": {"8": 5e8}}
+  without |= {"process_mb": 0.5}
   write(page, without, {"twins": [versus_row(stage="tune")]})
   (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
   assert kept["versions"] == {"python": "3.12", "torch": "2.13"}
   assert [row["stage"] for row in kept["parts"]["twins"]] == ["", "tune"]
+  assert kept["peak"] == {"8": 1e9} and kept["process_mb"] == 1
 
 
 @pytest.mark.parametrize("word", ["method", "robult;"])

@@ -56,17 +56,19 @@ def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict:
 
 def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
   """Puts the rows `found` into the page and its json, as those of a machine; a package
-  that is not here now keeps its version, for the rows that stay, and so does the peak
-  memory of a larger run."""
+  that is not here now keeps its version, for the rows that stay, and so do the peak
+  memory of a larger run and the rate of products of a faster one."""
   numbers = path.with_suffix(".json")
   every = json.loads(numbers.read_text()) if numbers.exists() else {}
   kept = every.get(record["name"], {"versions": {}, "parts": {}})
+  fastest = kept.get("peak", {})
   merged = {
     name: report.merged(kept["parts"].get(name, []), rows)
     for name, rows in found.items()
   }
   every[record["name"]] = record | {
     "versions": kept["versions"] | record["versions"],
+    "peak": {k: max(v, fastest.get(k, 0)) for k, v in record["peak"].items()},
     "process_mb": max(kept.get("process_mb", 0), record["process_mb"]),
     "parts": kept["parts"] | merged,
   }
