@@ -419,6 +419,20 @@ def test_when_one_is_killed_the_others_end(story):
 
 
 @pytest.mark.slow
+def test_when_the_first_is_killed_the_others_end_too(environment, whole, tmp_path):
+  """The one that coordinates, writes and has the lock; then the run goes on."""
+  pair = Pair(tmp_path / "run", environment)
+  pair.wait_for(5)
+  pair.processes[0].kill()
+  end = pair.end()
+  assert end.codes[0] == -signal.SIGKILL and end.codes[1] != 0
+  assert end.s < HEARTBEAT + 10 and steps(tmp_path / "run") < STEPS
+  assert Pair(tmp_path / "run", environment).end().codes == [0, 0]
+  ours, theirs = (f / "results.jsonl" for f in (tmp_path / "run", whole.folder))
+  assert ours.read_text() == theirs.read_text()
+
+
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(story):
   end = story.told["full"]
   assert end.codes[0] == 1 and end.codes[1] != 0 and end.s < 60
