@@ -20,6 +20,7 @@ from promise_jax import (
   methods,
   metrics,
   missing,
+  rundir,
   settings,
   sharding,
   train,
@@ -66,7 +67,7 @@ def prepare(config: dict) -> Setup:
       method = built(plan, arm, spec)
       train.check(method, plan.train, sharding.make_mesh())
   # The config of a run made before there were these fields has none.
-  readers = {k: config["data"].get(k, v) for k, v in settings.READERS.items()}
+  readers = {k: config["data"].get(k, v) for k, v in rundir.READERS.items()}
   reading = ahead.checked(ahead.Reading(**readers))
   rows = feed.Rows(split, labelled, plan.seeds, plan.protocol, reading)
   feed.train_mask(rows, plan.seeds[0])
@@ -94,7 +95,7 @@ def label_subset(dataset: data.Dataset, config: dict, seed: int) -> np.ndarray:
 
 def load_data(config: dict) -> data.Dataset:
   """The data set of the config; ValueError if it lacks a split that a run reads."""
-  options = {k: v for k, v in config["data"].items() if k not in settings.READERS}
+  options = {k: v for k, v in config["data"].items() if k not in rundir.READERS}
   folder = options.pop("data_dir") or None
   if config["dataset"] == "synthetic":
     # It is made, not read: what says how to read the others, unless set, is not for it.
@@ -136,6 +137,8 @@ def train_arm(
   start = take_over(setup, arm, folder, show)
   with checkpoint.opened(own) as manager:
     done = checkpoint.latest(manager)
+    if show and not done and (left := warmstart.left_drawn(method, start)):
+      show(f"note: {arm.text} {left}")
     with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
       fit = train.fit(
         method,
@@ -175,17 +178,8 @@ def start_of(setup: Setup, arm: Arm, folder: Path) -> warmstart.Start | None:
 def take_over(
   setup: Setup, arm: Arm, folder: Path, show: Callable[[str], None] | None
 ) -> dict[str, np.ndarray]:
-  """The parameters by path with which the arm starts, told and noted in init.json; told
-  too are those that neither it nor any stage of the method gives a value."""
+  """The parameters by path with which the arm starts, told and noted in init.json."""
   start = start_of(setup, arm, folder)
-  begun = checkpoint.begun(checkpoint.of_arm(folder, arm.folder))
-  if show and not begun and arm.method != CONSTANT:
-    method = built(setup.plan, arm, setup.spec)
-    left = warmstart.drawn(method, start.taken if start else ())
-    if left:
-      reason = "no stage trains them, no init_from has them"
-      told = warmstart.listed(dict.fromkeys(left, reason))
-      show(f"note: {arm.text} leaves parameters as they were drawn: {told}")
   if start is None:
     return {}
   if distributed.first():

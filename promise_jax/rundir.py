@@ -33,7 +33,7 @@ from promise_jax import distributed, files
 from promise_jax.data import ahead
 from promise_jax.types import Modality, Spec, Task
 
-# Who reads the rows decides nothing: a run may go on with other readers.
+# Who reads streamed rows (`data.ahead`) decides nothing: a run may go on with others.
 READERS = ahead.Reading()._asdict()
 FREE = tuple(f"data.{name}" for name in READERS)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -41,10 +41,18 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def digest(config: dict) -> str:
   """Eight hex digits that name a config, the same whatever its `FREE` fields are."""
-  data = config.get("data", {})
-  data = data | {k: v for k, v in READERS.items() if k in data}
-  text = json.dumps(config | ({"data": data} if data else {}), sort_keys=True)
+  text = json.dumps(usual(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def usual(config: dict) -> dict:
+  """The config, or one of several experiments, with the `READERS` there are by default
+  in place of its own."""
+  found = {k: usual(v) if isinstance(v, dict) else v for k, v in config.items()}
+  if "data" in found:
+    own = {k: v for k, v in READERS.items() if k in found["data"]}
+    found["data"] = found["data"] | own
+  return found
 
 
 @contextlib.contextmanager

@@ -30,8 +30,6 @@ READING = {
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
   "stream": False,
 }
-# Who reads streamed rows; see `data.ahead`.
-READERS = rundir.READERS
 
 TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 
@@ -114,7 +112,7 @@ def defaults(method: str, dataset: str, label_rate: float):
   config.controls = tuple(c for c in (CONSTANT, "fusion", "distil") if c != method)
   config.init_from = ""  # a finished run whose best parameters the method starts from
   config.init_only = (".*",)  # regexes on the path, the parameters that are taken over
-  config.data = {"data_dir": "", **READING, **READERS}
+  config.data = {"data_dir": "", **READING, **rundir.READERS}
   config.precision = "float32"  # or "bfloat16": of what networks multiply
   config.train = dataclasses.asdict(train.TrainConfig())
   for name, (kind, _) in methods.METHODS.items():

@@ -13,7 +13,6 @@ from promise_jax.types import Array, PyTree
 
 MEMORY = pathlib.Path("/proc/meminfo")
 CONTAINER = pathlib.Path("/sys/fs/cgroup")  # version 2
-LIMIT = "max", "current"
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
@@ -110,10 +109,11 @@ def host_room() -> int | None:
   told = MEMORY.read_text() if MEMORY.exists() else ""
   kilobytes = re.search(r"MemAvailable: +(\d+) kB", told)
   left = [int(kilobytes[1]) * 1024] if kilobytes else []
-  stat = CONTAINER / "memory.stat"
   try:
-    limit, used = (int((CONTAINER / f"memory.{x}").read_text()) for x in LIMIT)
-    (cached,) = re.findall(r"^inactive_file (\d+)", stat.read_text(), re.MULTILINE)
+    limit = int((CONTAINER / "memory.max").read_text())
+    used = int((CONTAINER / "memory.current").read_text())
+    stat = (CONTAINER / "memory.stat").read_text()
+    (cached,) = re.findall(r"^inactive_file (\d+)", stat, re.MULTILINE)
     left.append(limit - used + int(cached))
   except (OSError, ValueError):  # no cgroup, or one whose limit is "max"
     pass

@@ -18,7 +18,7 @@ That run is read until an arm has its first checkpoint, and never after.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,13 +139,15 @@ def told(start: Start, arm: Arm) -> str:
   )
 
 
-def drawn(method: Method, taken: tuple[str, ...]) -> list[str]:
-  """The parameters that stay as they were drawn: no stage of the method trains them,
-  and they are not among those `taken` over."""
+def left_drawn(method: Method, taken: Collection[str]) -> str:
+  """Which parameters stay as they were drawn, for a person: no stage of the method
+  trains them, and they are not among those `taken` over. Empty if there is none."""
   params = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
   parts = [optim.by_path(optim.parts(params, s.trains)) for s in method.stages]
   still = [n for n in optim.by_path(params) if all(p[n] == "freeze" for p in parts)]
-  return [name for name in still if name not in taken]
+  reason = "no stage trains them, no init_from has them"
+  left = {name: reason for name in still if name not in taken}
+  return f"leaves parameters as they were drawn: {listed(left)}" if left else ""
 
 
 def note(path: Path, start: Start, arm: Arm) -> None:

@@ -230,8 +230,10 @@ def test_a_run_may_go_on_with_other_readers(finished):
   given["data"] |= {"threads": 3, "workers": 1}
   with rundir.opened(finished.folder, given):
     pass
-  usual = given | {"data": given["data"] | settings.READERS}
+  usual = given | {"data": given["data"] | rundir.READERS}
   assert rundir.digest(given) == rundir.digest(usual)
+  several = [{"runs": {"headline": one}} for one in (given, usual)]
+  assert rundir.digest(several[0]) == rundir.digest(several[1])
   given["seeds"] = 3
   assert rundir.digest(given) != rundir.digest(usual)
   with pytest.raises(ValueError, match="another config: seeds was 2, is 3$"):

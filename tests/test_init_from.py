@@ -269,15 +269,17 @@ def test_parameters_that_nothing_gives_a_value_are_told(tmp_path, monkeypatch):
   )
   kind = methods.METHODS["fusion"][0]
   monkeypatch.setitem(methods.METHODS, "fusion", (kind, head))
+  fit = SimpleNamespace(speed={"steps": 0}, score=None, at=None)
+  monkeypatch.setattr(train, "fit", lambda *args, **options: fit)
   first, said = made_up(config(), tmp_path / "first"), []
   setup = arms.prepare(config())
-  arms.take_over(setup, setup.plan.arms[0], tmp_path / "alone", said.append)
+  arms.train_arm(setup, setup.plan.arms[0], tmp_path / "alone", show=said.append)
   assert said == [
     "note: fusion leaves parameters as they were drawn: body (no stage trains them, "
     "no init_from has them)"
   ]
   setup, said = arms.prepare(config(first.folder)), []
-  arms.take_over(setup, setup.plan.arms[0], tmp_path / "second", said.append)
+  arms.train_arm(setup, setup.plan.arms[0], tmp_path / "second", show=said.append)
   assert len(said) == 1 and said[0].startswith("fusion: 3 of 3 parameters start from")
 
 

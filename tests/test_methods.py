@@ -215,6 +215,7 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=everywhere)
   args = *here, spread, jax.random.key(1), batches.clock(0.9)
   program = step.lower(*args).compile()
+  assert mesh.devices.size == devices
   assert_close(program(*args), differentiate(p, batch))
   moved = exchanged(program.as_text())
   gathered = {x.shape for kind, x in moved if kind != "all-reduce" and x.dtype == "f4"}

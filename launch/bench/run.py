@@ -60,16 +60,16 @@ def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
   memory of a larger run and the rate of products of a faster one."""
   numbers = path.with_suffix(".json")
   every = json.loads(numbers.read_text()) if numbers.exists() else {}
-  kept = every.get(record["name"], {"versions": {}, "parts": {}})
-  fastest = kept.get("peak", {})
+  none = {"versions": {}, "peak": {}, "process_mb": 0, "parts": {}}
+  kept = every.get(record["name"], none)
   merged = {
     name: report.merged(kept["parts"].get(name, []), rows)
     for name, rows in found.items()
   }
   every[record["name"]] = record | {
     "versions": kept["versions"] | record["versions"],
-    "peak": {k: max(v, fastest.get(k, 0)) for k, v in record["peak"].items()},
-    "process_mb": max(kept.get("process_mb", 0), record["process_mb"]),
+    "peak": {k: max(v, kept["peak"].get(k, 0)) for k, v in record["peak"].items()},
+    "process_mb": max(kept["process_mb"], record["process_mb"]),
     "parts": kept["parts"] | merged,
   }
   numbers.write_text(json.dumps(every, indent=1) + "\n")
