@@ -102,7 +102,7 @@ def evaluate_again(
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
   """Turns the first Ctrl-C or SIGTERM, to any of the processes, into a question that
-  `fit` asks after each call (0: go on, else the signal); a second Ctrl-C interrupts at
+  `fit` asks within a call (0: go on, else the signal); a second Ctrl-C interrupts at
   once."""
   asked = []
 

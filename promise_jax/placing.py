@@ -10,10 +10,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from promise_jax import sharding
+from promise_jax.data import ahead
 from promise_jax.types import Array, Method, Split, as_they_are
 
 BLOCK = 256  # rows predicted at once
 PREPARED = 128  # rows that `encoders.prepare` takes at once
+PIECE = 8 * PREPARED  # rows that go to a device and come back prepared
 
 
 def rows_of(split: Split) -> dict:
@@ -47,6 +49,19 @@ def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
   return jax.tree.map(pad, rows)
 
 
+def of_training(method: Method, split: Split, mesh: Mesh) -> tuple[dict, dict | None]:
+  """The rows of the train split: (those that are on every device, those that stay on
+  the host or None). ValueError where a device has no room for them."""
+  rows = rows_of(split)
+  if ahead.streamed(split):
+    return {}, rows
+  if sharding.replicated(mesh).is_fully_addressable:
+    check_room(method, rows, mesh)
+    return put(method, rows, mesh), None
+  # Other processes have other devices: each gives its own what they need.
+  return {}, on_host(method, rows)
+
+
 def put(method: Method, rows: dict, mesh: Mesh) -> dict:
   """`rows` on every device, their inputs as `method.prepare` makes them."""
   everywhere = sharding.replicated(mesh)
@@ -58,11 +73,15 @@ def put(method: Method, rows: dict, mesh: Mesh) -> dict:
 
 
 def on_host(method: Method, rows: dict) -> dict:
-  """`rows` in host memory, their inputs as `method.prepare` makes them."""
+  """`rows` in host memory, their inputs as `method.prepare` makes them, `PIECE` rows at
+  a time: a device need not hold them all."""
   if method.prepare is as_they_are:
     return rows
-  prepare = jax.jit(functools.partial(prepared, method))
-  return rows | {"inputs": jax.device_get(prepare(rows["inputs"]))}
+  prepare, inputs = jax.jit(functools.partial(prepared, method)), rows["inputs"]
+  (count,) = {len(x) for x in inputs.values()}
+  part = lambda at: jax.tree.map(lambda x: x[at : at + PIECE], inputs)
+  pieces = [jax.device_get(prepare(part(at))) for at in range(0, count, PIECE)]
+  return rows | {"inputs": jax.tree.map(lambda *x: np.concatenate(x), *pieces)}
 
 
 def prepared(method: Method, inputs: dict) -> dict:

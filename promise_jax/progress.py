@@ -4,6 +4,7 @@ import pathlib
 import re
 import resource
 
+import jax
 import numpy as np
 
 from promise_jax.types import Mean
@@ -40,13 +41,40 @@ def check_finite(metrics: dict, at: int, seeds: tuple[int, ...]) -> None:
   )
 
 
-def summary(metrics: dict, stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
-  """One line a seed: the loss and its terms over the call, and the validation score."""
-  lines = []
+def of_steps(metrics: dict, steps: np.ndarray) -> dict:
+  """The metrics of a part of a call, with the terms of its `steps` [from, to) alone."""
+  own = slice(*steps)
+  return metrics | {"terms": jax.tree.map(lambda x: x[:, own], metrics["terms"])}
+
+
+def packed(parts: list[dict]) -> dict[str, np.ndarray]:
+  """The terms of parts of a call as arrays [S, k] of k steps, a `Mean` [2, S, k]."""
+  terms = joined(parts)
+  return {k: np.stack(x) if isinstance(x, Mean) else x for k, x in terms.items()}
+
+
+def unpacked(terms: dict) -> dict:
+  """The terms of `packed`, on the host."""
+  terms = jax.device_get(terms)
+  return {k: Mean(*x) if x.ndim == 3 else x for k, x in terms.items()}
+
+
+def joined(parts: list[dict]) -> dict:
+  """The terms of all parts, step after step."""
+  join = lambda *x: np.concatenate(x, axis=1)
+  return jax.tree.map(join, *(part["terms"] for part in parts))
+
+
+def summary(
+  parts: list[dict], stage: str, step: int, seeds: tuple[int, ...]
+) -> list[dict]:
+  """One line a seed, of the parts of a call: the loss and its terms over all of them,
+  and the validation score, which the last part has."""
+  terms, lines = joined(parts), []
   for s, seed in enumerate(seeds):
     line = {"seed": int(seed), "stage": stage, "step": step}
-    line["valid"] = float(metrics["valid"][s])
-    for name, m in metrics["terms"].items():
+    line["valid"] = float(parts[-1]["valid"][s])
+    for name, m in terms.items():
       if isinstance(m, Mean):
         line[name] = float(m.total[s].sum() / max(m.count[s].sum(), 1))
       else:

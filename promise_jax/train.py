@@ -1,16 +1,17 @@
 """fit(): the only training loop.
 
-K steps for all seeds are one jitted call: a scan over the steps inside a map over the
+K steps for all seeds are one jitted call: a loop over the steps inside a map over the
 seeds, ending in a validation of every seed under every missing pattern, which keeps the
 best parameters on the device. The host draws rows and masks for the next call while one
-runs. Everything follows from (seed, step): a resumed run repeats nothing and skips
-nothing.
+runs. Where K steps take long, the same program runs them in parts, so that a signal is
+answered within seconds. Everything follows from (seed, step): a resumed run repeats
+nothing and skips nothing.
 """
 
 import contextlib
-import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,53 +19,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from promise_jax import (
-  checkpoint,
-  evaluate,
-  missing,
-  placing,
-  progress,
-  sharding,
-  updates,
-)
+from promise_jax import checkpoint, distributed, placing, progress, sharding
 from promise_jax import optim as optimisers
-from promise_jax.data import ahead, feed
-from promise_jax.types import (
-  Array,
-  Clock,
-  Method,
-  PyTree,
-  Spec,
-  Split,
-  Stage,
-  State,
-  one_of,
-)
+from promise_jax.data import feed
+from promise_jax.programs import Carry, TrainConfig, compiled, make_call, starter
+from promise_jax.types import Array, Method, PyTree, Spec, Split, Stage, State, one_of
+
+ANSWER = 5.0  # seconds that a part of a call may take, if a step takes less
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """`steps` updates of `batch` rows, `labelled_per_batch` of them labelled while
-  unlabelled rows exist; validation `every` so many; `select` says what chooses the
-  step: the mean over "all" patterns, or the "full" one; `replicate` how seeds run:
-  "map", "vmap", or "auto" (map on CPU, vmap elsewhere)."""
-
-  steps: int = 300
-  every: int = 25
-  batch: int = 128
-  labelled_per_batch: int = 32
-  select: str = "all"
-  replicate: str = "auto"
-  optim: optimisers.OptimConfig = optimisers.OptimConfig()
-
-
-class Carry(NamedTuple):
-  """All seeds, stacked: the state, and the best (params, aux), its score and step."""
+class Cut(NamedTuple):
+  """What is saved where a call was stopped: the carry, and what the steps of the call
+  have told so far (`progress.packed`)."""
 
   state: State
   best: tuple[PyTree, PyTree]
   score: Array
   at: Array
+  terms: dict[str, np.ndarray]
 
 
 class Fit(NamedTuple):
@@ -107,66 +79,65 @@ def fit(
   the first stage is entered; a resumed run, which is past that, does not read it.
   `manager` (of `checkpoint.opened`) makes the run resumable: it is asked for the last
   step and given a checkpoint after every call. `log` gets a line a seed and call.
-  `stop` is asked after each call; if it answers with the number of a signal, the save
-  is finished and `Stopped` raised. `title` shows a progress bar. Raises
-  FloatingPointError at the first non-finite loss or parameter, before anything of
-  that call is saved, and ValueError for settings that do not fit.
+  `stop` is asked after every part of a call (`spans`); if it answers with the number of
+  a signal, what is done is saved and `Stopped` raised. `title` shows a progress bar.
+  Raises FloatingPointError at the first non-finite loss or parameter, before anything
+  of that part is saved, and ValueError for settings that do not fit.
   """
   mesh = mesh or sharding.make_mesh()
   calls = check(method, config, mesh)
   everywhere = sharding.replicated(mesh)
-  data, own = placing.rows_of(rows.split), None
-  if ahead.streamed(rows.split):
-    data, own = {}, data
-  elif everywhere.is_fully_addressable:
-    placing.check_room(method, data, mesh)
-    data = placing.put(method, data, mesh)
-  else:  # other processes have other devices: each gives its own what they need
-    data, own = {}, placing.on_host(method, data)
+  data, own = placing.of_training(method, rows.split, mesh)
   judge = placing.put(method, placing.padded(valid, mesh), mesh)
   prepare = placing.of_calls(method, mesh)
   keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
   done = checkpoint.latest(manager) if manager else 0
+  save = functools.partial(checkpoint.save, manager) if manager else lambda *_: None
   stages, end, best, given = [], 0, None, dict(start or {})
   bar_of = progress.progress_bar(title, sum(calls) * config.every, done)
   with bar_of as bar, contextlib.ExitStack() as reading:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
-      first = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
-      carry = jax.eval_shape(first, keys, best, given)
+      begins = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
+      carry = jax.eval_shape(begins, keys, best, given)
       speed = measured(stage, carry.state.params, len(rows.seeds))
       stages.append(speed)
       if begin >= done:
         inputs = (keys, best, given)
-        carry = compiled(first, inputs, speed, once=True)(*inputs)
+        carry = compiled(begins, inputs, speed, once=True)(*inputs)
+      span, entry, told = (begin, end), max(begin, done), []
+      first = entry - (entry - begin) % config.every  # step of the call it is in
       if begin < done <= end:
-        carry = checkpoint.restore(manager, done, carry, everywhere)
-      span, entry = (begin, end), max(begin, done)
-      asked = feed.calls(rows, config, stage, span, entry, own, mesh, prepare)
+        carry, told = resumed(manager, done, carry, first < entry, everywhere)
+      asked = feed.calls(rows, config, stage, span, first, own, mesh, prepare)
       reading.enter_context(contextlib.closing(asked))
       call, ready = None, None
-      for at in range(entry, end, config.every):
+      for at in range(first, end, config.every):
         ready = ready or next(asked)
         if call is None:
           program = make_call(method, stage, tx, spec, rows.protocol, config, mesh)
-          call = compiled(program, (carry, ready, keys, data, judge), speed)
-        since = time.perf_counter()
-        carry, metrics = call(carry, ready, keys, data, judge)
-        later = at + config.every
-        ready = next(asked, None)
-        metrics = jax.device_get(metrics)
-        speed["train_s"] += time.perf_counter() - since
-        speed["steps"] += config.every
-        progress.check_finite(metrics, at, rows.seeds)
-        lines = progress.summary(metrics, stage.name, later, rows.seeds)
-        log(lines)
-        if manager:
-          checkpoint.save(manager, later, carry)
-        bar.update(config.every)
-        bar.set_postfix(progress.mean_of(lines))
-        if signal := stop():
-          raise Stopped(later, signal)
+          args = (carry, ready, keys, data, judge, np.zeros(2, np.int32))
+          call = compiled(program, args, speed)
+        for steps in spans(max(entry - at, 0), config.every, speed):
+          since, (start, to) = time.perf_counter(), (at + steps).tolist()
+          carry, metrics = call(carry, ready, keys, data, judge, steps)
+          whole = to == at + config.every
+          ready = next(asked, None) if whole else ready
+          told.append(progress.of_steps(jax.device_get(metrics), steps))
+          speed["train_s"] += time.perf_counter() - since
+          speed["steps"] += to - start
+          progress.check_finite(told[-1], start, rows.seeds)
+          bar.update(to - start)
+          if whole:
+            lines, told = progress.summary(told, stage.name, to, rows.seeds), []
+            log(lines)
+            bar.set_postfix(progress.mean_of(lines))
+            save(to, carry)
+          if signal := stop():
+            if not whole:
+              save(to, Cut(*carry, progress.packed(told)))
+            raise Stopped(to, signal)
       best = carry.best
   return finished(carry, stages, config.batch * len(rows.seeds))
 
@@ -201,111 +172,28 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
   return np.diff(edges, prepend=0).tolist()
 
 
-def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
-  """start(keys, best, given) -> the Carry with which stage `number` begins: from `init`
-  with what is `given` in its place, or from the best of the stage before."""
-  stage = method.stages[number]
-
-  def one(key, best, given):
-    params, aux = best if number else method.init(jax.random.fold_in(key, 0))
-    params = params if number else placed(params, given)
-    params, aux = stage.enter(jax.random.fold_in(key, 2 + number), params, aux)
-    state = State(params, aux, tx.init(params))
-    score, at = jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)
-    return Carry(state, (params, aux), score, at)
-
-  return replicate(one, config)
+def resumed(manager, step: int, like: Carry, cut: bool, everywhere):
+  """The carry that was saved at `step`, and what the call it is in, if it was `cut`,
+  has told so far: a list of one part or none."""
+  if not cut:
+    return checkpoint.restore(manager, step, like, everywhere), []
+  terms = checkpoint.shapes(manager.directory, step, "terms")
+  saved = checkpoint.restore(manager, step, Cut(*like, terms), everywhere)
+  return Carry(*saved[:-1]), [{"terms": progress.unpacked(saved.terms)}]
 
 
-def placed(params: PyTree, given: Mapping[str, Array]) -> PyTree:
-  """`params` with the leaves `given` by path in place of its own; ValueError for a path
-  that it has not, or another shape or dtype."""
-  own = optimisers.by_path(params)
-  for name, x in given.items():
-    if name not in own or (own[name].shape, own[name].dtype) != (x.shape, x.dtype):
-      raise ValueError(f"start has {name} {x.dtype}{x.shape}, no parameter is like it")
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: given.get(optimisers.path_name(path), x), params
-  )
-
-
-def replicate(one: Callable, config: TrainConfig) -> Callable:
-  """The function of one seed as a function of all, stacked on a leading axis."""
-  kind = config.replicate
-  if kind == "auto":
-    kind = "map" if jax.default_backend() == "cpu" else "vmap"
-  if kind == "vmap":
-    return lambda *stacked: jax.vmap(one)(*stacked)
-  return lambda *stacked: jax.lax.map(lambda args: one(*args), stacked)
-
-
-def make_call(
-  method: Method,
-  stage: Stage,
-  tx,
-  spec: Spec,
-  protocol: missing.Protocol,
-  config: TrainConfig,
-  mesh: Mesh,
-) -> Callable:
-  """The jitted call (carry, ready, keys, data, judge) -> (carry, metrics).
-
-  K steps of every seed on the rows that `ready` (of `feed.host_rows`) names, then
-  validation. The carry is donated.
-  """
-  update = (stage.update or updates.gradient_update)(stage, tx)
-  predict = stage.predict or method.predict
-  patterns = missing.all_patterns(len(spec.modalities))
-  # An earlier stage on complete rows hands on what is best on complete rows.
-  complete = stage.complete and stage.name != method.stages[-1].name
-  patterns = evaluate.choosing(patterns, "full" if complete else config.select)
-
-  def validate(params, aux, judge):
-    logits = evaluate.predict_patterns(predict, params, aux, judge, patterns, mesh)
-    weight = evaluate.weights(judge["recorded"], judge["valid"], patterns)
-    return evaluate.score(logits, judge["label"], weight, spec.task)
-
-  def call(carry, ready, keys, data, judge):
-    clock = Clock(*ready["clock"])
-
-    def one(carry, chosen, key):
-      def step(state, now):
-        chosen, clock = now
-        batch = feed.gather(data, chosen, protocol.redraw, mesh)
-        # The stream of step keys is fold 1 of the seed's key; fold 0 made the weights.
-        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), clock.step)
-        return update(state, batch, step_key, clock)
-
-      state, metrics = jax.lax.scan(step, carry.state, (chosen, clock))
-      score = validate(state.params, state.aux, judge)
-      better = score > carry.score
-      best = jax.lax.cond(better, lambda: (state.params, state.aux), lambda: carry.best)
-      at = jnp.where(better, clock.step[-1] + 1, carry.at)
-      score_now = jnp.where(better, score, carry.score)
-      finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
-      told = {"terms": metrics, "valid": score, "finite": jnp.all(jnp.stack(finite))}
-      return Carry(state, best, score_now, at), told
-
-    return replicate(one, config)(carry, ready["chosen"], keys)
-
-  everywhere = sharding.replicated(mesh)
-  return jax.jit(call, donate_argnums=0, out_shardings=everywhere)
-
-
-def compiled(
-  program: Callable, args: tuple, speed: dict, once: bool = False
-) -> Callable:
-  """`program` compiled for `args`; other shapes are an error, not a recompile.
-
-  `once`: it runs a single time, so on CPU, where optimising it takes longer than
-  running it, it is not optimised.
-  """
-  since = time.perf_counter()
-  plain = once and jax.default_backend() == "cpu"
-  options = {"xla_backend_optimization_level": 0} if plain else None
-  call = program.lower(*args).compile(compiler_options=options)
-  speed["compile_s"] += time.perf_counter() - since
-  return call
+def spans(first: int, every: int, speed: dict) -> Iterator[np.ndarray]:
+  """The parts i32[2], [from, to), in which a call takes its steps from `first` on: of
+  so many that one takes `ANSWER` seconds or less, by the `speed` of the stage so far,
+  and of a single step before that is known. The same in all processes."""
+  while first < every:
+    count = 1
+    if speed["steps"]:
+      pace = distributed.largest(int(1e6 * speed["train_s"] / speed["steps"]))
+      count = max(int(1e6 * ANSWER) // max(pace, 1), 1)
+    last = min(first + count, every)
+    yield np.array([first, last], np.int32)
+    first = last
 
 
 def measured(stage: Stage, params: PyTree, seeds: int) -> dict[str, Any]:

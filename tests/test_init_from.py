@@ -19,6 +19,7 @@ from promise_jax import (
   experiment,
   methods,
   optim,
+  programs,
   rundir,
   settings,
   sharding,
@@ -88,7 +89,7 @@ def made_up(given, folder) -> SimpleNamespace:
 
   params, aux = jax.tree.map(noise, jax.eval_shape(left, jax.random.key(0)))
   last = types.State(jax.tree.map(np.zeros_like, params), aux, ())
-  carry = train.Carry(last, (params, aux), np.zeros(3), np.full(3, 5))
+  carry = programs.Carry(last, (params, aux), np.zeros(3), np.full(3, 5))
   with rundir.opened(folder, given):
     with checkpoint.opened(checkpoint.of_arm(folder, arm.folder)) as manager:
       checkpoint.save(manager, 15, carry)
@@ -163,7 +164,7 @@ def test_the_first_carry(replicate):
   buffer is there twice, as the carry is donated."""
   task, run = runs.dataset(), runs.settings(replicate=replicate)
   method = runs.linear(task.spec)
-  start = jax.jit(train.starter(method, 0, optim.build(run.optim, 5), run))
+  start = jax.jit(programs.starter(method, 0, optim.build(run.optim, 5), run))
   keys = jax.vmap(jax.random.key)(jnp.arange(2))
   given = {"head/w": np.arange(12, dtype=np.float32).reshape(2, 3, 2)}
   fresh, warm = start(keys, None, {}), start(keys, None, given)

@@ -1,5 +1,6 @@
 """The contract that every method keeps. A new method adds its rows to CASES."""
 
+import collections
 import functools
 import re
 import subprocess
@@ -287,28 +288,48 @@ def test_every_process_makes_the_same_programs():
 
 
 def exchanged(text: str) -> list[tuple[str, np.ndarray]]:
-  """(operation, what it gives) of all that devices send each other in a program, where
-  it is written: what is in a loop counts once."""
+  """(operation, what it gives) of all that devices send each other in a program; in a
+  loop as often as that runs, or once where the program does not say."""
   dtypes = {"f32": "f4", "s32": "i4", "u32": "u4", "pred": "?"}
   kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-  found = []
-  for line in re.finditer(rf"= (.*?) ({kinds})(?:-start)?\(", text):
-    for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", line[1]):
-      shape = tuple(int(n) for n in shape.split(",") if n)
-      found.append((line[2], np.empty(shape, dtypes[dtype])))
+  found, times = [], collections.Counter()
+  # What is called is written before what calls it; the entry is the last.
+  computation = re.compile(r"^(?:ENTRY )?%[^\n]*\{\n.*?^\}", re.MULTILINE | re.DOTALL)
+  for whole in reversed(computation.findall(text)):
+    often = times[re.search(r"%([\w.-]+)", whole)[1]] if whole[0] == "%" else 1
+    for line in whole.splitlines()[1:]:
+      trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+      called = re.findall(r"(?:body|calls|to_apply|computation)=%([\w.-]+)", line)
+      branches = re.search(r"branch_computations=\{(.*?)\}", line)
+      called += re.findall(r"%([\w.-]+)", branches[1]) if branches else []
+      times.update(dict.fromkeys(called, often * int(trips[1] if trips else 1)))
+      if sent := re.search(rf"= (.*?) ({kinds})(?:-start)?\(", line):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", sent[1]):
+          shape = tuple(int(n) for n in shape.split(",") if n)
+          found += [(sent[2], np.empty(shape, dtypes[dtype]))] * often
   return found
 
 
 def test_the_exchanged_bytes_are_read_from_the_program():
-  text = """%a = f32[8,24]{1,0} all-reduce(%x), channel_id=1
-    %b = (pred[16]{0}, s32[2,3]{1,0}) all-gather-start(%y, %z), dimensions={0}
-    %c = f32[5]{0} add(%p, %q)"""
+  """Three times round a loop, in which one of two branches sends a pair of arrays."""
+  text = """HloModule jit_step
+%sends.1 (x: f32[2]) -> f32[2] {
+  ROOT %b = (pred[16]{0}, s32[2,3]{1,0}) all-gather-start(%y, %z), dimensions={0}
+}
+%rests (x: f32[2]) -> f32[2] {
+  ROOT %c = f32[5]{0} add(%p, %q)
+}
+%body.2 (x: f32[2]) -> f32[2] {
+  ROOT %e = f32[2]{0} conditional(%p, %x), branch_computations={%rests, %sends.1}
+}
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %a = f32[8,24]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
+  %w = f32[2] while(%a), body=%body.2, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
   found = [(kind, x.shape, x.nbytes) for kind, x in exchanged(text)]
-  assert found == [
-    ("all-reduce", (8, 24), 768),
-    ("all-gather", (16,), 16),
-    ("all-gather", (2, 3), 24),
-  ]
+  pair = [("all-gather", (16,), 16), ("all-gather", (2, 3), 24)]
+  assert sorted(found) == sorted([("all-reduce", (8, 24), 768)] + pair * 3)
 
 
 @every_case

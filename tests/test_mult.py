@@ -158,6 +158,19 @@ def test_the_forward_pass_is_that_of_a_slow_loop(causal, masked, modalities):
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", mult.PRESETS)
+def test_the_forward_pass_at_full_size(preset):
+  """Five layers, 50 steps of 300, 5 and 20 numbers; weights as they start."""
+  net, example = backbone((50, 50, 50), (300, 5, 20), **mult.PRESETS[preset])
+  batch = batch_of(net.modalities)
+  params = jax.jit(net.init)(jax.random.key(0), *parts(example))
+  found = jax.jit(net.apply)(params, *parts(batch))
+  for row in (0, 2):  # complete, and text alone
+    np.testing.assert_allclose(found[row], slow(net, params, batch, row), 1e-4, 1e-5)
+  assert np.ptp(found) > 1e-2
+
+
 # Sizes: full backbones as in the table of the specification.
 
 

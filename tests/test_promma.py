@@ -209,6 +209,24 @@ def test_with_all_parts_off_it_is_mplmm(preset):
   assert np.ptp(logits[0]) > 0.1 and sup[0].count == 27
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", mult.PRESETS)
+def test_with_all_parts_off_it_is_mplmm_at_full_size(preset):
+  """Five layers, 50 steps, 1,284 rows to learn from; every pattern and nothing."""
+  spec = spec_of(50, 5)._replace(labelled=1284)
+  values = mult.PRESETS[preset] | {"width": 30, "heads": 5, "layers": 5, "prompts": 16}
+  host = methods.build("mplmm", values | {"memory_layers": 5}, spec)
+  this = methods.build("promma", values | {"memory_layers": 5} | OFF, spec)
+  batch = batches.complete(spec, 8) | {"present": np.array([*PATTERNS, (False,) * 3])}
+  params = jax.jit(this.init)(KEY)[0]
+  aux, batch = promma.empty(spec), batches.readable(batch)
+  ours, theirs = jax.jit(
+    lambda p, b: [x.predict(p, aux, b)["logits"] for x in (this, host)]
+  )(params, batch)
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+  assert np.ptp(ours) > 1e-2
+
+
 def test_the_parts_have_the_sizes_that_were_planned():
   spec = spec_of(50, 5)
   sizes = {"width": 30, "heads": 5, "layers": 1, "memory_layers": 5, "prompts": 16}

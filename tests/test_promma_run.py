@@ -53,7 +53,7 @@ def whole(source, one_device):
 
 def test_it_can_be_stopped_between_its_ends(source, one_device, whole, tmp_path):
   with checkpoint.opened(tmp_path) as manager:  # inside the second stage
-    told = fitted(source, one_device, manager=manager, stop=runs.stopping(3))[1]
+    told = fitted(source, one_device, manager=manager, stop=runs.stopping(5))[1]
   with checkpoint.opened(tmp_path) as manager:
     fit, lines = fitted(source, one_device, manager=manager)
   assert len(lines) == 2 and told + lines == whole[1]

@@ -96,7 +96,7 @@ def test_a_stopped_run_goes_on_where_it_stood(
   source, given, whole, _ = resident
   rows = taken(given)
   with checkpoint.opened(tmp_path / "own") as manager:
-    with pytest.raises(train.Stopped):
+    with pytest.raises(train.Stopped):  # after one step of a call of five
       fitted(source, rows, one_device, manager=manager, stop=runs.stopping(1))
   shutil.copytree(tmp_path / "own", tmp_path / "other")
   with checkpoint.opened(tmp_path / "other") as manager:
@@ -107,13 +107,13 @@ def test_a_stopped_run_goes_on_where_it_stood(
   with checkpoint.opened(tmp_path / "own") as manager:
     resumed = fitted(source, rows, one_device, manager=manager)
   assert runs.same(whole[:4], resumed[:4])
-  for (
-    x
-  ) in rows.split.inputs.values():  # two seeds, 16 rows, the 15 steps that were left
-    assert x.asked == [2 * 16] * 15
+  # Two seeds, 16 rows, the 20 steps of the calls that were not at their end.
+  for x in rows.split.inputs.values():
+    assert x.asked == [2 * 16] * 20
 
 
-def test_images_are_prepared_on_their_way(one_device, eight_devices):
+def test_images_are_prepared_on_their_way(one_device, eight_devices, monkeypatch):
+  """By the devices that read them, and in pieces for other processes: the same bits."""
   rng = np.random.default_rng(0)
   photo = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
   index = rng.integers(0, 140, (2, 3, 32))
@@ -123,6 +123,10 @@ def test_images_are_prepared_on_their_way(one_device, eight_devices):
   made = placing.of_calls(method, eight_devices)({"p": x})["p"]
   assert made.sharding.is_equivalent_to(x.sharding, made.ndim)
   np.testing.assert_array_equal(np.asarray(made), np.asarray(every)[index])
+  monkeypatch.setattr(placing, "PIECE", 128)
+  kept = placing.on_host(method, {"inputs": {"p": photo}, "id": index})
+  assert isinstance(kept["inputs"]["p"], np.ndarray) and kept["id"] is index
+  np.testing.assert_array_equal(kept["inputs"]["p"], every)
 
 
 def test_ahead_is_one_call_at_most():

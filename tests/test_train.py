@@ -44,7 +44,8 @@ def five(source, one_device):
 
 
 def test_one_training_program_a_stage(source, one_device):
-  """Four calls a stage, one compilation of `call`: counted where XLA is asked."""
+  """Four calls a stage, in parts, one compilation of `call`: counted where XLA is
+  asked."""
   built = []
 
   def listen(event, seconds, **about):
@@ -90,6 +91,35 @@ def test_calls_of_another_length_walk_the_same_path(source, one_device, replicat
     fitted(source, method, one_device, every=every, **more)
     states.append(held.trees[20].state)
   runs.assert_close(*states, rtol=1e-6, atol=1e-6)
+
+
+def test_calls_in_parts_of_single_steps(source, one_device, five, monkeypatch):
+  """Where a step takes longer than one may wait. Every bit is the same."""
+  monkeypatch.setattr(train, "ANSWER", 0.0)
+  fit, expected = five
+  lines, asked = [], []
+  more = {"seeds": SEEDS, "log": lines.extend, "stop": lambda: asked.append(0) or 0}
+  other = fitted(source, runs.linear(source.spec), one_device, **more)
+  assert len(asked) == other.speed["steps"] == 20
+  assert lines == expected and runs.same(other[:4], fit[:4])
+
+
+@pytest.mark.parametrize(
+  ("seconds", "parts"),
+  [
+    (0.01, [(0, 1), (1, 25)]),
+    (1.0, [(0, 1), (1, 6), (6, 11), (11, 16), (16, 21), (21, 25)]),
+    (2.0, [(0, 1), *((k, k + 2) for k in range(1, 25, 2))]),
+    (60.0, [(k, k + 1) for k in range(25)]),
+  ],
+)
+def test_a_part_of_a_call_takes_five_seconds_or_one_step(seconds, parts):
+  speed, found = {"steps": 0, "train_s": 0.0}, []
+  for first, last in train.spans(0, 25, speed):
+    found.append((int(first), int(last)))
+    speed["steps"] += last - first
+    speed["train_s"] += seconds * (last - first)
+  assert found == parts
 
 
 class Held:
@@ -233,7 +263,7 @@ def test_the_carry_has_no_leaf_twice(source, one_device, replicate):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train, "compiled", compiled)
     fitted(source, method, one_device, replicate=replicate)
-  assert len(seen) == 4
+  assert len(seen) == 6  # a call in two parts, one whole, in each stage
 
 
 def counting(best_of) -> Method:
@@ -408,17 +438,18 @@ def whole(source, one_device):
 
 
 def interrupted(source, mesh, folder, stops):
-  """Runs both stages of 15 steps in `folder`, stopped after so many calls, each time
-  with a fresh manager, and then to its end."""
+  """Runs both stages of 15 steps in `folder`, stopped after so many parts of calls, at
+  that step, each time with a fresh manager, and then to its end. The parts of a stage,
+  and of what is left of it, are one step, the rest of the call, and whole calls."""
   method, lines = runs.two_stages(source.spec), []
   more = {"log": lines.extend, "steps": 30, "protocol": "bernoulli(0.5,redraw=true)"}
   if folder is None:
     return fitted(source, method, mesh, **more), lines
-  for after in stops:
+  for after, step in stops:
     with checkpoint.opened(folder) as manager, pytest.raises(train.Stopped) as stopped:
       fitted(source, method, mesh, manager=manager, stop=runs.stopping(after), **more)
-    assert stopped.value.signal == signal.SIGTERM
-    assert stopped.value.step == lines[-1]["step"]
+    assert (stopped.value.signal, stopped.value.step) == (signal.SIGTERM, step)
+    assert all(line["step"] == step // 5 * 5 for line in lines[-2:])
   with checkpoint.opened(folder) as manager:
     return fitted(source, method, mesh, manager=manager, **more), lines
 
@@ -426,19 +457,19 @@ def interrupted(source, mesh, folder, stops):
 @pytest.mark.parametrize(
   ("stops", "left"),
   [
-    ((1,), {"backbone": 10, "prompt": 15}),
-    ((3,), {"prompt": 15}),
-    ((4,), {"prompt": 10}),
-    ((2, 1, 2), {"prompt": 5}),
-    ((6,), {}),
+    ([(2, 5)], {"backbone": 10, "prompt": 15}),
+    ([(4, 15)], {"prompt": 15}),
+    ([(6, 20)], {"prompt": 10}),
+    ([(1, 1), (3, 10), (1, 11), (1, 12), (4, 20), (1, 21)], {"prompt": 9}),
+    ([(8, 30)], {}),
   ],
-  ids=["first", "between", "second", "thrice", "end"],
+  ids=["first", "between", "second", "again and again", "end"],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not(
   source, one_device, tmp_path, whole, stops, left
 ):
-  """Stopped in the first stage, at its end, in the second, three times, at the end. It
-  tells the speed of the stages, and the steps, that were `left`."""
+  """Stopped in the first stage, at its end, in the second, six times and within calls,
+  at the end. It tells the speed of the stages, and the steps, that were `left`."""
   fit, lines = interrupted(source, one_device, tmp_path, stops)
   expected, expected_lines = whole
   assert runs.same((fit.params, fit.aux), (expected.params, expected.aux))

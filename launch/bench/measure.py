@@ -70,7 +70,7 @@ def scanned(program) -> Callable[[], int]:
 def dispatched(single: tuple, args: tuple) -> Callable[[], int]:
   """A run of the steps of `program.single`, one after the other."""
   step, state, choices = single
-  _, keys, data, _ = args
+  _, keys, data, *_ = args
   held = [state]
 
   def run() -> int:
@@ -86,7 +86,7 @@ def products(single: tuple, args: tuple) -> float:
   """Floating point operations in the matrix products of one step that are run: the
   gradients of what a stage freezes are not."""
   step, state, choices = single
-  _, keys, data, _ = args
+  _, keys, data, *_ = args
   closed = jax.make_jaxpr(step)(state, choices[0], keys[0], data)
   used, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
   return float(work(used))

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from bench import workloads
-from promise_jax import optim, placing, sharding, train, updates
+from promise_jax import optim, placing, programs, sharding, updates
 from promise_jax.data import feed
 from promise_jax.types import Clock, Method, PyTree, Stage
 
@@ -23,7 +24,7 @@ class Program(NamedTuple):
   method: Method
   stage: Stage
   call: Callable
-  carry: train.Carry
+  carry: programs.Carry
   args: tuple
   compile_s: float
   memory_mb: float
@@ -57,10 +58,11 @@ def made(
   data = placing.put(method, placing.rows_of(rows.split), mesh)
   valid = placing.padded(workloads.split(load, VALID, seed=1), mesh)
   ready = sharding.put(ready, sharding.replicated(mesh))
-  args = (ready, keys_of(rows.seeds), data, placing.put(method, valid, mesh))
-  call = train.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
+  whole = np.array([0, config.every], np.int32)
+  args = (ready, keys_of(rows.seeds), data, placing.put(method, valid, mesh), whole)
+  call = programs.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
-  call = train.compiled(call, (carry, *args), speed, once=load.quick)
+  call = programs.compiled(call, (carry, *args), speed, once=load.quick)
   update = (stage.update or updates.gradient_update)(stage, tx)
   held = memory_mb(call)
   count = load.seeds * load.steps
@@ -74,12 +76,12 @@ def keys_of(seeds: tuple[int, ...]):
   return jax.vmap(jax.random.key)(jax.numpy.asarray(seeds, jax.numpy.uint32))
 
 
-def started(method, number, tx, config, seeds, mesh) -> train.Carry:
+def started(method, number, tx, config, seeds, mesh) -> programs.Carry:
   """The carry with which stage `number` begins where those before it did nothing."""
   everywhere, best = sharding.replicated(mesh), None
   for n in sorted({0, number}):
-    first = jax.jit(train.starter(method, n, tx, config), out_shardings=everywhere)
-    carry = train.compiled(
+    first = jax.jit(programs.starter(method, n, tx, config), out_shardings=everywhere)
+    carry = programs.compiled(
       first, args := (keys_of(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)
     best = carry.best
@@ -100,7 +102,7 @@ def single(program: Program, redraw: bool = False) -> tuple[Callable, PyTree, li
 
   `step(state, choice, key, data) -> (state, metrics)`, jitted; it donates the state.
   """
-  ready, keys, data, _ = program.args
+  ready, keys, data, *_ = program.args
   mesh = sharding.make_mesh(list(keys.devices())[:1])
 
   def step(state, choice, key, data):

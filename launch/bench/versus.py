@@ -143,7 +143,7 @@ def difference(case: workloads.Case, made: program.Program, twin, aux: dict) -> 
 def original(case: workloads.Case, made: program.Program) -> dict:
   """Loss, logits and gradient norm of the original on its first batch without dropout,
   with the batch, its progress and what it draws otherwise."""
-  ready, keys, data, _ = made.args
+  ready, keys, data, *_ = made.args
   config, predict = settings(case), made.stage.predict or made.method.predict
   mesh = program.sharding.make_mesh(list(keys.devices())[:1])
 
@@ -165,7 +165,7 @@ def original(case: workloads.Case, made: program.Program) -> dict:
   choice, state = program.choices(ready)[0], program.first_seed(made.carry.state)
   with mock.patch.object(encoders, "drop", lambda x, *rest, **more: x):
     args = (state.params, state.aux, choice, keys[0], data)
-    once = program.train.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
+    once = program.programs.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
   return jax.device_get(once(*args))
 
 
@@ -192,7 +192,7 @@ def stepper(case: workloads.Case, made: program.Program, twin, aux: dict):
   """step(loss, k): one update by AdamW on the k-th batch, gathered from all rows."""
   import torch
 
-  ready, _, data, _ = made.args
+  ready, _, data, *_ = made.args
   ready, data = jax.device_get(ready), tensors(jax.device_get(data))
   chosen = tensors({k: v[0] for k, v in ready["chosen"].items()})
   progress = torch.from_numpy(np.array(ready["clock"][1]))
