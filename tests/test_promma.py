@@ -464,6 +464,23 @@ def test_what_is_generated_can_be_pulled_to_what_enters_the_encoders(rng):
   np.testing.assert_allclose(other["a"], steps["a"] + own["a_present_prompts"])
 
 
+def test_what_comes_back_needs_no_private_prompts():
+  """The shared prompt, as long as the gates are open: at first they are not."""
+  method, batch = method_of(private="none", gate="on", weigh="none"), rows()
+  params, aux = jax.jit(method.init)(KEY)
+  run = jax.jit(lambda p: method.predict(p, aux, batches.readable(batch))["logits"])
+
+  def told(bias, shared):
+    own = params["params"]
+    connect = own["connect"] | {"gate_bias": own["connect"]["gate_bias"] + bias}
+    more = {"connect": connect, "shared_prompts": own["shared_prompts"] * shared}
+    return run({"params": own | more})
+
+  other = np.float32([[1], [-1], [2], [0]])  # of each of the four rows of the prompt
+  np.testing.assert_array_equal(told(0.0, 1.0), told(0.0, other))
+  assert np.abs(told(1.0, np.ones_like(other)) - told(1.0, other)).min() > 1e-4
+
+
 SWITCHES = (
   {
     "gate": "importance",
@@ -481,6 +498,7 @@ SWITCHES = (
   {"gate": "random", "connect": "last", "weigh": "none", "signal": False},
   {"gate": "oracle", "connect": "static", "apply": "both", "generate": False},
   {"gate": "off", "private": "none", "connect": "none", "types": False},
+  {"private": "none"},
 )
 
 
@@ -510,7 +528,6 @@ def test_every_value_of_every_switch_builds(values):
     ({"evaluator": -1}, "promma.evaluator is -1, it must be at least 0"),
     ({"beta": 2}, r"promma.beta is 2, it must lie in \[0, 1\]"),
     ({"types": False}, "promma.types is False, private local and connect all"),
-    ({"private": "none"}, "promma.connect is all and private none"),
     ({"width": 7, "heads": 7}, "promma.width is 7, it must be even"),
     ({"margin": -1}, "promma.margin is -1, it must be at least 0"),
     ({"aim": "labels"}, "promma.aim is 'labels', known are steps, streams"),

@@ -55,9 +55,10 @@ class PrommaConfig(mplmm.MplmmConfig):
   """Settings of `promma` beside those of `mplmm`.
 
   `gate`, `private`, `weigh`, `apply` (what the weights scale) and `connect` choose the
-  parts, "on" and "none" are off; `rank` of the private prompts, `codes` of the weights;
-  `skip`: a private prompt goes to the memory layers by the identity too, not only by
-  the maps of the signal prompts. `types` False appends nothing. `margin` is what a
+  parts, "on" and "none" are off (`connect` without `private` has a shared prompt of its
+  own); `rank` of the private prompts, `codes` of the weights; `skip`: a private prompt
+  goes to the memory layers by the identity too, not only by the maps of the signal
+  prompts. `types` False appends nothing. `margin` is what a
   generation must win to be worth it, in units of .1 standard deviation of the targets;
   `aim`: what generated steps are pulled to, the projected "steps" or the "streams",
   both with the prompts that they enter the encoders with. The gates are judged
@@ -111,11 +112,6 @@ class PrommaConfig(mplmm.MplmmConfig):
         f"promma.types is False, private {self.private} and connect {self.connect}: "
         "prompts that are not appended must both be none"
       )
-    if self.connect != "none" and self.private == "none":
-      raise ValueError(
-        f"promma.connect is {self.connect} and private none: what comes back is the "
-        "shared prompt of the private ones"
-      )
 
 
 class PrommaNet(mplmm.MplmmNet):
@@ -140,6 +136,9 @@ class PrommaNet(mplmm.MplmmNet):
     if c.connect != "none":
       form = (self.names, c.memory_layers, self.wide, c.connect != "static")
       self.connect = prompt_parts.Connect(*form, last=c.connect == "last")
+      if c.private == "none":
+        size = (c.prompts, c.width)
+        self.shared = self.param("shared_prompts", mplmm.START, size)
 
   @property
   def typed(self):
@@ -218,7 +217,8 @@ class PrommaNet(mplmm.MplmmNet):
         heavy = lambda i, x: omega[:, i, None, None].astype(x.dtype) * x
         prompts = {n: heavy(i, prompts[n]) for i, n in enumerate(self.names)}
       if c.connect != "none":
-        connect = self.connect(self.private.shared)
+        shared = self.shared if c.private == "none" else self.private.shared
+        connect = self.connect(shared)
       found, real = self.append(found, real, prompts, self.mapping(present, g))
     r = self.backbone.remember(found, real, connect=connect, **noise)
     return self.backbone.head(r, **noise), told
