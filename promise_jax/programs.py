@@ -90,9 +90,9 @@ def make_call(
   """The jitted call (carry, ready, keys, data, judge, steps) -> (carry, metrics).
 
   Of K steps of every seed, on the rows that `ready` (of `feed.host_rows`) names, those
-  in `steps` i32[2], [from, to); after the last, validation. What "terms" of `metrics`,
-  f[S, K], hold of other steps means nothing, nor do the others before the last. The
-  carry is donated.
+  in `steps` i32[2], [from, to); after the last of the K, validation. In `metrics`,
+  "terms" f[S, K] mean something at those steps, "finite" [S] after them, and "valid"
+  f[S] after the last. The carry is donated.
   """
   update = (stage.update or updates.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
@@ -123,7 +123,7 @@ def make_call(
       def take(k, now):
         state, terms = now
         state, told = step(state, k)
-        put = lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, k, 0)
+        put = lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, k, 0)
         return state, jax.tree.map(put, terms, told)
 
       _, like = jax.eval_shape(step, carry.state, steps[0])

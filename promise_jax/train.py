@@ -120,15 +120,15 @@ def fit(
           args = (carry, ready, keys, data, judge, np.zeros(2, np.int32))
           call = compiled(program, args, speed)
         for steps in spans(max(entry - at, 0), config.every, speed):
-          since, (start, to) = time.perf_counter(), (at + steps).tolist()
+          since, (now, to) = time.perf_counter(), (at + steps).tolist()
           carry, metrics = call(carry, ready, keys, data, judge, steps)
           whole = to == at + config.every
           ready = next(asked, None) if whole else ready
           told.append(progress.of_steps(jax.device_get(metrics), steps))
           speed["train_s"] += time.perf_counter() - since
-          speed["steps"] += to - start
-          progress.check_finite(told[-1], start, rows.seeds)
-          bar.update(to - start)
+          speed["steps"] += to - now
+          progress.check_finite(told[-1], now, rows.seeds)
+          bar.update(to - now)
           if whole:
             lines, told = progress.summary(told, stage.name, to, rows.seeds), []
             log(lines)
