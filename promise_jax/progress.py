@@ -48,15 +48,15 @@ def of_steps(metrics: dict, steps: np.ndarray) -> dict:
 
 
 def packed(parts: list[dict]) -> dict[str, np.ndarray]:
-  """The terms of parts of a call as arrays [S, k] of k steps, a `Mean` [2, S, k]."""
+  """The terms of parts of a call as a checkpoint has them: a `Mean` is a dict."""
   terms = joined(parts)
-  return {k: np.stack(x) if isinstance(x, Mean) else x for k, x in terms.items()}
+  return {k: x._asdict() if isinstance(x, Mean) else x for k, x in terms.items()}
 
 
 def unpacked(terms: dict) -> dict:
   """The terms of `packed`, on the host."""
   terms = jax.device_get(terms)
-  return {k: Mean(*x) if x.ndim == 3 else x for k, x in terms.items()}
+  return {k: Mean(**x) if isinstance(x, dict) else x for k, x in terms.items()}
 
 
 def joined(parts: list[dict]) -> dict:

@@ -4,7 +4,7 @@ config.json      the config, the versions, the device, the commit
 spec.json        what the data are, for whoever reads a checkpoint later
 checkpoints/     one folder an arm
 init.json        what arms took over from `init_from`, and what not and why
-metrics.jsonl    a line a seed and jitted call of training
+metrics.jsonl    a line a seed and call of `train.every` steps
 predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
 rows.json        how many rows and groups every split has, how many are labelled, the
                  part of the train rows that lack each modality, and all of them

@@ -112,7 +112,7 @@ def fit(
         carry, told = resumed(manager, done, carry, first < entry, everywhere)
       asked = feed.calls(rows, config, stage, span, first, own, mesh, prepare)
       reading.enter_context(contextlib.closing(asked))
-      call, ready = None, None
+      call, ready, later = None, None, None
       for at in range(first, end, config.every):
         ready = ready or next(asked)
         if call is None:
@@ -123,7 +123,7 @@ def fit(
           since, (now, to) = time.perf_counter(), (at + steps).tolist()
           carry, metrics = call(carry, ready, keys, data, judge, steps)
           whole = to == at + config.every
-          ready = next(asked, None) if whole else ready
+          later = later or next(asked, None)  # the rows of the next call
           told.append(progress.of_steps(jax.device_get(metrics), steps))
           speed["train_s"] += time.perf_counter() - since
           speed["steps"] += to - now
@@ -138,6 +138,7 @@ def fit(
             if not whole:
               save(to, Cut(*carry, progress.packed(told)))
             raise Stopped(to, signal)
+        ready, later = later, None
       best = carry.best
   return finished(carry, stages, config.batch * len(rows.seeds))
 
@@ -184,12 +185,14 @@ def resumed(manager, step: int, like: Carry, cut: bool, everywhere):
 
 def spans(first: int, every: int, speed: dict) -> Iterator[np.ndarray]:
   """The parts i32[2], [from, to), in which a call takes its steps from `first` on: of
-  so many that one takes `ANSWER` seconds or less, by the `speed` of the stage so far,
-  and of a single step before that is known. The same in all processes."""
+  so many that one takes `ANSWER` seconds or less, without the validation after the
+  last, by the mean `speed` of the stage so far; of a single step before that is known
+  or where one takes longer. The same in all processes."""
   while first < every:
     count = 1
     if speed["steps"]:
-      pace = distributed.largest(int(1e6 * speed["train_s"] / speed["steps"]))
+      pace = min(speed["train_s"] / speed["steps"], 1e3)
+      pace = distributed.largest(int(1e6 * pace))  # in microseconds
       count = max(int(1e6 * ANSWER) // max(pace, 1), 1)
     last = min(first + count, every)
     yield np.array([first, last], np.int32)

@@ -19,6 +19,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes millions of objects that stay: to look for garbage among them as often
+# as is usual took a tenth of the time of all tests.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,6 +44,18 @@ def little_effort(request):
   optimised, but in a file that trains for long, `LONG`."""
   long = getattr(request.module, "LONG", False)
   jax.config.update("jax_disable_most_optimizations", not long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answer():
+  """Seconds that a part of a call may take. On a loaded machine a step may take them:
+  in the tests a call is cut after the first step of a stage alone."""
+  from promise_jax import train
+
+  with pytest.MonkeyPatch.context() as patch:
+    seconds = train.ANSWER
+    patch.setattr(train, "ANSWER", 1e3)
+    yield seconds
 
 
 @pytest.fixture(scope="module")

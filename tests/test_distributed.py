@@ -366,8 +366,8 @@ def assert_close(a: Path, b: Path) -> None:
 
 
 STREAMED = """
-import sys
-from promise_jax import distributed, sharding, train
+import pathlib, sys
+from promise_jax import checkpoint, distributed, sharding, train
 distributed.start(sys.argv[1], 2, int(sys.argv[2]), 20)
 import runs, test_stream
 
@@ -376,20 +376,32 @@ rows = runs.rows(source, protocol="bernoulli(0.3)")
 valid, mesh = source.split("valid"), sharding.make_mesh()
 method, streamed = runs.linear(source.spec), test_stream.taken(rows)
 given = [(method, source.spec, r, valid, runs.settings()) for r in (rows, streamed)]
-resident, other = (train.fit(*x, mesh=mesh) for x in given)
+logs = [], [], []
+resident, other = (
+  train.fit(*x, mesh=mesh, log=log.extend) for x, log in zip(given, logs)
+)
 assert runs.same(resident[:4], other[:4])
 for x in streamed.split.inputs.values():
   assert x.asked == [2 * 8] * 20, x.asked  # of 16 rows the own ones, for both seeds
+for stop in runs.stopping(1), lambda: 0:  # after one step of a call of five; to the end
+  with checkpoint.opened(pathlib.Path(sys.argv[3])) as manager:
+    try:
+      more = {"mesh": mesh, "log": logs[2].extend, "manager": manager, "stop": stop}
+      again = train.fit(*given[0], **more)
+    except train.Stopped as stopped:
+      assert stopped.step == 1 and not logs[2]
+assert runs.same(resident[:4], again[:4]) and logs[2] == logs[0]
 """
 
 
 @pytest.mark.slow
-def test_a_process_streams_the_rows_of_its_own_devices(environment):
+def test_a_process_streams_the_rows_of_its_own_devices(environment, tmp_path):
+  """And what both saved within a call goes on as if it had not been stopped."""
   address = f"127.0.0.1:{free_port()}"
   given = environment | {"PYTHONPATH": str(Path(__file__).parent)}
   both = [
     subprocess.Popen(
-      [sys.executable, "-c", STREAMED, address, str(i)],
+      [sys.executable, "-c", STREAMED, address, str(i), str(tmp_path)],
       env=given,
       stderr=subprocess.PIPE,
       text=True,

@@ -113,7 +113,10 @@ def test_calls_in_parts_of_single_steps(source, one_device, five, monkeypatch):
     (60.0, [(k, k + 1) for k in range(25)]),
   ],
 )
-def test_a_part_of_a_call_takes_five_seconds_or_one_step(seconds, parts):
+def test_a_part_of_a_call_takes_five_seconds_or_one_step(
+  seconds, parts, answer, monkeypatch
+):
+  monkeypatch.setattr(train, "ANSWER", answer)
   speed, found = {"steps": 0, "train_s": 0.0}, []
   for first, last in train.spans(0, 25, speed):
     found.append((int(first), int(last)))

@@ -63,7 +63,7 @@ TINY = {
 
 
 def every(plan: Plan) -> list[dict]:
-  """Training with every method: the call of `train.fit`, a scan over steps inside a map
+  """Training with every method: the call of `train.fit`, a loop over steps inside a map
   over seeds."""
   rows = []
   for load in plan.loads:

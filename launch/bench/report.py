@@ -87,7 +87,7 @@ def training(rows: list[dict], best: float) -> list[str]:
     )
   head = "workload|method|ms a seed-step|seed-steps/s|examples/s|compile s|program MB"
   head += "|Gflop a step|of the matrix peak"
-  text = "The call of `train.fit`: steps in a scan, seeds in a map (vmap off CPU). "
+  text = "The call of `train.fit`: steps in a loop, seeds in a map (vmap off CPU). "
   text += "Program MB: what XLA plans to hold. Gflop: in matrix products alone."
   return [text, table(head, cells)]
 
