@@ -130,8 +130,8 @@ def make_call(
       none = jax.tree.map(lambda x: jnp.zeros((config.every, *x.shape), x.dtype), like)
       state, terms = jax.lax.fori_loop(*steps, take, (carry.state, none))
       judged = lambda: validate(state.params, state.aux, judge)
-      score = jax.lax.cond(whole, judged, lambda: -jnp.inf)
-      better = whole & (score > carry.score)
+      score = jax.lax.cond(whole, judged, lambda: -jnp.inf)  # which is never better
+      better = score > carry.score
       best = jax.lax.cond(better, lambda: (state.params, state.aux), lambda: carry.best)
       at = jnp.where(better, clocks.step[-1] + 1, carry.at)
       score_now = jnp.where(better, score, carry.score)

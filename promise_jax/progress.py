@@ -47,14 +47,8 @@ def of_steps(metrics: dict, steps: np.ndarray) -> dict:
   return metrics | {"terms": jax.tree.map(lambda x: x[:, own], metrics["terms"])}
 
 
-def packed(parts: list[dict]) -> dict[str, np.ndarray]:
-  """The terms of parts of a call as a checkpoint has them: a `Mean` is a dict."""
-  terms = joined(parts)
-  return {k: x._asdict() if isinstance(x, Mean) else x for k, x in terms.items()}
-
-
-def unpacked(terms: dict) -> dict:
-  """The terms of `packed`, on the host."""
+def restored(terms: dict) -> dict:
+  """The terms of a checkpoint, where a `Mean` is a dict, as they were, on the host."""
   terms = jax.device_get(terms)
   return {k: Mean(**x) if isinstance(x, dict) else x for k, x in terms.items()}
 

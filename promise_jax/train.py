@@ -23,20 +23,9 @@ from promise_jax import checkpoint, distributed, placing, progress, sharding
 from promise_jax import optim as optimisers
 from promise_jax.data import feed
 from promise_jax.programs import Carry, TrainConfig, compiled, make_call, starter
-from promise_jax.types import Array, Method, PyTree, Spec, Split, Stage, State, one_of
+from promise_jax.types import Array, Method, PyTree, Spec, Split, Stage, one_of
 
 ANSWER = 5.0  # seconds that a part of a call may take, if a step takes less
-
-
-class Cut(NamedTuple):
-  """What is saved where a call was stopped: the carry, and what the steps of the call
-  have told so far (`progress.packed`)."""
-
-  state: State
-  best: tuple[PyTree, PyTree]
-  score: Array
-  at: Array
-  terms: dict[str, np.ndarray]
 
 
 class Fit(NamedTuple):
@@ -136,7 +125,7 @@ def fit(
             save(to, carry)
           if signal := stop():
             if not whole:
-              save(to, Cut(*carry, progress.packed(told)))
+              save(to, {"carry": carry, "terms": progress.joined(told)})
             raise Stopped(to, signal)
         ready, later = later, None
       best = carry.best
@@ -175,12 +164,12 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
 
 def resumed(manager, step: int, like: Carry, cut: bool, everywhere):
   """The carry that was saved at `step`, and what the call it is in, if it was `cut`,
-  has told so far: a list of one part or none."""
+  has told so far, which is saved with it: a list of one part or none."""
   if not cut:
     return checkpoint.restore(manager, step, like, everywhere), []
-  terms = checkpoint.shapes(manager.directory, step, "terms")
-  saved = checkpoint.restore(manager, step, Cut(*like, terms), everywhere)
-  return Carry(*saved[:-1]), [{"terms": progress.unpacked(saved.terms)}]
+  both = {"carry": like, "terms": checkpoint.shapes(manager.directory, step, "terms")}
+  saved = checkpoint.restore(manager, step, both, everywhere)
+  return saved["carry"], [{"terms": progress.restored(saved["terms"])}]
 
 
 def spans(first: int, every: int, speed: dict) -> Iterator[np.ndarray]:
