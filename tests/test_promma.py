@@ -277,9 +277,13 @@ def test_the_gates_are_those_of_a_perceptron_of_what_is_there():
 @functools.cache
 def labelled_by(gate: str):
   net = network(gate=gate)
-  run = lambda p, aux, b: promma.labels(
-    net, SPEC.task, p, aux, b, b["present"], b["recorded"]
-  )
+
+  def run(p, aux, b):
+    masks = jnp.stack(promma.asked(net.config, b["recorded"]))
+    said = promma.teach(net, p, aux, b, masks)
+    rows = b["present"], b["recorded"]
+    return promma.labels(net, SPEC.task, p, aux, b, *rows, said)
+
   return jax.jit(run)
 
 

@@ -19,13 +19,15 @@ OTHERS = (
   "promma(gate=on)",
   "promma(gate=off)",
   "promma(gate=oracle)",
+  "promma(private=none)",
   "promma(private=none,connect=none)",
   "promma(weigh=none)",
   "promma(connect=none)",
   "promma(margin=1,aim=streams)",
+  # Everything is trained with the prompts, from the same backbone.
+  "promma(frozen=false)",
+  "mplmm(frozen=false)",
 )
-# Everything is trained with the prompts, from the same backbone: on the smallest data.
-UNFROZEN = ("promma(frozen=false)", "mplmm(frozen=false)")
 BACKBONE, STEPS, STEPS_ON_WATCH = 150, 100, 150
 # The backbone is trained in a run of its own.
 PROMPTS = {"steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
@@ -52,7 +54,7 @@ def get_config(arguments: str = ""):
     base,
     title=f"ProMMA-R and MPLMM on {base.dataset}, training with {base.train_protocol}",
     headline=("mplmm",),
-    others=OTHERS + (UNFROZEN if watch else ()),
+    others=OTHERS,
     before={"backbone": backbone},
   )
   config.runs.references = config.runs.headline.to_dict() | {

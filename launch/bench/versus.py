@@ -10,7 +10,7 @@ import numpy as np
 from bench import measure, parts, program, workloads
 from promise_jax.data import feed
 from promise_jax.methods import redcore
-from promise_jax.nn import encoders
+from promise_jax.nn import encoders, mult_layers
 
 # (workload, method, settings, stage, note), and how much faster ours is asked to be.
 ALL = (
@@ -163,7 +163,11 @@ def original(case: workloads.Case, made: program.Program) -> dict:
     return out | {"draws": draws, "progress": clock.progress}
 
   choice, state = program.choices(ready)[0], program.first_seed(made.carry.state)
-  with mock.patch.object(encoders, "drop", lambda x, *rest, **more: x):
+  plain = lambda x, *rest, **more: x
+  with (
+    mock.patch.object(encoders, "drop", plain),
+    mock.patch.object(mult_layers, "drop", plain),
+  ):
     args = (state.params, state.aux, choice, keys[0], data)
     once = program.programs.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
   return jax.device_get(once(*args))

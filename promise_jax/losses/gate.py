@@ -146,5 +146,6 @@ def medians(x: Array, where: Array) -> Array:
 
 def _slot(present: Array) -> Array:
   """Rank i32[B, M] of an absent modality among those of its row; M - 1: no slot."""
-  rank = jnp.cumsum(~present, axis=1, dtype=jnp.int32) - 1
+  before = np.triu(np.ones((present.shape[1],) * 2, np.int32), 1)
+  rank = jnp.sum(jnp.where(~present[..., None], before[None], 0), axis=1)
   return jnp.where(present, present.shape[1] - 1, rank)

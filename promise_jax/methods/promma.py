@@ -314,8 +314,10 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
     judge = functools.partial(labels, net, task, params)
     rest = lambda aux, *_: (jnp.zeros(present.shape), aux)
     judges = (clock.progress >= c.warmup) & (clock.step % c.judge_every == 0)
-    q, aux = jax.lax.cond(judges, judge, rest, aux, batch, present, recorded)
-    (answer,) = teach(net, params, aux, batch, present[None])
+    masks = jnp.stack([present, *asked(c, recorded)])
+    said = teach(net, params, aux, batch, masks, jnp.where(judges, len(masks), 1))
+    answer = said[0]
+    q, aux = jax.lax.cond(judges, judge, rest, aux, batch, present, recorded, said[1:])
     judged = net.apply(params, seen, made, present, answer, method="evaluate")
     g = jax.nn.sigmoid(judged)
     aux = aux | {"on": counted(aux["on"], judged >= 0, absent & ~warm)}
@@ -345,14 +347,19 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
   return total, (aux, terms | more)
 
 
-def labels(net, task, params, aux, batch, present, recorded):
-  """The gates' labels q f[B, M], and aux with the statistics of this batch."""
-  c, count = net.config, present.shape[1]
+def asked(config: PrommaConfig, recorded: Array) -> list[Array]:
+  """What f0 is to see, bool[B, M] each, when gates are judged: all that is recorded,
+  and for "importance" that without each modality in turn."""
+  count = recorded.shape[1]
   without = [recorded & (np.arange(count) != m)[None] for m in range(count)]
-  without = without if c.gate == "importance" else []
-  whole, *without = teach(net, params, aux, batch, jnp.stack([recorded, *without]))
+  return [recorded, *(without if config.gate == "importance" else [])]
+
+
+def labels(net, task, params, aux, batch, present, recorded, said):
+  """The gates' labels q f[B, M], and aux with the statistics of this batch; `said`
+  f[K, B, C] are the logits of f0 on what was `asked`."""
+  c, whole, without = net.config, said[0], said[1:]
   if c.gate == "importance":
-    without = jnp.stack(without)
     moved = gate.distances(whole, without, task)
     # Moved means of a batch's medians are close to the median, and cheap.
     tau = gate.medians(moved, recorded & jnp.any(present, axis=1)[:, None])
@@ -370,11 +377,18 @@ def labels(net, task, params, aux, batch, present, recorded):
   return q, aux | {"moments": moments}
 
 
-def teach(net, params, aux, batch: Batch, masks: Array) -> Array:
-  """Logits f[K, B, C] of f0 where it sees `masks` bool[K, B, M], without gradient."""
+def teach(net, params, aux, batch: Batch, masks: Array, count=None) -> Array:
+  """Logits f[K, B, C] of f0 where it sees `masks` bool[K, B, M], without gradient; of
+  the first `count`, which may be traced (None: K), the others are zeros."""
   params = jax.lax.stop_gradient(params)["params"]
   params = {"params": params | {"backbone": params["backbone"] | aux["f0"]}}
-  return jax.lax.map(lambda mask: net.apply(params, batch, mask, method="plain"), masks)
+  one = lambda mask: net.apply(params, batch, mask, method="plain")
+  if count is None:
+    return jax.lax.map(one, masks)
+  like = jax.eval_shape(one, masks[0])
+  none = jnp.zeros((len(masks), *like.shape), like.dtype)
+  put = lambda k, said: said.at[k].set(one(masks[k]))
+  return jax.lax.fori_loop(0, count, put, none)
 
 
 def tried(net, task, params, batch, present, target, pattern=None) -> Array:

@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from promise_jax import missing
 from promise_jax.nn import encoders
@@ -13,6 +14,8 @@ from promise_jax.types import Array
 # What is added to a residual stream starts at nothing: on few rows, a layer of random
 # weights costs more than it learns to give.
 ZEROS = nn.initializers.zeros
+# The name of what is worth keeping for the gradient where layers are made again.
+PRODUCT = "product"
 
 
 def attend(
@@ -39,6 +42,84 @@ def weights(query: Array, key: Array, sees: Array | None = None) -> Array:
 def weighted(weight: Array, value: Array) -> Array:
   """Sums f[B, Q, N, D] of `value` f[B, T, N, D] by weights f[B, N, Q, T]."""
   return jnp.einsum("bhqk,bkhd->bqhd", weight, value)
+
+
+@jax.custom_vjp
+def sparing(
+  query: Array,
+  key: Array,
+  value: Array,
+  sees: Array | None = None,
+  factor: Array | None = None,
+) -> Array:
+  """What `attend` gives, its weights made again for the gradient and not kept, as in
+  "Self-attention does not need O(n^2) memory" (Rabe and Staats, 2021).
+
+  `factor` f[B, N, Q, T] or None: of the weights, for dropout; it has no gradient. This
+  can be differentiated twice in reverse, not forwards. Products are laid out as XLA
+  multiplies them fastest on a CPU: steps last, and what keys all queries see as one
+  more feature.
+  """
+  return _forward(query, key, value, sees, factor)[0]
+
+
+def _forward(query, key, value, sees, factor):
+  weight = _times(_weights(query, key, sees), factor)
+  out = jnp.einsum("bhqk,bhdk->bhqd", weight, _steps_last(value))
+  out = checkpoint_name(_by_head(out), PRODUCT)
+  return out, (query, key, value, sees, factor, out)
+
+
+def _backward(saved, change):
+  query, key, value, sees, factor, out = saved
+  weight = _weights(query, key, sees)
+  by_key = lambda x, weight: jnp.einsum("bhdq,bhqk->bhdk", _steps_last(x), weight)
+  to_value = by_key(change, _times(weight, factor))
+  if sees is not None:  # what sees nothing has weights, but not by its logits
+    change = jnp.where(jnp.any(sees, axis=-1)[..., None, None], change, 0)
+  # The gradient by the logits is weight (change . value - its mean under the weights),
+  # and that mean is change . out, whatever the factor.
+  mean = jnp.sum(change * out, axis=-1).transpose(0, 2, 1)[..., None]
+  own = jnp.einsum("bhqd,bhkd->bhqk", _by_head(change), _by_head(value))
+  logits = weight * (_times(own, factor) - mean)
+  to_query = jnp.einsum("bhqk,bhdk->bhqd", logits, _steps_last(key))
+  to_key = by_key(_scaled(query), logits)
+  back = (x.transpose(0, 3, 1, 2) for x in (to_key, to_value))
+  return _scaled(_by_head(to_query)), *back, None, None
+
+
+sparing.defvjp(_forward, _backward)
+
+
+def _weights(query, key, sees):
+  query, key = _by_head(_scaled(query)), _by_head(key)
+  if sees is not None and sees.shape[1] == 1:
+    hidden = jnp.where(sees, 0, -1e30).astype(key.dtype)[..., None]
+    more = jnp.ones_like(query[..., :1]), jnp.broadcast_to(hidden, key[..., :1].shape)
+    pairs = zip((query, key), more, strict=True)
+    query, key = (jnp.concatenate(pair, axis=-1) for pair in pairs)
+  logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
+  if sees is not None and sees.shape[1] != 1:
+    logits = jnp.where(sees[:, None], logits, -1e30)
+  return jax.nn.softmax(logits)
+
+
+def _times(x, factor):
+  return x if factor is None else x * factor
+
+
+def _scaled(x):
+  return x / math.sqrt(x.shape[-1])
+
+
+def _by_head(x):
+  """f[B, T, N, D] as f[B, N, T, D], or back."""
+  return x.transpose(0, 2, 1, 3)
+
+
+def _steps_last(x):
+  """f[B, T, N, D] as f[B, N, D, T]."""
+  return x.transpose(0, 2, 3, 1)
 
 
 class Attention(nn.Module):

@@ -68,7 +68,7 @@ class Generators(nn.Module):
         here = functools.reduce(jnp.logical_and, same)
         parts = jnp.concatenate([prompt, *(mapped[n] for n in sources)], axis=1)
         out = jnp.where(here[:, None, None], mix(parts), out)
-      made[target] = out
+      made[target] = nn.gelu(out, approximate=False)
     return made
 
   def channels(self, x, source, target):
@@ -84,7 +84,6 @@ class Generators(nn.Module):
     bias = self.param(f"{name}_bias", mult.spread(size), (steps,))
 
     def mix(x):
-      out = jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
-      return nn.gelu(out, approximate=False)
+      return jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
 
     return mix

@@ -5,6 +5,7 @@ asks of the layers (arXiv 2604.05558; its equations could not be had, so these a
 ours). Unused, neither is part of the program.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from promise_jax import missing
 from promise_jax.losses import dependence
@@ -20,6 +22,7 @@ from promise_jax.types import Array
 
 TELLS = ("found", "attention")
 XAVIER = nn.initializers.xavier_uniform()
+product = functools.partial(checkpoint_name, name=attention.PRODUCT)
 
 
 class Rates(NamedTuple):
@@ -83,7 +86,9 @@ def positions(x: Array, real: Array | None = None) -> Array:
   table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
   if real is None:
     return jnp.where(x[..., :1] != 0, table[None], 0)
-  place = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
+  # A product in place of a cumulative sum, which is ten kernels on a CPU.
+  before = np.triu(np.ones((x.shape[1],) * 2, np.float32), 1)
+  place = (real.astype(jnp.float32) @ before).astype(jnp.int32)
   return jnp.where(real[..., None], jnp.asarray(table)[place], 0)
 
 
@@ -101,13 +106,21 @@ def shifted(queries: int, keys: int) -> np.ndarray:
   return ahead <= abs(keys - queries)
 
 
+def drop(x: Array, rate: float, noise: Array | None, tied: bool) -> Array:
+  """Dropout of x [B, ...] by `noise`: what x is multiplied by if `tied`, else a key a
+  row; None leaves x as it is."""
+  if tied:
+    return x if noise is None else x * noise
+  return encoders.drop(x, rate, noise)
+
+
 class Layer(nn.Module):
   """x <- x + s MHA(LN_0 x, LN_0 y), x <- x + W_2 relu(W_1 LN_1 x); the sources y share
   the norm of x, or are x itself if None. A query that sees nothing is given zeros.
 
-  `keys` [4, B] or None: dropout. `scale` s f[B] or None: 1. `connection`, of this
-  layer, or None; `real` bool[B, Q] is read by it and by what is told. The signature is
-  that of a step of `nn.scan`: (x, None or `Told`) if `tells`.
+  `noise`, 4 in turn or None: dropout, as in `drop`. `scale` s f[B] or None: 1.
+  `connection`, of this layer, or None; `real` bool[B, Q] is read by it and by what is
+  told. The signature is that of a step of `nn.scan`: (x, None or `Told`) if `tells`.
   """
 
   heads: int
@@ -115,40 +128,49 @@ class Layer(nn.Module):
   tells: str | None = None
 
   @nn.compact
-  def __call__(self, x, keys, connection, sources, sees, real, scale):
-    keys = [None] * 4 if keys is None else keys
+  def __call__(self, x, noise, connection, sources, sees, real, scale):
+    noise = [None] * 4 if noise is None else noise
     norm = nn.LayerNorm(1e-5)
     asked = norm(x)
-    sources = asked if sources is None else norm(sources)
-    out, information = self.attention(asked, sources, sees, real, keys[0])
+    if sources is None:
+      sources = asked
+    else:  # all layers have the same, standardised already
+      gain, bias = (norm.get_variable("params", name) for name in ("scale", "bias"))
+      sources = sources * gain[None, None] + bias[None, None]
+    out, information = self.attention(asked, sources, sees, real, noise[0])
     out = out if scale is None else out * scale[:, None, None]
     told = Told(out, information) if self.tells else None
-    x = x + self.drop(out, self.rates.residual, keys[1])
+    x = x + self.drop(out, self.rates.residual, noise[1])
     wide = nn.Dense(4 * x.shape[-1], kernel_init=XAVIER)(nn.LayerNorm(1e-5)(x))
-    wide = self.drop(nn.relu(wide), self.rates.inner, keys[2])
-    out = nn.Dense(x.shape[-1], kernel_init=XAVIER)(wide)
-    x = x + self.drop(out, self.rates.residual, keys[3])
+    wide = self.drop(nn.relu(product(wide)), self.rates.inner, noise[2])
+    out = product(nn.Dense(x.shape[-1], kernel_init=XAVIER)(wide))
+    x = x + self.drop(out, self.rates.residual, noise[3])
     return x if connection is None else self.connect(x, connection, real), told
 
-  def drop(self, x, rate, keys):
-    return encoders.drop(x, rate, keys, self.rates.tied)
+  def drop(self, x, rate, noise):
+    return drop(x, rate, noise, self.rates.tied)
 
-  def attention(self, x, sources, sees, real, keys):
+  def attention(self, x, sources, sees, real, noise):
     width = x.shape[-1]
     # One matrix for queries, keys and values: its initial scale is that of the whole.
     kernel = self.param("packed_kernel", XAVIER, (width, 3 * width))
     bias = self.param("packed_bias", nn.initializers.zeros, (3 * width,))
-    query = x @ kernel[:, :width] + bias[None, None, :width]
-    pair = sources @ kernel[:, width:] + bias[None, None, width:]
+    query = product(x @ kernel[:, :width] + bias[None, None, :width])
+    pair = product(sources @ kernel[:, width:] + bias[None, None, width:])
     by_head = lambda x: x.reshape(*x.shape[:2], self.heads, -1)
-    key, value = map(by_head, jnp.split(pair, 2, axis=-1))
-    weight = attention.weights(by_head(query), key, sees)
+    query, key, value = map(by_head, (query, *jnp.split(pair, 2, axis=-1)))
     information = None
     if self.tells == "attention":
+      weight = attention.weights(query, key, sees)
       information = dependence.attention_information(weight, real, sees)
-    weight = self.drop(weight, self.rates.attention, keys)
-    out = attention.weighted(weight, value).reshape(x.shape)
-    out = nn.Dense(width, kernel_init=XAVIER)(out)
+    rate, factor = self.rates.attention, None
+    if self.rates.tied:  # all queries lose the same weights: those of what is lost here
+      value = self.drop(value.transpose(0, 2, 3, 1), rate, noise).transpose(0, 3, 1, 2)
+    elif noise is not None and rate:
+      shape = (len(x), self.heads, query.shape[1], key.shape[1])
+      factor = self.drop(jnp.ones(shape, x.dtype), rate, noise)
+    out = attention.sparing(query, key, value, sees, factor).reshape(x.shape)
+    out = product(nn.Dense(width, kernel_init=XAVIER)(out))
     if sees is None:
       return out, information
     some = jnp.any(sees, axis=-1)
@@ -190,41 +212,60 @@ class Encoder(nn.Module):
     fairseq and attends to all; `keys` [B]: dropout; `scale` f[B] of what is found in
     the sources; `connection` of all layers."""
     sees = self.sees(x, sources, real if sources is None else sources_real)
-    first, second, later = uses(keys, self.layers)
-    drop = lambda x, keys: encoders.drop(x, self.rates.embedding, keys, self.rates.tied)
-    x = drop(embed(x, real), first)
+    first, second, later = self.noise(keys, x, x if sources is None else sources)
+    rate, tied = self.rates.embedding, self.rates.tied
+    x = drop(embed(x, real), rate, first, tied)
     if sources is not None:
-      sources = embed(sources, sources_real)
-      sources = drop(sources, second)
+      sources = drop(embed(sources, sources_real), rate, second, tied)
+      sources = dependence.layer_norm(sources)
     if connection is None and self.tells != "attention":
       real = None  # not read: no input of the layers
-    # For the gradient products are kept and the rest is computed again: on CPU that is
-    # a fifth faster than to keep the inputs alone, and no slower than to keep all.
-    kept = jax.checkpoint_policies.dots_saveable
+    # Of two layers a loop costs more than it saves in compiling.
+    unroll = self.layers if self.layers < 3 else 1
+    # For the gradient products are kept, but those of every step with every other, and
+    # the rest is made again: on CPU that is faster than to keep the inputs, or all.
+    kept = jax.checkpoint_policies.save_only_these_names(attention.PRODUCT)
     stack = nn.scan(
       nn.remat(Layer, prevent_cse=False, policy=kept),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=(0, 0, *(nn.broadcast,) * 4),
       length=self.layers,
+      unroll=unroll,
     )(self.heads, self.rates, self.tells, name="layers")
     x, told = stack(x, later, connection, sources, sees, real, scale)
     x = nn.LayerNorm(1e-5)(x)
     return (x, jax.tree.map(lambda t: t.mean(0), told)) if self.tells else x
+
+  def noise(self, keys, x, sources):
+    """The noise of x, of its sources, and of the layers, on a first axis. Tied, one
+    draw a row has all of it: outside of the scan, and few, they compile in less."""
+    if keys is None:
+      return None, None, None
+    if not self.rates.tied:
+      keys = jax.vmap(encoders.fold, (None, 0))(keys, jnp.arange(2 + 4 * self.layers))
+      return keys[0], keys[1], keys[2:].reshape(self.layers, 4, -1)
+    rates, (rows, _, width), asked = self.rates, x.shape, sources.shape[1]
+    sizes = np.array([self.heads * asked, width, 4 * width, width])
+    count = 2 * width + self.layers * sum(sizes)
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)
+
+    def factor(draw, rate):
+      kept = draw < 1 - rate
+      return jnp.where(kept, 1 / (1 - rate), 0).astype(x.dtype)[..., None, :]
+
+    first, second, later = jnp.split(draw, [width, 2 * width], axis=1)
+    later = later.reshape(rows, self.layers, -1).swapaxes(0, 1)
+    later = jnp.split(later, np.cumsum(sizes)[:-1], axis=2)
+    later[0] = later[0].reshape(self.layers, rows, self.heads, asked)
+    each = rates.attention, rates.residual, rates.inner, rates.residual
+    later = tuple(map(factor, later, each))
+    return factor(first, rates.embedding), factor(second, rates.embedding), later
 
   def sees(self, x, sources, there):
     size = x.shape[1], (x if sources is None else sources).shape[1]
     sees = shifted(*size)[None] if self.causal else None
     if there is None:
       return sees
-    there = jnp.broadcast_to(there[:, None], (len(x), *size))
+    there = there[:, None]
     return there if sees is None else there & sees
-
-
-def uses(keys, layers):
-  """Of keys [B] those for x, for its sources, and for the layers, [L, 4, B]."""
-  if keys is None:
-    return None, None, None
-  # All at once, outside of the scan: draws take long to compile.
-  keys = jax.vmap(encoders.fold, (None, 0))(keys, jnp.arange(2 + 4 * layers))
-  return keys[0], keys[1], keys[2:].reshape(layers, 4, -1)

@@ -70,35 +70,52 @@ class PrivatePrompts(nn.Module):
     count, width = len(self.names), self.width
     weight = lambda name, *shape: self.param(f"{name}_kernel", STACKED, (count, *shape))
     self.shared = self.param("prompts", START, (self.length, width))
-    self.down, self.up = (
-      weight("down", width, self.rank),
-      weight("up", self.rank, width),
-    )
+    self.down = weight("down", width, self.rank)
+    self.up = weight("up", self.rank, width)
     if self.local:
-      self.query, self.key = weight("query", width, width), weight("key", width, width)
-      shape = (count, width, width)
-      self.value = self.param("value_kernel", ZEROS, shape)
+      value = self.param("value_kernel", ZEROS, (count, width, width))
+      self.local_kernels = (*(weight(n, width, width) for n in ("query", "key")), value)
     start = mult.TORCH
     self.recover = self.param("recover_kernel", start, (count * width, width))
 
   def __call__(self, steps: dict, real: dict) -> Array:
     """P f[B, M, E, H] from steps {modality: f[B, T, H]}, `real` bool[B, T] or None."""
     asks = dependence.layer_norm(self.shared)
-    private = []
-    for i, n in enumerate(self.names):
-      static = nn.gelu(asks @ self.down[i]) @ self.up[i]
-      found = self.found(asks, steps[n], real[n], i) if self.local else 0.0
-      shape = (len(steps[n]), *static.shape)
-      private.append(jnp.broadcast_to(static[None], shape) + found)
-    return jnp.stack(private, axis=1)
+    low = nn.gelu(jnp.einsum("eh,mhr->mer", asks, self.down))
+    static = jnp.einsum("mer,mrh->meh", low, self.up)
+    rows = len(next(iter(steps.values())))
+    if not self.local:
+      return jnp.broadcast_to(static[None], (rows, *static.shape))
+    found, index = {}, {n: i for i, n in enumerate(self.names)}
+    for group in alike(steps):
+      own = [jnp.stack([x[index[n]] for n in group]) for x in self.local_kernels]
+      args = stacked(steps, group), stacked(real, group)
+      each = jax.vmap(self.found, (None, 0, 0, 0))(asks, own, *args)
+      found |= dict(zip(group, each, strict=True))
+    return static[None] + jnp.stack([found[n] for n in self.names], axis=1)
 
-  def found(self, asks, x, real, i):
+  def found(self, asks, kernels, x, real):
+    query, key, value = kernels
     x = dependence.layer_norm(x)
-    logits = jnp.einsum("eh,bth->bet", asks @ self.query[i], x @ self.key[i])
-    logits = logits / self.width**0.5
+    logits = jnp.einsum("eh,bth->bet", asks @ query, x @ key) / self.width**0.5
     if real is not None:
       logits = jnp.where(real[:, None], logits, -1e30)
-    return jax.nn.softmax(logits) @ (x @ self.value[i])
+    return jax.nn.softmax(logits) @ (x @ value)
+
+
+def alike(arrays: dict) -> list[list]:
+  """The keys of arrays of one shape, a list each: what is done to them runs as one,
+  which takes less time and compiles in a part of it."""
+  groups = {}
+  for name, x in arrays.items():
+    groups.setdefault(np.shape(x), []).append(name)
+  return list(groups.values())
+
+
+def stacked(arrays: dict, names: list) -> Array | None:
+  """Those of `names` on a new first axis, None where they are None."""
+  arrays = [arrays[name] for name in names]
+  return None if arrays[0] is None else mult.stack(*arrays)
 
 
 class Weights(nn.Module):
@@ -117,13 +134,19 @@ class Weights(nn.Module):
   def information(self, told: dict, steps: dict, real: dict) -> dict:
     """{(target, source): f[B]} by soft codes of temperature .5, from `told` of
     `MulT.cross`, the steps of the targets and which of them are real, or None."""
-    streams = {n: dependence.soft_codes(x, self.stream, 0.5) for n, x in steps.items()}
+    information = {}
+    for group in alike({pair: x.found for pair, x in told.items()}):
+      targets = [target for target, _ in group]
+      found = jnp.stack([told[pair].found for pair in group])
+      real_here, steps_here = stacked(real, targets), stacked(steps, targets)
+      each = jax.vmap(self.one)(found, steps_here, real_here)
+      information |= dict(zip(group, each, strict=True))
+    return information
 
-    def one(target, found):
-      codes = dependence.soft_codes(found, self.output, 0.5)
-      return dependence.mutual_information(codes, streams[target], real[target])
-
-    return {pair: one(pair[0], x.found) for pair, x in told.items()}
+  def one(self, found, steps, real):
+    codes = dependence.soft_codes(found, self.output, 0.5)
+    streams = dependence.soft_codes(steps, self.stream, 0.5)
+    return dependence.mutual_information(codes, streams, real)
 
   def heat(self) -> Array:
     """The temperature f[] of the weights, learned, within [.02, 1]."""
