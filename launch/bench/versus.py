@@ -55,12 +55,13 @@ def compared(plan: parts.Plan, case: workloads.Case) -> dict:
   """The row of one case. ValueError where the twin is not equal."""
   import torch
 
-  made = program.made(case)
+  made = program.made(case, replicate="map")
   made = made._replace(carry=made.call(made.carry, *made.args)[0])
   twin, aux = twin_of(case, made)
   off = difference(case, made, twin, aux)
   step = stepper(case, made, twin, aux)
-  runs = {"jax": measure.scanned(made)}
+  vmapped = program.made(case, replicate="vmap")
+  runs = {"jax map": measure.scanned(made), "jax vmap": measure.scanned(vmapped)}
   threads = sorted({1, measure.cores()})
   eager = {n: threaded(step, twin.loss, n) for n in threads}
   runs |= {f"eager {n}": run for n, run in eager.items()}

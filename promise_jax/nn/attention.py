@@ -94,6 +94,8 @@ sparing.defvjp(_forward, _backward)
 def _weights(query, key, sees):
   query, key = _by_head(_scaled(query)), _by_head(key)
   if sees is not None and sees.shape[1] == 1:
+    some = jnp.any(sees, axis=-1)[..., None, None]  # else the keys tell nothing
+    query = jnp.where(some, query, 0)
     hidden = jnp.where(sees, 0, -1e30).astype(key.dtype)[..., None]
     more = jnp.ones_like(query[..., :1]), jnp.broadcast_to(hidden, key[..., :1].shape)
     pairs = zip((query, key), more, strict=True)

@@ -51,9 +51,11 @@ class Block(nn.Module):
     rows, steps, width = h.shape
     packed = nn.Dense(3 * width, kernel_init=nn.initializers.normal(width**-0.5))(h)
     q, k, v = jnp.split(packed.reshape(rows, steps, self.heads, -1), 3, axis=-1)
-    drop = lambda weight: encoders.drop(weight, 0.2, keys)
-    sees = None if real is None else real[:, None]
-    out = attention.attend(q, k, v, sees, drop).reshape(h.shape)
+    sees, factor = None if real is None else real[:, None], None
+    if keys is not None:
+      shape = (rows, self.heads, steps, steps)
+      factor = encoders.drop(jnp.ones(shape, h.dtype), 0.2, keys)
+    out = attention.sparing(q, k, v, sees, factor).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE)(out)
 
 
