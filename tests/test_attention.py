@@ -54,6 +54,15 @@ def test_it_is_the_sum_of_a_slow_loop(rng, kind, dropped):
   np.testing.assert_allclose(found, slow(*args, sees, factor), atol=2e-6)
 
 
+def test_weights_that_all_queries_lose_are_those_of_lost_values(rng):
+  (query, key, value), lost = inputs(rng), rng.integers(0, 2, (B, N, 1, T)) / 0.5
+  factor = np.broadcast_to(lost, (B, N, Q, T))
+  value_left = value * lost.transpose(0, 3, 1, 2).astype(np.float32)
+  found = attention.sparing(query, key, value_left)
+  wanted = slow(query, key, value, None, factor)
+  np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
 @pytest.mark.parametrize("kind", ["all", "keys", "queries"])
 def test_its_gradient_is_that_of_differences_and_can_be_differentiated(rng, kind):
   with jax.enable_x64(True):

@@ -331,6 +331,19 @@ def test_a_stack_is_its_encoders_one_by_one(rng):
   np.testing.assert_allclose(*run(params), rtol=1e-4, atol=1e-5)
 
 
+def test_what_occurs_several_times_is_stacked_by_way_of_one(rng):
+  a, b = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+  arrays = lambda a, b: (a, b, a, a, b)  # the same objects, as in `cross`
+  np.testing.assert_array_equal(mult.stack(*arrays(a, b)), np.stack(arrays(a, b)))
+  weigh = jnp.asarray(rng.normal(size=(5, 3, 4)), jnp.float32)
+  back = jax.grad(lambda *x: jnp.sum(mult.stack(*arrays(*x)) * weigh), (0, 1))(a, b)
+  wanted = weigh[0] + weigh[2] + weigh[3], weigh[1] + weigh[4]
+  for one, other in zip(back, wanted, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+  made = jax.make_jaxpr(lambda a, b: mult.stack(*arrays(a * 2, b)))(a, b)
+  assert "f32[2,3,4]" in str(made)  # a stack of the two that differ
+
+
 def test_noise_belongs_to_the_row():
   net, batch = net_of(EVEN, layers=1), batch_of(EVEN)
   params = drawn(net.init, *parts(batch))
@@ -343,6 +356,30 @@ def test_noise_belongs_to_the_row():
   np.testing.assert_allclose(again, found[order], rtol=1e-4, atol=1e-5)
   other = run(jax.random.key(1), batch)
   assert np.all(np.abs(other - found)[:-1] > 1e-3)
+
+
+def test_tied_noise_is_one_draw_a_row_at_the_rates():
+  rows, width, steps, layers, heads = 400, 12, 7, 3, 2
+  rates = mult.Rates(embedding=0.4, attention=0.1, inner=0.2, residual=0.3, tied=True)
+  encoder = mult.Encoder(heads, layers, False, rates)
+  x, sources = (jnp.zeros((rows, size, width)) for size in (5, steps))
+  keys = jax.random.split(jax.random.key(0), rows)
+  run = lambda keys: encoder.apply({}, keys, x, sources, method="noise")
+  first, second, later = jax.jit(run)(keys)
+  shapes = [(heads, 1, steps), (1, width), (1, 4 * width), (1, width)]
+  assert [n.shape for n in later] == [(layers, rows, *shape) for shape in shapes]
+  assert first.shape == second.shape == (rows, 1, width)
+  parts = [first, second, *later]
+  for part, rate in zip(parts, (0.4, 0.4, 0.1, 0.3, 0.2, 0.3), strict=True):
+    assert set(np.unique(part)) == {np.float32(0), np.float32(1 / (1 - rate))}
+    assert abs(np.mean(np.asarray(part) == 0) - rate) < 0.02
+  # No part repeats another, no layer another, and a row takes its noise along.
+  assert not np.array_equal(first > 0, second > 0)
+  assert not np.array_equal(later[1][0] > 0, later[3][0] > 0)
+  assert not np.array_equal(later[1][0], later[1][1])
+  turned = run(keys[::-1])
+  np.testing.assert_array_equal(turned[0], first[::-1])
+  np.testing.assert_array_equal(turned[2][0], later[0][:, ::-1])
 
 
 def test_every_part_of_a_row_draws_for_itself(monkeypatch):

@@ -307,6 +307,17 @@ def test_labels_are_those_of_a_slow_loop():
     assert np.ptp(q) > 0.1
 
 
+def test_of_what_f0_is_asked_the_first_are_answered():
+  (params, aux), batch = ready(), rows()
+  masks = jnp.stack([batch["present"], batch["recorded"], batch["recorded"]])
+  run = jax.jit(lambda n: promma.teach(network(), params, aux, batch, masks, n))
+  wanted = [teacher(params, aux, batch, mask) for mask in masks]
+  for count in (1, 3):
+    found = np.asarray(run(count))
+    close(found[:count], np.stack(wanted[:count]))
+    assert not found[count:].any()
+
+
 def test_importance_is_above_the_running_median():
   params, aux = ready()
   for seed, share in ((0, 1.0), (1, 0.05)):
