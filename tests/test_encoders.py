@@ -1,6 +1,7 @@
 """Encoders: what is absent or padding cannot matter; the fixed parts against loops."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,24 @@ def test_drop_keeps_the_share_and_the_mean():
   y = np.asarray(encoders.drop(jnp.ones((50, 400)), 0.25, keys))
   assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
   assert abs(y.mean() - 1) < 0.02 and len({row.tobytes() for row in y}) == 50
+
+
+@pytest.mark.parametrize("last", [399, 400])
+def test_drop_by_halves_keeps_the_share_in_each_half_of_a_word(last):
+  keys = jax.random.split(jax.random.key(0), 50)
+  draw = jax.jit(lambda x, keys: encoders.drop(x, 0.2, keys, halves=True))
+  y = np.asarray(draw(jnp.ones((50, 4, last)), keys))
+  assert set(np.unique(y)) == {0.0, np.float32(1 / 0.8)}
+  found = y > 0
+  for part in (found[..., ::2], found[..., 1::2]):
+    deviation = math.sqrt(0.2 * 0.8 / part.size)
+    assert abs(part.mean() - 0.8) < 4 * deviation
+  both = np.mean(found[..., :-1:2] & found[..., 1::2][..., : last // 2])
+  assert abs(both - 0.64) < 0.01 and len({row.tobytes() for row in found}) == 50
+  # 16 bits by hand: the low half of a word is the even element.
+  words = np.asarray(jax.random.bits(keys[3], (4, -(-last // 2)), jnp.uint32))
+  slow = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(4, -1)[:, :last]
+  np.testing.assert_array_equal(found[3], slow < 52429)
 
 
 def test_bad_calls_are_errors(rng):

@@ -152,14 +152,23 @@ def fold(keys, number):
   return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def drop(x, rate, keys, tied=False):
+def drop(x, rate, keys, tied=False, halves=False):
   """Dropout of x [B, ...] with one key a row; `keys` None leaves x as it is. `tied`: of
-  x [B, ..., T, H] a row's steps lose the same features."""
+  x [B, ..., T, H] a row's steps lose the same features. `halves`: half the draws, for
+  large x, 16 bits an element; `rate` is then rounded to a 65,536th."""
   if keys is None or rate == 0:
     return x
   shape = (*x.shape[1:-2], 1, x.shape[-1]) if tied else x.shape[1:]
-  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
+  draw = _kept_by_halves if halves else jax.random.bernoulli
+  kept = jax.vmap(lambda key: draw(key, 1 - rate, shape))(keys)
   return jnp.where(kept, x / (1 - rate), 0)
+
+
+def _kept_by_halves(key, chance, shape):
+  words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
+  halves = jax.lax.bitcast_convert_type(words, jnp.uint16)  # the low half comes first
+  halves = halves.reshape(*shape[:-1], -1)[..., : shape[-1]]
+  return halves < min(round(chance * 2**16), 2**16 - 1)
 
 
 def image_features(x):
