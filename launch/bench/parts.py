@@ -189,11 +189,16 @@ def devices(plan: Plan) -> list[dict]:
 
 
 def faults(plan: Plan) -> list[dict]:
-  """Minor page faults and time of a step with and without huge pages, by a scan and by
-  single steps; the allocator reads its setting when a process starts."""
+  """Minor page faults and time of a step by a scan and by single steps, with glibc as
+  it is, with huge pages, and as `cli.keep_pages` sets it; a process each."""
   rows = []
+  settings = {
+    "default": "glibc.malloc.hugetlb=0",
+    "hugetlb=1": "glibc.malloc.hugetlb=1",
+    "pages kept": "",
+  }
   with tempfile.TemporaryDirectory() as folder:
-    for name, value in (("default", ""), ("hugetlb=1", "glibc.malloc.hugetlb=1")):
+    for name, value in settings.items():
       found = child(plan, "allocator", {"GLIBC_TUNABLES": value}, folder)
       rows += [{"allocator": name} | row for row in found]
   return rows

@@ -31,8 +31,7 @@ PATIENCE = 25  # seconds of compiling by PyTorch, after which the rest is left o
 
 
 def found() -> bool:
-  """Whether PyTorch is installed; where it is, its idle threads then do not spin."""
-  os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+  """Whether PyTorch is installed."""
   # What is read from a cache was not compiled.
   os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
   try:
