@@ -5,6 +5,7 @@ The runs are real ones, 2 processes with 2 virtual devices each.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -325,7 +326,10 @@ def story(tmp_path_factory, environment, whole):
 @pytest.mark.slow
 def test_one_writes_and_shows(whole):
   assert "accuracy" in whole.out[0] and "files:" in whole.out[0]
-  assert not [x for x in whole.out[1].splitlines() if not x.startswith("[Gloo]")]
+  # Threads of gloo may write into each other's lines.
+  gloo = r"\[Gloo\]|Rank|\d+ is connected to|\d+ peer ranks\.|Expected number of|"
+  gloo += r"connected peer ranks is :|\d+|\s"
+  assert not re.sub(gloo, "", whole.out[1])
   found = json.loads((whole.folder / "config.json").read_text())
   assert found["processes"] == 2 and found["device"]["count"] == 4
   lines = files.read_jsonl(whole.folder / "metrics.jsonl")
