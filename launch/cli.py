@@ -1,9 +1,7 @@
 """What the launch scripts share: flags in, one sentence and an exit code out."""
 
-import ctypes
 import errno
 import os
-import platform
 import re
 import signal
 import sys
@@ -19,10 +17,6 @@ from promise_jax import checkpoint, distributed, files, rundir, train
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 AGAIN = "the same command goes on from the last checkpoint"
-# What chooses or sets up an allocator, and mallopt's numbers with what they get here:
-# no mapping of its own for a large block, nothing given back, one heap for all threads.
-ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX")
-MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
@@ -68,7 +62,6 @@ def main(body: Callable[[], None]) -> None:
     rest = flags.FLAGS(sys.argv)[1:]
     if rest:
       raise ValueError(f"{rest[0]!r} is not a flag; flags start with --")
-    keep_pages()
     keep_programs()
     body()
   except train.Stopped as stopped:
@@ -104,14 +97,6 @@ def leave(code: int) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
-
-
-def keep_pages() -> None:
-  """Lets glibc keep what is freed, unless the environment sets one up: on a CPU
-  XLA asks for scratch memory in every step, which else is of new pages (SPEED.md)."""
-  if platform.libc_ver()[0] == "glibc" and not any(map(os.environ.get, ALLOCATOR)):
-    for number, value in MALLOPT.values():
-      ctypes.CDLL(None).mallopt(number, value)
 
 
 def keep_programs() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -342,41 +341,3 @@ def test_evaluation_from_the_command_line(whole, environment):
   assert {(x["protocol"], x["split"]) for x in added} == {("exact(0.5)", "valid")}
   with np.load(masks) as file:
     np.testing.assert_array_equal((~file["mask"]).sum(axis=0), [10, 10])
-
-
-PAGES = """
-import resource, sys
-import numpy as np
-sys.path.insert(0, sys.argv[1])
-import cli
-
-def faults():
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  for _ in range(20):
-    np.ones(5_000_000)  # 40 MB, more than glibc ever keeps by itself
-  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()
-first = faults()
-cli.keep_pages()
-faults()
-print(first, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of glibc")
-def test_freed_pages_are_kept_unless_the_environment_sets_the_allocator_up():
-  def found(**more):
-    clean = {
-      k: v
-      for k, v in os.environ.items()
-      if k not in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX")
-    }
-    call = [sys.executable, "-c", PAGES, str(ROOT / "launch")]
-    done = subprocess.run(call, env=clean | more, capture_output=True, text=True)
-    return map(int, done.stdout.split())
-
-  first, after = found()
-  assert first >= 20 and after < 20
-  first, after = found(GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
-  assert first >= 20 and after >= 20

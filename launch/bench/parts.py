@@ -191,12 +191,11 @@ def devices(plan: Plan) -> list[dict]:
 
 def faults(plan: Plan) -> list[dict]:
   """Minor page faults and time of a step by a scan and by single steps, with glibc as
-  it is, with huge pages, and as `cli.keep_pages` sets it: of `ROUNDS` processes each,
-  which take turns, the fastest."""
+  it is and with huge pages: of `ROUNDS` processes each, which take turns, the
+  fastest."""
   settings = {
     "default": "glibc.malloc.hugetlb=0",
     "hugetlb=1": "glibc.malloc.hugetlb=1",
-    "pages kept": "",
   }
   best: dict[tuple, dict] = {}
   with tempfile.TemporaryDirectory() as folder:
