@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from bench import measure, program, workloads
+from bench import measure, program, report, workloads
 from promise_jax import methods, missing
 
 TRANSFORMER = ("redcore", {"encoder": "transformer"}, -1, "transformer")
@@ -193,17 +193,14 @@ def faults(plan: Plan) -> list[dict]:
   """Minor page faults and time of a step by a scan and by single steps, with glibc as
   it is and with huge pages: of `ROUNDS` processes each, which take turns, the
   fastest."""
-  settings = {
-    "default": "glibc.malloc.hugetlb=0",
-    "hugetlb=1": "glibc.malloc.hugetlb=1",
-  }
+  settings = [("default", ""), ("hugetlb=1", "glibc.malloc.hugetlb=1")]
   best: dict[tuple, dict] = {}
   with tempfile.TemporaryDirectory() as folder:
-    for name, value in (1 if plan.quick else ROUNDS) * list(settings.items()):
+    for name, value in (1 if plan.quick else ROUNDS) * settings:
       for row in child(plan, "allocator", {"GLIBC_TUNABLES": value}, folder):
         row = {"allocator": name} | row
-        key = tuple(v for v in row.values() if isinstance(v, str))
-        best[key] = min(row, best.get(key, row), key=lambda row: row["ms"])
+        known = best.setdefault(report.key(row), row)
+        best[report.key(row)] = min(known, row, key=lambda row: row["ms"])
   return list(best.values())
 
 

@@ -25,9 +25,13 @@ KEYS = (
 )
 
 
+def key(row: dict) -> tuple:
+  """What tells a row from the others of its table."""
+  return tuple(row.get(name) for name in KEYS)
+
+
 def merged(old: list[dict], new: list[dict]) -> list[dict]:
   """The rows of both; a new one takes the place of the old one that it replaces."""
-  key = lambda row: tuple(row.get(name) for name in KEYS)
   return list(({key(r): r for r in old} | {key(r): r for r in new}).values())
 
 

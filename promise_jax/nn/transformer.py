@@ -44,8 +44,7 @@ class Block(nn.Module):
     keys = encoders.fold(keys, layer)
     h = h + nn.LayerNorm(1e-5)(self.attend(nn.LayerNorm(1e-5)(h), real, keys))
     wide = nn.Dense(4 * h.shape[-1], kernel_init=HE)(nn.LayerNorm(1e-5)(h))
-    keys = encoders.fold(keys, 1)
-    wide = encoders.drop(nn.relu(wide), 0.1, keys, halves=True)
+    wide = encoders.drop(nn.relu(wide), 0.1, encoders.fold(keys, 1), halves=True)
     return h + nn.LayerNorm(1e-5)(nn.Dense(h.shape[-1], kernel_init=HE)(wide)), None
 
   def attend(self, h, real, keys):
