@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from promise_jax import checkpoint, distributed, placing, progress, sharding
 from promise_jax import optim as optimisers
 from promise_jax.data import feed
+from promise_jax.keys import training_keys
 from promise_jax.programs import Carry, TrainConfig, compiled, make_call, starter
 from promise_jax.types import Array, Method, PyTree, Spec, Split, Stage, one_of
 
@@ -79,7 +79,7 @@ def fit(
   data, own = placing.of_training(method, rows.split, mesh)
   judge = placing.put(method, placing.padded(valid, mesh), mesh)
   prepare = placing.of_calls(method, mesh)
-  keys = jax.vmap(jax.random.key)(jnp.asarray(rows.seeds, jnp.uint32))
+  keys = training_keys(rows.seeds)
   done = checkpoint.latest(manager) if manager else 0
   save = functools.partial(checkpoint.save, manager) if manager else lambda *_: None
   stages, end, best, given = [], 0, None, dict(start or {})

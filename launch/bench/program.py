@@ -9,6 +9,7 @@ import numpy as np
 from bench import workloads
 from promise_jax import optim, placing, programs, sharding, updates
 from promise_jax.data import feed
+from promise_jax.keys import training_keys
 from promise_jax.types import Clock, Method, PyTree, Stage
 
 VALID = 8  # rows of the validation that ends a call
@@ -59,7 +60,7 @@ def made(
   valid = placing.padded(workloads.split(load, VALID, seed=1), mesh)
   ready = sharding.put(ready, sharding.replicated(mesh))
   whole = np.array([0, config.every], np.int32)
-  args = (ready, keys_of(rows.seeds), data, placing.put(method, valid, mesh), whole)
+  args = (ready, training_keys(rows.seeds), data, placing.put(method, valid, mesh), whole)
   call = programs.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
   call = programs.compiled(call, (carry, *args), speed, once=load.quick)
@@ -71,18 +72,13 @@ def made(
   )
 
 
-def keys_of(seeds: tuple[int, ...]):
-  """The key of every seed."""
-  return jax.vmap(jax.random.key)(jax.numpy.asarray(seeds, jax.numpy.uint32))
-
-
 def started(method, number, tx, config, seeds, mesh) -> programs.Carry:
   """The carry with which stage `number` begins where those before it did nothing."""
   everywhere, best = sharding.replicated(mesh), None
   for n in sorted({0, number}):
     first = jax.jit(programs.starter(method, n, tx, config), out_shardings=everywhere)
     carry = programs.compiled(
-      first, args := (keys_of(seeds), best, {}), {"compile_s": 0.0}, once=True
+      first, args := (training_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)
     best = carry.best
   return carry
