@@ -60,7 +60,8 @@ def made(
   valid = placing.padded(workloads.split(load, VALID, seed=1), mesh)
   ready = sharding.put(ready, sharding.replicated(mesh))
   whole = np.array([0, config.every], np.int32)
-  args = (ready, training_keys(rows.seeds), data, placing.put(method, valid, mesh), whole)
+  keys, judge = training_keys(rows.seeds), placing.put(method, valid, mesh)
+  args = (ready, keys, data, judge, whole)
   call = programs.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
   call = programs.compiled(call, (carry, *args), speed, once=load.quick)
