@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from promise_jax import checkpoint, distributed, files, rundir, train
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 AGAIN = "the same command goes on from the last checkpoint"
+LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
@@ -57,6 +59,7 @@ def main(body: Callable[[], None]) -> None:
   After Ctrl-C the code is 130; after SIGTERM 0, because whoever sent it restarts; 1
   where training diverged, the disk is full or another process of the run has ended.
   """
+  use_large_pages()
   try:
     sys.argv = with_kinds(sys.argv)  # where ml_collections looks for fields
     rest = flags.FLAGS(sys.argv)[1:]
@@ -97,6 +100,16 @@ def leave(code: int) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
+
+
+def use_large_pages() -> None:
+  """Starts Python once more, with a variable that glibc reads before a process begins,
+  unless it is set: what a step asks memory for and gives back then comes in large pages,
+  and training on sequences takes up to a sixth less (SPEED.md, page faults)."""
+  name, value = LARGE_PAGES
+  if platform.libc_ver()[0] == "glibc" and name not in os.environ:
+    os.environ[name] = value
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def keep_programs() -> None:

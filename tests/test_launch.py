@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -175,6 +176,25 @@ def test_programs_are_kept_in_the_cache_folder(tmp_path):
     folder = tmp_path / "promise_jax" / "programs"
     kept.append(sorted(x.name for x in folder.iterdir() if x.name.endswith("-cache")))
   assert kept[0] == kept[1] and len(kept[0]) > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+@pytest.mark.parametrize("found", [None, "", "glibc.malloc.check=0"])
+def test_python_starts_once_more_for_large_pages(found):
+  """In the same process, with the same words; what the user has set is left alone."""
+  name = "GLIBC_TUNABLES"
+  own = {k: v for k, v in os.environ.items() if k != name}
+  own |= {} if found is None else {name: found}
+  told = f"print(os.getpid(), os.environ[{name!r}], sys.argv)"
+  code = f"import cli, os, sys; print('start'); cli.main(lambda: {told})"
+  call = [sys.executable, "-u", "-c", code, "--logtostderr"]
+  pipe = {"stdout": subprocess.PIPE, "text": True}
+  process = subprocess.Popen(call, cwd=ROOT / "launch", env=own, **pipe)
+  out = process.communicate(timeout=120)[0].splitlines()
+  assert process.returncode == 0
+  expected = "glibc.malloc.hugetlb=1" if found is None else found
+  assert out[:-1] == ["start"] * (2 if found is None else 1)
+  assert out[-1] == f"{process.pid} {expected} ['-c', '--logtostderr']"
 
 
 STEPS = 120  # 24 calls an arm: time enough to be killed in one
