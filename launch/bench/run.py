@@ -21,7 +21,8 @@ PARTS = {
   "faults": parts.faults,
   "devices": parts.devices,
 }
-INNER = {"allocator": parts.allocator}  # what a part asks of a process of its own
+# What a part asks of a process of its own.
+INNER = {"allocator": parts.allocator, "twins_spread": versus.twins_spread}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 NO_TWINS = "PyTorch is not installed, so the twins were left out"
 

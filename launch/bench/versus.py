@@ -1,6 +1,7 @@
 """The twins in PyTorch against their originals: first equal, then timed."""
 
 import os
+import tempfile
 import time
 from unittest import mock
 
@@ -26,6 +27,8 @@ ALL = (
   (("images_text", "robult"), 1.3),
   (("images_text", "redcore"), 1.3),
 )
+# Long steps of this gain by devices that a CPU pretends to have; others lose by it.
+SPREAD, DEVICES = (("sequences_300", "mplmm"), ("sequences_768", "mplmm")), 4
 CLOSE = 1e-4
 PATIENCE = 25  # seconds of compiling by PyTorch, after which the rest is left out
 
@@ -42,16 +45,36 @@ def found() -> bool:
 
 
 def twins(plan: parts.Plan) -> list[dict]:
-  """A row for each of `ALL`: milliseconds of a step of one seed."""
-  rows = []
-  for (load, *rest), target in ALL:
-    for case in plan.case(load, *rest):
-      rows.append(parts.told(case) | {"target": target} | compared(plan, case))
+  """A row for each of `ALL`: milliseconds of a step of one seed. Those of `SPREAD` are
+  measured in a process of their own, which has `DEVICES`."""
+  rows = measured(plan, spread=False)
+  if any(plan.case(*pair) for pair in SPREAD):
+    with tempfile.TemporaryDirectory() as folder:
+      count = {"JAX_NUM_CPU_DEVICES": str(DEVICES)}
+      rows += parts.child(plan, "twins_spread", count, folder)
   return rows
 
 
-def compared(plan: parts.Plan, case: workloads.Case) -> dict:
-  """The row of one case. ValueError where the twin is not equal."""
+def twins_spread(plan: parts.Plan) -> list[dict]:
+  """The rows of `SPREAD` in this process."""
+  found()
+  return measured(plan, spread=True)
+
+
+def measured(plan: parts.Plan, spread: bool) -> list[dict]:
+  """The rows of those cases that are spread over devices, or of the others."""
+  rows = []
+  for (load, *rest), target in ALL:
+    if ((load, rest[0]) in SPREAD) == spread:
+      for case in plan.case(load, *rest):
+        found = compared(plan, case, jax.device_count() if spread else 1)
+        rows.append(parts.told(case) | {"target": target} | found)
+  return rows
+
+
+def compared(plan: parts.Plan, case: workloads.Case, devices: int) -> dict:
+  """The row of one case, ours on one device and on so many. ValueError where the twin
+  is not equal."""
   import torch
 
   made = program.made(case, replicate="map")
@@ -61,6 +84,9 @@ def compared(plan: parts.Plan, case: workloads.Case) -> dict:
   step = stepper(case, made, twin, aux)
   vmapped = program.made(case, replicate="vmap")
   runs = {"jax map": measure.scanned(made), "jax vmap": measure.scanned(vmapped)}
+  if devices > 1:
+    spread = program.made(case, replicate="map", devices=devices)
+    runs[f"jax map, {devices} devices"] = measure.scanned(spread)
   threads = sorted({1, measure.cores()})
   eager = {n: threaded(step, twin.loss, n) for n in threads}
   runs |= {f"eager {n}": run for n, run in eager.items()}
