@@ -104,8 +104,8 @@ def leave(code: int) -> None:
 
 def use_large_pages() -> None:
   """Starts Python once more, with a variable that glibc reads before a process begins,
-  unless it is set: memory that a step asks for and gives back comes in large pages then,
-  and training on sequences takes up to a sixth less (SPEED.md, page faults)."""
+  unless it is set: memory that a step asks for and gives back then comes in large
+  pages, and training on sequences takes up to a sixth less (SPEED.md, page faults)."""
   name, value = LARGE_PAGES
   if platform.libc_ver()[0] == "glibc" and name not in os.environ:
     os.environ[name] = value

@@ -121,7 +121,7 @@ def versus(rows: list[dict], best: float) -> list[str]:
   head = "workload|method|jax ms|eager ms|torch.compile ms|best of PyTorch"
   head += "|jax compile s|torch compile s|ratio|asked for|largest difference"
   text = "A step of one seed. Ours: seeds in a map / a vmap (`train.replicate`), and "
-  text += "where a third stands there, in a map with each batch spread over four devices "
+  text += "where a third stands there, in a map with batches spread over four devices "
   text += "that the CPU pretends to have. PyTorch: 1 thread / all cores, AdamW fused. "
   text += "Ratio: the best of PyTorch over the best of ours; above 1 ours is faster."
   return [text, table(head, cells)]
