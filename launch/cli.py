@@ -107,7 +107,8 @@ def use_large_pages() -> None:
   unless it is set: memory that a step asks for and gives back then comes in large
   pages, and training on sequences takes up to a sixth less (SPEED.md, page faults)."""
   name, value = LARGE_PAGES
-  if platform.libc_ver()[0] == "glibc" and name not in os.environ:
+  begun = sys.argv[0] in sys.orig_argv  # not inside a process that does other things
+  if begun and platform.libc_ver()[0] == "glibc" and name not in os.environ:
     os.environ[name] = value
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -197,6 +197,16 @@ def test_python_starts_once_more_for_large_pages(found):
   assert out[-1] == f"{process.pid} {expected} ['-c', '--logtostderr']"
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_a_process_that_does_other_things_is_not_started_anew():
+  """A notebook's %run names the script in sys.argv, which did not start the process."""
+  own = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+  code = "import cli, sys; print('start'); sys.argv = ['train.py']; cli.main(lambda: 0)"
+  call, pipe = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "text": True}
+  done = subprocess.run(call, cwd=ROOT / "launch", env=own, timeout=120, **pipe)
+  assert done.returncode == 0 and done.stdout == "start\n"
+
+
 STEPS = 120  # 24 calls an arm: time enough to be killed in one
 
 
