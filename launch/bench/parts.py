@@ -178,9 +178,7 @@ def devices(plan: Plan) -> list[dict]:
   """A batch spread over 1 to 8 devices. A CPU pretends to be so many, in a process of
   its own: what is seen is what the spreading costs."""
   if jax.default_backend() == "cpu" and jax.device_count() < max(plan.devices):
-    with tempfile.TemporaryDirectory() as folder:
-      count = {"JAX_NUM_CPU_DEVICES": str(max(plan.devices))}
-      return child(plan, "devices", count, folder)
+    return pretended(plan, "devices", max(plan.devices))
   rows = []
   for case in plan.some()[:2]:
     for count in (n for n in plan.devices if n <= jax.device_count()):
@@ -218,6 +216,12 @@ def allocator(plan: Plan) -> list[dict]:
     for how, found in measure.timed(runs, plan.repeats).items():
       rows.append(told(case) | {"how": how} | found)
   return rows
+
+
+def pretended(plan: Plan, part: str, devices: int) -> list:
+  """The rows of `part`, from a process whose CPU pretends to be so many devices."""
+  with tempfile.TemporaryDirectory() as folder:
+    return child(plan, part, {"JAX_NUM_CPU_DEVICES": str(devices)}, folder)
 
 
 def child(plan: Plan, part: str, environment: dict[str, str], folder: str) -> list:

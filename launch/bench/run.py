@@ -109,9 +109,9 @@ def plan_of(only: str, quick: bool) -> tuple[list[str], parts.Plan]:
 def reason(part: str) -> str:
   """Why a part cannot be measured here, in one sentence; empty where it can."""
   cpu = jax.default_backend() == "cpu"
-  if part == "twins" and not cpu:
+  if part.startswith("twins") and not cpu:
     return "The twins are compared on a CPU, so they were left out"
-  if part == "twins" and not versus.found():
+  if part.startswith("twins") and not versus.found():
     return NO_TWINS
   if part in ("faults", "allocator") and not (cpu and sys.platform == "linux"):
     return "Page faults are those of Linux on a CPU, so they were left out"

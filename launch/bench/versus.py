@@ -1,7 +1,6 @@
 """The twins in PyTorch against their originals: first equal, then timed."""
 
 import os
-import tempfile
 import time
 from unittest import mock
 
@@ -49,15 +48,12 @@ def twins(plan: parts.Plan) -> list[dict]:
   measured in a process of their own, which has `DEVICES`."""
   rows = measured(plan, spread=False)
   if any(plan.case(*pair) for pair in SPREAD):
-    with tempfile.TemporaryDirectory() as folder:
-      count = {"JAX_NUM_CPU_DEVICES": str(DEVICES)}
-      rows += parts.child(plan, "twins_spread", count, folder)
+    rows += parts.pretended(plan, "twins_spread", DEVICES)
   return rows
 
 
 def twins_spread(plan: parts.Plan) -> list[dict]:
   """The rows of `SPREAD` in this process."""
-  found()
   return measured(plan, spread=True)
 
 
@@ -67,8 +63,8 @@ def measured(plan: parts.Plan, spread: bool) -> list[dict]:
   for (load, *rest), target in ALL:
     if ((load, rest[0]) in SPREAD) == spread:
       for case in plan.case(load, *rest):
-        found = compared(plan, case, jax.device_count() if spread else 1)
-        rows.append(parts.told(case) | {"target": target} | found)
+        row = compared(plan, case, jax.device_count() if spread else 1)
+        rows.append(parts.told(case) | {"target": target} | row)
   return rows
 
 
