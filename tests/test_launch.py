@@ -93,7 +93,7 @@ for folder, call in json.load(sys.stdin):
   child = os.fork()
   if child:
     status = os.waitpid(child, 0)[1]
-    print(os.waitstatus_to_exitcode(status))
+    print(os.waitstatus_to_exitcode(status), flush=True)  # a child would repeat it
     continue
   code = 1
   try:
