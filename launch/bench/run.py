@@ -98,7 +98,7 @@ def plan_of(only: str, quick: bool) -> tuple[list[str], parts.Plan]:
   plan = parts.Plan(
     {name: loads[name] for name in named},
     tuple(chosen["method"] or methods.METHODS),
-    repeats=2 if quick else 5,
+    repeats=2 if quick else 15,
     seeds=seeds,
     devices=devices,
     quick=quick,
