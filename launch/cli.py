@@ -113,6 +113,13 @@ def use_large_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def pretend(groups: int) -> None:
+  """Where seeds are trained by groups of devices, a CPU pretends to be one device for
+  each, unless JAX_NUM_CPU_DEVICES says how many. Before JAX is used."""
+  if groups > 1 and jax.config.jax_num_cpu_devices < 1:
+    jax.config.update("jax_num_cpu_devices", groups)
+
+
 def keep_programs() -> None:
   """Keeps every compiled program in the user's cache folder, unless
   JAX_COMPILATION_CACHE_DIR names another: the same command then starts at once."""

@@ -26,6 +26,7 @@ def body() -> None:
   config = CONFIG.value.to_dict()
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
+  cli.pretend(config["train"]["seed_groups"])
   distributed.start(*(flag.value for flag in PROCESSES))
   table = experiment.run(config, folder)
   if distributed.first():

@@ -65,7 +65,8 @@ def prepare(config: dict) -> Setup:
   for arm in plan.arms:
     if arm.method != CONSTANT:
       method = built(plan, arm, spec)
-      train.check(method, plan.train, sharding.make_mesh())
+      mesh = sharding.make_mesh(groups=plan.train.seed_groups)
+      train.check(method, plan.train, mesh, len(plan.seeds))
   # The config of a run made before there were these fields has none.
   readers = {k: config["data"].get(k, v) for k, v in rundir.READERS.items()}
   reading = ahead.checked(ahead.Reading(**readers))

@@ -84,13 +84,16 @@ def latest(manager) -> int:
   return distributed.agreed(look)
 
 
-def restore(manager, step: int, like: PyTree, sharding) -> PyTree:
-  """The tree of `step`, placed by `sharding`; `like` gives its shapes and dtypes."""
+def restore(manager, step: int, like: PyTree, places: PyTree) -> PyTree:
+  """The tree of `step`; `like` gives its shapes and dtypes, `places` the sharding of
+  all or of each of its parts."""
   import orbax.checkpoint as ocp
 
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
-  )
+  def placed(sharding, part):
+    at = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(at, part)
+
+  target = jax.tree.map(placed, places, like)
   return manager.restore(step, args=ocp.args.StandardRestore(target))
 
 

@@ -84,7 +84,7 @@ def evaluate_again(
   `masks` names a file for the mask table. Raises ValueError for what does not fit.
   """
   chosen = missing.parse(protocol)
-  config = rundir.read_config(folder)["config"]
+  config = rundir.usual(rundir.read_config(folder)["config"])
   if not (folder / "results.jsonl").exists():
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
   setup = arms.prepare(config)

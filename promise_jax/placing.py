@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from promise_jax import sharding
 from promise_jax.data import ahead
@@ -30,15 +29,15 @@ def rows_of(split: Split) -> dict:
 
 
 def block_of(mesh: Mesh, most: int = BLOCK) -> int:
-  """Rows of a block: at most `most`, and the same number for every device."""
-  devices = mesh.devices.size
+  """Rows of a block: at most `most`, the same number for every device of a group."""
+  devices = mesh.shape["data"]
   return max(most // devices, 1) * devices
 
 
 def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
   """`rows_of`, padded with zeros to equal blocks of at most `block_of` rows, each of
   which divides over the devices, with `valid` bool[N] False on the padding."""
-  count, devices = len(split.id), mesh.devices.size
+  count, devices = len(split.id), mesh.shape["data"]
   blocks = -(-count // block_of(mesh, most))
   size = blocks * devices * -(-count // (blocks * devices)) if blocks else 0
   rows = rows_of(split) | {"valid": np.ones(count, bool)}
@@ -111,7 +110,7 @@ def of_calls(method: Method, mesh: Mesh) -> Callable[[dict], dict]:
     made = prepared(method, flat)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), made)
 
-  by_row = P(None, None, "data")
+  by_row = sharding.of_calls(mesh).spec
   return jax.jit(
     jax.shard_map(own, mesh=mesh, in_specs=by_row, out_specs=by_row, check_vma=False)
   )

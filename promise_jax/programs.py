@@ -20,7 +20,8 @@ class TrainConfig:
   """`steps` updates of `batch` rows, `labelled_per_batch` of them labelled while
   unlabelled rows exist; validation `every` so many; `select` says what chooses the
   step: the mean over "all" patterns, or the "full" one; `replicate` how seeds run:
-  "map", "vmap", or "auto" (map on CPU, vmap elsewhere)."""
+  "map", "vmap", or "auto" (map on CPU, vmap elsewhere); `seed_groups` into how many
+  groups the devices are split, each of which trains its part of the seeds."""
 
   steps: int = 300
   every: int = 25
@@ -28,6 +29,7 @@ class TrainConfig:
   labelled_per_batch: int = 32
   select: str = "all"
   replicate: str = "auto"
+  seed_groups: int = 1
   optim: optimisers.OptimConfig = optimisers.OptimConfig()
 
 
@@ -92,7 +94,7 @@ def make_call(
   Of K steps of every seed, on the rows that `ready` (of `feed.host_rows`) names, those
   in `steps` i32[2], [from, to); after the last of the K, validation. In `metrics`,
   "terms" f[S, K] mean something at those steps, "finite" [S] after them, and "valid"
-  f[S] after the last. The carry is donated.
+  f[S] after the last. The carry is donated; it stays `sharding.of_seeds`.
   """
   update = (stage.update or updates.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
@@ -141,8 +143,10 @@ def make_call(
 
     return replicate(one, config)(carry, ready["chosen"], keys)
 
-  everywhere = sharding.replicated(mesh)
-  return jax.jit(call, donate_argnums=0, out_shardings=everywhere)
+  seeds = (True, {"chosen": True, "clock": False}, True, False, False, False)
+  places = (sharding.of_seeds(mesh), sharding.replicated(mesh))
+  grouped = sharding.by_group(call, mesh, seeds)
+  return jax.jit(grouped, donate_argnums=0, out_shardings=places)
 
 
 def compiled(

@@ -33,9 +33,10 @@ from promise_jax import distributed, files
 from promise_jax.data import ahead
 from promise_jax.types import Modality, Spec, Task
 
-# Who reads streamed rows (`data.ahead`) decides nothing: a run may go on with others.
+# Who reads streamed rows (`data.ahead`), and which devices train which seeds, decides
+# nothing: a run may go on with others.
 READERS = ahead.Reading()._asdict()
-FREE = tuple(f"data.{name}" for name in READERS)
+FREE = (*(f"data.{name}" for name in READERS), "train.seed_groups")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -46,9 +47,10 @@ def digest(config: dict) -> str:
 
 
 def usual(config: dict) -> dict:
-  """The config, or one of several experiments, with the `READERS` there are by default
-  in place of its own."""
+  """The config, or one of several experiments, with what is `FREE` as it is by
+  default."""
   found = {k: usual(v) if isinstance(v, dict) else v for k, v in config.items()}
+  found.pop("seed_groups", None)
   if "data" in found:
     own = {k: v for k, v in READERS.items() if k in found["data"]}
     found["data"] = found["data"] | own

@@ -1,8 +1,13 @@
-"""The mesh: one axis `data` over all devices; states replicated, rows spread."""
+"""The mesh: devices in groups (axis `seed`), usually one, of several (axis `data`).
+
+A group trains its part of the seeds, with the state of a seed on each of its devices
+and the rows of a batch spread over them. Groups send each other nothing.
+"""
 
 import math
 import pathlib
 import re
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -15,13 +20,19 @@ MEMORY = pathlib.Path("/proc/meminfo")
 CONTAINER = pathlib.Path("/sys/fs/cgroup")  # version 2
 
 
-def make_mesh(devices: list | None = None) -> Mesh:
-  """A mesh over `devices` (default: all), every axis Auto: rows are placed by
-  annotation, and sums over a batch are global without a line of code."""
+def make_mesh(devices: list | None = None, groups: int = 1) -> Mesh:
+  """A mesh over `devices` (default: all) in so many `groups`, every axis Auto: rows are
+  placed by annotation, and sums over a batch are global without a line of code.
+  ValueError where the devices do not divide."""
   devices = jax.devices() if devices is None else devices
-  return jax.make_mesh(
-    (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-  )
+  if groups < 1 or len(devices) % groups:
+    raise ValueError(
+      f"train.seed_groups is {groups}, the {len(devices)} devices in use must be a "
+      "multiple of it (JAX_NUM_CPU_DEVICES says how many a CPU pretends to be)"
+    )
+  types = (AxisType.Auto, AxisType.Auto)
+  shape = (groups, len(devices) // groups)
+  return jax.make_mesh(shape, ("seed", "data"), axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,18 +40,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def of_seeds(mesh: Mesh) -> NamedSharding:
+  """Arrays [S, ...] of which each group has its seeds, the same on all its devices."""
+  return NamedSharding(mesh, P("seed"))
+
+
+def of_calls(mesh: Mesh) -> NamedSharding:
+  """Arrays [S, K, B, ...]: seeds by group, rows over the devices of the group."""
+  return NamedSharding(mesh, P("seed", None, "data"))
+
+
+def by_group(call: Callable, mesh: Mesh, seeds: tuple) -> Callable:
+  """`call` with every group at its own seeds; `seeds` is, for each argument, a tree of
+  whether it has a leading axis of seeds, as all results have."""
+  if mesh.shape["seed"] == 1:
+    return call
+  specs = jax.tree.map(lambda stacked: P("seed") if stacked else P(), seeds)
+  return jax.shard_map(
+    call,
+    mesh=mesh,
+    in_specs=specs,
+    out_specs=P("seed"),
+    axis_names={"seed"},  # the other axis stays Auto inside
+    check_vma=False,
+  )
+
+
 def spread(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Inside jit: asks that the rows of every leaf be spread over the devices."""
-  by_row = NamedSharding(mesh, P("data"))
+  """Inside jit: asks that the rows of every leaf be spread over the devices of each
+  group."""
+  inside = jax.sharding.get_abstract_mesh()  # that of `by_group`, where we are in one
+  by_row = NamedSharding(mesh if inside.empty else inside, P("data"))
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, by_row), tree)
 
 
 def check_rows(batch: int, mesh: Mesh) -> None:
   """Raises ValueError unless a batch of `batch` rows divides over the devices."""
-  count = mesh.devices.size
+  count, groups = mesh.shape["data"], mesh.shape["seed"]
   if batch % count:
+    where = f"devices of each of {groups} groups" if groups > 1 else "devices in use"
+    raise ValueError(f"batch is {batch}, it must be a multiple of the {count} {where}")
+
+
+def check_seeds(count: int, mesh: Mesh) -> None:
+  """Raises ValueError unless `count` seeds divide over the groups of devices."""
+  groups = mesh.shape["seed"]
+  if count % groups:
     raise ValueError(
-      f"batch is {batch}, it must be a multiple of the {count} devices in use"
+      f"seeds is {count}, it must be a multiple of train.seed_groups, {groups}"
     )
 
 
@@ -58,33 +105,34 @@ def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 def put_rows(x: np.ndarray, index: np.ndarray, mesh: Mesh) -> Array:
-  """x[index], the last axis of `index` int[S, K, B] spread over the devices of all
+  """x[index] of `index` int[S, K, B], placed by `of_calls` on the devices of all
   processes; of `x` [N, ...] a process reads the rows of its own devices alone."""
-  by_row = NamedSharding(mesh, P(None, None, "data"))
   return jax.make_array_from_callback(
-    (*index.shape, *x.shape[1:]), by_row, lambda part: x[index[part[:3]]]
+    (*index.shape, *x.shape[1:]), of_calls(mesh), lambda part: x[index[part[:3]]]
   )
 
 
-def own_rows(batch: int, mesh: Mesh) -> np.ndarray:
-  """The places i[b] in a batch of `batch` rows that devices of this process hold, from
-  the first to the last."""
-  by_row = NamedSharding(mesh, P("data"))
-  parts = by_row.addressable_devices_indices_map((batch,)).values()
-  return np.unique(np.concatenate([np.arange(batch)[part] for part in parts]))
+def own_part(seeds: int, batch: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+  """Of so many seeds and the rows of a batch those that devices of this process hold:
+  s[a] and i[b], from the first to the last."""
+  by_row, sizes = NamedSharding(mesh, P("seed", "data")), (seeds, batch)
+  parts = by_row.addressable_devices_indices_map(sizes).values()
+  held = ([np.arange(n)[p[axis]] for p in parts] for axis, n in enumerate(sizes))
+  return tuple(np.unique(np.concatenate(each)) for each in held)
 
 
-def put_own(x: np.ndarray, own: np.ndarray, batch: int, mesh: Mesh) -> Array:
-  """[S, K, B, ...] spread over the devices of all processes by its third axis, of the
-  part `x` [S, K, b, ...] that this process has read, at the places `own` i[b]."""
-  by_row = NamedSharding(mesh, P(None, None, "data"))
+def put_own(x: np.ndarray, own: tuple, seeds: int, batch: int, mesh: Mesh) -> Array:
+  """[S, K, B, ...] placed by `of_calls` on the devices of all processes, of the part
+  `x` [a, K, b, ...] that this process has read, which is its `own_part`."""
 
   def take(part):
-    start, stop, _ = part[2].indices(batch)
-    first, last = np.searchsorted(own, (start, stop))
-    return x[:, :, first:last]
+    axes = zip(own, (part[0], part[2]), (seeds, batch), strict=True)
+    ends = (np.searchsorted(at, where.indices(n)[:2]) for at, where, n in axes)
+    a, b = (slice(*pair) for pair in ends)
+    return x[a, :, b]
 
-  return jax.make_array_from_callback((*x.shape[:2], batch, *x.shape[3:]), by_row, take)
+  shape = (seeds, x.shape[1], batch, *x.shape[3:])
+  return jax.make_array_from_callback(shape, of_calls(mesh), take)
 
 
 def size_of(tree: PyTree) -> int:

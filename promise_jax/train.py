@@ -73,9 +73,9 @@ def fit(
   Raises FloatingPointError at the first non-finite loss or parameter, before anything
   of that part is saved, and ValueError for settings that do not fit.
   """
-  mesh = mesh or sharding.make_mesh()
-  calls = check(method, config, mesh)
-  everywhere = sharding.replicated(mesh)
+  mesh = mesh or sharding.make_mesh(groups=config.seed_groups)
+  calls = check(method, config, mesh, len(rows.seeds))
+  home = sharding.of_seeds(mesh)
   data, own = placing.of_training(method, rows.split, mesh)
   judge = placing.put(method, placing.padded(valid, mesh), mesh)
   prepare = placing.of_calls(method, mesh)
@@ -88,7 +88,8 @@ def fit(
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
-      begins = jax.jit(starter(method, number, tx, config), out_shardings=everywhere)
+      begins = sharding.by_group(starter(method, number, tx, config), mesh, 3 * (True,))
+      begins = jax.jit(begins, out_shardings=home)
       carry = jax.eval_shape(begins, keys, best, given)
       speed = measured(stage, carry.state.params, len(rows.seeds))
       stages.append(speed)
@@ -98,7 +99,7 @@ def fit(
       span, entry, told = (begin, end), max(begin, done), []
       first = entry - (entry - begin) % config.every  # step of the call it is in
       if begin < done <= end:
-        carry, told = resumed(manager, done, carry, first < entry, everywhere)
+        carry, told = resumed(manager, done, carry, first < entry, mesh)
       asked = feed.calls(rows, config, stage, span, first, own, mesh, prepare)
       reading.enter_context(contextlib.closing(asked))
       call, ready, later = None, None, None
@@ -129,10 +130,11 @@ def fit(
             raise Stopped(to, signal)
         ready, later = later, None
       best = carry.best
+  carry = jax.device_put(carry, sharding.replicated(mesh))
   return finished(carry, stages, config.batch * len(rows.seeds))
 
 
-def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
+def check(method: Method, config: TrainConfig, mesh: Mesh, seeds: int) -> list[int]:
   """The number of jitted calls of each stage; ValueError for what does not fit."""
   optimisers.check(config.optim)
   if config.batch < 1 or not 0 <= config.labelled_per_batch <= config.batch:
@@ -141,6 +143,7 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
       "at least 1 row is needed, and from 0 to all of them labelled"
     )
   sharding.check_rows(config.batch, mesh)
+  sharding.check_seeds(seeds, mesh)
   one_of("train.replicate", config.replicate, ("auto", "map", "vmap"))
   one_of("train.select", config.select, ("all", "full"))
   if config.every < 1 or config.steps % config.every or config.steps < 1:
@@ -162,13 +165,15 @@ def check(method: Method, config: TrainConfig, mesh: Mesh) -> list[int]:
   return np.diff(edges, prepend=0).tolist()
 
 
-def resumed(manager, step: int, like: Carry, cut: bool, everywhere):
+def resumed(manager, step: int, like: Carry, cut: bool, mesh: Mesh):
   """The carry that was saved at `step`, and what the call it is in, if it was `cut`,
   has told so far, which is saved with it: a list of one part or none."""
+  home = sharding.of_seeds(mesh)
   if not cut:
-    return checkpoint.restore(manager, step, like, everywhere), []
+    return checkpoint.restore(manager, step, like, home), []
   both = {"carry": like, "terms": checkpoint.shapes(manager.directory, step, "terms")}
-  saved = checkpoint.restore(manager, step, both, everywhere)
+  places = {"carry": home, "terms": sharding.replicated(mesh)}
+  saved = checkpoint.restore(manager, step, both, places)
   return saved["carry"], [{"terms": progress.restored(saved["terms"])}]
 
 

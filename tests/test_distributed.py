@@ -352,7 +352,7 @@ def test_two_processes_are_one_with_as_many_devices(whole, tmp_path, monkeypatch
 def in_one_process(folder: Path, monkeypatch, devices: int) -> None:
   """The same run on some of the eight devices of this process."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
-  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  monkeypatch.setattr(sharding, "make_mesh", lambda **_: mesh)
   config = runs.get_config(CONFIG).to_dict()
   config["train"]["steps"] = STEPS
   with runs.compile_once(folder.parent / "compiled"):
@@ -389,6 +389,12 @@ resident, other = (
 assert runs.same(resident[:4], other[:4])
 for x in streamed.split.inputs.values():
   assert x.asked == [2 * 8] * 20, x.asked  # of 16 rows the own ones, for both seeds
+  x.asked.clear()
+groups = sharding.make_mesh(groups=2)
+for fit in (train.fit(*x, mesh=groups) for x in given):
+  runs.assert_close(fit[:4], resident[:4], rtol=1e-4, atol=1e-5)
+for x in streamed.split.inputs.values():
+  assert x.asked == [16] * 20, x.asked  # all rows, for the own seed
 for stop in runs.stopping(1), lambda: 0:  # after one step of a call of five; to the end
   with checkpoint.opened(pathlib.Path(sys.argv[3])) as manager:
     try:

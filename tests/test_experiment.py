@@ -225,12 +225,14 @@ def test_another_config_is_refused_and_the_fields_named(finished):
   assert "seeds was 2, is 3" in str(error.value) and "method" not in str(error.value)
 
 
-def test_a_run_may_go_on_with_other_readers(finished):
+def test_a_run_may_go_on_with_other_readers_and_groups(finished):
   given = config()
   given["data"] |= {"threads": 3, "workers": 1}
+  given["train"]["seed_groups"] = 2
   with rundir.opened(finished.folder, given):
     pass
   usual = given | {"data": given["data"] | rundir.READERS}
+  usual["train"] = {k: v for k, v in usual["train"].items() if k != "seed_groups"}
   assert rundir.digest(given) == rundir.digest(usual)
   several = [{"runs": {"headline": one}} for one in (given, usual)]
   assert rundir.digest(several[0]) == rundir.digest(several[1])

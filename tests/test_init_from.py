@@ -35,7 +35,7 @@ ENCODERS = ("params/encode_.*", "params/token")
 def fast(tmp_path_factory, one_device):
   """Programs are compiled once, and for one device."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sharding, "make_mesh", lambda: one_device)
+    patch.setattr(sharding, "make_mesh", lambda **_: one_device)
     with runs.compile_once(tmp_path_factory.mktemp("compiled")):
       yield
 

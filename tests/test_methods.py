@@ -80,6 +80,9 @@ CASES = {
     "multilabel",
     batches.KINDS,
   ),
+  "redcore-lstm-kinds": Case(
+    "redcore", REDCORE | {"encoder": "lstm"}, "multilabel", batches.KINDS
+  ),
   "redcore-authors": Case("redcore", AUTHORS, modalities=PAIR, empty=True),
   "promise": Case("promise", PROMISE),
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
@@ -251,6 +254,34 @@ def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(
   assert not parameters & set(gathered)
   assert not any(6 in shape for shape in gathered)
   assert any(kind == "all-reduce" for kind, _ in moved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(runs.VALUES))
+def test_groups_train_what_one_device_does_and_send_each_other_nothing(
+  name, one_device, monkeypatch
+):
+  """One step of eight seeds in eight groups. What is sent is told: a number a seed."""
+  source = runs.dataset(dim=6)
+  method = methods.build(name, runs.VALUES[name], source.spec)
+  texts, compiled = [], train.compiled
+
+  def keep(program, args, speed, once=False):
+    call = compiled(program, args, speed, once)
+    texts.extend([] if once else [call.as_text()])
+    return call
+
+  monkeypatch.setattr(train, "compiled", keep)
+  stages = len(method.stages)
+  rows, config = runs.rows(source, seeds=range(8)), runs.settings(steps=stages, every=1)
+  given = method, source.spec, rows, source.split("valid"), config
+  alone = train.fit(*given, mesh=one_device)
+  texts.clear()
+  fit = train.fit(*given, mesh=sharding.make_mesh(groups=8))
+  runs.assert_close(fit[:4], alone[:4], rtol=1e-3, atol=1e-4)
+  assert len(texts) == stages
+  for text in texts:
+    assert all(x.size <= 8 for _, x in exchanged(text))
 
 
 LOWERED = """

@@ -116,10 +116,10 @@ def test_images_are_prepared_on_their_way(one_device, eight_devices, monkeypatch
   """By the devices that read them, and in pieces for other processes: the same bits."""
   rng = np.random.default_rng(0)
   photo = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
-  index = rng.integers(0, 140, (2, 3, 32))
+  index, own = rng.integers(0, 140, (2, 3, 32)), (np.arange(2), np.arange(32))
   method = Method(None, None, (), encoders.prepare)
   every = placing.put(method, {"inputs": {"p": photo}}, one_device)["inputs"]["p"]
-  x = sharding.put_own(photo[index], np.arange(32), 32, eight_devices)
+  x = sharding.put_own(photo[index], own, 2, 32, eight_devices)
   made = placing.of_calls(method, eight_devices)({"p": x})["p"]
   assert made.sharding.is_equivalent_to(x.sharding, made.ndim)
   np.testing.assert_array_equal(np.asarray(made), np.asarray(every)[index])

@@ -82,6 +82,23 @@ def test_vmap_agrees_with_map(source, one_device, five):
 
 
 @pytest.mark.parametrize("replicate", ["map", "vmap"])
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_of_devices_train_their_seeds(source, five, replicate, groups):
+  """Two groups of four devices, or four of two, and four seeds."""
+  mesh, lines, held = sharding.make_mesh(groups=groups), [], Held()
+  more = {"seeds": SEEDS[:4], "replicate": replicate, "log": lines.extend}
+  fit = fitted(source, runs.linear(source.spec), mesh, manager=held, **more)
+  first = lambda tree: jax.tree.map(lambda x: x[:4], tree)
+  runs.assert_close(fit.params, first(five[0].params), rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(fit.at, five[0].at[:4])
+  np.testing.assert_allclose(fit.score, five[0].score[:4], rtol=1e-6)
+  assert [(x["seed"], x["step"]) for x in lines] == [
+    (x["seed"], x["step"]) for x in five[1] if x["seed"] < 4
+  ]
+  assert held.parts == {4 // groups}  # of the seeds a device has its own alone
+
+
+@pytest.mark.parametrize("replicate", ["map", "vmap"])
 def test_calls_of_another_length_walk_the_same_path(source, one_device, replicate):
   """`every` decides when to look, not what is computed: the state after 20 steps."""
   states = []
@@ -126,16 +143,19 @@ def test_a_part_of_a_call_takes_five_seconds_or_one_step(
 
 
 class Held:
-  """Stands in for a checkpoint manager: keeps what it is given, on the host."""
+  """Stands in for a checkpoint manager: keeps what it is given, on the host; `parts`
+  are how many seeds a device had."""
 
   def __init__(self):
-    self.trees = {}
+    self.trees, self.parts = {}, set()
 
   def latest_step(self):
     return max(self.trees, default=None)
 
   def save(self, step, args):
     self.trees[step] = jax.tree.map(np.array, args.item)
+    shards = [x.addressable_shards[0].data for x in jax.tree.leaves(args.item)]
+    self.parts |= {len(x) for x in shards}
 
 
 def test_eight_devices_compute_what_one_does(source, one_device, eight_devices):
@@ -203,7 +223,7 @@ def test_the_stages_are_shown_and_noted(source, one_device, tmp_path, toy, monke
   """In speed.jsonl always, on the console where there are several."""
   kind = methods.METHODS["fusion"][0]
   monkeypatch.setitem(methods.METHODS, "fusion", (kind, lambda _, spec: toy(spec)))
-  monkeypatch.setattr(sharding, "make_mesh", lambda: one_device)
+  monkeypatch.setattr(sharding, "make_mesh", lambda **_: one_device)
   setup, said = arms.prepare(runs.get_config("controls=none").to_dict()), []
   arms.train_arm(setup, setup.plan.arms[0], tmp_path, show=said.append)
   (line,) = files.read_jsonl(tmp_path / "speed.jsonl")
@@ -416,11 +436,16 @@ def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
     ({"labelled_per_batch": 17}, "batch is 16 with 17 labelled"),
     ({"batch": 0, "labelled_per_batch": 0}, "batch is 0"),
     ({"optim": train.optimisers.OptimConfig(lr=-1.0)}, "lr is -1.0"),
+    ({"seed_groups": 3}, "seed_groups is 3, the 8 devices in use must be a multiple"),
+    ({"seed_groups": 0}, "seed_groups is 0"),
+    ({"seed_groups": 4}, "seeds is 2, it must be a multiple of train.seed_groups, 4"),
+    ({"seed_groups": 2, "batch": 18}, "batch is 18.*of the 4 devices of each of 2 gr"),
   ],
 )
-def test_settings_that_do_not_fit_are_refused(source, eight_devices, changed, sentence):
+def test_settings_that_do_not_fit_are_refused(source, changed, sentence):
+  """All eight devices."""
   with pytest.raises(ValueError, match=sentence):
-    fitted(source, runs.two_stages(source.spec), eight_devices, **changed)
+    fitted(source, runs.two_stages(source.spec), None, **changed)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +456,8 @@ def test_every_stage_gets_a_call(source, one_device, shares, calls):
   method = runs.two_stages(source.spec)
   stages = [x._replace(share=y) for x, y in zip(method.stages, shares, strict=True)]
   config = runs.settings(steps=30)
-  assert train.check(method._replace(stages=tuple(stages)), config, one_device) == calls
+  method = method._replace(stages=tuple(stages))
+  assert train.check(method, config, one_device, 2) == calls
 
 
 @pytest.fixture(scope="module")
@@ -440,10 +466,11 @@ def whole(source, one_device):
   return interrupted(source, one_device, None, [])
 
 
-def interrupted(source, mesh, folder, stops):
+def interrupted(source, mesh, folder, stops, last=None):
   """Runs both stages of 15 steps in `folder`, stopped after so many parts of calls, at
-  that step, each time with a fresh manager, and then to its end. The parts of a stage,
-  and of what is left of it, are one step, the rest of the call, and whole calls."""
+  that step, each time with a fresh manager, and then to its end, on `last` if that is
+  given. The parts of a stage, and of what is left of it, are one step, the rest of the
+  call, and whole calls."""
   method, lines = runs.two_stages(source.spec), []
   more = {"log": lines.extend, "steps": 30, "protocol": "bernoulli(0.5,redraw=true)"}
   if folder is None:
@@ -454,7 +481,7 @@ def interrupted(source, mesh, folder, stops):
     assert (stopped.value.signal, stopped.value.step) == (signal.SIGTERM, step)
     assert all(line["step"] == step // 5 * 5 for line in lines[-2:])
   with checkpoint.opened(folder) as manager:
-    return fitted(source, method, mesh, manager=manager, **more), lines
+    return fitted(source, method, last or mesh, manager=manager, **more), lines
 
 
 @pytest.mark.parametrize(
@@ -479,3 +506,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
   assert runs.same((fit.score, fit.at), (expected.score, expected.at))
   assert lines == expected_lines
   assert {x["stage"]: x["steps"] for x in fit.speed["stages"]} == left
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_groups_of_devices_may_change(source, one_device, tmp_path, whole, back):
+  """Stopped within a call and at the end of one, from two groups to one device, and the
+  other way."""
+  meshes = [sharding.make_mesh(groups=2), one_device][:: -1 if back else 1]
+  fit, lines = interrupted(source, meshes[0], tmp_path, [(1, 1), (3, 10)], meshes[1])
+  expected, expected_lines = whole
+  runs.assert_close((fit.params, fit.aux), whole[0][:2], rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(fit.at, expected.at)
+  loss = [[x["loss"] for x in each] for each in (lines, expected_lines)]
+  np.testing.assert_allclose(*loss, rtol=1e-4)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 SECONDS = 10  # that a comparison may take
+PAUSE = 1.0  # seconds after which a run is no longer warm
 
 
 def timed(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict]:
@@ -20,19 +21,23 @@ def timed(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict]:
   blocks A B A B: {name: {"ms", "least_ms", "faults"}}, a step each: the median over
   `repeats` blocks, the least, and minor page faults.
 
-  A run must not return before its results are there. Where a round takes long there
-  are fewer of them, so that all last `SECONDS` or so, but no fewer than 3.
+  One that has not run for a `PAUSE` is run untimed first: the host of a virtual machine
+  may have taken its memory back. A run must not return before its results are there.
+  Where a round takes long there are fewer of them, so that all last `SECONDS` or so,
+  but no fewer than 3.
   """
-  for run in runs.values():
-    run()
+  ended = dict.fromkeys(runs, -math.inf)
   took, faults = {n: [] for n in runs}, {n: [] for n in runs}
   start, turn = time.perf_counter(), 0
   while turn < repeats and (turn < 3 or time.perf_counter() - start < SECONDS):
     turn += 1
     for name, run in runs.items():
+      if time.perf_counter() - ended[name] > PAUSE:
+        run()
       before, since = minor_faults(), time.perf_counter()
       steps = run()
-      took[name].append(1e3 * (time.perf_counter() - since) / steps)
+      ended[name] = time.perf_counter()
+      took[name].append(1e3 * (ended[name] - since) / steps)
       faults[name].append((minor_faults() - before) / steps)
   return {
     name: {

@@ -15,6 +15,7 @@ from bench import measure, program, report, workloads
 from promise_jax import methods, missing
 
 TRANSFORMER = ("redcore", {"encoder": "transformer"}, -1, "transformer")
+RECURRENT = ("redcore", {"encoder": "lstm"}, -1, "lstm")
 # Of each kind of network one, for what is not asked of every method.
 SOME = (("vectors", "robult"), ("sequences_300", "mplmm"), ("images_text", "robult"))
 # Wider text changes a first layer alone: there not every method is measured.
@@ -71,7 +72,7 @@ def every(plan: Plan) -> list[dict]:
     names = WIDE[1] if load == WIDE[0] else methods.METHODS
     cases = [case for name in names for case in plan.case(load, name)]
     if load.startswith("sequences"):
-      cases += plan.case(load, *TRANSFORMER)
+      cases += plan.case(load, *TRANSFORMER) + plan.case(load, *RECURRENT)
     for case in cases:
       rows.append(told(case) | trained(plan, case, count=True))
   return rows

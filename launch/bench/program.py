@@ -39,16 +39,18 @@ def made(
   seeds: int | None = None,
   replicate: str = "auto",
   devices: int = 1,
+  groups: int = 1,
   steps: int | None = None,
 ) -> Program:
-  """The program of `case` on the first `devices`, at the start of its stage."""
+  """The program of `case` on the first `devices` in so many `groups`, at the start of
+  its stage."""
   load = case.workload
   load = load._replace(seeds=seeds or load.seeds, steps=steps or load.steps)
   config, rows = (
     workloads.settings(load, replicate),
     workloads.rows_of(load, load.seeds),
   )
-  mesh, method = sharding.make_mesh(jax.devices()[:devices]), case.build()
+  mesh, method = sharding.make_mesh(jax.devices()[:devices], groups), case.build()
   number = range(len(method.stages))[case.stage]
   stage = method.stages[number]
   tx = optim.build(config.optim, config.steps, stage.trains)
@@ -75,9 +77,9 @@ def made(
 
 def started(method, number, tx, config, seeds, mesh) -> programs.Carry:
   """The carry with which stage `number` begins where those before it did nothing."""
-  everywhere, best = sharding.replicated(mesh), None
+  home, best = sharding.of_seeds(mesh), None
   for n in sorted({0, number}):
-    first = jax.jit(programs.starter(method, n, tx, config), out_shardings=everywhere)
+    first = jax.jit(programs.starter(method, n, tx, config), out_shardings=home)
     carry = programs.compiled(
       first, args := (training_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)

@@ -104,7 +104,9 @@ def versus(rows: list[dict], best: float) -> list[str]:
     times, (name, least) = row["times"], best_of(row["times"])
     ratio = least / min(v for k, v in times.items() if k.startswith("jax"))
     pick = lambda kind, times=times: " / ".join(
-      ms(v) for k, v in times.items() if k.startswith(kind)
+      f"{ms(v)} {k.partition(', ')[2]}".strip()
+      for k, v in times.items()
+      if k.startswith(kind)
     )
     compiling = " / ".join(f"{v:.0f}" for v in row["torch_compile_s"].values())
     verdict = "reached" if ratio >= row["target"] else "missed"
@@ -120,10 +122,13 @@ def versus(rows: list[dict], best: float) -> list[str]:
     )
   head = "workload|method|jax ms|eager ms|torch.compile ms|best of PyTorch"
   head += "|jax compile s|torch compile s|ratio|asked for|largest difference"
-  text = "A step of one seed. Ours: seeds in a map / a vmap (`train.replicate`), and "
-  text += "where a third stands there, in a map with batches spread over four devices "
-  text += "that the CPU pretends to have. PyTorch: 1 thread / all cores, AdamW fused. "
-  text += "Ratio: the best of PyTorch over the best of ours; above 1 ours is faster."
+  text = "A step of one seed. Ours: seeds in a map / a vmap (`train.replicate`) / in a "
+  text += "map on several devices that the CPU pretends to have, a group for each part "
+  text += (
+    "of the seeds (`train.seed_groups`) or all for each batch. PyTorch: 1 thread / "
+  )
+  text += "all cores, AdamW fused. Ratio: the best of PyTorch over the best of ours; "
+  text += "above 1 ours is faster."
   return [text, table(head, cells)]
 
 

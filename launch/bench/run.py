@@ -22,7 +22,7 @@ PARTS = {
   "devices": parts.devices,
 }
 # What a part asks of a process of its own.
-INNER = {"allocator": parts.allocator, "twins_spread": versus.twins_spread}
+INNER = {"allocator": parts.allocator, "twins_here": versus.twins_here}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 NO_TWINS = "PyTorch is not installed, so the twins were left out"
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import NamedTuple
 from unittest import mock
 
 import jax
@@ -12,22 +13,32 @@ from promise_jax.data import feed
 from promise_jax.methods import redcore
 from promise_jax.nn import encoders, mult_layers
 
-# (workload, method, settings, stage, note), and how much faster ours is asked to be.
+
+class Twin(NamedTuple):
+  """A `case` for `Plan.case`, how much faster ours is asked to be, and the `devices`
+  that the CPU pretends to have, in `groups`, on which ours is measured beside one."""
+
+  case: tuple
+  target: float
+  devices: int = 2
+  groups: int = 2
+
+
 ALL = (
-  (("vectors", "robult"), 5.0),
-  (("vectors", "redcore"), 2.0),
-  (("vectors", "mplmm"), 2.0),
-  (("sequences_300", "mplmm", None, 0), 1.8),
-  (("sequences_300", "mplmm"), 1.8),
-  (("sequences_300", *parts.TRANSFORMER), 1.8),
-  (("sequences_300", "robult"), 1.8),
-  (("sequences_768", "mplmm"), 1.8),
-  (("sequences_768", *parts.TRANSFORMER), 1.8),
-  (("images_text", "robult"), 1.3),
-  (("images_text", "redcore"), 1.3),
+  Twin(("vectors", "robult"), 5.0),
+  Twin(("vectors", "redcore"), 2.0),
+  Twin(("vectors", "mplmm"), 2.0),
+  Twin(("sequences_300", *parts.TRANSFORMER), 1.8),
+  Twin(("sequences_300", "robult"), 1.8),
+  Twin(("sequences_300", *parts.RECURRENT), 1.0),
+  Twin(("sequences_768", *parts.TRANSFORMER), 1.8),
+  Twin(("images_text", "robult"), 1.3),
+  Twin(("images_text", "redcore"), 1.3),
+  # Long steps of this gain by a batch that is spread; others lose by it.
+  Twin(("sequences_300", "mplmm", None, 0), 1.8, 4, 1),
+  Twin(("sequences_300", "mplmm"), 1.8, 4, 1),
+  Twin(("sequences_768", "mplmm"), 1.8, 4, 1),
 )
-# Long steps of this gain by devices that a CPU pretends to have; others lose by it.
-SPREAD, DEVICES = (("sequences_300", "mplmm"), ("sequences_768", "mplmm")), 4
 CLOSE = 1e-4
 PATIENCE = 25  # seconds of compiling by PyTorch, after which the rest is left out
 
@@ -44,33 +55,26 @@ def found() -> bool:
 
 
 def twins(plan: parts.Plan) -> list[dict]:
-  """A row for each of `ALL`: milliseconds of a step of one seed. Those of `SPREAD` are
-  measured in a process of their own, which has `DEVICES`."""
-  rows = measured(plan, spread=False)
-  if any(plan.case(*pair) for pair in SPREAD):
-    rows += parts.pretended(plan, "twins_spread", DEVICES)
-  return rows
+  """A row for each of `ALL`: milliseconds of a step of one seed. They are measured in
+  a process for each number of devices."""
+  counts = sorted({twin.devices for twin in ALL if plan.case(*twin.case)})
+  each = (parts.pretended(plan, "twins_here", count) for count in counts)
+  return [row for rows in each for row in rows]
 
 
-def twins_spread(plan: parts.Plan) -> list[dict]:
-  """The rows of `SPREAD` in this process."""
-  return measured(plan, spread=True)
+def twins_here(plan: parts.Plan) -> list[dict]:
+  """The rows of those that want as many devices as this process has."""
+  return [
+    parts.told(case) | {"target": twin.target} | compared(plan, case, twin)
+    for twin in ALL
+    if twin.devices == jax.device_count()
+    for case in plan.case(*twin.case)
+  ]
 
 
-def measured(plan: parts.Plan, spread: bool) -> list[dict]:
-  """The rows of those cases that are spread over devices, or of the others."""
-  rows = []
-  for (load, *rest), target in ALL:
-    if ((load, rest[0]) in SPREAD) == spread:
-      for case in plan.case(load, *rest):
-        row = compared(plan, case, jax.device_count() if spread else 1)
-        rows.append(parts.told(case) | {"target": target} | row)
-  return rows
-
-
-def compared(plan: parts.Plan, case: workloads.Case, devices: int) -> dict:
-  """The row of one case, ours on one device and on so many. ValueError where the twin
-  is not equal."""
+def compared(plan: parts.Plan, case: workloads.Case, over: Twin) -> dict:
+  """The row of one case, ours on one device and `over` several. ValueError where the
+  twin is not equal."""
   import torch
 
   made = program.made(case, replicate="map")
@@ -80,9 +84,11 @@ def compared(plan: parts.Plan, case: workloads.Case, devices: int) -> dict:
   step = stepper(case, made, twin, aux)
   vmapped = program.made(case, replicate="vmap")
   runs = {"jax map": measure.scanned(made), "jax vmap": measure.scanned(vmapped)}
-  if devices > 1:
-    spread = program.made(case, replicate="map", devices=devices)
-    runs[f"jax map, {devices} devices"] = measure.scanned(spread)
+  places = {"devices": over.devices, "groups": over.groups}
+  seeds = over.groups * -(-case.workload.seeds // over.groups)
+  spread = program.made(case, seeds=seeds, replicate="map", **places)
+  kind = "groups" if over.groups > 1 else "devices"
+  runs[f"jax map, {places[kind]} {kind}"] = measure.scanned(spread)
   threads = sorted({1, measure.cores()})
   eager = {n: threaded(step, twin.loss, n) for n in threads}
   runs |= {f"eager {n}": run for n, run in eager.items()}

@@ -61,16 +61,16 @@ def calls(
     for start in range(at, span[1], sizes.every):
       yield with_rows(host_rows(rows, sizes, stage, span, start), data, mesh)
     return
-  columns = sharding.own_rows(sizes.batch, mesh)
+  own = sharding.own_part(len(rows.seeds), sizes.batch, mesh)
   # Other processes are sent what they need to know of the stage, not its functions.
   known = stage._replace(loss=None, enter=None, update=None, predict=None)
   draw = functools.partial(_drawn, rows, sizes, known, span)
-  take = functools.partial(_taken, data, columns)
+  take = functools.partial(_taken, data, own)
   steps = ahead.Steps(draw, take, sizes.every, span[1] - span[0])
   with ahead.opened(steps, at - span[0], rows.reading) as every:
     for ready in every:
       read = jax.tree.map(
-        lambda x: sharding.put_own(x, columns, sizes.batch, mesh),
+        lambda x: sharding.put_own(x, own, len(rows.seeds), sizes.batch, mesh),
         ready["chosen"]["rows"],
       )
       read["inputs"] = prepare(read["inputs"])
@@ -81,10 +81,10 @@ def _drawn(rows, sizes, stage, span, call: int) -> dict:
   return host_rows(rows, sizes, stage, span, span[0] + call * sizes.every)
 
 
-def _taken(data: dict, columns: np.ndarray, drawn: dict, k: int) -> dict:
-  """Step k of `host_rows`, with the rows of the `columns` of its batch."""
+def _taken(data: dict, own: tuple, drawn: dict, k: int) -> dict:
+  """Step k of `host_rows`, with the rows of its `sharding.own_part`."""
   chosen = {name: x[:, k] for name, x in drawn["chosen"].items()}
-  index = chosen["index"][:, columns]
+  index = chosen["index"][np.ix_(*own)]
   chosen["rows"] = jax.tree.map(lambda x: x[index], data)
   return {"chosen": chosen, "clock": tuple(x[k] for x in drawn["clock"])}
 

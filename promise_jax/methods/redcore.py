@@ -65,7 +65,7 @@ from promise_jax import bilevel, missing, optim, types, updates
 from promise_jax.losses import bottleneck
 from promise_jax.losses import task as tasks
 from promise_jax.methods import fusion
-from promise_jax.nn import encoders, imputers, precision, transformer
+from promise_jax.nn import encoders, imputers, precision, recurrent, transformer
 from promise_jax.types import (
   Array,
   Batch,
@@ -91,12 +91,12 @@ class RedcoreConfig:
 
   `hidden` d of every latent; `imputer` the widest layer of its auto-encoders, the next
   two are a half and a quarter (the authors' 160, 80, 32 for MOSEI cannot be set);
-  `links` how many; `encoder` "pooled" (that of every method) or "transformer" (`heads`,
-  `blocks`); `vib` False: z = mu, no L_KL; `kl`, `impute`, `unimodal` the weights;
-  `subsets` how often heads and imputers also see a random part of what a row has, and
-  are asked for the rest (ours: it is modality dropout, without which the control
-  `fusion` is ahead); `logvar_start` is added to logvar, which few steps cannot move
-  far. Upper level: `rho`, `step`, `growth` every `period`, `every`, `floor` as in
+  `links` how many; `encoder` "pooled" (that of every method), "transformer" (`heads`,
+  `blocks`) or "lstm" (ours); `vib` False: z = mu, no L_KL; `kl`, `impute`, `unimodal`
+  the weights; `subsets` how often heads and imputers also see a random part of what a
+  row has, and are asked for the rest (ours: it is modality dropout, without which the
+  control `fusion` is ahead); `logvar_start` is added to logvar, which few steps cannot
+  move far. Upper level: `rho`, `step`, `growth` every `period`, `every`, `floor` as in
   `bilevel.relative_advantage`; `upper_lr` of the hypergradient's Adam, which starts at
   step `upper_from`.
   """
@@ -136,7 +136,7 @@ class RedcoreConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("redcore.encoder", self.encoder, ("pooled", "transformer"))
+    one_of("redcore.encoder", self.encoder, ("pooled", "transformer", "lstm"))
     one_of("redcore.upper", self.upper, UPPER)
     one_of("redcore.absent", self.absent, ("learned", "zero"))
     least = {
@@ -210,6 +210,8 @@ class GaussianEncoder(nn.Module):
     c = self.config
     if c.encoder == "pooled":
       body = encoders.Encoder(self.modality, c.hidden)
+    elif c.encoder == "lstm":
+      body = recurrent.Lstm(self.modality, c.hidden)
     else:
       body = transformer.Transformer(
         self.modality, c.hidden, c.heads, c.blocks, c.mask_padding
@@ -451,7 +453,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
     return {"logits": net.apply(params, r, method="classify"), "composite": r}
 
   stages = (Stage("train", loss, update=update),)
-  raw = config.encoder == "transformer"
+  raw = config.encoder != "pooled"
   prepare = types.as_they_are if raw else encoders.prepare
   return Method(init, predict, stages, prepare)
 

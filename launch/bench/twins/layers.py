@@ -32,6 +32,8 @@ def load(module: nn.Module, tree: dict) -> None:
         load(child, at(part, i))
     elif hasattr(module, name):
       load(getattr(module, name), part)
+    elif stem == "OptimizedLSTMCell":
+      load_lstm(module.lstm, part)
     elif stem in KINDS:
       same = [m for m in module.children() if isinstance(m, KINDS[stem])]
       load(same[int(number)], part)
@@ -39,6 +41,16 @@ def load(module: nn.Module, tree: dict) -> None:
       load(getattr(module, stem)[int(number)], part)
     else:
       raise ValueError(f"the twin {type(module).__name__} has no part {name}")
+
+
+def load_lstm(lstm: nn.LSTM, part: dict) -> None:
+  """Copies the gates of a cell; PyTorch has a second bias, which stays 0."""
+  import numpy as np
+
+  gates = lambda side, leaf: np.concatenate([part[side + g][leaf] for g in "ifgo"], -1)
+  copy(lstm.weight_ih_l0, gates("i", "kernel").T)
+  copy(lstm.weight_hh_l0, gates("h", "kernel").T)
+  copy(lstm.bias_hh_l0, gates("h", "bias"))
 
 
 def copy(weight: torch.Tensor, value) -> None:

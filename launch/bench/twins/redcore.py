@@ -55,6 +55,24 @@ class Transformer(nn.Module):
     return mean.sigmoid()
 
 
+class Lstm(nn.Module):
+  """The greatest value over the real steps of each cell of an LSTM."""
+
+  def __init__(self, modality, config):
+    super().__init__()
+    self.name, self.rate = modality.name, layers.DROPOUT[modality.kind]
+    self.lstm = nn.LSTM(modality.shape[-1], config.hidden, batch_first=True)
+    nn.init.zeros_(self.lstm.bias_ih_l0).requires_grad_(False)
+
+  def forward(self, batch, present):
+    x, length = batch["inputs"][self.name], batch["length"][self.name]
+    length = torch.where(present, length, 0)[:, None]
+    real = (torch.arange(x.shape[1])[None] < length)[..., None]
+    h, _ = self.lstm(x * real)
+    top = h.masked_fill(~real, -torch.inf).amax(1).masked_fill(length == 0, 0)
+    return F.dropout(top, self.rate, self.training)
+
+
 class Gaussian(nn.Module):
   """(mu, logvar) f[B, D] of one modality."""
 
@@ -63,6 +81,8 @@ class Gaussian(nn.Module):
     self.config = config
     if config.encoder == "transformer":
       self.Transformer_0 = body = Transformer(modality, config)
+    elif config.encoder == "lstm":
+      self.Lstm_0 = body = Lstm(modality, config)
     else:
       self.Encoder_0 = body = layers.Encoder(modality, config.hidden)
     self.run, self.ends = [body], nn.Linear(config.hidden, 2 * config.hidden)
