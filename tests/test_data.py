@@ -563,7 +563,7 @@ def test_own_builder_by_name_and_by_path(data_dir, own):
 
 def test_errors_name_what_is_known(data_dir, own, mfeat, tmp_path):
   for name, options, words in (
-    ("mfaet", {}, "are mfeat, emoji, watch, synthetic, .*, mine_own, odd, unfit"),
+    ("mfaet", {}, "are mfeat, emoji, watch, synthetic, .*mine_own, odd, unfit"),
     (str(tmp_path / "none"), {}, "no data set, folder or file"),
     (tmp_path, {}, r"must be a file \*.npz or a prepared tensorflow-datasets folder"),
     (EMBEDDED / "mfeat.npz", {}, "mfeat.npz: the array 'fou' is unknown"),
