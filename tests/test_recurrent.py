@@ -107,3 +107,13 @@ def test_dropout_follows_the_id(rng, params):
   assert 0.02 < zero < 0.25  # a rate of 0.1
   moved = drop(x[order], jax.random.key(3), ids[order])
   np.testing.assert_allclose(moved, every[3][order], 1e-5, 1e-6)
+
+
+def test_its_start_needs_no_factorisation(rng):
+  """On two cores two of them can wait for each other for ever."""
+  net, _ = encoder()
+  given = jax.random.key(0), *inputs(rng)
+  assert "lapack" not in jax.jit(net.init).lower(*given).as_text()
+  (cell,) = jax.jit(net.init)(*given)["params"].values()
+  spread = np.std([np.asarray(cell[f"h{g}"]["kernel"]) for g in "ifgo"])
+  assert 0.5 < spread * HIDDEN**0.5 < 1.5

@@ -35,7 +35,10 @@ class Lstm(nn.Module):
     else:
       steps, real = transformer.as_steps(m, x, length)
     real = (real & present[:, None])[..., None]
-    cell = nn.OptimizedLSTMCell(self.hidden, dtype=dtype)
+    # Not orthogonal, as is usual: of two QR factorisations that meet on two cores each
+    # waits for a thread that the other holds, for ever (jaxlib 0.10.2).
+    init = nn.initializers.lecun_normal()
+    cell = nn.OptimizedLSTMCell(self.hidden, recurrent_kernel_init=init, dtype=dtype)
     h = nn.RNN(cell)(steps.astype(dtype))
     top = jnp.max(jnp.where(real, h, -jnp.inf), axis=1)
     top = jnp.where(jnp.any(real, axis=1), top, 0).astype(dtype)
