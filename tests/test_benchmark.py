@@ -66,7 +66,7 @@ def test_blocks_alternate_and_a_step_gets_its_part(bench, monkeypatch):
   assert found["a"]["ms"] == found["a"]["least_ms"] == 250
   assert found["b"]["ms"] == 3000
   calls.clear()
-  measure.timed({"a": run("a", 0.5, 4), "b": run("b", 0.25, 1)}, repeats=4)
+  measure.timed({"a": run("a", 0.125, 4), "b": run("b", 0.0625, 1)}, repeats=4)
   assert "".join(calls) == "aabb" + "ab" * 3
 
 

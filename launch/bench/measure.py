@@ -13,7 +13,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 SECONDS = 10  # that a comparison may take
-PAUSE = 1.0  # seconds after which a run is no longer warm
+PAUSE = 0.2  # seconds after which a run is no longer warm
 
 
 def timed(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict]:

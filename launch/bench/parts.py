@@ -169,8 +169,8 @@ def predicted(plan: Plan, case: workloads.Case) -> list[dict]:
   return [
     told(case)
     | {"present": missing.pattern_name(pattern, load.spec.names)}
-    | {"of": sum(pattern), "dense": found["dense", pattern]["ms"]}
-    | {"static": found["static", pattern]["ms"]}
+    | {"of": sum(pattern), "dense": found["dense", pattern]["least_ms"]}
+    | {"static": found["static", pattern]["least_ms"]}
     for pattern in shown
   ]
 

@@ -174,7 +174,9 @@ def patterns(rows: list[dict], best: float) -> list[str]:
     for row in rows
   ]
   head = "workload|method|present|mask ms|static ms|static, of all present"
-  return ["256 rows a call.", table(head, cells)]
+  text = "256 rows a call, the least of all blocks: a call asks for its memory anew, "
+  text += "which is slow at times, for one program and not for the next."
+  return [text, table(head, cells)]
 
 
 def devices(rows: list[dict], best: float) -> list[str]:
