@@ -114,9 +114,10 @@ def use_large_pages() -> None:
 
 
 def pretend(groups: int) -> None:
-  """Where seeds are trained by groups of devices, a CPU pretends to be one device for
-  each, unless JAX_NUM_CPU_DEVICES says how many. Before JAX is used."""
-  if groups > 1 and jax.config.jax_num_cpu_devices < 1:
+  """Where seeds are trained by groups of devices, the CPU of this process pretends to
+  be one for each, unless it was said how many it is. Before JAX is used."""
+  said = "device_count" in os.environ.get("XLA_FLAGS", "")
+  if groups > 1 and jax.config.jax_num_cpu_devices < 1 and not said:
     jax.config.update("jax_num_cpu_devices", groups)
 
 

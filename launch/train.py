@@ -26,7 +26,7 @@ def body() -> None:
   config = CONFIG.value.to_dict()
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
-  cli.pretend(config["train"]["seed_groups"])
+  cli.pretend(config.get("train", {}).get("seed_groups", 1))
   distributed.start(*(flag.value for flag in PROCESSES))
   table = experiment.run(config, folder)
   if distributed.first():

@@ -8,6 +8,7 @@ for each, on validation alone, with the test split never read.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -164,6 +165,8 @@ def choose(
   if len(families) > 1:
     config = config | {"init_from": ""}
   config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
+  groups = math.gcd(config["train"].get("seed_groups", 1), seeds)
+  config["train"] = config["train"] | {"seed_groups": groups}
   setup = arms.prepare(config)
   path = folder / "trials.jsonl"
   known = files.read_jsonl(path) if path.exists() else []

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+
 from promise_jax import (
   arms,
   checkpoint,
@@ -84,7 +86,7 @@ def evaluate_again(
   `masks` names a file for the mask table. Raises ValueError for what does not fit.
   """
   chosen = missing.parse(protocol)
-  config = rundir.usual(rundir.read_config(folder)["config"])
+  config = fitting(rundir.read_config(folder)["config"])
   if not (folder / "results.jsonl").exists():
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
   setup = arms.prepare(config)
@@ -97,6 +99,15 @@ def evaluate_again(
   with rundir.opened(folder, config):
     trained = [arms.train_arm(setup, a, folder, show=None) for a in setup.plan.arms]
     return outcome.test_again(setup, trained, folder, chosen, split, masks)
+
+
+def fitting(config: dict) -> dict:
+  """The config of a run, in one group of devices where those that it was trained with
+  do not fit the devices there are."""
+  groups = config["train"].get("seed_groups", 1)
+  if jax.device_count() % groups == 0:
+    return config
+  return config | {"train": config["train"] | {"seed_groups": 1}}
 
 
 @contextlib.contextmanager

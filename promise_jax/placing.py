@@ -36,7 +36,7 @@ def block_of(mesh: Mesh, most: int = BLOCK) -> int:
 
 def padded(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
   """`rows_of`, padded with zeros to equal blocks of at most `block_of` rows, each of
-  which divides over the devices, with `valid` bool[N] False on the padding."""
+  which divides over the devices of a group; `valid` bool[N] is False on the padding."""
   count, devices = len(split.id), mesh.shape["data"]
   blocks = -(-count // block_of(mesh, most))
   size = blocks * devices * -(-count // (blocks * devices)) if blocks else 0

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-from promise_jax import evaluate, methods, missing, optim, rundir, train
+from promise_jax import evaluate, methods, missing, optim, rundir, sharding, train
 from promise_jax.methods import mplmm, promise, redcore
 from promise_jax.nn import precision
 from promise_jax.types import one_of
@@ -250,6 +250,7 @@ def check(config: dict) -> Experiment:
     raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
   if config["seeds"] < 1:
     raise ValueError(f"seeds is {config['seeds']}, at least 1 is needed")
+  sharding.check_seeds(config["seeds"], config["train"].get("seed_groups", 1))
   values = dict(config["train"])
   values["optim"] = optim.OptimConfig(**values["optim"])
   return Experiment(

@@ -69,23 +69,24 @@ def by_group(call: Callable, mesh: Mesh, seeds: tuple) -> Callable:
 def spread(tree: PyTree, mesh: Mesh) -> PyTree:
   """Inside jit: asks that the rows of every leaf be spread over the devices of each
   group."""
-  inside = jax.sharding.get_abstract_mesh()  # that of `by_group`, where we are in one
-  by_row = NamedSharding(mesh if inside.empty else inside, P("data"))
+  inside = jax.sharding.get_abstract_mesh()
+  grouped = "seed" in inside.axis_names  # we are in `by_group`
+  by_row = NamedSharding(inside if grouped else mesh, P("data"))
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, by_row), tree)
 
 
 def check_rows(batch: int, mesh: Mesh) -> None:
-  """Raises ValueError unless a batch of `batch` rows divides over the devices."""
+  """Raises ValueError unless a batch of `batch` rows divides over the devices of a
+  group."""
   count, groups = mesh.shape["data"], mesh.shape["seed"]
   if batch % count:
     where = f"devices of each of {groups} groups" if groups > 1 else "devices in use"
     raise ValueError(f"batch is {batch}, it must be a multiple of the {count} {where}")
 
 
-def check_seeds(count: int, mesh: Mesh) -> None:
-  """Raises ValueError unless `count` seeds divide over the groups of devices."""
-  groups = mesh.shape["seed"]
-  if count % groups:
+def check_seeds(count: int, groups: int) -> None:
+  """Raises ValueError unless `count` seeds divide over so many groups of devices."""
+  if groups < 1 or count % groups:
     raise ValueError(
       f"seeds is {count}, it must be a multiple of train.seed_groups, {groups}"
     )

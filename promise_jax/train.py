@@ -130,7 +130,7 @@ def fit(
             raise Stopped(to, signal)
         ready, later = later, None
       best = carry.best
-  carry = jax.device_put(carry, sharding.replicated(mesh))
+  carry = jax.device_put(carry._replace(state=None), sharding.replicated(mesh))
   return finished(carry, stages, config.batch * len(rows.seeds))
 
 
@@ -143,7 +143,7 @@ def check(method: Method, config: TrainConfig, mesh: Mesh, seeds: int) -> list[i
       "at least 1 row is needed, and from 0 to all of them labelled"
     )
   sharding.check_rows(config.batch, mesh)
-  sharding.check_seeds(seeds, mesh)
+  sharding.check_seeds(seeds, mesh.shape["seed"])
   one_of("train.replicate", config.replicate, ("auto", "map", "vmap"))
   one_of("train.select", config.select, ("all", "full"))
   if config.every < 1 or config.steps % config.every or config.steps < 1:

@@ -242,6 +242,23 @@ def test_a_run_may_go_on_with_other_readers_and_groups(finished):
     rundir.opened(finished.folder, given).__enter__()
 
 
+def test_groups_that_do_not_fit_the_devices_are_one_for_an_evaluation():
+  """There are eight devices; the run of an older version names no groups."""
+  given = config()
+  for groups, found in ((1, 1), (4, 4), (3, 1), (16, 1)):
+    given["train"]["seed_groups"] = groups
+    assert experiment.fitting(given)["train"]["seed_groups"] == found
+  del given["train"]["seed_groups"]
+  assert experiment.fitting(given) == given
+
+
+def test_seeds_that_do_not_divide_are_refused_before_anything_is_read():
+  given = config("seeds=5,dataset=nowhere.npz")
+  given["train"]["seed_groups"] = 2
+  with pytest.raises(ValueError, match="seeds is 5, .* multiple of train.seed_groups"):
+    settings.check(given)
+
+
 def test_a_folder_in_use_is_refused(finished):
   with rundir.opened(finished.folder, config()):
     with pytest.raises(ValueError, match="in use"):

@@ -509,11 +509,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_groups_of_devices_may_change(source, one_device, tmp_path, whole, back):
-  """Stopped within a call and at the end of one, from two groups to one device, and the
+@pytest.mark.parametrize("stops", [[(1, 1)], [(1, 1), (3, 10)]])
+def test_groups_of_devices_may_change(source, one_device, tmp_path, whole, back, stops):
+  """Stopped within a call, or at the end of one, from two groups to one device, and the
   other way."""
   meshes = [sharding.make_mesh(groups=2), one_device][:: -1 if back else 1]
-  fit, lines = interrupted(source, meshes[0], tmp_path, [(1, 1), (3, 10)], meshes[1])
+  fit, lines = interrupted(source, meshes[0], tmp_path, stops, meshes[1])
   expected, expected_lines = whole
   runs.assert_close((fit.params, fit.aux), whole[0][:2], rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(fit.at, expected.at)
