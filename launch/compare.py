@@ -28,6 +28,8 @@ def body() -> None:
       "make its runs, and this command then shows them"
     )
   config = CONFIG.value.to_dict()
+  if "runs" not in config:
+    raise ValueError("--config has no runs; one with a method is for launch/train.py")
   folder = Path(WORKDIR.value) if WORKDIR.value else cli.default_folder(config)
   print("\n" + comparison.run(config, folder))
   print(f"files: {folder}/  (report.html, comparison.md)")

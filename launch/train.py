@@ -24,9 +24,11 @@ def body() -> None:
   if CONFIG.value is None:
     raise ValueError("--config is missing, for instance --config configs/robult.py")
   config = CONFIG.value.to_dict()
+  if "method" not in config:
+    raise ValueError("--config has no method; one with runs is for launch/compare.py")
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
-  cli.pretend(config.get("train", {}).get("seed_groups", 1))
+  cli.pretend(config["train"].get("seed_groups", 1))
   distributed.start(*(flag.value for flag in PROCESSES))
   table = experiment.run(config, folder)
   if distributed.first():

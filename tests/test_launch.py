@@ -28,6 +28,10 @@ REFUSED = {
   "no flag": (["rubbish"], "'rubbish' is not a flag"),
   "no config": ([], "--config is missing"),
   "no such config": (["--config=nowhere.py"], "nowhere.py"),
+  "a comparison": (
+    [f"--config={ROOT / 'configs' / 'results' / 'robult.py'}"], "is for launch/compare"
+  ),
+  "no comparison": (["compare.py", f"--config={ROBULT}"], "is for launch/train.py"),
   "no such argument": ([f"--config={TINY}:stepz=3"], "'stepz' is unknown, known are"),
   "no value": ([f"--config={TINY}:seeds"], "'seeds' is not of the form key=value"),
   "no such preset": ([f"--config={TINY}:preset=huge"], "preset is 'huge', known are"),
@@ -72,7 +76,7 @@ REFUSED = {
 
 def command(*flags: str) -> list[str]:
   """A launch script (train.py unless another is named first) with flags."""
-  named = flags and flags[0] == "evaluate.py"
+  named = flags and flags[0].endswith(".py")
   name, *rest = flags if named else ("train.py", *flags)
   return [sys.executable, str(ROOT / "launch" / name), *rest]
 
