@@ -76,7 +76,7 @@ REFUSED = {
 
 def command(*flags: str) -> list[str]:
   """A launch script (train.py unless another is named first) with flags."""
-  named = flags and flags[0].endswith(".py")
+  named = flags and flags[0] in ("evaluate.py", "compare.py")
   name, *rest = flags if named else ("train.py", *flags)
   return [sys.executable, str(ROOT / "launch" / name), *rest]
 
@@ -90,7 +90,7 @@ def environment(tmp_path_factory):
 
 # Imports once and forks a process for every [folder, script and flags] it is given.
 DRIVER = """
-import json, os, runpy, sys
+import json, os, runpy, sys, traceback
 from promise_jax import experiment
 
 for folder, call in json.load(sys.stdin):
@@ -109,6 +109,8 @@ for folder, call in json.load(sys.stdin):
     code = 0
   except SystemExit as end:
     code = end.code
+  except BaseException:
+    traceback.print_exc()
   finally:
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(code)
