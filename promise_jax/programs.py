@@ -42,9 +42,12 @@ class Carry(NamedTuple):
   at: Array
 
 
-def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
-  """start(keys, best, given) -> the Carry with which stage `number` begins: from `init`
-  with what is `given` in its place, or from the best of the stage before."""
+def make_start(
+  method: Method, number: int, tx, config: TrainConfig, mesh: Mesh
+) -> Callable:
+  """The jitted start(keys, best, given) -> the Carry with which stage `number` begins:
+  from `init` with what is `given` in its place, or from the best of the stage before.
+  It is `sharding.of_seeds`."""
   stage = method.stages[number]
 
   def one(key, best, given):
@@ -55,7 +58,8 @@ def starter(method: Method, number: int, tx, config: TrainConfig) -> Callable:
     score, at = jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32)
     return Carry(state, (params, aux), score, at)
 
-  return replicate(one, config)
+  grouped = sharding.by_group(replicate(one, config), mesh, (True, True, True))
+  return jax.jit(grouped, out_shardings=sharding.of_seeds(mesh))
 
 
 def placed(params: PyTree, given: Mapping[str, Array]) -> PyTree:

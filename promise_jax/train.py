@@ -22,7 +22,7 @@ from promise_jax import checkpoint, distributed, placing, progress, sharding
 from promise_jax import optim as optimisers
 from promise_jax.data import feed
 from promise_jax.keys import training_keys
-from promise_jax.programs import Carry, TrainConfig, compiled, make_call, starter
+from promise_jax.programs import Carry, TrainConfig, compiled, make_call, make_start
 from promise_jax.types import Array, Method, PyTree, Spec, Split, Stage, one_of
 
 ANSWER = 5.0  # seconds that a part of a call may take, if a step takes less
@@ -75,7 +75,6 @@ def fit(
   """
   mesh = mesh or sharding.make_mesh(groups=config.seed_groups)
   calls = check(method, config, mesh, len(rows.seeds))
-  home = sharding.of_seeds(mesh)
   data, own = placing.of_training(method, rows.split, mesh)
   judge = placing.put(method, placing.padded(valid, mesh), mesh)
   prepare = placing.of_calls(method, mesh)
@@ -88,8 +87,7 @@ def fit(
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
       begin, end = end, end + count * config.every
       tx = optimisers.build(config.optim, end - begin, stage.trains)
-      begins = sharding.by_group(starter(method, number, tx, config), mesh, 3 * (True,))
-      begins = jax.jit(begins, out_shardings=home)
+      begins = make_start(method, number, tx, config, mesh)
       carry = jax.eval_shape(begins, keys, best, given)
       speed = measured(stage, carry.state.params, len(rows.seeds))
       stages.append(speed)

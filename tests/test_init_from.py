@@ -159,12 +159,12 @@ def test_long_lists_are_cut():
 
 
 @pytest.mark.parametrize("replicate", ["map", "vmap"])
-def test_the_first_carry(replicate):
+def test_the_first_carry(replicate, one_device):
   """Taken leaves are those given, bit by bit, all else is that of a fresh start; no
   buffer is there twice, as the carry is donated."""
   task, run = runs.dataset(), runs.settings(replicate=replicate)
   method = runs.linear(task.spec)
-  start = jax.jit(programs.starter(method, 0, optim.build(run.optim, 5), run))
+  start = programs.make_start(method, 0, optim.build(run.optim, 5), run, one_device)
   keys = jax.vmap(jax.random.key)(jnp.arange(2))
   given = {"head/w": np.arange(12, dtype=np.float32).reshape(2, 3, 2)}
   fresh, warm = start(keys, None, {}), start(keys, None, given)

@@ -230,21 +230,27 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
   assert sum(x.nbytes for _, x in moved) < gradient + 1024 * batches.ROWS
 
 
+@pytest.fixture
+def texts(monkeypatch):
+  """The programs of the calls that `train.fit` makes, as XLA compiled them."""
+  found, compiled = [], train.compiled
+
+  def keep(program, args, speed, once=False):
+    call = compiled(program, args, speed, once)
+    found.extend([] if once else [call.as_text()])
+    return call
+
+  monkeypatch.setattr(train, "compiled", keep)
+  return found
+
+
 @pytest.mark.parametrize("name", ["fusion", "robult", "redcore"])
 def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(
-  name, eight_devices, monkeypatch
+  name, eight_devices, texts
 ):
   """Data, optimiser, validation and all; inputs alone are 6 numbers wide."""
   source = runs.dataset(dim=6)
   method = methods.build(name, runs.VALUES[name], source.spec)
-  texts, compiled = [], train.compiled
-
-  def keep(program, args, speed, once=False):
-    call = compiled(program, args, speed, once)
-    texts.extend([] if once else [call.as_text()])
-    return call
-
-  monkeypatch.setattr(train, "compiled", keep)
   given = runs.rows(source), source.split("valid"), runs.settings(steps=5)
   fit = train.fit(method, source.spec, *given, mesh=eight_devices)
   (text,) = texts
@@ -259,19 +265,11 @@ def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(runs.VALUES))
 def test_groups_train_what_one_device_does_and_send_each_other_nothing(
-  name, one_device, monkeypatch
+  name, one_device, texts
 ):
   """One step of eight seeds in eight groups. What is sent is told: a number a seed."""
   source = runs.dataset(dim=6)
   method = methods.build(name, runs.VALUES[name], source.spec)
-  texts, compiled = [], train.compiled
-
-  def keep(program, args, speed, once=False):
-    call = compiled(program, args, speed, once)
-    texts.extend([] if once else [call.as_text()])
-    return call
-
-  monkeypatch.setattr(train, "compiled", keep)
   stages = len(method.stages)
   rows, config = runs.rows(source, seeds=range(8)), runs.settings(steps=stages, every=1)
   given = method, source.spec, rows, source.split("valid"), config

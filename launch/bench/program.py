@@ -77,9 +77,9 @@ def made(
 
 def started(method, number, tx, config, seeds, mesh) -> programs.Carry:
   """The carry with which stage `number` begins where those before it did nothing."""
-  home, best = sharding.of_seeds(mesh), None
+  best = None
   for n in sorted({0, number}):
-    first = jax.jit(programs.starter(method, n, tx, config), out_shardings=home)
+    first = programs.make_start(method, n, tx, config, mesh)
     carry = programs.compiled(
       first, args := (training_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)
