@@ -7,9 +7,9 @@ Default: emoji (image, text, properties) with all labels. Arguments as in
 configs/robult.py.
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="distil", dataset="emoji", label_rate=1.0)
-  return settings.with_arguments(config, arguments)
+  config = experiment_config.default_config(method="distil", dataset="emoji", label_rate=1.0)
+  return experiment_config.apply_arguments(config, arguments)

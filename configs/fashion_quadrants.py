@@ -11,15 +11,15 @@ everything present (2 seeds, test), 79.2 +- 0.1 % as mean over the incomplete pa
 With stream=false the same numbers in 1.5 GB. Arguments as in configs/robult.py.
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(
+  config = experiment_config.default_config(
     method="fusion", dataset="fashion_quadrants", label_rate=1.0
   )
   config.data.stream = True
   config.seeds = 2
   config.controls = ("majority",)
   config.train.update({"steps": 400, "every": 50})
-  return settings.with_arguments(config, arguments)
+  return experiment_config.apply_arguments(config, arguments)

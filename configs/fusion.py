@@ -9,9 +9,9 @@ minutes on 2 CPU cores. Expect 77.4 +- 2.5 % with everything present (5 seeds), 
 mean over the incomplete patterns. Arguments as in configs/robult.py.
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="fusion", dataset="emoji", label_rate=1.0)
-  return settings.with_arguments(config, arguments)
+  config = experiment_config.default_config(method="fusion", dataset="emoji", label_rate=1.0)
+  return experiment_config.apply_arguments(config, arguments)

@@ -13,13 +13,13 @@ backbone of other data serves by
   --config.init_from=FOLDER_OF_THAT_RUN --config.mplmm.pretrain=0
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="mplmm", dataset="watch", label_rate=1.0)
+  config = experiment_config.default_config(method="mplmm", dataset="watch", label_rate=1.0)
   config.train_protocol = "mplmm(0.7,redraw=true)"
   config.train.update({"steps": 400, "batch": 64})
-  if "preset" not in settings.pairs(arguments):
+  if "preset" not in experiment_config.parse_pairs(arguments):
     config.mplmm.steps = 20
-  return settings.with_arguments(config, arguments)
+  return experiment_config.apply_arguments(config, arguments)

@@ -10,17 +10,17 @@ epoch. Beside it: MPLMM, the same without the evaluator, fusion, distil, the maj
 class. preset=clean has the five layers of MPLMM and all steps.
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 CONTROLS = ("majority", "fusion", "distil", "mplmm", "promma(gate=on)")
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="promma", dataset="watch", label_rate=1.0)
+  config = experiment_config.default_config(method="promma", dataset="watch", label_rate=1.0)
   config.train_protocol = "mplmm(0.7,redraw=true)"
   config.controls = CONTROLS
   config.train.update({"steps": 400, "batch": 64})
-  if "preset" not in settings.pairs(arguments):
+  if "preset" not in experiment_config.parse_pairs(arguments):
     config.promma.steps = config.mplmm.steps = 20
     config.promma.judge_every = 4
-  return settings.with_arguments(config, arguments)
+  return experiment_config.apply_arguments(config, arguments)

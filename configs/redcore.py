@@ -19,7 +19,7 @@ ten batches of 128 for 1,200 rows: their last one is not full) are
   --config.train.steps=600
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 # Rates of the modalities in turn (acoustic, visual, lexical), from the scripts of the
 # authors. `exact` hides them in that many rows, each modality on its own, as their code
@@ -37,7 +37,7 @@ IMBALANCED = (
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="redcore", dataset="mfeat", label_rate=1.0)
+  config = experiment_config.default_config(method="redcore", dataset="mfeat", label_rate=1.0)
   config.train_protocol = "exact(0.2,0.5,0.8)"
   config.controls = ("majority", "fusion", "distil", "redcore(upper=none)")
-  return settings.with_arguments(config, arguments)
+  return experiment_config.apply_arguments(config, arguments)

@@ -10,11 +10,11 @@ Under a minute on 2 CPU cores. Expect, as mean accuracy over the incomplete patt
 Arguments after the colon set any top-level field; the rest is --config.field=value.
 """
 
-from promise_jax import settings
+from promise_jax.experiments import config as experiment_config
 
 
 def get_config(arguments: str = ""):
-  config = settings.defaults(method="robult", dataset="mfeat", label_rate=0.05)
+  config = experiment_config.default_config(method="robult", dataset="mfeat", label_rate=0.05)
 
   # Training: every arm gets the same rows, steps and masks.
   config.train.steps = 300
@@ -23,4 +23,4 @@ def get_config(arguments: str = ""):
   config.train.labelled_per_batch = 32
   config.train.optim.lr = 3e-3
 
-  return settings.with_arguments(config, arguments)
+  return experiment_config.apply_arguments(config, arguments)

@@ -11,10 +11,11 @@ before they are timed; without PyTorch they are left out. Nothing else should ru
 meanwhile. The numbers are kept beside the page as json, machine by machine.
 """
 
-import cli
 import jax
 from absl import flags
 from bench import run
+
+import cli
 
 ONLY = flags.DEFINE_string("only", "", "parts, workloads, methods; default: all")
 QUICK = flags.DEFINE_bool("quick", False, "tiny sizes; the numbers mean nothing")

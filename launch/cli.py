@@ -14,7 +14,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from promise_jax import checkpoint, distributed, files, rundir, train
+from promise_jax import files
+from promise_jax.devices import distributed
+from promise_jax.experiments import run_dir
+from promise_jax.training import checkpoint, loop
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 AGAIN = "the same command goes on from the last checkpoint"
@@ -42,9 +45,7 @@ def workdir_flag():
 def process_flags() -> tuple:
   """Defines what `distributed.start` takes, in its order."""
   return (
-    flags.DEFINE_string(
-      "coordinator", None, "HOST:PORT of process 0, where no cluster says so"
-    ),
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster says so"),
     flags.DEFINE_integer("processes", None, "how many processes train together"),
     flags.DEFINE_integer("process", None, "which of them this one is, from 0"),
     flags.DEFINE_integer(
@@ -67,8 +68,8 @@ def main(body: Callable[[], None]) -> None:
       raise ValueError(f"{rest[0]!r} is not a flag; flags start with --")
     keep_programs()
     body()
-  except train.Stopped as stopped:
-    if distributed.first():
+  except loop.TrainingInterrupted as stopped:
+    if distributed.is_primary():
       print(f"\n{stopped}; the same command goes on from there.")
     sys.exit(0 if stopped.signal == signal.SIGTERM else INTERRUPTED)
   except KeyboardInterrupt:
@@ -80,7 +81,7 @@ def main(body: Callable[[], None]) -> None:
     print(f"\nerror: {error}; {AGAIN}", file=sys.stderr)
     leave(FAILED)
   except jax.errors.JaxRuntimeError as error:
-    if not distributed.several():
+    if not distributed.is_multiprocess():
       raise
     traceback.print_exc()
     why = f"another process may have ended; {AGAIN}"
@@ -95,7 +96,7 @@ def main(body: Callable[[], None]) -> None:
 def leave(code: int) -> None:
   """Exits; as one of several processes at once, without a word to the others: they may
   wait for this one in the middle of a step, and end when it is gone."""
-  if not distributed.several():
+  if not distributed.is_multiprocess():
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()
@@ -153,7 +154,7 @@ def fail(error: Exception) -> None:
   if isinstance(error, flags.Error) or from_config(error) or said_here(error):
     print(f"error: {sentence(error)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
-  if distributed.several():
+  if distributed.is_multiprocess():
     traceback.print_exception(error)
     leave(FAILED)
   raise error
@@ -168,7 +169,7 @@ def said_here(error: Exception) -> bool:
   while frame.tb_next:
     frame = frame.tb_next
   place = Path(frame.tb_frame.f_code.co_filename).resolve()
-  ours = (Path(rundir.__file__).parent, Path(__file__).resolve().parent)
+  ours = (Path(run_dir.__file__).parent, Path(__file__).resolve().parent)
   return isinstance(error, ValueError) and any(p in place.parents for p in ours)
 
 
@@ -199,4 +200,4 @@ def from_config(error: BaseException) -> bool:
 def default_folder(config: dict) -> Path:
   """runs/<name of the config file>-<hash of the config>."""
   value = config_flags.get_config_filename(flags.FLAGS["config"])
-  return Path("runs") / f"{Path(value.split(':')[0]).stem}-{rundir.digest(config)}"
+  return Path("runs") / f"{Path(value.split(':')[0]).stem}-{run_dir.config_hash(config)}"

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 import cli
-
-from promise_jax import comparison, distributed
+from promise_jax.devices import distributed
+from promise_jax.experiments import compare
 
 CONFIG = cli.config_flag()
 WORKDIR = cli.workdir_flag()
@@ -19,10 +19,8 @@ WORKDIR = cli.workdir_flag()
 
 def body() -> None:
   if CONFIG.value is None:
-    raise ValueError(
-      "--config is missing, for instance --config configs/results/robult.py"
-    )
-  if cluster := distributed.detected(os.environ):
+    raise ValueError("--config is missing, for instance --config configs/results/robult.py")
+  if cluster := distributed.detect_cluster(os.environ):
     raise ValueError(
       f"{cluster} has started several processes, compare.py is for one; train.py can "
       "make its runs, and this command then shows them"
@@ -31,7 +29,7 @@ def body() -> None:
   if "runs" not in config:
     raise ValueError("--config has no runs; one with a method is for launch/train.py")
   folder = Path(WORKDIR.value) if WORKDIR.value else cli.default_folder(config)
-  print("\n" + comparison.run(config, folder))
+  print("\n" + compare.run_comparison(config, folder))
   print(f"files: {folder}/  (report.html, comparison.md)")
 
 

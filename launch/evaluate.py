@@ -8,10 +8,10 @@ Prints every arm and metric, and adds the lines to results.jsonl of the run.
 
 from pathlib import Path
 
-import cli
 from absl import flags
 
-from promise_jax import experiment
+import cli
+from promise_jax.experiments import run as experiment_run
 
 WORKDIR = cli.workdir_flag()
 PROTOCOL = flags.DEFINE_string("protocol", None, 'for instance "bernoulli(0.3)"')
@@ -27,7 +27,7 @@ def body() -> None:
   if masks and not masks.parent.is_dir():
     raise ValueError(f"--masks: the folder {masks.parent} does not exist")
   folder = Path(WORKDIR.value)
-  print(experiment.evaluate_again(folder, PROTOCOL.value, SPLIT.value, masks))
+  print(experiment_run.evaluate_run(folder, PROTOCOL.value, SPLIT.value, masks))
 
 
 if __name__ == "__main__":

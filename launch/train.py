@@ -12,8 +12,8 @@ each with --coordinator, --processes and --process (see launch/pod).
 from pathlib import Path
 
 import cli
-
-from promise_jax import distributed, experiment
+from promise_jax.devices import distributed
+from promise_jax.experiments import run as experiment_run
 
 CONFIG = cli.config_flag()
 WORKDIR = cli.workdir_flag()
@@ -29,9 +29,9 @@ def body() -> None:
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
   cli.pretend(config["train"].get("seed_groups", 1))
-  distributed.start(*(flag.value for flag in PROCESSES))
-  table = experiment.run(config, folder)
-  if distributed.first():
+  distributed.initialize(*(flag.value for flag in PROCESSES))
+  table = experiment_run.run_experiment(config, folder)
+  if distributed.is_primary():
     print(table)
     print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from promise_jax import counter
+from promise_jax import counter_rng
 from promise_jax.types import Array, Pattern
 
 FORMS = {  # kind -> the rates and the keywords it takes
@@ -66,12 +66,12 @@ def pattern_index(mask: np.ndarray) -> np.ndarray:
   return table[mask @ powers]
 
 
-def restrict(present: Array, pattern: Pattern | None) -> Array:
+def restrict_to_pattern(present: Array, pattern: Pattern | None) -> Array:
   """`present` bool[B, M] without the modalities that a static `pattern` leaves out."""
   return present if pattern is None else present & jnp.asarray(pattern)[None]
 
 
-def select(x: Array, present: Array) -> Array:
+def zero_absent(x: Array, present: Array) -> Array:
   """`x` [B, ...] with zeros in the rows whose `present` bool[B] is False.
 
   Selects, never multiplies: 0 * nan is nan, and so is its gradient.
@@ -132,7 +132,7 @@ class Protocol(NamedTuple):
     return f"{self.kind}({','.join(words)})" if words else self.kind
 
 
-def parse(text: str) -> Protocol:
+def parse_protocol(text: str) -> Protocol:
   """The protocol of a text such as "bernoulli(0.2,0.5,keep_one=false,redraw=true)".
 
   Rates and `both` lie in [0, 1], both ends allowed; `parse(str(protocol)) == protocol`.
@@ -158,7 +158,7 @@ def parse(text: str) -> Protocol:
   return Protocol(kind, rates, **options)
 
 
-def draw(
+def draw_mask(
   protocol: Protocol | str,
   *,
   seed: int,
@@ -173,7 +173,7 @@ def draw(
   of all ids, which must then be those of the whole split, each once. Test masks are one
   fixed table: pass seed=0. Raises ValueError for a protocol that does not fit M.
   """
-  protocol = parse(str(protocol))
+  protocol = parse_protocol(str(protocol))
   known = (1, modalities) if protocol.kind in ("bernoulli", "exact") else (0, 1)
   if len(protocol.rates) not in known:
     raise ValueError(
@@ -181,15 +181,11 @@ def draw(
       f"expected 1 or one for each of the {modalities} modalities"
     )
   if protocol.kind in ("map", "mplmm") and modalities < 2:
-    raise ValueError(
-      f"protocol {protocol} needs 2 modalities or more, found {modalities}"
-    )
+    raise ValueError(f"protocol {protocol} needs 2 modalities or more, found {modalities}")
   if protocol.both != 0.5 and modalities != 2:
-    raise ValueError(
-      f"protocol {protocol}: both is for exactly 2 modalities, found {modalities}"
-    )
+    raise ValueError(f"protocol {protocol}: both is for exactly 2 modalities, found {modalities}")
   stream = ("mask", split, epoch) if protocol.redraw else ("mask", split)
-  u = counter.uniform(seed, stream, ids, modalities)
+  u = counter_rng.uniform(seed, stream, ids, modalities)
   by_modality = protocol.kind in ("none", "bernoulli", "exact")
   return (_draw_modalities if by_modality else _draw_pattern)(protocol, u, ids)
 
@@ -231,7 +227,7 @@ def _align(where: Array, x: Array) -> Array:
 
 
 def _rank(u: np.ndarray, ids: np.ndarray) -> np.ndarray:
-  ids = counter.integers(ids)
+  ids = counter_rng.as_int64_ids(ids)
   if len(np.unique(ids)) < len(ids):
     raise ValueError("exact counts need each id of a split once, found some repeated")
   ranks = np.empty(len(u), int)

@@ -50,20 +50,20 @@ def little_effort(request):
 def answer():
   """Seconds that a part of a call may take. On a loaded machine a step may take them:
   in the tests a call is cut after the first step of a stage alone."""
-  from promise_jax import train
+  from promise_jax.training import loop
 
   with pytest.MonkeyPatch.context() as patch:
-    seconds = train.ANSWER
-    patch.setattr(train, "ANSWER", 1e3)
+    seconds = loop.ANSWER
+    patch.setattr(loop, "ANSWER", 1e3)
     yield seconds
 
 
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
   """For files that train one program many times, by `pytestmark`: see `runs`."""
-  import runs
+  import tiny_runs
 
-  with runs.compile_once(tmp_path_factory.mktemp("compiled")):
+  with tiny_runs.compile_once(tmp_path_factory.mktemp("compiled")):
     yield
 
 
@@ -75,15 +75,15 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def one_device():
   """A mesh of the first device alone."""
-  from promise_jax import sharding
+  from promise_jax.devices import mesh
 
-  return sharding.make_mesh(jax.devices()[:1])
+  return mesh.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
 def eight_devices():
   """A mesh of all eight."""
-  from promise_jax import sharding
+  from promise_jax.devices import mesh
 
   assert jax.device_count() == 8
-  return sharding.make_mesh()
+  return mesh.make_mesh()

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promise_jax import counter, maskfile, missing
+from promise_jax import counter_rng, missing
+from promise_jax.evaluation import mask_files
 
 IDS = np.arange(4000) * 3 + 17
 PER_ROW = ("none", "patterns", "bernoulli(0.2,0.5,0.8)", "mplmm(0.7)")
@@ -13,13 +14,13 @@ ALL = (*PER_ROW, "exact(0.5,0.2,0.8)", "map(0.7)")
 
 
 def drawn(protocol, ids=IDS, modalities=3, seed=0, split="train", epoch=0):
-  return missing.draw(
+  return missing.draw_mask(
     protocol, seed=seed, split=split, ids=ids, modalities=modalities, epoch=epoch
   )
 
 
 def test_splitmix64_gives_the_published_outputs():
-  outputs = counter.splitmix64(np.array([1234567], "u8"), np.arange(5, dtype="u8"))
+  outputs = counter_rng.splitmix64(np.array([1234567], "u8"), np.arange(5, dtype="u8"))
   assert outputs.tolist() == [
     6457827717110365317,
     3203168211198807973,
@@ -36,12 +37,12 @@ def test_uniform_is_frozen():
     [8126621446773700, 2360442962626512, 5014880637440295],
     [8901835669012170, 3834840251893782, 7268402748912036],
   ]
-  found = counter.uniform(7, ("mask", "train"), np.array([0, 3, 1000]), 3) * 2**53
+  found = counter_rng.uniform(7, ("mask", "train"), np.array([0, 3, 1000]), 3) * 2**53
   assert found.astype(np.int64).tolist() == expected
 
 
 def test_uniform_is_uniform():
-  u = counter.uniform(0, "a", np.arange(20_000), 4)
+  u = counter_rng.uniform(0, "a", np.arange(20_000), 4)
   assert u.min() >= 0 and u.max() < 1
   gap = np.abs(np.sort(u, axis=0) - np.arange(20_000)[:, None] / 20_000)
   assert gap.max() < 1.95 / np.sqrt(20_000)  # Kolmogorov-Smirnov, level .001
@@ -49,33 +50,33 @@ def test_uniform_is_uniform():
 
 def test_uniform_is_independent():
   ids = np.arange(20_000)
-  u = counter.uniform(0, "a", ids, 4)
+  u = counter_rng.uniform(0, "a", ids, 4)
   others = [
     *u.T[1:],
     np.roll(u[:, 0], 1),
-    counter.uniform(1, "a", ids, 1)[:, 0],
-    counter.uniform(0, "b", ids, 1)[:, 0],
-    counter.uniform(0, ("a", 0), ids, 1)[:, 0],
+    counter_rng.uniform(1, "a", ids, 1)[:, 0],
+    counter_rng.uniform(0, "b", ids, 1)[:, 0],
+    counter_rng.uniform(0, ("a", 0), ids, 1)[:, 0],
   ]
   for other in others:
     assert abs(np.corrcoef(u[:, 0], other)[0, 1]) < 4 / np.sqrt(20_000)
 
 
 def test_uniform_depends_on_id_and_column_alone():
-  u = counter.uniform(3, "a", np.arange(50), 5)
+  u = counter_rng.uniform(3, "a", np.arange(50), 5)
   chosen = np.array([31, 4, 4], np.uint8)
-  np.testing.assert_array_equal(counter.uniform(3, "a", chosen, 2), u[chosen, :2])
-  assert counter.uniform(3, "a", np.array([], int), 2).shape == (0, 2)
+  np.testing.assert_array_equal(counter_rng.uniform(3, "a", chosen, 2), u[chosen, :2])
+  assert counter_rng.uniform(3, "a", np.array([], int), 2).shape == (0, 2)
   with pytest.raises(ValueError, match="integers .* float64"):
-    counter.uniform(3, "a", np.array([0.5]), 1)
+    counter_rng.uniform(3, "a", np.array([0.5]), 1)
 
 
 def test_streams_are_told_apart():
   streams = ["ab", "a", ("a", "b"), ("a", 1), ("a", "1"), ("a", 1, 1), ("a", 11)]
-  firsts = {counter.uniform(0, s, np.array([5]), 1).item() for s in streams}
+  firsts = {counter_rng.uniform(0, s, np.array([5]), 1).item() for s in streams}
   assert len(firsts) == len(streams)
-  same = counter.uniform(0, ("a", np.int32(1)), np.array([5]), 1)
-  np.testing.assert_array_equal(counter.uniform(0, ("a", 1), np.array([5]), 1), same)
+  same = counter_rng.uniform(0, ("a", np.int32(1)), np.array([5]), 1)
+  np.testing.assert_array_equal(counter_rng.uniform(0, ("a", 1), np.array([5]), 1), same)
 
 
 def test_patterns_of_three():
@@ -103,8 +104,8 @@ def test_pattern_index_inverts_all_patterns(modalities):
 
 def test_restrict():
   present = jnp.array([[True, True], [False, True]])
-  assert missing.restrict(present, None) is present
-  assert missing.restrict(present, (True, False)).tolist() == [
+  assert missing.restrict_to_pattern(present, None) is present
+  assert missing.restrict_to_pattern(present, (True, False)).tolist() == [
     [True, False],
     [False] * 2,
   ]
@@ -113,13 +114,13 @@ def test_restrict():
 def test_select_keeps_nan_out_of_values_and_gradients():
   x = jnp.array([[[1.0, 2.0]], [[jnp.nan, jnp.inf]]])
   present = jnp.array([True, False])
-  loss = lambda x, w: jnp.sum(missing.select(x, present) * w)  # noqa: E731
+  loss = lambda x, w: jnp.sum(missing.zero_absent(x, present) * w)  # noqa: E731
   with jax.numpy_rank_promotion("raise"):
-    assert missing.select(x, present).tolist() == [[[1.0, 2.0]], [[0.0, 0.0]]]
+    assert missing.zero_absent(x, present).tolist() == [[[1.0, 2.0]], [[0.0, 0.0]]]
     at_x, at_w = jax.jit(jax.grad(loss, (0, 1)))(x, jnp.full(x.shape, 3.0))
   assert at_x.tolist() == [[[3.0, 3.0]], [[0.0, 0.0]]]
   assert at_w.tolist() == [[[1.0, 2.0]], [[0.0, 0.0]]]
-  assert missing.select(jnp.array([[4, 5], [6, 7]]), present).tolist() == [
+  assert missing.zero_absent(jnp.array([[4, 5], [6, 7]]), present).tolist() == [
     [4, 5],
     [0, 0],
   ]
@@ -168,18 +169,16 @@ def test_masked_mean_does_not_hide_what_is_selected():
   ],
 )
 def test_parse_and_str_are_inverse(text, canonical):
-  protocol = missing.parse(text)
+  protocol = missing.parse_protocol(text)
   assert f"{protocol}" == canonical
-  assert missing.parse(canonical) == protocol
-  assert hash(missing.parse(canonical)) == hash(protocol)
+  assert missing.parse_protocol(canonical) == protocol
+  assert hash(missing.parse_protocol(canonical)) == hash(protocol)
 
 
 def test_parse_reads_every_field():
   expected = missing.Protocol("bernoulli", (0.25, 0.5), keep_one=False, redraw=True)
-  assert missing.parse("bernoulli(0.25,0.5,keep_one=false,redraw=true)") == expected
-  assert missing.parse("map(0.5,both=0.25)") == missing.Protocol(
-    "map", (0.5,), both=0.25
-  )
+  assert missing.parse_protocol("bernoulli(0.25,0.5,keep_one=false,redraw=true)") == expected
+  assert missing.parse_protocol("map(0.5,both=0.25)") == missing.Protocol("map", (0.5,), both=0.25)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +202,7 @@ def test_parse_reads_every_field():
 )
 def test_parse_says_what_is_wrong_and_what_is_known(text, found, known):
   with pytest.raises(ValueError, match=found) as error:
-    missing.parse(text)
+    missing.parse_protocol(text)
   error.match(known)
   assert "\n" not in str(error.value)
 
@@ -238,9 +237,7 @@ def shares(mask):
 def assert_close(found, expected, rows):
   """Within four standard deviations of a binomial share."""
   expected = np.asarray(expected)
-  assert (
-    np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / rows)
-  ).all()
+  assert (np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / rows)).all()
 
 
 def test_patterns_are_equally_likely():
@@ -259,9 +256,7 @@ def test_mplmm_rates(rate):
 def test_bernoulli_rates_by_enumeration(rates, keep_one):
   expected = np.zeros(8)
   for mask in itertools.product([False, True], repeat=3):
-    chance = np.prod(
-      [1 - r if kept else r for r, kept in zip(rates, mask, strict=True)]
-    )
+    chance = np.prod([1 - r if kept else r for r, kept in zip(rates, mask, strict=True)])
     if keep_one and not any(mask):
       expected[1:4] += chance / 3  # the three patterns of one modality
     else:
@@ -299,7 +294,7 @@ def test_exact_counts_and_rows():
   assert_close(shares(mask)[0], 0.5 * 0.2 * 0.8, 4000)
   assert (~drawn("exact(0.29)", np.arange(100))).sum(axis=0).tolist() == [29] * 3
   assert not drawn("exact(1)").any() and drawn("exact(0)").all()
-  u = counter.uniform(0, ("mask", "train"), IDS[:9], 1)[:, 0]
+  u = counter_rng.uniform(0, ("mask", "train"), IDS[:9], 1)[:, 0]
   first = sorted(range(9), key=lambda n: u[n])[:4]  # floor(9 * .5)
   assert np.flatnonzero(~drawn("exact(0.5)", IDS[:9])[:, 0]).tolist() == sorted(first)
 
@@ -353,7 +348,10 @@ def test_exact_counts_refuse_repeated_ids(text):
 
 @pytest.mark.parametrize("text", ALL[1:])
 def test_seeds_splits_and_redrawn_epochs_differ(text):
-  fixed, redrawn = missing.parse(text), missing.parse(text)._replace(redraw=True)
+  fixed, redrawn = (
+    missing.parse_protocol(text),
+    missing.parse_protocol(text)._replace(redraw=True),
+  )
   mask = drawn(fixed)
   np.testing.assert_array_equal(drawn(fixed, epoch=3), mask)
   np.testing.assert_array_equal(drawn(redrawn, epoch=3), drawn(redrawn, epoch=3))
@@ -368,26 +366,26 @@ def test_seeds_splits_and_redrawn_epochs_differ(text):
 
 def test_mask_hash():
   mask, ids = drawn("patterns")[:20], IDS[:20]
-  name = maskfile.mask_hash(mask, ids)
+  name = mask_files.mask_hash(mask, ids)
   assert len(name) == 16 and int(name, 16) >= 0
-  assert maskfile.mask_hash(mask[::-1], ids[::-1].astype(np.int32)) == name
+  assert mask_files.mask_hash(mask[::-1], ids[::-1].astype(np.int32)) == name
   flipped = mask.copy()
   flipped[3, 1] ^= True
   others = [(flipped, ids), (mask, ids + 1), (mask, ids[::-1]), (mask[1:], ids[1:])]
-  assert len({name, *(maskfile.mask_hash(*other) for other in others)}) == 5
+  assert len({name, *(mask_files.mask_hash(*other) for other in others)}) == 5
 
 
 def test_export_and_load(tmp_path):
   path = tmp_path / "masks.npz"
   mask = drawn("bernoulli(0.3)")
-  maskfile.export_masks(path, mask, IDS, "bernoulli(0.30)", ("a", "b", "c"))
-  found = maskfile.load_masks(path)
+  mask_files.export_masks(path, mask, IDS, "bernoulli(0.30)", ("a", "b", "c"))
+  found = mask_files.load_masks(path)
   np.testing.assert_array_equal(found.mask, mask)
   np.testing.assert_array_equal(found.ids, IDS)
   assert str(found.protocol) == "bernoulli(0.3)" and found.names == ("a", "b", "c")
   assert [p.name for p in tmp_path.iterdir()] == ["masks.npz"]
   with pytest.raises(ValueError, match=r"\(4000, 2\) is expected"):
-    maskfile.export_masks(path, mask, IDS, "none", ("a", "b"))
+    mask_files.export_masks(path, mask, IDS, "none", ("a", "b"))
 
 
 def test_a_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
@@ -400,19 +398,19 @@ def test_a_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
 
   monkeypatch.setattr(np, "savez_compressed", fail)
   with pytest.raises(OSError, match="disk full"):
-    maskfile.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
+    mask_files.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
   assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_load_refuses_changed_and_foreign_files(tmp_path):
   path = tmp_path / "masks.npz"
-  maskfile.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
+  mask_files.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
   with np.load(path) as file:
     fields = dict(file)
   np.savez(path, **(fields | {"mask": np.zeros((2, 1), bool)}))
   with pytest.raises(ValueError, match="hash"):
-    maskfile.load_masks(path)
+    mask_files.load_masks(path)
   del fields["protocol"]
   np.savez(path, **fields)
   with pytest.raises(ValueError, match="no protocol"):
-    maskfile.load_masks(path)
+    mask_files.load_masks(path)

@@ -10,7 +10,8 @@ two modalities it has three parts for watch and where modalities= names two. Hea
 arms have 20 seeds, the others 5. Resumable.
 """
 
-from promise_jax import comparison, settings
+from promise_jax.experiments import compare
+from promise_jax.experiments import config as experiment_config
 
 OTHERS = (
   "promise(fncl=0)",
@@ -30,10 +31,10 @@ LEFT_OUT = ("promise(cross_layers=1,self_layers=1)", "promise(strength=0.5)")
 
 
 def get_config(arguments: str = ""):
-  base = settings.map_defaults("promise", arguments)
+  base = experiment_config.default_map_config("promise", arguments)
   what = base.data.modalities.replace("+", ", ")
   where = f"{base.dataset} ({what})" if what else base.dataset
-  return comparison.two_runs(
+  return compare.two_runs(
     arguments,
     base,
     title=f"PROMISE-style on {where}, training with {base.train_protocol}",

@@ -13,7 +13,8 @@ incomplete, drawn again in each epoch. The controls have all these steps for the
 Headline arms have 20 seeds, the others 5. Resumable.
 """
 
-from promise_jax import comparison, settings
+from promise_jax.experiments import compare
+from promise_jax.experiments import config as experiment_config
 
 OTHERS = (
   "promma(gate=on)",
@@ -34,8 +35,8 @@ PROMPTS = {"steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
 
 
 def get_config(arguments: str = ""):
-  given = settings.pairs(arguments)
-  base = settings.defaults("promma", given.get("dataset", "watch"), label_rate=1.0)
+  given = experiment_config.parse_pairs(arguments)
+  base = experiment_config.default_config("promma", given.get("dataset", "watch"), label_rate=1.0)
   base.train_protocol = "mplmm(0.7,redraw=true)"
   base.init_from = "backbone"
   watch = base.dataset == "watch"
@@ -44,12 +45,12 @@ def get_config(arguments: str = ""):
   for name in ("mplmm", "promma"):
     base[name].update(PROMPTS)
   base.promma.judge_every = 4
-  base = settings.with_arguments(base, arguments)
+  base = experiment_config.apply_arguments(base, arguments)
   backbone = {
     "method": "mplmm(pretrain=1,tune=0)",
     "train": base.train.to_dict() | {"steps": BACKBONE, "select": "full"},
   }
-  config = comparison.two_runs(
+  config = compare.two_runs(
     arguments,
     base,
     title=f"ProMMA-R and MPLMM on {base.dataset}, training with {base.train_protocol}",

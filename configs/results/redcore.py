@@ -9,7 +9,8 @@ on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline arms have 
 seeds, the others 5. About 20 minutes on one CPU core; resumable.
 """
 
-from promise_jax import comparison, settings
+from promise_jax.experiments import compare
+from promise_jax.experiments import config as experiment_config
 
 PROTOCOL = {"watch": "exact(0.2,0.8)"}
 OTHERS = (
@@ -22,11 +23,11 @@ OTHERS = (
 
 
 def get_config(arguments: str = ""):
-  dataset = settings.pairs(arguments).get("dataset", "mfeat")
-  base = settings.defaults(method="redcore", dataset=dataset, label_rate=1.0)
+  dataset = experiment_config.parse_pairs(arguments).get("dataset", "mfeat")
+  base = experiment_config.default_config(method="redcore", dataset=dataset, label_rate=1.0)
   base.train_protocol = PROTOCOL.get(dataset, "exact(0.2,0.5,0.8)")
-  base = settings.with_arguments(base, arguments)
-  return comparison.two_runs(
+  base = experiment_config.apply_arguments(base, arguments)
+  return compare.two_runs(
     arguments,
     base,
     title=f"RedCore on {dataset}, training with {base.train_protocol}",

@@ -10,7 +10,8 @@ Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline 
 have 20 seeds, ablations 5; those of `share` are for the default rate alone. Resumable.
 """
 
-from promise_jax import comparison, settings
+from promise_jax.experiments import compare
+from promise_jax.experiments import config as experiment_config
 
 LABEL_RATE = {"watch": 0.1}
 ABLATIONS = (
@@ -38,12 +39,12 @@ SHARE = (
 
 
 def get_config(arguments: str = ""):
-  dataset = settings.pairs(arguments).get("dataset", "mfeat")
+  dataset = experiment_config.parse_pairs(arguments).get("dataset", "mfeat")
   rate = LABEL_RATE.get(dataset, 0.05)
-  base = settings.defaults(method="robult", dataset=dataset, label_rate=rate)
-  base = settings.with_arguments(base, arguments)
+  base = experiment_config.default_config(method="robult", dataset=dataset, label_rate=rate)
+  base = experiment_config.apply_arguments(base, arguments)
   where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
-  return comparison.two_runs(
+  return compare.two_runs(
     arguments,
     base,
     title=f"Robult-style on {where}, {100 * base.label_rate:g} % labels",

@@ -139,20 +139,20 @@ def patterns(plan: Plan) -> list[dict]:
 def predicted(plan: Plan, case: workloads.Case) -> list[dict]:
   """The rows of `patterns` for one case."""
   load, method = case.workload, case.build()
-  params, aux = jax.jit(method.init)(jax.random.key(0))
+  params, model_state = jax.jit(method.init)(jax.random.key(0))
   split = workloads.split(load, 2 * load.batch if plan.quick else 256)
-  inputs = jax.jit(method.prepare)(split.inputs)
+  inputs = jax.jit(method.preprocess)(split.inputs)
   batch = {"inputs": inputs, "length": split.length, "id": split.id}
-  batch = jax.device_put(batch | {"present": split.recorded})
+  batch = jax.device_put(batch.replace(present=split.recorded))
   shown = missing.all_patterns(len(load.spec.modalities))
 
-  def predict(pattern, params, aux, batch):
-    return method.predict(params, aux, batch, pattern)["logits"]
+  def predict(pattern, params, model_state, batch):
+    return method.predict(params, model_state, batch, pattern)["logits"]
 
   def run(call, batch):
     def once() -> int:
       for _ in range(4):
-        out = call(params, aux, batch)
+        out = call(params, model_state, batch)
       jax.block_until_ready(out)
       return 4
 
@@ -161,8 +161,8 @@ def predicted(plan: Plan, case: workloads.Case) -> list[dict]:
   dense = jax.jit(functools.partial(predict, None))
   runs = {}
   for pattern in shown:
-    mask = batch["present"] & jax.numpy.asarray(pattern)[None]
-    runs["dense", pattern] = run(dense, batch | {"present": mask})
+    mask = batch.present & jax.numpy.asarray(pattern)[None]
+    runs["dense", pattern] = run(dense, batch.replace(present=mask))
     static = jax.jit(functools.partial(predict, pattern))
     runs["static", pattern] = run(static, batch)
   found = measure.timed(runs, 2 * plan.repeats)
@@ -233,7 +233,5 @@ def child(plan: Plan, part: str, environment: dict[str, str], folder: str) -> li
   command = [sys.executable, str(script), f"--only={only}", "--out=-"]
   command += ["--quick"] if plan.quick else []
   environment = os.environ | environment | {"JAX_COMPILATION_CACHE_DIR": folder}
-  done = subprocess.run(
-    command, env=environment, stdout=subprocess.PIPE, text=True, check=True
-  )
+  done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
   return json.loads(done.stdout.splitlines()[-1])[part]

@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from bench import workloads
-from promise_jax import optim, placing, programs, sharding, updates
-from promise_jax.data import feed
-from promise_jax.keys import training_keys
-from promise_jax.types import Clock, Method, PyTree, Stage
+from promise_jax.data import batches, device_data
+from promise_jax.devices import mesh as devices_mesh
+from promise_jax.method import Method, Stage, StepInfo
+from promise_jax.optim import optimizer, update_rules
+from promise_jax.training import step as training_step
+from promise_jax.training.keys import training_keys
+from promise_jax.types import PyTree
 
 VALID = 8  # rows of the validation that ends a call
 
@@ -25,7 +28,7 @@ class Program(NamedTuple):
   method: Method
   stage: Stage
   call: Callable
-  carry: programs.Carry
+  carry: training_step.TrainLoopState
   args: tuple
   compile_s: float
   memory_mb: float
@@ -50,37 +53,35 @@ def made(
     workloads.settings(load, replicate),
     workloads.rows_of(load, load.seeds),
   )
-  mesh, method = sharding.make_mesh(jax.devices()[:devices], groups), case.build()
+  mesh, method = devices_mesh.make_mesh(jax.devices()[:devices], groups), case.build()
   number = range(len(method.stages))[case.stage]
   stage = method.stages[number]
-  tx = optim.build(config.optim, config.steps, stage.trains)
+  tx = optimizer.make_optimizer(config.optim, config.steps, stage.trainable)
   carry = started(method, number, tx, config, rows.seeds, mesh)
   span = (0, config.steps)
   # From the middle: what comes in by and by (Robult's guesses) is at work.
-  ready = feed.host_rows(rows, config, stage, span, config.steps // 2)
-  data = placing.put(method, placing.rows_of(rows.split), mesh)
-  valid = placing.padded(workloads.split(load, VALID, seed=1), mesh)
-  ready = sharding.put(ready, sharding.replicated(mesh))
+  ready = batches.draw_block(rows, config, stage, span, config.steps // 2)
+  data = device_data.to_devices(method, device_data.rows_of(rows.split), mesh)
+  valid = device_data.pad_to_blocks(workloads.split(load, VALID, seed=1), mesh)
+  ready = devices_mesh.place(ready, devices_mesh.replicated(mesh))
   whole = np.array([0, config.every], np.int32)
-  keys, judge = training_keys(rows.seeds), placing.put(method, valid, mesh)
+  keys, judge = training_keys(rows.seeds), device_data.to_devices(method, valid, mesh)
   args = (ready, keys, data, judge, whole)
-  call = programs.make_call(method, stage, tx, load.spec, rows.protocol, config, mesh)
+  call = training_step.make_train_steps(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
-  call = programs.compiled(call, (carry, *args), speed, once=load.quick)
-  update = (stage.update or updates.gradient_update)(stage, tx)
+  call = training_step.compiled(call, (carry, *args), speed, once=load.quick)
+  update = (stage.update or update_rules.gradient_update)(stage, tx)
   held = memory_mb(call)
   count = load.seeds * load.steps
-  return Program(
-    method, stage, call, carry, args, speed["compile_s"], held, update, count
-  )
+  return Program(method, stage, call, carry, args, speed["compile_s"], held, update, count)
 
 
-def started(method, number, tx, config, seeds, mesh) -> programs.Carry:
+def started(method, number, tx, config, seeds, mesh) -> training_step.TrainLoopState:
   """The carry with which stage `number` begins where those before it did nothing."""
   best = None
   for n in sorted({0, number}):
-    first = programs.make_start(method, n, tx, config, mesh)
-    carry = programs.compiled(
+    first = training_step.make_stage_start(method, n, tx, config, mesh)
+    carry = training_step.compiled(
       first, args := (training_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)
     best = carry.best
@@ -102,11 +103,11 @@ def single(program: Program, redraw: bool = False) -> tuple[Callable, PyTree, li
   `step(state, choice, key, data) -> (state, metrics)`, jitted; it donates the state.
   """
   ready, keys, data, *_ = program.args
-  mesh = sharding.make_mesh(list(keys.devices())[:1])
+  mesh = devices_mesh.make_mesh(list(keys.devices())[:1])
 
   def step(state, choice, key, data):
     chosen, clock = choice
-    batch = feed.gather(data, chosen, redraw, mesh)
+    batch = batches.make_batch(data, chosen, redraw, mesh)
     key = jax.random.fold_in(jax.random.fold_in(key, 1), clock.step)
     return program.update(state, batch, key, clock)
 
@@ -128,5 +129,5 @@ def choices(ready: dict) -> list[tuple]:
   each = []
   for k in range(len(host["clock"][0])):
     chosen = {name: x[0, k] for name, x in host["chosen"].items()}
-    each.append(jax.device_put((chosen, Clock(*(x[k] for x in host["clock"])))))
+    each.append(jax.device_put((chosen, StepInfo(*(x[k] for x in host["clock"])))))
   return each

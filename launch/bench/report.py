@@ -104,9 +104,7 @@ def versus(rows: list[dict], best: float) -> list[str]:
     times, (name, least) = row["times"], best_of(row["times"])
     ratio = least / min(v for k, v in times.items() if k.startswith("jax"))
     pick = lambda kind, times=times: " / ".join(
-      f"{ms(v)} {k.partition(', ')[2]}".strip()
-      for k, v in times.items()
-      if k.startswith(kind)
+      f"{ms(v)} {k.partition(', ')[2]}".strip() for k, v in times.items() if k.startswith(kind)
     )
     compiling = " / ".join(f"{v:.0f}" for v in row["torch_compile_s"].values())
     verdict = "reached" if ratio >= row["target"] else "missed"
@@ -181,9 +179,7 @@ def devices(rows: list[dict], best: float) -> list[str]:
   """One batch over several devices."""
   del best
   cells = [named(row) + [str(row["devices"]), ms(row["ms"])] for row in rows]
-  text = (
-    "One batch spread over the devices; those of a CPU are pretended and share its "
-  )
+  text = "One batch spread over the devices; those of a CPU are pretended and share its "
   text += "cores."
   return [text, table("workload|method|devices|ms a step", cells)]
 

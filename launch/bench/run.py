@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 
 from bench import measure, parts, report, versus, workloads
-from promise_jax import methods, progress
+from promise_jax import methods
+from promise_jax.training import progress
 
 PARTS = {
   "twins": versus.twins,
@@ -63,10 +64,7 @@ def write(path: Path, record: dict, found: dict[str, list[dict]]) -> None:
   every = json.loads(numbers.read_text()) if numbers.exists() else {}
   none = {"versions": {}, "peak": {}, "process_mb": 0, "parts": {}}
   kept = every.get(record["name"], none)
-  merged = {
-    name: report.merged(kept["parts"].get(name, []), rows)
-    for name, rows in found.items()
-  }
+  merged = {name: report.merged(kept["parts"].get(name, []), rows) for name, rows in found.items()}
   every[record["name"]] = record | {
     "versions": kept["versions"] | record["versions"],
     "peak": {k: max(v, kept["peak"].get(k, 0)) for k, v in record["peak"].items()},

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bench import measure, parts, program, workloads
-from promise_jax.data import feed
+from promise_jax.data import batches
 from promise_jax.methods import redcore
 from promise_jax.nn import encoders, mult_layers
 
@@ -79,9 +79,9 @@ def compared(plan: parts.Plan, case: workloads.Case, over: Twin) -> dict:
 
   made = program.made(case, replicate="map")
   made = made._replace(carry=made.call(made.carry, *made.args)[0])
-  twin, aux = twin_of(case, made)
-  off = difference(case, made, twin, aux)
-  step = stepper(case, made, twin, aux)
+  twin, model_state = twin_of(case, made)
+  off = difference(case, made, twin, model_state)
+  step = stepper(case, made, twin, model_state)
   vmapped = program.made(case, replicate="vmap")
   runs = {"jax map": measure.scanned(made), "jax vmap": measure.scanned(vmapped)}
   places = {"devices": over.devices, "groups": over.groups}
@@ -114,7 +114,7 @@ def compared(plan: parts.Plan, case: workloads.Case, over: Twin) -> dict:
 
 
 def twin_of(case: workloads.Case, made: program.Program) -> tuple:
-  """(module, aux) in PyTorch with the parameters and aux of the first seed."""
+  """(module, model_state) in PyTorch with the parameters and model_state of the first seed."""
   from bench.twins import layers, mplmm, robult
   from bench.twins import redcore as redcores
 
@@ -129,17 +129,17 @@ def twin_of(case: workloads.Case, made: program.Program) -> tuple:
     twin, carried = robult.Robult(config, spec), robult.carried
   state = jax.tree.map(lambda x: np.asarray(x[0]), made.carry.state)
   layers.load(twin, state.params["params"])
-  return twin, carried(state.aux)
+  return twin, carried(state.model_state)
 
 
 def settings(case: workloads.Case):
   """The settings of the method."""
   from promise_jax import methods
 
-  return methods.settings(case.method, case.values)
+  return methods.make_config(case.method, case.values)
 
 
-def difference(case: workloads.Case, made: program.Program, twin, aux: dict) -> dict:
+def difference(case: workloads.Case, made: program.Program, twin, model_state: dict) -> dict:
   """How far loss, logits and gradient norm of the twin are from the original's on one
   batch, without dropout. ValueError if they are not `CLOSE`."""
   import torch
@@ -148,7 +148,7 @@ def difference(case: workloads.Case, made: program.Program, twin, aux: dict) -> 
   batch = tensors(ours["batch"])
   draws = tuple(tensors(ours["draws"])) or None
   twin.eval()
-  loss, _ = twin.loss(batch, aux, torch.tensor(ours["progress"]), draws)
+  loss, _ = twin.loss(batch, model_state, torch.tensor(ours["progress"]), draws)
   twin.zero_grad()
   loss.backward()
   square = sum(p.grad.square().sum() for p in twin.parameters() if p.grad is not None)
@@ -175,18 +175,16 @@ def original(case: workloads.Case, made: program.Program) -> dict:
   config, predict = settings(case), made.stage.predict or made.method.predict
   mesh = program.sharding.make_mesh(list(keys.devices())[:1])
 
-  def told(params, aux, choice, key, data):
+  def told(params, model_state, choice, key, data):
     chosen, clock = choice
-    batch = feed.gather(data, chosen, False, mesh)
+    batch = batches.make_batch(data, chosen, False, mesh)
     (loss, _), grads = jax.value_and_grad(made.stage.loss, has_aux=True)(
-      params, aux, batch, key, clock
+      params, model_state, batch, key, clock
     )
-    parts = program.optim.parts(params, made.stage.trains)
-    square = jax.tree.map(
-      lambda g, part: jax.numpy.sum(g * g) * (part == "train"), grads, parts
-    )
+    parts = program.optim.parts(params, made.stage.trainable)
+    square = jax.tree.map(lambda g, part: jax.numpy.sum(g * g) * (part == "train"), grads, parts)
     out = {"loss": loss, "gradient": sum(jax.tree.leaves(square)) ** 0.5}
-    out |= {"logits": predict(params, aux, batch)["logits"], "batch": batch}
+    out |= {"logits": predict(params, model_state, batch)["logits"], "batch": batch}
     draws = drawn(config, batch, key) if case.method == "redcore" else ()
     return out | {"draws": draws, "progress": clock.progress}
 
@@ -196,7 +194,7 @@ def original(case: workloads.Case, made: program.Program) -> dict:
     mock.patch.object(encoders, "drop", plain),
     mock.patch.object(mult_layers, "drop", plain),
   ):
-    args = (state.params, state.aux, choice, keys[0], data)
+    args = (state.params, state.model_state, choice, keys[0], data)
     once = program.programs.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
   return jax.device_get(once(*args))
 
@@ -204,9 +202,9 @@ def original(case: workloads.Case, made: program.Program) -> dict:
 def drawn(config, batch: dict, key) -> tuple:
   """The noise and the shown parts that RedCore draws in a step."""
   hide_key, _, noise_key, _ = jax.random.split(key, 4)
-  shown = redcore.shows(config, hide_key, batch["id"], batch["present"])
-  keys = encoders.row_keys(noise_key, "noise", batch["id"])
-  shape = (batch["present"].shape[1], config.hidden)
+  shown = redcore.shows(config, hide_key, batch.id, batch.present)
+  keys = encoders.row_dropout_keys(noise_key, "noise", batch.id)
+  shape = (batch.present.shape[1], config.hidden)
   return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), shown
 
 
@@ -220,7 +218,7 @@ def tensors(tree):
   return out
 
 
-def stepper(case: workloads.Case, made: program.Program, twin, aux: dict):
+def stepper(case: workloads.Case, made: program.Program, twin, model_state: dict):
   """step(loss, k): one update by AdamW on the k-th batch, gathered from all rows."""
   import torch
 
@@ -228,7 +226,7 @@ def stepper(case: workloads.Case, made: program.Program, twin, aux: dict):
   ready, data = jax.device_get(ready), tensors(jax.device_get(data))
   chosen = tensors({k: v[0] for k, v in ready["chosen"].items()})
   progress = torch.from_numpy(np.array(ready["clock"][1]))
-  held, config = [aux], workloads.settings(case.workload).optim
+  held, config = [model_state], workloads.settings(case.workload).optim
   trained = [p for p in twin.parameters() if p.requires_grad]
   thick = [p for p in trained if p.dim() > 1]
   thin = [p for p in trained if p.dim() <= 1]
@@ -244,8 +242,8 @@ def stepper(case: workloads.Case, made: program.Program, twin, aux: dict):
   def step(loss, k: int) -> None:
     now = {name: x[k] for name, x in chosen.items()}
     batch = take(data, now["index"])
-    batch["present"] = batch["recorded"] & now["keep"]
-    batch |= {"labelled": now["labelled"], "slot": now["slot"]}
+    batch.present = batch.recorded & now["keep"]
+    batch = batch.replace(labelled=now["labelled"], bank_index=now["slot"])
     value, held[0] = loss(batch, held[0], progress[k])
     value.backward()
     torch.nn.utils.clip_grad_norm_(trained, config.clip, foreach=True)

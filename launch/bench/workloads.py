@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from promise_jax import methods, missing, optim, train
-from promise_jax.data import feed
-from promise_jax.types import Method, Modality, Spec, Split, Task
+from promise_jax import methods, missing
+from promise_jax.data import batches
+from promise_jax.method import Method
+from promise_jax.optim import optimizer
+from promise_jax.training import loop
+from promise_jax.types import Modality, Spec, Split, Task
 
 
 class Workload(NamedTuple):
@@ -46,7 +49,7 @@ class Case(NamedTuple):
 
   def build(self) -> Method:
     """The method for the data."""
-    return methods.build(self.method, self.values, self.workload.spec)
+    return methods.build_method(self.method, self.values, self.workload.spec)
 
 
 def streams(kind: str, *shapes: tuple[int, ...]) -> tuple[Modality, ...]:
@@ -74,7 +77,7 @@ def workloads(quick: bool = False) -> dict[str, Workload]:
   for name, (modalities, classes, rows, batch, seeds, count) in forms.items():
     if quick:
       rows, batch, seeds, count = 40, 8, 1, 2
-    spec = Spec(modalities, Task("classes", classes), labelled=rows // 10)
+    spec = Spec(modalities, Task("classes", classes), {}, num_labelled=rows // 10)
     out[name] = Workload(name, spec, rows, batch, seeds, count, quick)
   return out
 
@@ -100,23 +103,23 @@ def split(workload: Workload, rows: int | None = None, seed: int = 0) -> Split:
   return Split(inputs, length, recorded, label, np.arange(count, dtype=np.int32))
 
 
-def rows_of(workload: Workload, seeds: int) -> feed.Rows:
+def rows_of(workload: Workload, seeds: int) -> batches.TrainData:
   """The training rows with a tenth labelled, for so many seeds."""
   data = split(workload)
   labelled = np.arange(workload.rows) % 10 == 0
   labelled = np.broadcast_to(labelled, (seeds, workload.rows))
-  return feed.Rows(data, labelled, tuple(range(seeds)), missing.parse("patterns"))
+  return batches.TrainData(data, labelled, tuple(range(seeds)), missing.parse_protocol("patterns"))
 
 
-def settings(workload: Workload, replicate: str = "auto") -> train.TrainConfig:
+def settings(workload: Workload, replicate: str = "auto") -> loop.TrainConfig:
   """Training with the usual optimiser at a constant rate; validation, which a twin
   does not have, of a few rows under one pattern."""
-  return train.TrainConfig(
+  return loop.TrainConfig(
     steps=4 * workload.steps,
     every=workload.steps,
     batch=workload.batch,
     labelled_per_batch=workload.batch // 4,
     select="full",
     replicate=replicate,
-    optim=optim.OptimConfig(schedule="constant"),
+    optim=optimizer.OptimConfig(schedule="constant"),
   )

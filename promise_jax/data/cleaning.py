@@ -14,7 +14,7 @@ PIECE = 2**22  # values that `fit_pieces` has in double at a time
 Pieces = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
-class Found(NamedTuple):
+class CleaningReport(NamedTuple):
   """What was wrong in one modality of one split: the non-finite `values`, the `frames`
   that lost all their values to them, the `absent` rows that had no frame or token left
   (or never had one), the `cut` rows, longer than the longest train row."""
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     return ", ".join(told)
 
 
-class Clean(NamedTuple):
+class CleanModality(NamedTuple):
   """One modality of one split: `values` [N, ...], `kept` bool, broadcasts to it (False:
   becomes zero), `length` i32[N] (0 where not recorded), `recorded` bool[N], `found`."""
 
@@ -44,10 +44,10 @@ class Clean(NamedTuple):
   kept: np.ndarray
   length: np.ndarray
   recorded: np.ndarray
-  found: Found
+  found: CleaningReport
 
 
-def settle(modality: Modality, train: Sequence[np.ndarray]) -> Modality:
+def resolve_length(modality: Modality, train: Sequence[np.ndarray]) -> Modality:
   """Replaces an open T by the steps of the longest of the `train` rows."""
   if modality.shape[0] is not None:
     return modality
@@ -70,8 +70,7 @@ def stack(modality: Modality, rows: Sequence[np.ndarray]) -> np.ndarray:
     row = np.asarray(row)
     if row.ndim != values.ndim - 1 or row.shape[ragged:] != modality.shape[ragged:]:
       raise ValueError(
-        f"modality {modality.name!r}: row {i} has shape {row.shape}, "
-        f"expected {modality.shape}."
+        f"modality {modality.name!r}: row {i} has shape {row.shape}, expected {modality.shape}."
       )
     values[i, : len(row)] = row[: len(values[i])]
   return values
@@ -83,7 +82,7 @@ def clean(
   steps: np.ndarray | None,
   recorded: np.ndarray,
   nonfinite: str = "frame",
-) -> Clean:
+) -> CleanModality:
   """Stacks `rows` and decides what of them counts.
 
   `steps` i[N] are the real steps (None: all that a row has), `recorded` bool[N] is what
@@ -102,20 +101,24 @@ def clean(
   kept = _inside(modality, real, recorded)
   if modality.kind == "tokens":
     _check_tokens(modality, values, kept)
-    values, kept, found = values.astype(np.int32), kept & (values != 0), Found()
+    values, kept, found = (
+      values.astype(np.int32),
+      kept & (values != 0),
+      CleaningReport(),
+    )
   else:
     kept, found = _finite(modality, values, kept, nonfinite)
   left = kept.any(axis=tuple(range(1, kept.ndim)))
   length = np.where(left, np.clip(real, 0, values.shape[1]), 0).astype(np.int32)
   cut = modality.kind != "vector" and np.sum(recorded & (real > values.shape[1]))
   found = found._replace(absent=int(np.sum(recorded & ~left)), cut=int(cut))
-  return Clean(values, kept, length, left, found)
+  return CleanModality(values, kept, length, left, found)
 
 
 def _clean_image(
   modality: Modality, values: np.ndarray, recorded: np.ndarray, nonfinite: str
-) -> Clean:
-  kept, left, found = recorded[:, None, None, None], recorded, Found()
+) -> CleanModality:
+  kept, left, found = recorded[:, None, None, None], recorded, CleaningReport()
   if values.dtype != np.uint8:
     kept, found = _finite(modality, values, kept, nonfinite)
     left = kept.any(axis=(1, 2, 3))
@@ -128,7 +131,7 @@ def _clean_image(
         "to 1; give 0 to 255 as uint8."
       )
     values = np.round(255 * values).astype(np.uint8)
-  return Clean(values, kept, np.ones(len(values), np.int32), left, found)
+  return CleanModality(values, kept, np.ones(len(values), np.int32), left, found)
 
 
 def _inside(modality: Modality, real: np.ndarray, recorded: np.ndarray) -> np.ndarray:
@@ -151,21 +154,21 @@ def _check_tokens(modality: Modality, ids: np.ndarray, kept: np.ndarray) -> None
 
 def _finite(
   modality: Modality, values: np.ndarray, kept: np.ndarray, nonfinite: str
-) -> tuple[np.ndarray, Found]:
+) -> tuple[np.ndarray, CleaningReport]:
   finite = np.isfinite(values)
   bad = int(np.sum(kept & ~finite))
   if bad and nonfinite == "error":
     raise ValueError(f"modality {modality.name!r}: {bad} values are NaN or inf.")
   left = kept & (finite if nonfinite == "value" else finite.all(-1, keepdims=True))
   frames = int(np.sum(kept.any(-1) & ~left.any(-1)))
-  return left, Found(values=bad, frames=frames)
+  return left, CleaningReport(values=bad, frames=frames)
 
 
-def fit_scale(part: Clean) -> tuple[np.ndarray, np.ndarray]:
+def fit_scale(part: CleanModality) -> tuple[np.ndarray, np.ndarray]:
   """(mean, std) f32[D] of the values that count, see `fit_pieces`."""
   values, kept = part.values, np.broadcast_to(part.kept, part.values.shape)
   pieces = slices(len(values), values[:1].size)
-  return fit_pieces(lambda: ((values[p], kept[p]) for p in pieces))
+  return fit_scale_in_pieces(lambda: ((values[p], kept[p]) for p in pieces))
 
 
 def slices(count: int, values: int) -> list[slice]:
@@ -175,7 +178,7 @@ def slices(count: int, values: int) -> list[slice]:
   return [slice(i, i + rows) for i in range(0, max(count, 1), rows)]
 
 
-def fit_pieces(pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
+def fit_scale_in_pieces(pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
   """(mean, std) f32[D] of the values that count, over rows and steps; the std of a
   constant feature is 1. `pieces()` gives (values [n, ..., D], kept bool, alike) for
   some rows after others, twice: sums want them in double, too many for all at once."""
@@ -197,7 +200,7 @@ def fit_pieces(pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
   return mean.astype(np.float32), std.astype(np.float32)
 
 
-def standardise(part: Clean, scale: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+def standardise(part: CleanModality, scale: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
   """`(values - mean) / std` where the values count, zero elsewhere; without a `scale`
   the values stay."""
   values = part.values

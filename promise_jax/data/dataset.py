@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from promise_jax import sharding
-from promise_jax.data import cleaning, sources
+from promise_jax.data import cleaning
+from promise_jax.data import source as data_source
+from promise_jax.devices import mesh
 from promise_jax.types import Modality, Spec, Split
 
 logger = logging.getLogger(__name__)
 
 
-class Fitted(NamedTuple):
+class FittedTrain(NamedTuple):
   """What came of the train rows: `modalities` with their T, the `scale` {modality:
   (mean, std)}, `label` and `group` as in `sources.Rows`, what was `found` {modality:
   Found}, `split()`, which makes the split, and `notes`, sentences to be told."""
@@ -24,7 +25,7 @@ class Fitted(NamedTuple):
   scale: dict[str, tuple[np.ndarray, np.ndarray]]
   label: np.ndarray
   group: np.ndarray | None
-  found: dict[str, cleaning.Found]
+  found: dict[str, cleaning.CleaningReport]
   split: Callable[[], Split]
   notes: tuple[str, ...] = ()
 
@@ -43,7 +44,7 @@ class Dataset:
   spec: Spec
   card: str
   splits: tuple[str, ...]
-  report: dict[str, dict[str, cleaning.Found]]
+  report: dict[str, dict[str, cleaning.CleaningReport]]
   read: Callable[[str], Split] = dataclasses.field(repr=False)
   notes: tuple[str, ...] = ()
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
@@ -63,8 +64,7 @@ class Dataset:
     there is no such split."""
     if name not in self.splits:
       raise ValueError(
-        f"data set {self.name!r} has no split {name!r}, its splits are "
-        f"{', '.join(self.splits)}."
+        f"data set {self.name!r} has no split {name!r}, its splits are {', '.join(self.splits)}."
       )
     return self.read(name)
 
@@ -75,20 +75,20 @@ class Dataset:
     return self.groups.get(name)
 
 
-def resident(source: sources.Source, nonfinite: str) -> Fitted:
+def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
   """The train rows in memory, all at once; ValueError where it has no room for them."""
-  room = sharding.host_room()
+  room = mesh.free_host_memory()
   if room is not None and source.size > room:
     raise ValueError(
-      f"{sources.place(source, 'train')}: reading the rows takes "
+      f"{data_source.describe_place(source, 'train')}: reading the rows takes "
       f"{source.size / 1e9:.1f} GB, where {room / 1e9:.1f} GB of memory are free; set "
       "data.stream (data.load(..., stream=True)), then they are read from disk while "
       "training."
     )
   rows = source.rows("train")
-  modalities = tuple(cleaning.settle(m, rows.inputs[m.name]) for m in source.modalities)
+  modalities = tuple(cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities)
   cleaned = clean(source, "train", modalities, rows, nonfinite)
-  sources.check_train(source, {name: part.recorded for name, part in cleaned.items()})
+  data_source.check_train(source, {name: part.recorded for name, part in cleaned.items()})
   scale = {
     m.name: cleaning.fit_scale(cleaned[m.name])
     for m in modalities
@@ -96,14 +96,14 @@ def resident(source: sources.Source, nonfinite: str) -> Fitted:
   }
   found = {name: part.found for name, part in cleaned.items()}
   split = lambda: make_split(modalities, rows, cleaned, scale)
-  return Fitted(modalities, scale, rows.label, rows.group, found, split)
+  return FittedTrain(modalities, scale, rows.label, rows.group, found, split)
 
 
 def assemble(
-  source: sources.Source,
+  source: data_source.Source,
   *,
   nonfinite: str = "frame",
-  fit: Callable[[sources.Source, str], Fitted] = resident,
+  fit: Callable[[data_source.Source, str], FittedTrain] = fit_in_memory,
 ) -> Dataset:
   """Reads the train split, fits T and the standardisation on it, leaves the rest lazy.
 
@@ -114,26 +114,25 @@ def assemble(
   """
   if "train" not in source.splits:
     raise ValueError(
-      f"data set {source.name!r} has no train split, its splits are "
-      f"{', '.join(source.splits)}."
+      f"data set {source.name!r} has no train split, its splits are {', '.join(source.splits)}."
     )
   if nonfinite not in cleaning.NONFINITE:
     raise ValueError(
       f"nonfinite is {nonfinite!r}, it must be one of {', '.join(cleaning.NONFINITE)}."
     )
-  report: dict[str, dict[str, cleaning.Found]] = {}
+  report: dict[str, dict[str, cleaning.CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
 
   def keep_found(split: str, found: dict, group: np.ndarray | None) -> None:
     if group is not None:
       groups[split] = group.astype(np.int32)
     report[split] = found
-    log_found(source.name, split, found)
+    log_report(source.name, split, found)
 
   train = fit(source, nonfinite)
   keep_found("train", train.found, train.group)
   modalities, scale, notes = train.modalities, train.scale, train.notes
-  for note in (lacks := sources.missing_labels(source.task, train.label)):
+  for note in (lacks := data_source.missing_labels(source.task, train.label)):
     logger.warning("%s: %s", source.name, note)
   at_hand = {"train": train.split}  # given up when the split is made of it
 
@@ -148,27 +147,25 @@ def assemble(
 
   spec = Spec(modalities, source.task, scale)
   told = source.notes + notes + lacks
-  return Dataset(
-    source.name, spec, source.card, source.splits, report, read, told, groups
-  )
+  return Dataset(source.name, spec, source.card, source.splits, report, read, told, groups)
 
 
 def clean(
-  source: sources.Source,
+  source: data_source.Source,
   split: str,
   modalities: tuple[Modality, ...],
-  rows: sources.Rows,
+  rows: data_source.Rows,
   nonfinite,
-) -> dict[str, cleaning.Clean]:
+) -> dict[str, cleaning.CleanModality]:
   """`rows`, some or all of a split, checked and cleaned; ValueError names the split."""
-  sources.check_rows(source, split, rows)
+  data_source.check_rows(source, split, rows)
   try:
     return clean_rows(modalities, rows, nonfinite)
   except ValueError as error:
-    raise ValueError(f"{sources.place(source, split)}: {error}") from error
+    raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
 
 
-def log_found(name: str, split: str, report: dict[str, cleaning.Found]) -> None:
+def log_report(name: str, split: str, report: dict[str, cleaning.CleaningReport]) -> None:
   """Warns of every modality in which something was wrong."""
   for modality, found in report.items():
     if any(found):
@@ -176,8 +173,8 @@ def log_found(name: str, split: str, report: dict[str, cleaning.Found]) -> None:
 
 
 def clean_rows(
-  modalities: tuple[Modality, ...], rows: sources.Rows, nonfinite: str
-) -> dict[str, cleaning.Clean]:
+  modalities: tuple[Modality, ...], rows: data_source.Rows, nonfinite: str
+) -> dict[str, cleaning.CleanModality]:
   """Every modality of `rows` as arrays, with what of them counts."""
   return {
     m.name: cleaning.clean(
@@ -189,8 +186,8 @@ def clean_rows(
 
 def make_split(
   modalities: tuple[Modality, ...],
-  rows: sources.Rows,
-  cleaned: dict[str, cleaning.Clean],
+  rows: data_source.Rows,
+  cleaned: dict[str, cleaning.CleanModality],
   scale: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> Split:
   """The split of `cleaned` rows, standardised by `scale`."""

@@ -7,12 +7,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from promise_jax import files
-from promise_jax.data import arrays, dataset, sentiment, sources, stored, synthetic
-from promise_jax.data import frozen as encoders
+from promise_jax.data import dataset, features, streaming
+from promise_jax.data import source as data_source
+from promise_jax.data.builtin import synthetic
+from promise_jax.data.readers import mmsa, npz
 
-OWN = ("mfeat", "emoji", "watch", "synthetic")
+BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
 FASHION = "fashion_quadrants"
-MANUAL = (
+MANUAL_DOWNLOADS = (
   *("mosi/aligned_50", "mosi/unaligned_50", "mosei/aligned_50", "mosei/unaligned_50"),
   "sims/unaligned_39",
 )
@@ -45,17 +47,16 @@ def load(
   or option, and for data off the convention (see `arrays`, `builders`).
   """
   name = os.fspath(name)
-  make = synthetic.synthetic if name == "synthetic" else _open
+  make = synthetic.synthetic if name == "synthetic" else _open_source
   _check_options(name, options, make)
   if name == "synthetic":
     if not isinstance(count := options.get("modalities", 1), numbers.Integral):
       raise ValueError(
-        f"modalities is {count!r}, of data set 'synthetic' it is how many are made, a "
-        "whole number."
+        f"modalities is {count!r}, of data set 'synthetic' it is how many are made, a whole number."
       )
     return synthetic.synthetic(**options)
   root = pathlib.Path(data_dir or default_data_dir()).expanduser()
-  return _open(root, name, **options)
+  return _open_source(root, name, **options)
 
 
 def default_data_dir() -> str:
@@ -63,7 +64,7 @@ def default_data_dir() -> str:
   return os.environ.get("TFDS_DATA_DIR") or str(files.cache_folder("tfds"))
 
 
-def _open(
+def _open_source(
   root: pathlib.Path,
   name: str,
   *,
@@ -76,7 +77,7 @@ def _open(
   split_seed: int = 0,
   classes: bool = False,
   modalities: str | Sequence[str] = "",
-  frozen: Mapping[str, encoders.Given] | None = None,
+  frozen: Mapping[str, features.EncoderSpec] | None = None,
   stream: bool = False,
 ) -> dataset.Dataset:
   own_file, pickled = is_file(name, ".npz"), is_file(name, ".pkl")
@@ -90,7 +91,7 @@ def _open(
     if given and not fits:
       raise ValueError(f"data set {name!r} has no {option}, the option is for {where}.")
   if own_file:
-    source = arrays.read(
+    source = npz.read_npz(
       pathlib.Path(name).expanduser(),
       vocabulary=vocabulary,
       scale=scale,
@@ -99,21 +100,19 @@ def _open(
     )
   elif pickled:
     path = pathlib.Path(name).expanduser()
-    source = sentiment.read(path, scale=scale, classes=classes)
+    source = mmsa.read_mmsa(path, scale=scale, classes=classes)
   else:
     if fold not in FOLDS:
       raise ValueError(f"fold is {fold!r}, it must be 0 or 1.")
     config = {"emoji": "tags" if tags else "label", "watch": f"fold{fold}"}.get(name)
     full = f"{name}/{config}" if config else name
     source = _read_prepared(root, full, vocabulary=vocabulary, scale=scale)
-  source = sources.keep(source, modalities)
+  source = data_source.keep_modalities(source, modalities)
   if frozen and stream:
-    raise ValueError(
-      "stream and frozen are given, encoders read all rows into memory; give one."
-    )
+    raise ValueError("stream and frozen are given, encoders read all rows into memory; give one.")
   if frozen:
-    source = encoders.freeze(source, frozen, nonfinite=nonfinite)
-  return (stored.assemble if stream else dataset.assemble)(source, nonfinite=nonfinite)
+    source = features.replace_by_features(source, frozen, nonfinite=nonfinite)
+  return (streaming.assemble_stream if stream else dataset.assemble)(source, nonfinite=nonfinite)
 
 
 def is_file(name: str, ending: str) -> bool:
@@ -124,14 +123,15 @@ def is_file(name: str, ending: str) -> bool:
 
 def _read_prepared(
   root: pathlib.Path, name: str, *, vocabulary: int, scale: float | None
-) -> sources.Source:
+) -> data_source.Source:
   # These import tfds: only where needed.
-  from promise_jax.data import builders, fashion_builder, prepared, sentiment_builders
+  from promise_jax.data.builtin import builders, fashion, sentiment_builders
+  from promise_jax.data.readers import tfds
 
-  own = builders.OWN | sentiment_builders.OWN | fashion_builder.OWN
-  folder = builders.prepare(*own[name], root) if name in own else _find(root, name)
-  source = prepared.read(folder, vocabulary=vocabulary, scale=scale)
-  if name in builders.OWN:
+  own = builders.BUILTIN | sentiment_builders.OWN | fashion.BUILTIN
+  folder = builders.write_tfds(*own[name], root) if name in own else _find(root, name)
+  source = tfds.read_tfds(folder, vocabulary=vocabulary, scale=scale)
+  if name in builders.BUILTIN:
     card = (builders.EMBEDDED / f"{source.name}.md").read_text("utf-8")
     source = source._replace(card=card)
   return source
@@ -152,8 +152,8 @@ def _find(root: pathlib.Path, name: str) -> pathlib.Path:
     )
   raise ValueError(
     f"no data set, folder or file {name!r}; known in {root} are "
-    f"{', '.join(dict.fromkeys((*OWN, *sorted(found))))}; of files of your own: "
-    f"{', '.join(MANUAL)}; of a Debian package: {FASHION}."
+    f"{', '.join(dict.fromkeys((*BUILTIN, *sorted(found))))}; of files of your own: "
+    f"{', '.join(MANUAL_DOWNLOADS)}; of a Debian package: {FASHION}."
   )
 
 
@@ -165,9 +165,7 @@ def prepared_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
 
   files = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
   folders = (f.parent for f in files if not f.parent.name.startswith("incomplete."))
-  return {
-    f.parent.relative_to(root).as_posix(): f for f in sorted(folders, key=version)
-  }
+  return {f.parent.relative_to(root).as_posix(): f for f in sorted(folders, key=version)}
 
 
 def _check_options(name: str, options: dict, function: Callable) -> None:
@@ -176,6 +174,5 @@ def _check_options(name: str, options: dict, function: Callable) -> None:
   for option in options:
     if option not in known:
       raise ValueError(
-        f"data set {name!r} has no option {option!r}, its options are "
-        f"{', '.join(known)}."
+        f"data set {name!r} has no option {option!r}, its options are {', '.join(known)}."
       )

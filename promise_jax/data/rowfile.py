@@ -59,10 +59,10 @@ def pieces(rows: RowFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def standardise(rows: RowFile, scale: tuple[np.ndarray, np.ndarray]) -> None:
   """Puts standardised values in the place of those that count, zeros of the others."""
-  rest = np.zeros(0, np.int32), np.zeros(0, bool), cleaning.Found()
+  rest = np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport()
   with open(rows.path, "r+b") as file:
     for values, kept in pieces(rows):
-      part = cleaning.Clean(values, kept, *rest)
+      part = cleaning.CleanModality(values, kept, *rest)
       file.write(cleaning.standardise(part, scale).data)
     sync(file)
 

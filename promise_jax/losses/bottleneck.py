@@ -8,8 +8,7 @@ import chex
 import jax.numpy as jnp
 
 from promise_jax import types
-from promise_jax.losses import task as tasks
-from promise_jax.types import Array
+from promise_jax.types import Array, Average
 
 
 def reparameterise(mean: Array, logvar: Array, noise: Array) -> Array:
@@ -17,13 +16,13 @@ def reparameterise(mean: Array, logvar: Array, noise: Array) -> Array:
   return mean + jnp.exp(0.5 * logvar) * noise
 
 
-def divergence(mean: Array, logvar: Array) -> Array:
+def gaussian_kl(mean: Array, logvar: Array) -> Array:
   """sum_j (mean_j^2 + exp(logvar_j) - 1 - logvar_j) f[...] of f[..., H]: twice the
   Kullback-Leibler divergence from N(0, I), as the released code counts it."""
   return jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar, axis=-1)
 
 
-def bottleneck(mean: Array, logvar: Array, present: Array, valid: Array) -> types.Mean:
+def bottleneck_loss(mean: Array, logvar: Array, present: Array, valid: Array) -> types.Average:
   """`divergence` of f[B, M, H], summed over the modalities `present` bool[B, M] and
   averaged over all `valid` bool[B] rows: the pressure on a modality falls with its
   missing rate, as in the released code."""
@@ -32,12 +31,12 @@ def bottleneck(mean: Array, logvar: Array, present: Array, valid: Array) -> type
   # Selected before the exponential: what is absent may hold anything.
   mean = jnp.where(present[..., None], mean, 0)
   logvar = jnp.where(present[..., None], logvar, 0)
-  return tasks.mean_where(jnp.sum(divergence(mean, logvar), axis=1), valid)
+  return Average.of(jnp.sum(gaussian_kl(mean, logvar), axis=1), valid)
 
 
-def imputation(
+def imputation_loss(
   imputed: Array, latent: Array, present: Array, *, average: bool = False
-) -> types.Mean:
+) -> types.Average:
   """Squared distance f[M] of `imputed` from `latent` f[B, M, H], over the n_m rows that
   are `present` bool[B, M]; the mean is 0, gradient included, where n_m is 0.
 
@@ -50,11 +49,9 @@ def imputation(
   error = jnp.sum(jnp.square(gap), axis=-1)
   if average:
     error = error / latent.shape[-1]
-  return types.Mean(
-    jnp.sum(error, axis=0), jnp.sum(present, axis=0).astype(jnp.float32)
-  )
+  return types.Average(jnp.sum(error, axis=0), jnp.sum(present, axis=0).astype(jnp.float32))
 
 
-def composite(latent: Array, imputed: Array, shown: Array) -> Array:
+def compose_latents(latent: Array, imputed: Array, shown: Array) -> Array:
   """r f[B, M, H]: the latent of what is `shown` bool[B, M], else what was imputed."""
   return jnp.where(shown[..., None], latent, imputed)

@@ -4,8 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from promise_jax.losses import task as tasks
-from promise_jax.types import Array
+from promise_jax.types import Array, Average
 
 
 def latent_reconstruction(decoded: Array, latent: Array, where: Array) -> Array:
@@ -24,7 +23,7 @@ def latent_reconstruction(decoded: Array, latent: Array, where: Array) -> Array:
   mean = jnp.sum(latent, axis=0, where=rows, keepdims=True) / count
   variance = jnp.sum(jnp.square(latent - mean), where=rows) / (count * latent.shape[1])
   error = jnp.mean(jnp.square(jnp.where(rows, decoded - latent, 0)), axis=1)
-  return tasks.ratio(tasks.mean_where(error, where)) / (variance + 1e-3)
+  return Average.of(error, where).value / (variance + 1e-3)
 
 
 def cross_covariance(shared: Array, private: Array, where: Array) -> Array:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from promise_jax.method import Method
 from promise_jax.methods import (
   distil,
   fusion,
@@ -14,7 +15,7 @@ from promise_jax.methods import (
   robult,
   share,
 )
-from promise_jax.types import Method, Spec
+from promise_jax.types import Spec
 
 METHODS = {
   "robult": (robult.RobultConfig, robult.robult),
@@ -36,7 +37,7 @@ def family(name: str) -> str:
   return HOST.get(name, name)
 
 
-def settings(name: str, values: Mapping[str, Any]) -> Any:
+def make_config(name: str, values: Mapping[str, Any]) -> Any:
   """The settings of method `name` with `values` in place of defaults.
 
   Raises ValueError, listing what is known, for an unknown method or field, or a value
@@ -56,7 +57,7 @@ def settings(name: str, values: Mapping[str, Any]) -> Any:
   return config(**values)
 
 
-def build(name: str, values: Mapping[str, Any], spec: Spec) -> Method:
+def build_method(name: str, values: Mapping[str, Any], spec: Spec) -> Method:
   """The method `name` with settings `values` for the data of `spec`."""
-  config = settings(name, values)
+  config = make_config(name, values)
   return METHODS[name][1](config, spec)

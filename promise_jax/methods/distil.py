@@ -16,19 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
-from promise_jax.losses import positive_unlabelled as pu
-from promise_jax.losses import task as tasks
+from promise_jax.checks import check_at_least
+from promise_jax.losses import soft_pu
+from promise_jax.losses import supervised as losses_supervised
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import fusion as late
 from promise_jax.nn import encoders
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Method,
-  Spec,
-  Stage,
-  at_least,
-)
+from promise_jax.types import Array, Average, Batch, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +40,13 @@ class DistilConfig:
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
     for field in ("samples", "hidden", "head_hidden"):
-      at_least(f"distil.{field}", getattr(self, field), 1)
-    at_least("distil.weight", self.weight, 0)
-    at_least("distil.ramp_start", self.ramp_start, 0)
-    at_least("distil.ramp_end", self.ramp_end, self.ramp_start)
+      check_at_least(f"distil.{field}", getattr(self, field), 1)
+    check_at_least("distil.weight", self.weight, 0)
+    check_at_least("distil.ramp_start", self.ramp_start, 0)
+    check_at_least("distil.ramp_end", self.ramp_end, self.ramp_start)
 
 
-def subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:
+def draw_subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:
   """Masks bool[P, B, M] of what each row shows, the first with all that is present."""
   count = present.shape[1]
   if 2**count - 1 <= 15:
@@ -64,39 +58,39 @@ def subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:
 
 
 def distil(config: DistilConfig, spec: Spec) -> Method:
-  """The control as a `Method`; it keeps no aux."""
-  net = late.network(spec, config.hidden, config.head_hidden)
+  """The control as a `Method`; it keeps no model_state."""
+  net = late.make_network(spec, config.hidden, config.head_hidden)
   task = spec.task
 
   def init(key):
-    return net.init(key, types.example(spec)), {}
+    return net.init(key, types.example_batch(spec)), {}
 
   def classify(params, codes, present):
     token = params["params"]["token"]
     filled = net.apply(params, codes, present, token, method="fill")
     return net.apply(params, filled, method="classify")
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
     subset_key, encode_key = jax.random.split(key)
-    present = batch["present"] & batch["valid"][:, None]
+    present = batch.present
     codes = net.apply(params, batch, present, key=encode_key, method="codes")
-    shown = subsets(subset_key, batch["id"], present, config.samples)
+    shown = draw_subsets(subset_key, batch.id, present, config.samples)
     logits = classify(params, codes[None], shown)  # [P, B, C]
     some = jnp.any(shown, axis=-1)
-    label = tasks.known_label(batch["label"], batch["labelled"])
-    error = jax.vmap(lambda row: tasks.supervised(row, label, task))(logits)
-    supervised = tasks.mean_where(error, some & batch["labelled"][None])
-    gap = jax.vmap(lambda row: tasks.distillation(row, logits[0], task))(logits)
+    label = losses_supervised.known_label(batch.label, batch.labelled)
+    error = jax.vmap(lambda row: losses_supervised.supervised_loss(row, label, task))(logits)
+    supervised = Average.of(error, some & batch.labelled[None])
+    gap = jax.vmap(lambda row: losses_supervised.distillation_loss(row, logits[0], task))(logits)
     less = some & jnp.any(shown != present[None], axis=-1)
-    taught = tasks.mean_where(gap, less)
-    ramp = pu.ramp(clock.progress, config.ramp_start, config.ramp_end)
-    total = tasks.ratio(supervised) + config.weight * ramp * tasks.ratio(taught)
-    return total, (aux, {"sup": supervised, "distil": taught})
+    taught = Average.of(gap, less)
+    ramp = soft_pu.linear_ramp(clock.progress, config.ramp_start, config.ramp_end)
+    total = supervised.value + config.weight * ramp * taught.value
+    return total, (model_state, {"sup": supervised, "distil": taught})
 
-  def predict(params, aux, batch: Batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch: Batch, pattern=None):
+    del model_state
+    present = missing.restrict_to_pattern(batch.present, pattern)
     codes = net.apply(params, batch, present, pattern, method="codes")
     return {"logits": classify(params, codes, present)}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.prepare)
+  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)

@@ -15,19 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from promise_jax import missing, types
-from promise_jax.losses import task as tasks
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import supervised as losses_supervised
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.nn import encoders, mlp, precision
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Method,
-  Modality,
-  Spec,
-  Stage,
-  at_least,
-  one_of,
-)
+from promise_jax.types import Array, Batch, Modality, Spec
 
 ABSENT = ("zeros", "mean", "token")
 
@@ -44,9 +36,9 @@ class FusionConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("fusion.absent", self.absent, ABSENT)
-    at_least("fusion.hidden", self.hidden, 1)
-    at_least("fusion.head_hidden", self.head_hidden, 1)
+    check_choice("fusion.absent", self.absent, ABSENT)
+    check_at_least("fusion.hidden", self.hidden, 1)
+    check_at_least("fusion.head_hidden", self.head_hidden, 1)
     if not 0 <= self.decay < 1:
       raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
 
@@ -66,8 +58,8 @@ class FusionNet(precision.Network):
     self.head = mlp.Mlp((self.head_hidden, self.outputs))
 
   def __call__(self, batch: Batch) -> Array:
-    codes = self.codes(batch, batch["present"])
-    return self.classify(self.fill(codes, batch["present"], self.token))
+    codes = self.codes(batch, batch.present)
+    return self.classify(self.fill(codes, batch.present, self.token))
 
   def codes(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
     """f[B, M, H]; a modality that the static `pattern` lacks is not computed."""
@@ -76,7 +68,7 @@ class FusionNet(precision.Network):
       if pattern is not None and not pattern[i]:
         rows.append(jnp.zeros((present.shape[0], self.hidden)))
       else:
-        rows.append(encoders.encode(self.encode[i], m.name, batch, present[:, i], key))
+        rows.append(encoders.encode_modality(self.encode[i], m.name, batch, present[:, i], key))
     return jnp.stack(rows, axis=1)
 
   def fill(self, codes: Array, present: Array, filling: Array) -> Array:
@@ -90,7 +82,7 @@ class FusionNet(precision.Network):
     return self.head(codes.reshape(codes.shape[:-2] + (-1,)))
 
 
-def network(spec: Spec, hidden: int, head_hidden: int) -> FusionNet:
+def make_network(spec: Spec, hidden: int, head_hidden: int) -> FusionNet:
   """The fusion network for the modalities and the task of `spec`."""
   return FusionNet(spec.modalities, spec.task.outputs, hidden, head_hidden)
 
@@ -115,61 +107,61 @@ def random_subset(key: Array, ids: Array, present: Array) -> Array:
   return jax.vmap(draw)(ids, present)
 
 
-def update_mean(aux: dict, codes: Array, where: Array, decay: float) -> dict:
+def update_running_mean(model_state: dict, codes: Array, where: Array, decay: float) -> dict:
   """Running mean of `codes` f[B, M, H] over the rows `where` bool[B, M], without bias:
   both sums decay alike, so a modality that a batch lacks keeps its mean."""
   codes = jax.lax.stop_gradient(codes)
   total = jnp.sum(jnp.where(where[..., None], codes, 0), axis=0)
-  return aux | {
-    "total": decay * aux["total"] + (1 - decay) * total,
-    "count": decay * aux["count"] + (1 - decay) * jnp.sum(where, axis=0),
+  return model_state | {
+    "total": decay * model_state["total"] + (1 - decay) * total,
+    "count": decay * model_state["count"] + (1 - decay) * jnp.sum(where, axis=0),
   }
 
 
-def filling(config: FusionConfig, params: types.PyTree, aux: dict) -> Array:
+def fill_vectors(config: FusionConfig, params: types.PyTree, model_state: dict) -> Array:
   """What stands in for an absent code, f[M, H]."""
   if config.absent == "token":
     return params["params"]["token"]
   if config.absent == "mean":
-    return aux["total"] / jnp.maximum(aux["count"], 1e-30)[:, None]
-  return jnp.zeros_like(aux["total"])
+    return model_state["total"] / jnp.maximum(model_state["count"], 1e-30)[:, None]
+  return jnp.zeros_like(model_state["total"])
 
 
 def fusion(config: FusionConfig, spec: Spec) -> Method:
-  """The control as a `Method`; aux holds the running sums of the codes."""
-  net = network(spec, config.hidden, config.head_hidden)
+  """The control as a `Method`; model_state holds the running sums of the codes."""
+  net = make_network(spec, config.hidden, config.head_hidden)
   task = spec.task
 
   def init(key):
-    return net.init(key, types.example(spec)), empty_mean(spec, config.hidden)
+    return net.init(key, types.example_batch(spec)), init_running_mean(spec, config.hidden)
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
     del clock
-    present = batch["present"] & batch["valid"][:, None]
+    present = batch.present
     drop_key, encode_key = jax.random.split(key)
     if config.dropout:
-      present = random_subset(drop_key, batch["id"], present)
+      present = random_subset(drop_key, batch.id, present)
     codes = net.apply(params, batch, present, key=encode_key, method="codes")
     filled = net.apply(
-      params, codes, present, filling(config, params, aux), method="fill"
+      params, codes, present, fill_vectors(config, params, model_state), method="fill"
     )
     logits = net.apply(params, filled, method="classify")
-    aux = update_mean(aux, codes, present, config.decay)
-    supervised = tasks.labelled_mean(logits, batch, present, task)
-    return tasks.ratio(supervised), (aux, {"sup": supervised})
+    model_state = update_running_mean(model_state, codes, present, config.decay)
+    supervised = losses_supervised.labelled_mean(logits, batch, present, task)
+    return supervised.value, (model_state, {"sup": supervised})
 
-  def predict(params, aux, batch: Batch, pattern=None):
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch: Batch, pattern=None):
+    present = missing.restrict_to_pattern(batch.present, pattern)
     codes = net.apply(params, batch, present, pattern, method="codes")
     filled = net.apply(
-      params, codes, present, filling(config, params, aux), method="fill"
+      params, codes, present, fill_vectors(config, params, model_state), method="fill"
     )
     return {"logits": net.apply(params, filled, method="classify")}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.prepare)
+  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)
 
 
-def empty_mean(spec: Spec, hidden: int) -> dict:
+def init_running_mean(spec: Spec, hidden: int) -> dict:
   """The running sums before the first batch."""
   count = len(spec.modalities)
   return {"total": jnp.zeros((count, hidden)), "count": jnp.zeros((count,))}

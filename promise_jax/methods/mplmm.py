@@ -32,21 +32,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from promise_jax import missing, types
-from promise_jax.losses import task as tasks
-from promise_jax.nn import generators, mult, precision, steps
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Method,
-  Modality,
-  Pattern,
-  PyTree,
-  Spec,
-  Stage,
-  at_least,
-  one_of,
-)
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import supervised as losses_supervised
+from promise_jax.method import Method, Stage, StepInfo
+from promise_jax.nn import mplmm_prompts, mult, precision, tokens
+from promise_jax.types import Array, Batch, Modality, Pattern, PyTree, Spec
 
 NOISY = "text"
 START = nn.initializers.normal(0.02)
@@ -102,20 +92,18 @@ class MplmmConfig:
 def check(config, name: str) -> None:
   """ValueError for a setting of the backbone or the stages without meaning."""
   for field in ("width", "heads", "layers", "memory_layers", "prompts"):
-    at_least(f"{name}.{field}", getattr(config, field), 1)
+    check_at_least(f"{name}.{field}", getattr(config, field), 1)
   if config.width % config.heads or config.width % 2 or config.width < 4:
     raise ValueError(
       f"{name}.width is {config.width}, it must be even, at least 4 and a multiple of "
       f"the {config.heads} heads"
     )
-  at_least(f"{name}.steps", config.steps, 0)
+  check_at_least(f"{name}.steps", config.steps, 0)
   shares = {field: getattr(config, field) for field in ("pretrain", "fit", "tune")}
   for field, share in shares.items():
-    at_least(f"{name}.{field}", share, 0)
+    check_at_least(f"{name}.{field}", share, 0)
   if not any(shares.values()):
-    raise ValueError(
-      f"{name}.pretrain, fit and tune are all 0, at least one stage is needed"
-    )
+    raise ValueError(f"{name}.pretrain, fit and tune are all 0, at least one stage is needed")
   if config.fresh and config.fit:
     raise ValueError(
       f"{name}.fresh is True and fit {config.fit}: what fit learns would be thrown "
@@ -130,7 +118,7 @@ def noisy(config, names: tuple[str, ...]) -> tuple[str, ...]:
   if config.noisy == NOISY:
     return tuple(name for name in found if name in names)
   for name in found:
-    one_of("noisy", name, names)
+    check_choice("noisy", name, names)
   return found
 
 
@@ -172,18 +160,14 @@ class MplmmNet(precision.Network):
       rates=mult.Rates(tied=c.tied),
       steps=c.steps,
     )
-    count = lambda m: steps.step_count(m, "steps")
+    count = lambda m: tokens.num_tokens(m, "steps")
     self.counts = {m.name: min(count(m), c.steps or count(m)) for m in self.modalities}
     self.wide = max(len(self.names) - 1, 1) * c.width
     start = ZEROS if c.dead else START
     if c.generate:
       counts = tuple(self.counts.values())
-      self.generators = generators.Generators(
-        self.names, counts, c.width, c.prompts, start
-      )
-    prompt = lambda kind, name, shape: self.param(
-      f"{name}_{kind}_prompts", start, shape
-    )
+      self.generators = mplmm_prompts.Generators(self.names, counts, c.width, c.prompts, start)
+    prompt = lambda kind, name, shape: self.param(f"{name}_{kind}_prompts", start, shape)
     shapes = {n: (count, c.width) for n, count in self.counts.items()}
     # The maps of what is appended read the signal prompts, added or not.
     if c.signal or c.types:
@@ -207,18 +191,18 @@ class MplmmNet(precision.Network):
 
   def __call__(self, batch: Batch) -> Array:
     """f[B, outputs], through the prompts; every parameter is used."""
-    return self.prompted(batch, batch["present"])
+    return self.prompted(batch, batch.present)
 
   def plain(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
     """f[B, outputs] of the backbone alone, nothing in place of what is absent; its
     encoders run whatever the `pattern`."""
     del pattern
-    noise = {"key": key, "ids": batch.get("id")}
-    return self.backbone(batch["inputs"], present, batch["length"], **noise)
+    noise = {"key": key, "ids": batch.id}
+    return self.backbone(batch.inputs, present, batch.length, **noise)
 
   def prompted(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
     """f[B, outputs] of the backbone and its prompts."""
-    noise = {"key": key, "ids": batch.get("id")}
+    noise = {"key": key, "ids": batch.id}
     seen = self.read(batch, present, pattern, noise)
     made = self.generated(seen, present, pattern)
     steps, real = self.streams(seen, made, present)
@@ -230,7 +214,7 @@ class MplmmNet(precision.Network):
 
   def read(self, batch: Batch, present: Array, pattern: Pattern | None, noise) -> Seen:
     """What is `present` bool[B, M], and of the static `pattern`."""
-    raw, real = self.backbone.read(batch["inputs"], present, batch["length"], **noise)
+    raw, real = self.backbone.read(batch.inputs, present, batch.length, **noise)
     if pattern is not None:
       kept = [n for n, there in zip(self.names, pattern, strict=True) if there]
       raw = {n: raw[n] for n in kept}
@@ -241,7 +225,7 @@ class MplmmNet(precision.Network):
     if self.config.generate:
       return self.generators(seen.raw, present, pattern)
     shape = lambda n: (len(present), self.counts[n], self.config.width)
-    return {n: jnp.zeros(shape(n), precision.of_module(self)) for n in self.names}
+    return {n: jnp.zeros(shape(n), precision.param_dtype(self)) for n in self.names}
 
   def streams(self, seen: Seen, made: dict, present: Array):
     """The steps that enter the encoders: projected + present prompts, or generated +
@@ -279,30 +263,30 @@ class MplmmNet(precision.Network):
 def mplmm(config: MplmmConfig, spec: Spec) -> Method:
   """MPLMM as a `Method`."""
   net = MplmmNet(spec.modalities, spec.task.outputs, config)
-  init = lambda key: (net.init(key, types.example(spec)), {})
+  init = lambda key: (net.init(key, types.example_batch(spec)), {})
 
-  def enter(key, params, aux):
-    return renewed(config, init, key, params), aux
+  def enter(key, params, model_state):
+    return renewed(config, init, key, params), model_state
 
   loss, predict = of_network(net, "prompted", spec.task)
   trains = (TUNED,) if config.frozen else (".*",)
-  tune = Stage("tune", loss, trains, enter=enter, predict=predict)
+  tune = Stage("tune", loss, trains, on_start=enter, predict=predict)
   return assembled(config, init, net, spec.task, tune)
 
 
 def of_network(net: MplmmNet, method: str, task: types.Task):
   """The loss of the task and `predict`, by "plain" or "prompted" of the network."""
 
-  def loss(params, aux, batch, key, clock: Clock):
+  def loss(params, model_state, batch, key, clock: StepInfo):
     del clock
-    present = batch["present"] & batch["valid"][:, None]
+    present = batch.present
     logits = net.apply(params, batch, present, key=key, method=method)
-    supervised = tasks.labelled_mean(logits, batch, present, task)
-    return tasks.ratio(supervised), (aux, {"sup": supervised})
+    supervised = losses_supervised.labelled_mean(logits, batch, present, task)
+    return supervised.value, (model_state, {"sup": supervised})
 
-  def predict(params, aux, batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch, pattern=None):
+    del model_state
+    present = missing.restrict_to_pattern(batch.present, pattern)
     return {"logits": net.apply(params, batch, present, pattern, method=method)}
 
   return loss, predict
@@ -313,14 +297,14 @@ def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Met
   backbone on complete rows, `tune` last. It predicts as its last stage does."""
   noisy(config, tuple(m.name for m in net.modalities))  # a wrong name is refused here
   loss, predict = of_network(net, "plain", task)
-  form = {"complete": True, "predict": predict}
+  form = {"hide": False, "predict": predict}
   every = (
     Stage("pretrain", loss, ("params/backbone/.*",), **form),
     Stage("fit", loss, (FITTED,), **form),
     tune,
   )
   shares = zip(every, (config.pretrain, config.fit, config.tune), strict=True)
-  stages = tuple(stage._replace(share=share) for stage, share in shares if share)
+  stages = tuple(stage._replace(fraction=share) for stage, share in shares if share)
   return Method(init, stages[-1].predict, stages)
 
 

@@ -36,25 +36,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promise_jax import augment, missing, optim, types, updates
-from promise_jax.losses import hierarchical
-from promise_jax.losses import task as tasks
+from promise_jax import missing, types
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import hierarchical_contrast, supervised
+from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
 from promise_jax.methods import fusion
-from promise_jax.nn import attention, encoders, precision, prompts, steps
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Mean,
-  Method,
-  Modality,
-  Spec,
-  Stage,
-  at_least,
-  one_of,
-)
+from promise_jax.nn import attention, augment, encoders, precision, promise_prompts
+from promise_jax.nn import tokens as nn_tokens
+from promise_jax.optim import optimizer, update_rules
+from promise_jax.types import Array, Average, Batch, Inputs, Modality, Spec
 
-GENERATE = (*prompts.GENERATORS, "none")
+GENERATE = (*promise_prompts.GENERATORS, "none")
 PROJECT = ("separate", "shared", "identity")
 
 
@@ -98,11 +90,11 @@ class PromiseConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("promise.encoder", self.encoder, steps.ENCODERS)
-    one_of("promise.generate", self.generate, GENERATE)
-    one_of("promise.positives", self.positives, hierarchical.POSITIVES)
-    one_of("promise.project", self.project, PROJECT)
-    one_of("promise.fuse", self.fuse, ("concat", "sum"))
+    check_choice("promise.encoder", self.encoder, nn_tokens.ENCODERS)
+    check_choice("promise.generate", self.generate, GENERATE)
+    check_choice("promise.positives", self.positives, hierarchical_contrast.POSITIVES)
+    check_choice("promise.project", self.project, PROJECT)
+    check_choice("promise.fuse", self.fuse, ("concat", "sum"))
     least = {
       **dict.fromkeys(("hidden", "prompts", "heads", "generator_layers"), 1),
       **dict.fromkeys(("code", "views", "block"), 1),
@@ -110,11 +102,10 @@ class PromiseConfig:
       "prompt_rate": 0,
     }
     for field, low in least.items():
-      at_least(f"promise.{field}", getattr(self, field), low)
+      check_at_least(f"promise.{field}", getattr(self, field), low)
     if self.hidden % self.heads:
       raise ValueError(
-        f"promise.hidden is {self.hidden}, it must be a multiple of promise.heads, "
-        f"{self.heads}"
+        f"promise.hidden is {self.hidden}, it must be a multiple of promise.heads, {self.heads}"
       )
     for field in ("temperature", "label_width"):
       if not getattr(self, field) > 0:
@@ -174,10 +165,10 @@ class PromiseNet(precision.Network):
 
   def setup(self):
     c, each = self.config, self.modalities
-    self.encode = [steps.Steps(m, c.hidden, c.encoder, c.norm) for m in each]
+    self.encode = [nn_tokens.Tokeniser(m, c.hidden, c.encoder, c.norm) for m in each]
     if c.generate != "none":
       sizes = c.prompts, c.heads, c.generator_layers, c.norm
-      self.fill = prompts.Generate(c.generate, *sizes)
+      self.fill = promise_prompts.Generate(c.generate, *sizes)
     width = None if c.project == "identity" else c.code
     self.instance = Project(width)
     self.label = Project(width) if c.project == "separate" else self.instance
@@ -189,7 +180,7 @@ class PromiseNet(precision.Network):
     self.head = nn.Dense(self.outputs)
 
   def __call__(self, batch: Batch) -> tuple:
-    tokens, real = self.filled(batch, batch["present"])
+    tokens, real = self.filled(batch, batch.present)
     return self.codes(tokens, real), self.classify(tokens, real)
 
   def filled(self, batch: Batch, present: Array, pattern=None, key=None) -> tuple:
@@ -200,9 +191,7 @@ class PromiseNet(precision.Network):
       if pattern is None or pattern[i]:
         z, there = encode(batch, present[:, i], key)
       else:
-        there = jnp.zeros(
-          (len(present), steps.step_count(m, self.config.encoder)), bool
-        )
+        there = jnp.zeros((len(present), nn_tokens.num_tokens(m, self.config.encoder)), bool)
         z = jnp.zeros((*there.shape, self.config.hidden))
       tokens, real = [*tokens, z], [*real, there]
     if self.config.generate == "none":
@@ -218,7 +207,7 @@ class PromiseNet(precision.Network):
   def classify(self, tokens: list[Array], real: list[Array], ids=None, key=None):
     """Logits f[B, C]; `key` and the `ids` [B] of the rows switch dropout on."""
     c, means = self.config, []
-    draws = lambda name: None if key is None else encoders.row_keys(key, name, ids)
+    draws = lambda name: None if key is None else encoders.row_dropout_keys(key, name, ids)
     for i, m in enumerate(self.modalities):
       y = tokens[i]
       if len(tokens) > 1:
@@ -228,84 +217,78 @@ class PromiseNet(precision.Network):
       z = self.own[i](y, real[i], None, draws(f"own {m.name}"))
       means.append(missing.masked_mean(self.last[i](z), real[i], 1))
     fused = sum(means) if c.fuse == "sum" else jnp.concatenate(means, axis=-1)
-    pooled = encoders.drop(jnp.tanh(self.pool(fused)), c.dropout, draws("head"))
+    pooled = encoders.row_dropout(jnp.tanh(self.pool(fused)), c.dropout, draws("head"))
     return self.head(pooled)
 
 
-def views(config: PromiseConfig, spec: Spec, batch: Batch, key: Array) -> Batch:
+def views(config: PromiseConfig, spec: Spec, batch: Batch, key: Array) -> Inputs:
   """The inputs, length, present and id of B * V rows: row after row as it is, and its
   augmented views. A view has an id of its own, u32: V times that of the row, and on."""
   count = config.views
   hide_key, noise_key = jax.random.split(key)
-  ids, present = batch["id"], batch["present"] & batch["valid"][:, None]
-  tags = (
-    ids.astype(jnp.uint32)[:, None] * count + jnp.arange(count, dtype=jnp.uint32)[None]
-  )
+  ids, present = batch.id, batch.present
+  tags = ids.astype(jnp.uint32)[:, None] * count + jnp.arange(count, dtype=jnp.uint32)[None]
   shown = [present]
   for v in range(1, count):
     part = fusion.random_subset(jax.random.fold_in(hide_key, v), ids, present)
     shown.append(part if config.hide else present)
   inputs = {}
   for m in spec.modalities:
-    x, length = batch["inputs"][m.name], batch["length"].get(m.name)
+    x, length = batch.inputs[m.name], batch.length.get(m.name)
     seen = [jnp.repeat(x, count, axis=0).reshape(-1, count, *x.shape[1:])]
     if config.strength and count > 1:
-      keys = encoders.row_keys(noise_key, m.name, tags[:, 1:].reshape(-1))
-      again = [
-        y if y is None else jnp.repeat(y, count - 1, axis=0) for y in (x, length)
-      ]
+      keys = encoders.row_dropout_keys(noise_key, m.name, tags[:, 1:].reshape(-1))
+      again = [y if y is None else jnp.repeat(y, count - 1, axis=0) for y in (x, length)]
       new = augment.augment(m, *again, keys, config.strength)
       first = encoders.unit(x) if m.kind == "image" else x
       seen = [first[:, None], new.reshape(-1, count - 1, *x.shape[1:])]
     inputs[m.name] = jnp.concatenate(seen, axis=1).reshape(-1, *x.shape[1:])
-  return {
-    "inputs": inputs,
-    "length": {n: jnp.repeat(x, count, axis=0) for n, x in batch["length"].items()},
-    "present": jnp.stack(shown, axis=1).reshape(-1, present.shape[1]),
-    "id": tags.reshape(-1),
-  }
+  return Inputs(
+    inputs=inputs,
+    length={n: jnp.repeat(x, count, axis=0) for n, x in batch.length.items()},
+    present=jnp.stack(shown, axis=1).reshape(-1, present.shape[1]),
+    id=tags.reshape(-1),
+  )
 
 
 def promise_terms(
   config: PromiseConfig, net: PromiseNet, spec: Spec, params, batch: Batch, key: Array
-) -> dict[str, Mean]:
+) -> dict[str, Average]:
   """The terms of the loss: "sup" over rows and views, "fncl" and "cccl" where they have
   a weight."""
   view_key, net_key = jax.random.split(key)
   rows = views(config, spec, batch, view_key)
-  shown, ids = rows["present"], rows["id"]
+  shown, ids = rows.present, rows.id
   apply = lambda name, *args, **more: net.apply(params, *args, **more, method=name)
   tokens, real = apply("filled", rows, shown, key=net_key)
   logits = apply("classify", tokens, real, ids, net_key)
-  known = batch["labelled"] & batch["valid"]
-  label = tasks.known_label(batch["label"], known)
+  known = batch.labelled
+  label = supervised.known_label(batch.label, known)
   again = lambda x: jnp.repeat(x, config.views, axis=0)
-  error = tasks.supervised(logits, again(label), spec.task)
+  error = supervised.supervised_loss(logits, again(label), spec.task)
   where = again(known) & jnp.any(shown, axis=1)
-  terms = {"sup": tasks.mean_where(error, where)}
+  terms = {"sup": Average.of(error, where)}
   if not config.fncl + config.cccl:
     return terms
   counts = shown if config.generate == "none" else jnp.any(shown, 1, keepdims=True)
-  by_row = lambda x: jnp.swapaxes(
-    x.reshape(len(label), config.views, *x.shape[1:]), 1, 2
-  )
+  by_row = lambda x: jnp.swapaxes(x.reshape(len(label), config.views, *x.shape[1:]), 1, 2)
   counts = by_row(jnp.broadcast_to(counts, shown.shape))
   instance, of_class = map(by_row, apply("codes", tokens, real))
   shared = {"temperature": config.temperature, "block": config.block}
   if config.fncl:
-    terms["fncl"] = hierarchical.instance_contrast(
+    terms["fncl"] = hierarchical_contrast.instance_contrast(
       instance,
       counts,
-      batch["id"],
+      batch.id,
       positives=config.positives,
       text=text_index(config, spec),
       **shared,
     )
   if config.cccl:
-    terms["cccl"] = hierarchical.class_contrast(
+    terms["cccl"] = hierarchical_contrast.class_contrast(
       of_class,
       counts,
-      batch["id"],
+      batch.id,
       label,
       known,
       spec.task.kind,
@@ -330,33 +313,33 @@ def text_index(config: PromiseConfig, spec: Spec) -> int:
 
 
 def promise(config: PromiseConfig, spec: Spec) -> Method:
-  """PROMISE-style training as a `Method`; it keeps no aux."""
+  """PROMISE-style training as a `Method`; it keeps no model_state."""
   net = PromiseNet(spec.modalities, spec.task.outputs, config)
   text_index(config, spec)
   if config.generate == "memory":
-    at_least("promise.generate is memory: modalities", len(spec.modalities), 2)
+    check_at_least("promise.generate is memory: modalities", len(spec.modalities), 2)
   weight = {"sup": 1.0, "fncl": config.fncl, "cccl": config.cccl}
 
   def init(key):
-    return net.init(key, types.example(spec)), {}
+    return net.init(key, types.example_batch(spec)), {}
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
     del clock
     terms = promise_terms(config, net, spec, params, batch, key)
-    total = sum(weight[name] * tasks.ratio(term) for name, term in terms.items())
-    return total, (aux, terms)
+    total = sum(weight[name] * term.value for name, term in terms.items())
+    return total, (model_state, terms)
 
   def update(stage, tx):
-    return updates.gradient_update(
-      stage, optim.scaled(tx, "prompts", config.prompt_rate)
+    return update_rules.gradient_update(
+      stage, optimizer.scale_module(tx, "prompts", config.prompt_rate)
     )
 
-  def predict(params, aux, batch: Batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch: Batch, pattern=None):
+    del model_state
+    present = missing.restrict_to_pattern(batch.present, pattern)
     filled = net.apply(params, batch, present, pattern, method="filled")
     return {"logits": net.apply(params, *filled, method="classify")}
 
   raw = config.encoder != "pooled" or (config.strength and config.views > 1)
-  prepare = types.as_they_are if raw else encoders.prepare
+  prepare = no_preprocessing if raw else encoders.precompute_image_features
   return Method(init, predict, (Stage("train", loss, update=update),), prepare)

@@ -35,11 +35,17 @@ import numpy as np
 import optax
 
 from promise_jax import missing, types
-from promise_jax.losses import dependence, disentangle, gate
-from promise_jax.losses import task as tasks
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import (
+  generation_gate,
+  mutual_information,
+  prompt_disentanglement,
+  supervised,
+)
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import mplmm
-from promise_jax.nn import prompt_parts
-from promise_jax.types import Array, Batch, Clock, Method, Spec, Stage, at_least, one_of
+from promise_jax.nn import promma_prompts
+from promise_jax.types import Array, Average, Batch, Spec
 
 GATES = ("learned", "importance", "free", "oracle", "on", "off", "random")
 PRIVATE = ("local", "static", "none")
@@ -93,20 +99,18 @@ class PrommaConfig(mplmm.MplmmConfig):
     known = {"gate": GATES, "private": PRIVATE, "weigh": WEIGH, "apply": APPLY}
     known |= {"aim": AIMS}
     for field, values in (known | {"connect": CONNECT}).items():
-      one_of(f"promma.{field}", getattr(self, field), values)
+      check_choice(f"promma.{field}", getattr(self, field), values)
     for field in ("rank", "codes", "judge_every"):
-      at_least(f"promma.{field}", getattr(self, field), 1)
+      check_at_least(f"promma.{field}", getattr(self, field), 1)
     weights = ("evaluator", "orthogonal", "recover", "information", "generator")
     for field in (*weights, "margin"):
-      at_least(f"promma.{field}", getattr(self, field), 0)
+      check_at_least(f"promma.{field}", getattr(self, field), 0)
     for field in ("beta", "warmup"):
       if not 0 <= getattr(self, field) <= 1:
         value = getattr(self, field)
         raise ValueError(f"promma.{field} is {value}, it must lie in [0, 1]")
     if self.aim == "streams" and not self.signal:
-      raise ValueError(
-        "promma.aim is streams and signal False: streams have no prompts"
-      )
+      raise ValueError("promma.aim is streams and signal False: streams have no prompts")
     if not self.types and (self.private, self.connect) != ("none", "none"):
       raise ValueError(
         f"promma.types is False, private {self.private} and connect {self.connect}: "
@@ -126,16 +130,16 @@ class PrommaNet(mplmm.MplmmNet):
       off = lambda n: (mplmm.START, (self.counts[n], c.width))
       self.off = {n: self.param(f"{n}_off_prompts", *off(n)) for n in self.names}
     if c.gate in JUDGED:
-      self.judge = prompt_parts.Evaluator()
+      self.judge = promma_prompts.Evaluator()
     if c.private != "none":
       local = c.private == "local"
       form = (self.names, c.prompts, c.width, c.rank, local)
-      self.private = prompt_parts.PrivatePrompts(*form)
+      self.private = promma_prompts.PrivatePrompts(*form)
     if c.weigh in ("codes", "attention") and len(self.names) > 1:
-      self.weights = prompt_parts.Weights(c.width, c.codes)
+      self.weights = promma_prompts.Weights(c.width, c.codes)
     if c.connect != "none":
       form = (self.names, c.memory_layers, self.wide, c.connect != "static")
-      self.connect = prompt_parts.Connect(*form, last=c.connect == "last")
+      self.connect = promma_prompts.Connect(*form, last=c.connect == "last")
       if c.private == "none":
         size = (c.prompts, c.width)
         self.shared = self.param("shared_prompts", mplmm.START, size)
@@ -146,21 +150,21 @@ class PrommaNet(mplmm.MplmmNet):
     return self.config.types and self.config.private == "none"
 
   def __call__(self, batch: Batch) -> Array:
-    present = batch["present"]
+    present = batch.present
     seen, made = self.take(batch, present)
     if self.config.gate in JUDGED:
       self.evaluate(seen, made, present, self.plain(batch, present))
-    logits, _ = self.answer(seen, made, present, present * 1.0, batch.get("id"))
+    logits, _ = self.answer(seen, made, present, present * 1.0, batch.id)
     return logits
 
   def take(self, batch: Batch, present: Array, pattern=None, key=None, recorded=None):
     """What is read of `present` bool[B, M], and what is generated from that. Where
     `recorded` bool[B, M] is given, the projected steps are those of all recorded."""
-    noise = {"key": key, "ids": batch.get("id")}
+    noise = {"key": key, "ids": batch.id}
     seen = self.read(batch, present if recorded is None else recorded, pattern, noise)
     if recorded is not None:
       there = dict(zip(self.names, present.T, strict=True))
-      raw = {n: missing.select(x, there[n]) for n, x in seen.raw.items()}
+      raw = {n: missing.zero_absent(x, there[n]) for n, x in seen.raw.items()}
       seen = seen._replace(raw=raw)
     return seen, self.generated(seen, present, pattern)
 
@@ -193,7 +197,7 @@ class PrommaNet(mplmm.MplmmNet):
         absent = part * made + (1 - part) * off
         total += jnp.where(present[:, i, None, None], there, absent)
     if self.config.skip:
-      total += prompt_parts.side_by_side(self.config.width, self.wide)[None]
+      total += promma_prompts.side_by_side(self.config.width, self.wide)[None]
     return total
 
   def answer(self, seen, made, present, g, ids=None, key=None):
@@ -240,52 +244,52 @@ class PrommaNet(mplmm.MplmmNet):
       part = dict.fromkeys(self.names, 1.0) if scale is None else scale
       information = {(m, n): part[n] * x.information for (m, n), x in heard.items()}
     told["information"], heat = information, self.weights.heat()
-    omega = dependence.weights(dependence.source_scores(information, self.names), heat)
+    omega = mutual_information.source_weights(
+      mutual_information.source_scores(information, self.names), heat
+    )
     if c.apply == "prompts":
       return found, omega
     for m in self.names:
       others = [n for n in self.names if n != m]
       heard = jnp.stack([information[m, n] for n in others], axis=1)
-      part = jnp.repeat(dependence.weights(heard, heat), c.width, axis=1)
+      part = jnp.repeat(mutual_information.source_weights(heard, heat), c.width, axis=1)
       found[m] = part[:, None].astype(found[m].dtype) * found[m]
     return found, omega
 
 
 def random_weights(ids: Array, even: Array) -> Array:
   """Weights f[B, M] that mean nothing, from the ids of the rows."""
-  draw = lambda row: jax.random.normal(
-    jax.random.fold_in(jax.random.key(7), row), (even.shape[1],)
-  )
-  return dependence.weights(jax.vmap(draw)(ids), 1.0)
+  draw = lambda row: jax.random.normal(jax.random.fold_in(jax.random.key(7), row), (even.shape[1],))
+  return mutual_information.source_weights(jax.vmap(draw)(ids), 1.0)
 
 
 def promma(config: PrommaConfig, spec: Spec) -> Method:
-  """ProMMA as a `Method`; aux has the ends of f0, the moments of the training targets,
+  """ProMMA as a `Method`; model_state has the ends of f0, the moments of the training targets,
   how often the evaluator says ON, and the thresholds of "importance"."""
   net = PrommaNet(spec.modalities, spec.task.outputs, config)
   # What f0 must keep of its own: all that stage "tune" changes of the backbone.
   kept = mplmm.ends if config.frozen else lambda params: params["params"]["backbone"]
 
   def init(key):
-    params = net.init(key, types.example(spec))
+    params = net.init(key, types.example_batch(spec))
     return params, {"f0": kept(params), **empty(spec)}
 
-  def enter(key, params, aux):
-    return mplmm.renewed(config, init, key, params), aux | {"f0": kept(params)}
+  def enter(key, params, model_state):
+    return mplmm.renewed(config, init, key, params), model_state | {"f0": kept(params)}
 
-  def loss(params, aux, batch, key, clock):
-    return objective(net, spec.task, params, aux, batch, key, clock)
+  def loss(params, model_state, batch, key, clock):
+    return objective(net, spec.task, params, model_state, batch, key, clock)
 
-  def predict(params, aux, batch, pattern=None):
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch, pattern=None):
+    present = missing.restrict_to_pattern(batch.present, pattern)
     seen, made = net.apply(params, batch, present, pattern, method="take")
-    g = decide(net, spec.task, params, aux, batch, present, (seen, made), pattern)
-    ids = batch.get("id")
+    g = decide(net, spec.task, params, model_state, batch, present, (seen, made), pattern)
+    ids = batch.id
     logits, _ = net.apply(params, seen, made, present, g, ids, method="answer")
     return {"logits": logits, "gate": jnp.where(present, 1.0, g)}
 
   trains = (mplmm.TUNED,) if config.frozen else (".*",)
-  tune = Stage("tune", loss, trains, enter=enter, predict=predict)
+  tune = Stage("tune", loss, trains, on_start=enter, predict=predict)
   return mplmm.assembled(config, init, net, spec.task, tune)
 
 
@@ -298,12 +302,11 @@ def empty(spec: Spec) -> dict:
   return {"moments": moments, "on": (none, none), "tau": none}
 
 
-def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
-  """The loss f[] of stage "tune", (aux, terms)."""
+def objective(net, task, params, model_state, batch: Batch, key: Array, clock: StepInfo):
+  """The loss f[] of stage "tune", (model_state, terms)."""
   c, names = net.config, tuple(m.name for m in net.modalities)
   noise_key, gate_key = jax.random.split(key)
-  valid = batch["valid"][:, None]
-  present, recorded = batch["present"] & valid, batch["recorded"] & valid
+  present, recorded = batch.present, batch.recorded
   some = jnp.any(present, axis=1)
   absent = ~present & some[:, None]
   take = {"key": noise_key, "recorded": recorded, "method": "take"}
@@ -312,39 +315,41 @@ def objective(net, task, params, aux, batch: Batch, key: Array, clock: Clock):
   g, judged = jnp.ones(present.shape), None
   if c.gate in JUDGED:
     judge = functools.partial(labels, net, task, params)
-    rest = lambda aux, *_: (jnp.zeros(present.shape), aux)
+    rest = lambda model_state, *_: (jnp.zeros(present.shape), model_state)
     judges = (clock.progress >= c.warmup) & (clock.step % c.judge_every == 0)
     masks = jnp.stack([present, *asked(c, recorded)])
-    said = teach(net, params, aux, batch, masks, jnp.where(judges, len(masks), 1))
+    said = teach(net, params, model_state, batch, masks, jnp.where(judges, len(masks), 1))
     answer = said[0]
-    q, aux = jax.lax.cond(judges, judge, rest, aux, batch, present, recorded, said[1:])
+    q, model_state = jax.lax.cond(
+      judges, judge, rest, model_state, batch, present, recorded, said[1:]
+    )
     judged = net.apply(params, seen, made, present, answer, method="evaluate")
     g = jax.nn.sigmoid(judged)
-    aux = aux | {"on": counted(aux["on"], judged >= 0, absent & ~warm)}
+    model_state = model_state | {"on": counted(model_state["on"], judged >= 0, absent & ~warm)}
   elif c.gate == "free":
-    g = coins(gate_key, batch["id"], present.shape[1], 0.5)
+    g = coins(gate_key, batch.id, present.shape[1], 0.5)
   elif c.gate == "off":
     g = jnp.zeros(present.shape)
   g = jnp.where(warm, 1.0, g)
-  answer = {"ids": batch["id"], "key": noise_key, "method": "answer"}
+  answer = {"ids": batch.id, "key": noise_key, "method": "answer"}
   logits, told = net.apply(params, seen, made, present, g, **answer)
-  terms = {"sup": tasks.labelled_mean(logits, batch, present, task)}
-  total = tasks.ratio(terms["sup"])
+  terms = {"sup": supervised.labelled_mean(logits, batch, present, task)}
+  total = terms["sup"].value
   if judged is not None:
-    entropy = gate.cross_entropy(q, judged)
+    entropy = generation_gate.gate_cross_entropy(q, judged)
     # What leaving m out does is not known where m was never there.
     known = recorded if c.gate == "importance" else True
-    terms["gate"] = tasks.mean_where(entropy, absent & judges & known)
+    terms["gate"] = Average.of(entropy, absent & judges & known)
     for i, n in enumerate(names):
       on = (judged[:, i] >= 0).astype(jnp.float32)
-      terms[f"on/{n}"] = tasks.mean_where(on, absent[:, i])
+      terms[f"on/{n}"] = Average.of(on, absent[:, i])
     # The mean of the loss over the steps does not depend on how often it is taken.
     weight = jnp.where(judges, c.evaluator * c.judge_every, 0.0)
-    total += weight * tasks.ratio(terms["gate"])
+    total += weight * terms["gate"].value
   more, weights = added(net, params, seen, made, told, present, recorded)
   for name, weight in weights.items():
-    total += weight * tasks.ratio(more[name])
-  return total, (aux, terms | more)
+    total += weight * more[name].value
+  return total, (model_state, terms | more)
 
 
 def asked(config: PrommaConfig, recorded: Array) -> list[Array]:
@@ -355,33 +360,33 @@ def asked(config: PrommaConfig, recorded: Array) -> list[Array]:
   return [recorded, *(without if config.gate == "importance" else [])]
 
 
-def labels(net, task, params, aux, batch, present, recorded, said):
-  """The gates' labels q f[B, M], and aux with the statistics of this batch; `said`
+def labels(net, task, params, model_state, batch, present, recorded, said):
+  """The gates' labels q f[B, M], and model_state with the statistics of this batch; `said`
   f[K, B, C] are the logits of f0 on what was `asked`."""
   c, whole, without = net.config, said[0], said[1:]
   if c.gate == "importance":
-    moved = gate.distances(whole, without, task)
+    moved = generation_gate.distances(whole, without, task)
     # Moved means of a batch's medians are close to the median, and cheap.
-    tau = gate.medians(moved, recorded & jnp.any(present, axis=1)[:, None])
-    tau = jnp.where(aux["tau"] > 0, 0.95 * aux["tau"] + 0.05 * tau, tau)
-    return gate.importance(whole, without, tau, task), aux | {"tau": tau}
-  where = batch["labelled"] & jnp.any(present, axis=1)
-  label = gate.as_target(tasks.known_label(batch["label"], where), task)
-  moments = gate.gathered(aux["moments"], label, where)
-  pseudo = tasks.probability(whole, task)
+    tau = generation_gate.column_medians(moved, recorded & jnp.any(present, axis=1)[:, None])
+    tau = jnp.where(model_state["tau"] > 0, 0.95 * model_state["tau"] + 0.05 * tau, tau)
+    return generation_gate.importance(whole, without, tau, task), model_state | {"tau": tau}
+  where = batch.labelled & jnp.any(present, axis=1)
+  label = generation_gate.as_target(supervised.known_label(batch.label, where), task)
+  moments = generation_gate.gathered(model_state["moments"], label, where)
+  pseudo = supervised.predict_probability(whole, task)
   mixed = c.beta * label + (1 - c.beta) * pseudo
   target = jnp.where(where[:, None], mixed, pseudo)
   errors = tried(net, task, params, batch, present, target)
-  unit = gate.deviation(moments)
-  q = gate.necessity(gate.benefit(errors, present), unit, c.margin)
-  return q, aux | {"moments": moments}
+  unit = generation_gate.deviation(moments)
+  q = generation_gate.necessity(generation_gate.benefit(errors, present), unit, c.margin)
+  return q, model_state | {"moments": moments}
 
 
-def teach(net, params, aux, batch: Batch, masks: Array, count=None) -> Array:
+def teach(net, params, model_state, batch: Batch, masks: Array, count=None) -> Array:
   """Logits f[K, B, C] of f0 where it sees `masks` bool[K, B, M], without gradient; of
   the first `count`, which may be traced (None: K), the others are zeros."""
   params = jax.lax.stop_gradient(params)["params"]
-  params = {"params": params | {"backbone": params["backbone"] | aux["f0"]}}
+  params = {"params": params | {"backbone": params["backbone"] | model_state["f0"]}}
   one = lambda mask: net.apply(params, batch, mask, method="plain")
   if count is None:
     return jax.lax.map(one, masks)
@@ -398,44 +403,44 @@ def tried(net, task, params, batch, present, target, pattern=None) -> Array:
   seen, made = net.apply(params, batch, present, pattern, method="take")
 
   def one(setting):
-    g, ids = gate.gates(setting, present), batch.get("id")
+    g, ids = generation_gate.gates(setting, present), batch.id
     logits, _ = net.apply(params, seen, made, present, g, ids, method="answer")
-    return gate.error(logits, target, task)
+    return generation_gate.prediction_error(logits, target, task)
 
-  return jax.lax.map(one, jnp.asarray(gate.table(present.shape[1])))
+  return jax.lax.map(one, jnp.asarray(generation_gate.gate_settings(present.shape[1])))
 
 
-def decide(net, task, params, aux, batch, present, taken, pattern) -> Array:
+def decide(net, task, params, model_state, batch, present, taken, pattern) -> Array:
   """The hard gates f[B, M] of a prediction; 1 before a gate has been judged, as in
   training until then."""
   c, count = net.config, present.shape[1]
   if c.gate in ("on", "off"):
     return jnp.full(present.shape, float(c.gate == "on"))
   if c.gate == "random":
-    on, judged = aux["on"]
+    on, judged = model_state["on"]
     chance = jnp.where(judged > 0, on / jnp.maximum(judged, 1), 1)
-    return coins(jax.random.key(0), batch["id"], count, chance)
+    return coins(jax.random.key(0), batch.id, count, chance)
   if c.gate in ("learned", "importance"):
-    (answer,) = teach(net, params, aux, batch, present[None])
+    (answer,) = teach(net, params, model_state, batch, present[None])
     judged = net.apply(params, *taken, present, answer, method="evaluate")
-    warm = jnp.sum(aux["on"][1]) == 0
+    warm = jnp.sum(model_state["on"][1]) == 0
     return jnp.where(warm | (judged >= 0), 1.0, 0.0)
   if c.gate == "oracle":
     if "label" not in batch:
       raise ValueError("promma.gate is oracle, which reads labels; the batch has none")
-    target = gate.as_target(batch["label"], task)
+    target = generation_gate.as_target(batch.label, task)
     errors = tried(net, task, params, batch, present, target, pattern)
-    best = jnp.asarray(gate.table(count))[jnp.argmin(errors, axis=0)]
-    return jax.vmap(lambda row, there: gate.gates(row, there[None])[0])(best, present)
+    best = jnp.asarray(generation_gate.gate_settings(count))[jnp.argmin(errors, axis=0)]
+    return jax.vmap(lambda row, there: generation_gate.gates(row, there[None])[0])(best, present)
   alone = present[None] & jnp.eye(count, dtype=bool)[:, None]
-  said = jax.vmap(lambda x: tasks.probability(x, task))(
-    teach(net, params, aux, batch, alone)
+  said = jax.vmap(lambda x: supervised.predict_probability(x, task))(
+    teach(net, params, model_state, batch, alone)
   )
   there = present.T[..., None]
   target = jnp.sum(jnp.where(there, said, 0), axis=0)
   target /= jnp.maximum(jnp.sum(there, axis=0), 1)
   errors = tried(net, task, params, batch, present, target, pattern)
-  return (gate.benefit(errors, present) > 0).astype(jnp.float32)
+  return (generation_gate.benefit(errors, present) > 0).astype(jnp.float32)
 
 
 def added(net, params, seen, made, told, present, recorded):
@@ -445,24 +450,23 @@ def added(net, params, seen, made, told, present, recorded):
   if "private" in told:
     prompts = params["params"]["private"]
     shared, kernel = prompts["prompts"], prompts["recover_kernel"]
-    overlap = disentangle.orthogonality(told["private"], shared)
-    lost = disentangle.recovery(told["private"], shared, kernel)
-    more["orthogonal"] = tasks.mean_where(overlap, some)
-    more["recover"] = tasks.mean_where(lost, some)
+    overlap = prompt_disentanglement.orthogonality_loss(told["private"], shared)
+    lost = prompt_disentanglement.recovery_loss(told["private"], shared, kernel)
+    more["orthogonal"] = Average.of(overlap, some)
+    more["recover"] = Average.of(lost, some)
   if c.weigh == "codes" and "information" in told:
     index = {n: i for i, n in enumerate(names)}
     pairs = [
-      (x, present[:, index[m]] & present[:, index[n]])
-      for (m, n), x in told["information"].items()
+      (x, present[:, index[m]] & present[:, index[n]]) for (m, n), x in told["information"].items()
     ]
     values, where = (jnp.stack(x, axis=1) for x in zip(*pairs, strict=True))
-    more["information"] = tasks.mean_where(-values, where)
+    more["information"] = Average.of(-values, where)
   if c.generate and len(names) > 1:
     wanted = (~present & recorded & some[:, None]).T
     pair = made, seen.steps
     made, steps = aimed(params, *pair) if c.aim == "streams" else pair
     gaps = [generated_gap(made[n], steps[n], seen.real[n]) for n in names]
-    more["generator"] = tasks.mean_where(jnp.stack(gaps), wanted)
+    more["generator"] = Average.of(jnp.stack(gaps), wanted)
   return more, {name: getattr(c, name) for name in more}
 
 

@@ -61,23 +61,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from promise_jax import bilevel, missing, optim, types, updates
-from promise_jax.losses import bottleneck
-from promise_jax.losses import task as tasks
+from promise_jax import missing, types
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import bottleneck, supervised
+from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
 from promise_jax.methods import fusion
-from promise_jax.nn import encoders, imputers, precision, recurrent, transformer
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Mean,
-  Method,
-  Modality,
-  Spec,
-  Stage,
-  at_least,
-  one_of,
-)
+from promise_jax.nn import encoders, imputers, lstm, precision, transformer
+from promise_jax.optim import bilevel, optimizer, update_rules
+from promise_jax.types import Array, Average, Batch, Modality, Spec
 
 UPPER = ("relative_advantage", "hypergradient", "none")
 HELD = 0.25  # the part of a batch that the hypergradient holds out
@@ -136,9 +127,9 @@ class RedcoreConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("redcore.encoder", self.encoder, ("pooled", "transformer", "lstm"))
-    one_of("redcore.upper", self.upper, UPPER)
-    one_of("redcore.absent", self.absent, ("learned", "zero"))
+    check_choice("redcore.encoder", self.encoder, ("pooled", "transformer", "lstm"))
+    check_choice("redcore.upper", self.upper, UPPER)
+    check_choice("redcore.absent", self.absent, ("learned", "zero"))
     least = {
       **dict.fromkeys(("hidden", "links", "head_hidden", "heads", "blocks"), 1),
       **dict.fromkeys(("period", "every", "upper_from"), 1),
@@ -148,17 +139,14 @@ class RedcoreConfig:
       "floor": 1e-6,
     }
     for field, low in least.items():
-      at_least(f"redcore.{field}", getattr(self, field), low)
+      check_at_least(f"redcore.{field}", getattr(self, field), low)
     if not 0 < self.rho <= 1:
       raise ValueError(f"redcore.rho is {self.rho}, it must lie in (0, 1]")
     if not 0 <= self.head_dropout < 1:
-      raise ValueError(
-        f"redcore.head_dropout is {self.head_dropout}, it must lie in [0, 1)"
-      )
+      raise ValueError(f"redcore.head_dropout is {self.head_dropout}, it must lie in [0, 1)")
     if self.encoder == "transformer" and self.hidden % self.heads:
       raise ValueError(
-        f"redcore.hidden is {self.hidden}, it must be a multiple of redcore.heads, "
-        f"{self.heads}"
+        f"redcore.hidden is {self.hidden}, it must be a multiple of redcore.heads, {self.heads}"
       )
     if self.subsets and self.absent == "zero":
       raise ValueError(
@@ -211,12 +199,10 @@ class GaussianEncoder(nn.Module):
     if c.encoder == "pooled":
       body = encoders.Encoder(self.modality, c.hidden)
     elif c.encoder == "lstm":
-      body = recurrent.Lstm(self.modality, c.hidden)
+      body = lstm.Lstm(self.modality, c.hidden)
     else:
-      body = transformer.Transformer(
-        self.modality, c.hidden, c.heads, c.blocks, c.mask_padding
-      )
-    h = encoders.encode(body, self.modality.name, batch, present, key)
+      body = transformer.Transformer(self.modality, c.hidden, c.heads, c.blocks, c.mask_padding)
+    h = encoders.encode_modality(body, self.modality.name, batch, present, key)
     init = imputers.start(c.he_init)
     mean, logvar = jnp.split(nn.Dense(2 * c.hidden, kernel_init=init)(h), 2, axis=-1)
     logvar = logvar + c.logvar_start
@@ -261,8 +247,8 @@ class RedcoreNet(precision.Network):
     self.single = [Head(self.outputs, c) for _ in self.modalities]
 
   def __call__(self, batch: Batch) -> tuple:
-    z, _, _ = self.latents(batch, batch["present"])
-    r = bottleneck.composite(z, self.imputed(z, batch["present"]), batch["present"])
+    z, _, _ = self.latents(batch, batch.present)
+    r = bottleneck.compose_latents(z, self.imputed(z, batch.present), batch.present)
     return self.classify(r), self.classify_each(r)
 
   def latents(self, batch: Batch, present: Array, pattern=None, key=None, noise=None):
@@ -276,7 +262,7 @@ class RedcoreNet(precision.Network):
     mean, logvar = (jnp.stack(x, axis=1) for x in zip(*codes, strict=True))
     if noise is None or not c.vib:
       return mean, mean, logvar
-    keys = encoders.row_keys(noise, "noise", batch["id"])
+    keys = encoders.row_dropout_keys(noise, "noise", batch.id)
     draws = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
     return bottleneck.reparameterise(mean, logvar, draws), mean, logvar
 
@@ -312,7 +298,7 @@ def dropout_masks(config: RedcoreConfig, spec: Spec, key: Array, ids: Array) -> 
   if not config.head_dropout:
     return None, None
   shape = (1 + len(spec.modalities), 2, config.head_hidden)
-  keys = encoders.row_keys(key, "heads", ids)
+  keys = encoders.row_dropout_keys(key, "heads", ids)
   chance = 1 - config.head_dropout
   kept = jax.vmap(lambda k: jax.random.bernoulli(k, chance, shape))(keys)
   return kept[:, 0], kept[:, 1:]
@@ -325,41 +311,39 @@ def shows(config: RedcoreConfig, key: Array, ids: Array, present: Array) -> Arra
   return jnp.stack([present, *(fusion.random_subset(k, ids, present) for k in keys)])
 
 
-def redcore_terms(
-  net: RedcoreNet, spec: Spec, params, batch: Batch, key
-) -> dict[str, Mean]:
+def redcore_terms(net: RedcoreNet, spec: Spec, params, batch: Batch, key) -> dict[str, Average]:
   """The terms of the loss: "sup" L_J, "single" the L_U^m summed over modalities, "kl",
   "impute" with a total and a count f[M] for the L_R^m."""
   config = net.config
   hide_key, encode_key, noise_key, head_key = jax.random.split(key, 4)
-  valid = batch["valid"]
-  present = batch["present"] & valid[:, None]
-  shown = shows(config, hide_key, batch["id"], present)
+  valid = batch.row_mask
+  present = batch.present & valid[:, None]
+  shown = shows(config, hide_key, batch.id, present)
   z, mean, logvar = net.apply(
     params, batch, present, key=encode_key, noise=noise_key, method="latents"
   )
   # One modality has nothing to be imputed from: its embedding must not draw it in.
   still = config.detach_target or len(spec.modalities) == 1
   target = jax.lax.stop_gradient(z) if still else z
-  kept, kept_each = dropout_masks(config, spec, head_key, batch["id"])
-  known = batch["labelled"] & valid
-  label = tasks.known_label(batch["label"], known)
+  kept, kept_each = dropout_masks(config, spec, head_key, batch.id)
+  known = batch.labelled & valid
+  label = supervised.known_label(batch.label, known)
 
   def under(shown):
     imputed = net.apply(params, z, shown, method="imputed")
-    r = bottleneck.composite(z, imputed, shown)
+    r = bottleneck.compose_latents(z, imputed, shown)
     logits = net.apply(params, r, kept, method="classify")
     each = net.apply(params, r, kept_each, method="classify_each")
-    single = jax.vmap(lambda x: tasks.supervised(x, label, spec.task))(each)
+    single = jax.vmap(lambda x: supervised.supervised_loss(x, label, spec.task))(each)
     where = known if config.count_empty else known & jnp.any(shown, axis=1)
     return {
-      "sup": tasks.mean_where(tasks.supervised(logits, label, spec.task), where),
-      "single": tasks.mean_where(jnp.sum(single, axis=0), where),
-      "impute": bottleneck.imputation(imputed, target, present, average=config.average),
+      "sup": Average.of(supervised.supervised_loss(logits, label, spec.task), where),
+      "single": Average.of(jnp.sum(single, axis=0), where),
+      "impute": bottleneck.imputation_loss(imputed, target, present, average=config.average),
     }
 
   terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(under)(shown))
-  return terms | {"kl": bottleneck.bottleneck(mean, logvar, present, valid)}
+  return terms | {"kl": bottleneck.bottleneck_loss(mean, logvar, present, valid)}
 
 
 def controller(config: RedcoreConfig) -> optax.GradientTransformationExtraArgs:
@@ -381,22 +365,22 @@ def start(config: RedcoreConfig, count: int) -> Array:
   return jnp.full((count,), scale, jnp.float32)
 
 
-def told(config: RedcoreConfig, spec: Spec, beta: Array, ema: Array, losses: Mean):
+def told(config: RedcoreConfig, spec: Spec, beta: Array, ema: Array, losses: Average):
   """For the log: beta, relative advantage and L_R by modality, and how far an upper
   level has moved beta from equal parts."""
-  ratio = bilevel.advantage(ema)
+  ratio = bilevel.advantage_from_ema(ema)
   terms = {}
   if config.upper != "none":
     equal = jnp.full_like(beta, len(beta) ** -0.5)
     terms["moved"] = jnp.linalg.norm(beta - equal)
   for i, name in enumerate(spec.names):
     terms |= {f"beta/{name}": beta[i], f"advantage/{name}": ratio[i]}
-    terms[f"imputation/{name}"] = Mean(losses.total[i], losses.count[i])
+    terms[f"imputation/{name}"] = Average(losses.total[i], losses.count[i])
   return terms
 
 
 def redcore(config: RedcoreConfig, spec: Spec) -> Method:
-  """RedCore as a `Method`; aux holds the upper level: beta f[M] ("upper"), the state of
+  """RedCore as a `Method`; model_state holds the upper level: beta f[M] ("upper"), the state of
   its controller, and that of the hypergradient's Adam."""
   net = RedcoreNet(spec.modalities, spec.task.outputs, config)
   control, count = controller(config), len(spec.modalities)
@@ -405,36 +389,36 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
 
   def init(key):
     beta = start(config, count)
-    aux = {"upper": beta, "control": control.init(beta)}
+    model_state = {"upper": beta, "control": control.init(beta)}
     if config.upper == "hypergradient":
-      aux["upper_opt"] = adam.init(beta)
-    return net.init(key, types.example(spec)), aux
+      model_state["upper_opt"] = adam.init(beta)
+    return net.init(key, types.example_batch(spec)), model_state
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
     del clock
     terms = redcore_terms(net, spec, params, batch, key)
     each = terms.pop("impute")
-    losses, seen = tasks.ratio(each), each.count > 0
+    losses, seen = each.value, each.count > 0
     still = jax.lax.stop_gradient(losses)
-    beta = aux["upper"]
-    step, state = control.update(still, aux["control"], beta, seen=seen)
+    beta = model_state["upper"]
+    step, state = control.update(still, model_state["control"], beta, seen=seen)
     if config.upper == "relative_advantage":
       beta = optax.apply_updates(beta, step)
-    total = sum(weight[k] * tasks.ratio(v) for k, v in terms.items())
+    total = sum(weight[k] * v.value for k, v in terms.items())
     total += config.impute * jnp.sum(beta * losses)
-    aux = aux | {"upper": beta, "control": state}
-    return total, (aux, terms | told(config, spec, beta, state[0], each))
+    model_state = model_state | {"upper": beta, "control": state}
+    return total, (model_state, terms | told(config, spec, beta, state[0], each))
 
   def outer_loss(params, batch: Batch, key):
     terms = redcore_terms(net, spec, params, batch, key)
-    return tasks.ratio(terms["sup"]) + config.unimodal * tasks.ratio(terms["single"])
+    return terms["sup"].value + config.unimodal * terms["single"].value
 
   def update(stage, tx):
     if config.clip:
-      tx = optim.clipped_by_module(tx, config.clip)
+      tx = optimizer.clip_by_module(tx, config.clip)
     if config.upper != "hypergradient":
-      return updates.gradient_update(stage, tx)
-    return updates.bilevel_update(
+      return update_rules.gradient_update(stage, tx)
+    return update_rules.bilevel_update(
       stage,
       tx,
       outer_loss=outer_loss,
@@ -443,25 +427,25 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
       after=config.upper_from,
     )
 
-  def predict(params, aux, batch: Batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch: Batch, pattern=None):
+    del model_state
+    present = missing.restrict_to_pattern(batch.present, pattern)
     noise = jax.random.key(NOISE) if config.eval_sample else None
     z, _, _ = net.apply(params, batch, present, pattern, noise=noise, method="latents")
     imputed = net.apply(params, z, present, method="imputed")
-    r = bottleneck.composite(z, imputed, present)
+    r = bottleneck.compose_latents(z, imputed, present)
     return {"logits": net.apply(params, r, method="classify"), "composite": r}
 
   stages = (Stage("train", loss, update=update),)
   raw = config.encoder != "pooled"
-  prepare = types.as_they_are if raw else encoders.prepare
+  prepare = no_preprocessing if raw else encoders.precompute_image_features
   return Method(init, predict, stages, prepare)
 
 
 def hold_out(batch: Batch, key: Array) -> tuple[Batch, Batch]:
   """The batch without a random quarter of its rows, and that quarter (ours): padding
   takes the place of the other rows, so that shapes and shards stay."""
-  keys = encoders.row_keys(key, "hold out", batch["id"])
+  keys = encoders.row_dropout_keys(key, "hold out", batch.id)
   held = jax.vmap(lambda k: jax.random.uniform(k) < HELD)(keys)
-  held = held & batch["valid"]
-  return batch | {"valid": batch["valid"] & ~held}, batch | {"valid": held}
+  held = held & batch.row_mask
+  return batch.replace(row_mask=batch.row_mask & ~held), batch.replace(row_mask=held)

@@ -31,21 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
-from promise_jax.losses import contrastive, reconstruction
-from promise_jax.losses import positive_unlabelled as pu
-from promise_jax.losses import task as tasks
+from promise_jax.checks import check_at_least, check_choice
+from promise_jax.losses import contrastive, reconstruction, soft_pu, supervised
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.nn import encoders, mlp, precision
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Method,
-  Modality,
-  Spec,
-  Stage,
-  at_least,
-  one_of,
-)
+from promise_jax.types import Array, Average, Batch, Modality, Spec
 
 SUPERVISE = ("full", "singles", "all")
 REGRESSION = ("sign", "round", "gaussian")
@@ -86,16 +76,16 @@ class RobultConfig:
 
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
-    one_of("robult.contrast", self.contrast, pu.CONTRASTS)
-    one_of("robult.gate", self.gate, pu.GATES)
-    one_of("robult.sup", self.sup, SUPERVISE)
-    one_of("robult.regression", self.regression, REGRESSION)
+    check_choice("robult.contrast", self.contrast, soft_pu.CONTRASTS)
+    check_choice("robult.gate", self.gate, soft_pu.GATES)
+    check_choice("robult.sup", self.sup, SUPERVISE)
+    check_choice("robult.regression", self.regression, REGRESSION)
     for field in ("hidden", "shared", "private", "head_hidden", "bank"):
-      at_least(f"robult.{field}", getattr(self, field), 1)
+      check_at_least(f"robult.{field}", getattr(self, field), 1)
     for field in ("lb", "ulb", "rec", "cov", "ramp_start"):
-      at_least(f"robult.{field}", getattr(self, field), 0)
-    at_least("robult.tau", self.tau, 0.01)
-    at_least("robult.ramp_end", self.ramp_end, self.ramp_start)
+      check_at_least(f"robult.{field}", getattr(self, field), 0)
+    check_at_least("robult.tau", self.tau, 0.01)
+    check_at_least("robult.ramp_end", self.ramp_end, self.ramp_start)
     if self.private >= self.hidden:
       raise ValueError(
         f"robult.private is {self.private}, it must be below hidden {self.hidden}: "
@@ -122,9 +112,9 @@ class RobultNet(precision.Network):
     self.classify = mlp.Mlp((c.head_hidden, self.outputs))
 
   def __call__(self, batch: Batch) -> tuple:
-    out = self.branches(batch, batch["present"])
+    out = self.branches(batch, batch.present)
     rebuilt = self.decode(out["z"], out["u"])
-    return rebuilt, self.head(out["z"], out["s"], out["u"], batch["present"])
+    return rebuilt, self.head(out["z"], out["s"], out["u"], batch.present)
 
   def branches(self, batch: Batch, present: Array, pattern=None, key=None) -> dict:
     """h, z, u: tuples over modalities of f[B, .], zeros where a row lacks one, and s
@@ -134,8 +124,7 @@ class RobultNet(precision.Network):
     runs = pattern or (True,) * len(self.modalities)
     blank = tuple(jnp.zeros((rows, d)) for d in (c.hidden, c.shared, c.private))
     codes = [
-      self.branch(i, batch, present[:, i], key) if run else blank
-      for i, run in enumerate(runs)
+      self.branch(i, batch, present[:, i], key) if run else blank for i, run in enumerate(runs)
     ]
     h, z, u = zip(*codes, strict=True)
     s = self.fused(h, batch, present, key) if all(runs) else None
@@ -143,15 +132,15 @@ class RobultNet(precision.Network):
 
   def branch(self, i: int, batch: Batch, present: Array, key) -> tuple:
     """(H_i, Z_i, U_i) of modality i, zeros in the rows without it."""
-    h = encoders.encode(self.f[i], self.modalities[i].name, batch, present, key)
+    h = encoders.encode_modality(self.f[i], self.modalities[i].name, batch, present, key)
     codes = h, contrastive.normalise(self.c(h)), self.g[i](h)
-    return tuple(missing.select(x, present) for x in codes)
+    return tuple(missing.zero_absent(x, present) for x in codes)
 
   def fused(self, h: tuple, batch: Batch, present: Array, key) -> Array:
     """S f[B, d_z], from encoders of its own or from `h`."""
     if self.config.own_encoders:
       h = [
-        encoders.encode(f, m.name, batch, present[:, i], key)
+        encoders.encode_modality(f, m.name, batch, present[:, i], key)
         for i, (f, m) in enumerate(zip(self.f0_encode, self.modalities, strict=True))
       ]
     return contrastive.normalise(self.c(self.f0_fuse(jnp.concatenate(h, axis=-1))))
@@ -196,50 +185,48 @@ def label_member(label: Array, spec: Spec, config: RobultConfig) -> Array:
   return jax.nn.one_hot((label >= 0).astype(jnp.int32), 2)
 
 
-def empty_aux(config: RobultConfig, spec: Spec) -> dict:
+def init_model_state(config: RobultConfig, spec: Spec) -> dict:
   """The bank before the first batch: one slot per labelled row, at most `bank`."""
-  member = jax.eval_shape(
-    lambda: label_member(types.example(spec)["label"], spec, config)
-  )
-  size = max(1, min(config.bank, spec.labelled))
-  return {"bank": pu.empty_bank(size, config.shared, member.shape[1])}
+  member = jax.eval_shape(lambda: label_member(types.example_batch(spec).label, spec, config))
+  size = max(1, min(config.bank, spec.num_labelled))
+  return {"bank": soft_pu.init_bank(size, config.shared, member.shape[1])}
 
 
 def pair_weights(
   config: RobultConfig,
   spec: Spec,
-  bank: pu.Bank,
+  bank: soft_pu.Bank,
   batch: Batch,
   out: dict,
   complete: Array,
   progress: Array,
-) -> tuple[Array, Array, pu.Bank]:
+) -> tuple[Array, Array, soft_pu.Bank]:
   """A and P f[B, B] of the contrast and the bank with this batch in it.
 
   `out` holds the detached fused code "s" and the logits "full" of all that a row has.
   """
-  task, labelled, label = spec.task, batch["labelled"], batch["label"]
-  same = batch["id"][:, None] == batch["id"][None]
-  ramp = pu.ramp(progress, config.ramp_start, config.ramp_end)
+  task, labelled, label = spec.task, batch.labelled, batch.label
+  same = batch.id[:, None] == batch.id[None]
+  ramp = soft_pu.linear_ramp(progress, config.ramp_start, config.ramp_end)
   exclusive = task.kind != "multilabel"
   member = label_member(label, spec, config)
   if task.kind == "regression" and config.regression == "gaussian":
-    value = jnp.where(labelled, label, tasks.predicted_value(out["full"], task))
+    value = jnp.where(labelled, label, supervised.predict_value(out["full"], task))
     # A sentiment label spans [-3, 3], and half a unit of it is near.
     width = 0.5 * task.scale / 3
-    pairs = pu.gaussian_affinity(value, labelled, same, ramp, width)
+    pairs = soft_pu.gaussian_affinity(value, labelled, same, ramp, width)
   else:
     if task.kind == "regression":
-      guess = label_member(tasks.predicted_value(out["full"], task), spec, config)
+      guess = label_member(supervised.predict_value(out["full"], task), spec, config)
     else:
-      guess = tasks.probability(out["full"], task)
-    close = pu.proximity(out["s"], bank, complete, config.calibrate)
-    soft = pu.membership(
+      guess = supervised.predict_probability(out["full"], task)
+    close = soft_pu.bank_proximity(out["s"], bank, complete, config.calibrate)
+    soft = soft_pu.class_membership(
       guess, close, member, labelled, gate=config.gate, exclusive=exclusive
     )
-    pairs = pu.affinity(soft, labelled, same, ramp, exclusive=exclusive)
-  affinity, positive = pu.contrast_weights(config.contrast, pairs, labelled, same)
-  bank = pu.scatter(bank, batch["slot"], out["s"], member, labelled & complete)
+    pairs = soft_pu.pair_affinity(soft, labelled, same, ramp, exclusive=exclusive)
+  affinity, positive = soft_pu.contrast_weights(config.contrast, pairs, labelled, same)
+  bank = soft_pu.update_bank(bank, batch.bank_index, out["s"], member, labelled & complete)
   return affinity, positive, bank
 
 
@@ -250,7 +237,7 @@ def contrast_terms(
   weights: tuple[Array, Array],
   labelled: Array,
   complete: Array,
-) -> dict[str, types.Mean]:
+) -> dict[str, types.Average]:
   """L_lb and L_ulb (ours), means over (modality, anchor) pairs of complete rows."""
   teacher = jax.lax.stop_gradient(s) if config.stop_s else s
   loss = functools.partial(
@@ -263,45 +250,45 @@ def contrast_terms(
   pairs = jnp.stack([(loss(teacher, x) + loss(x, teacher)) / 2 for x in z])  # [M, B]
   rows = jnp.broadcast_to(complete, pairs.shape)
   return {
-    "lb": tasks.mean_where(pairs, rows & labelled[None]),
-    "ulb": tasks.mean_where(pairs, rows & ~labelled[None]),
+    "lb": Average.of(pairs, rows & labelled[None]),
+    "ulb": Average.of(pairs, rows & ~labelled[None]),
   }
 
 
-def supervised_term(logits: Array, label: Array, where: Array, task) -> types.Mean:
+def supervised_term(logits: Array, label: Array, where: Array, task) -> types.Average:
   """L_sup: mean over patterns of the mean over the rows `where` bool[P, B] of each;
   `logits` f[P, B, C]."""
-  error = jax.vmap(lambda row: tasks.supervised(row, label, task))(logits)
-  each = jax.vmap(tasks.mean_where)(error, where)
+  error = jax.vmap(lambda row: supervised.supervised_loss(row, label, task))(logits)
+  each = jax.vmap(Average.of)(error, where)
   counted = each.count > 0
-  return tasks.mean_where(each.total / jnp.maximum(each.count, 1), counted)
+  return Average.of(each.total / jnp.maximum(each.count, 1), counted)
 
 
 def private_terms(
   config: RobultConfig, rebuilt: tuple, out: dict, present: Array
-) -> dict[str, types.Mean]:
+) -> dict[str, types.Average]:
   """L_rec and, if it has a weight, the covariance penalty "cov": means over the
   modalities that occur in `present` bool[B, M]; `rebuilt` is a tuple of f[B, d_h]."""
   occurs = jnp.any(present, axis=0)
   columns = list(present.T)
   rec = map(reconstruction.latent_reconstruction, rebuilt, out["h"], columns)
-  terms = {"rec": tasks.mean_where(jnp.stack(list(rec)), occurs)}
+  terms = {"rec": Average.of(jnp.stack(list(rec)), occurs)}
   if config.cov:
     cov = map(reconstruction.cross_covariance, out["z"], out["u"], columns)
-    terms["cov"] = tasks.mean_where(jnp.stack(list(cov)), occurs)
+    terms["cov"] = Average.of(jnp.stack(list(cov)), occurs)
   return terms
 
 
 def robult_terms(
-  net: RobultNet, spec: Spec, params, aux, batch: Batch, key, progress: Array
-) -> tuple[dict[str, types.Mean], dict]:
-  """The terms "sup", "lb", "ulb", "rec" (and "cov") of the loss, and the new aux."""
+  net: RobultNet, spec: Spec, params, model_state, batch: Batch, key, progress: Array
+) -> tuple[dict[str, types.Average], dict]:
+  """The terms "sup", "lb", "ulb", "rec" (and "cov") of the loss, and the new model_state."""
   config = net.config
-  present = batch["present"] & batch["valid"][:, None]
+  present = batch.present
   complete = jnp.all(present, axis=1)
-  labelled = batch["labelled"] & batch["valid"]
-  label = tasks.known_label(batch["label"], labelled)
-  batch = batch | {"labelled": labelled, "label": label}
+  labelled = batch.labelled
+  label = supervised.known_label(batch.label, labelled)
+  batch = batch.replace(labelled=labelled, label=label)
   out = net.apply(params, batch, present, key=key, method="branches")
   shown = jnp.asarray(supervised_patterns(config.sup, present.shape[1]))[:, None]
   shown = shown & present[None]  # [P, B, M]
@@ -312,33 +299,33 @@ def robult_terms(
   rebuilt = net.apply(params, out["z"], out["u"], method="decode")
   terms |= private_terms(config, rebuilt, out, present)
   if config.contrast == "none":
-    return terms, aux
+    return terms, model_state
   fixed = jax.lax.stop_gradient({"s": out["s"], "full": logits[0]})
-  a, p, bank = pair_weights(config, spec, aux["bank"], batch, fixed, complete, progress)
+  a, p, bank = pair_weights(config, spec, model_state["bank"], batch, fixed, complete, progress)
   terms |= contrast_terms(config, out["s"], out["z"], (a, p), labelled, complete)
-  return terms, aux | {"bank": bank}
+  return terms, model_state | {"bank": bank}
 
 
 def robult(config: RobultConfig, spec: Spec) -> Method:
-  """Robult-style training as a `Method`; aux holds the bank of labelled references."""
+  """Robult-style training as a `Method`; model_state holds the bank of labelled references."""
   net = RobultNet(spec.modalities, spec.task.outputs, config)
   weight = {"sup": 1.0, "lb": config.lb, "ulb": config.ulb, "rec": config.rec}
   weight |= {"cov": config.cov}
 
   def init(key):
-    return net.init(key, types.example(spec)), empty_aux(config, spec)
+    return net.init(key, types.example_batch(spec)), init_model_state(config, spec)
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
-    terms, aux = robult_terms(net, spec, params, aux, batch, key, clock.progress)
-    total = sum(weight[k] * tasks.ratio(v) for k, v in terms.items() if weight[k])
-    return total, (aux, terms)
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
+    terms, model_state = robult_terms(net, spec, params, model_state, batch, key, clock.progress)
+    total = sum(weight[k] * v.value for k, v in terms.items() if weight[k])
+    return total, (model_state, terms)
 
-  def predict(params, aux, batch: Batch, pattern=None):
-    del aux
-    present = missing.restrict(batch["present"], pattern)
+  def predict(params, model_state, batch: Batch, pattern=None):
+    del model_state
+    present = missing.restrict_to_pattern(batch.present, pattern)
     out = net.apply(params, batch, present, pattern, method="branches")
     codes = (out["z"], out["s"], out["u"])
     logits = net.apply(params, *codes, present, method="head")
     return {"logits": logits, "shared": out["z"], "private": out["u"]}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.prepare)
+  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)

@@ -31,22 +31,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promise_jax import missing, types, updates
-from promise_jax.losses import contrastive
-from promise_jax.losses import positive_unlabelled as pu
-from promise_jax.losses import task as tasks
+from promise_jax import missing, types
+from promise_jax.checks import check_at_least
+from promise_jax.losses import contrastive, soft_pu, supervised
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import distil, fusion, robult
 from promise_jax.nn import encoders, mlp, precision
-from promise_jax.types import (
-  Array,
-  Batch,
-  Clock,
-  Method,
-  PyTree,
-  Spec,
-  Stage,
-  at_least,
-)
+from promise_jax.optim import update_rules
+from promise_jax.types import Array, Average, Batch, PyTree, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +69,11 @@ class ShareConfig:
   def __post_init__(self):
     """ValueError for a setting without meaning, with what is allowed."""
     for field in ("samples", "shared", "bank", "hidden", "head_hidden"):
-      at_least(f"share.{field}", getattr(self, field), 1)
+      check_at_least(f"share.{field}", getattr(self, field), 1)
     for field in ("weight", "ramp_start", "pull"):
-      at_least(f"share.{field}", getattr(self, field), 0)
-    at_least("share.tau", self.tau, 0.01)
-    at_least("share.ramp_end", self.ramp_end, self.ramp_start)
+      check_at_least(f"share.{field}", getattr(self, field), 0)
+    check_at_least("share.tau", self.tau, 0.01)
+    check_at_least("share.ramp_end", self.ramp_end, self.ramp_start)
     if not 0 <= self.decay < 1:
       raise ValueError(f"share.decay is {self.decay}, it must lie in [0, 1)")
 
@@ -102,9 +94,9 @@ class ShareNet(fusion.FusionNet):
       self.project = mlp.Mlp((c.hidden, c.shared))
 
   def __call__(self, batch: Batch) -> tuple:
-    codes = self.codes(batch, batch["present"])
-    out = self.logits(codes, batch["present"])
-    return out, self.shared(codes, batch["present"]) if self.config.pull else None
+    codes = self.codes(batch, batch.present)
+    out = self.logits(codes, batch.present)
+    return out, self.shared(codes, batch.present) if self.config.pull else None
 
   def logits(self, codes: Array, shown: Array) -> Array:
     """f[..., B, C] of codes f[B, M, H] where rows show `shown` bool[..., B, M]."""
@@ -135,28 +127,28 @@ def running_mean(mean: PyTree, params: PyTree, step: Array, decay: float) -> PyT
 def agreement(single: Array, teacher: Array, task: types.Task) -> Array:
   """w f[M, B] in (0, 1]: how far the logits `single` f[M, B, C] of one modality predict
   what `teacher` f[B, C] does; 1 where they agree. No gradient."""
-  gap = jax.vmap(lambda row: tasks.distillation(row, teacher, task))(single)
+  gap = jax.vmap(lambda row: supervised.distillation_loss(row, teacher, task))(single)
   return jax.lax.stop_gradient(jnp.exp(-gap))
 
 
 def contrast_terms(
   config: ShareConfig,
   spec: Spec,
-  aux: dict,
+  model_state: dict,
   batch: Batch,
   codes: tuple[Array, Array],
   teacher: Array,
   gate: Array,
   progress: Array,
-) -> tuple[dict[str, types.Mean], dict]:
-  """ "lb", "ulb", "gate" and aux with the new bank: the contrast of `codes` (S, Z), the
+) -> tuple[dict[str, types.Average], dict]:
+  """ "lb", "ulb", "gate" and model_state with the new bank: the contrast of `codes` (S, Z), the
   pairs of modality and anchor times `gate` f[M, B]. Means over complete rows."""
   s, z = codes
   rule = contrast_settings(config)
-  complete = jnp.all(batch["present"] & batch["valid"][:, None], axis=1)
+  complete = jnp.all(batch.present, axis=1)
   fixed = jax.lax.stop_gradient({"s": s, "full": teacher})
   a, p, bank = robult.pair_weights(
-    rule, spec, aux["bank"], batch, fixed, complete, progress
+    rule, spec, model_state["bank"], batch, fixed, complete, progress
   )
 
   def loss(anchor, candidate):
@@ -166,11 +158,11 @@ def contrast_terms(
   pairs = gate * jnp.stack([(loss(s, x) + loss(x, s)) / 2 for x in each])
   rows = jnp.broadcast_to(complete, pairs.shape)
   terms = {
-    "lb": tasks.mean_where(pairs, rows & batch["labelled"][None]),
-    "ulb": tasks.mean_where(pairs, rows & ~batch["labelled"][None]),
-    "gate": tasks.mean_where(gate, rows),
+    "lb": Average.of(pairs, rows & batch.labelled[None]),
+    "ulb": Average.of(pairs, rows & ~batch.labelled[None]),
+    "gate": Average.of(gate, rows),
   }
-  return terms, aux | {"bank": bank}
+  return terms, model_state | {"bank": bank}
 
 
 def contrast_settings(config: ShareConfig) -> robult.RobultConfig:
@@ -180,80 +172,90 @@ def contrast_settings(config: ShareConfig) -> robult.RobultConfig:
 
 
 def share_terms(
-  net: ShareNet, spec: Spec, params, aux: dict, batch: Batch, key, progress: Array
-) -> tuple[dict[str, types.Mean], dict]:
-  """The terms "sup", "distil" (and "lb", "ulb", "gate") and aux with the new bank."""
+  net: ShareNet,
+  spec: Spec,
+  params,
+  model_state: dict,
+  batch: Batch,
+  key,
+  progress: Array,
+) -> tuple[dict[str, types.Average], dict]:
+  """The terms "sup", "distil" (and "lb", "ulb", "gate") and model_state with the new bank."""
   config, task = net.config, spec.task
   subset_key, encode_key = jax.random.split(key)
-  present = batch["present"] & batch["valid"][:, None]
-  labelled = batch["labelled"] & batch["valid"]
-  label = tasks.known_label(batch["label"], labelled)
+  present = batch.present
+  labelled = batch.labelled
+  label = supervised.known_label(batch.label, labelled)
   codes = net.apply(params, batch, present, key=encode_key, method="codes")
-  shown = distil.subsets(subset_key, batch["id"], present, config.samples)
+  shown = distil.draw_subsets(subset_key, batch.id, present, config.samples)
   logits = net.apply(params, codes, shown, method="logits")  # [P, B, C]
   teacher = logits[0]
   if config.decay:
-    slow = precision.matched(aux["teacher"], params)
+    slow = precision.cast_like(model_state["teacher"], params)
     quiet = net.apply(slow, batch, present, method="codes")
     teacher = net.apply(slow, quiet, present, method="logits")
   teacher = jax.lax.stop_gradient(teacher)
   some = jnp.any(shown, axis=-1)
   less = some & jnp.any(shown != present[None], axis=-1)
-  error = jax.vmap(lambda row: tasks.supervised(row, label, task))(logits)
-  gap = jax.vmap(lambda row: tasks.distillation(row, teacher, task))(logits)
+  error = jax.vmap(lambda row: supervised.supervised_loss(row, label, task))(logits)
+  gap = jax.vmap(lambda row: supervised.distillation_loss(row, teacher, task))(logits)
   terms = {
-    "sup": tasks.mean_where(error, some & labelled[None]),
-    "distil": tasks.mean_where(gap, less),
+    "sup": Average.of(error, some & labelled[None]),
+    "distil": Average.of(gap, less),
   }
   if not config.pull:
-    return terms, aux
+    return terms, model_state
   alone = jnp.eye(present.shape[1], dtype=bool)[:, None] & present[None]  # [M, B, M]
   gate = jnp.ones(alone.shape[:2])
   if config.gated:
     gate = agreement(net.apply(params, codes, alone, method="logits"), teacher, task)
-  batch = batch | {"present": present, "labelled": labelled, "label": label}
+  batch = batch.replace(present=present, labelled=labelled, label=label)
   both = net.apply(params, codes, present, method="shared")
-  found, aux = contrast_terms(config, spec, aux, batch, both, teacher, gate, progress)
-  return terms | found, aux
+  found, model_state = contrast_terms(
+    config, spec, model_state, batch, both, teacher, gate, progress
+  )
+  return terms | found, model_state
 
 
 def share(config: ShareConfig, spec: Spec) -> Method:
-  """The variant as a `Method`; aux holds the teacher and the bank, if they are on."""
+  """The variant as a `Method`; model_state holds the teacher and the bank, if they are on."""
   sizes = config.hidden, config.head_hidden
   net = ShareNet(spec.modalities, spec.task.outputs, *sizes, config)
 
   def init(key):
-    params = net.init(key, types.example(spec))
-    aux = {"teacher": params} if config.decay else {}
+    params = net.init(key, types.example_batch(spec))
+    model_state = {"teacher": params} if config.decay else {}
     if config.pull:
-      aux |= robult.empty_aux(contrast_settings(config), spec)
-    return params, aux
+      model_state |= robult.init_model_state(contrast_settings(config), spec)
+    return params, model_state
 
-  def loss(params, aux, batch: Batch, key, clock: Clock):
-    terms, aux = share_terms(net, spec, params, aux, batch, key, clock.progress)
-    ramp = pu.ramp(clock.progress, config.ramp_start, config.ramp_end)
+  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
+    terms, model_state = share_terms(net, spec, params, model_state, batch, key, clock.progress)
+    ramp = soft_pu.linear_ramp(clock.progress, config.ramp_start, config.ramp_end)
     weight = {"sup": 1.0, "distil": config.weight * ramp}
     weight |= {"lb": config.pull, "ulb": config.pull, "gate": 0.0}
-    total = sum(weight[k] * tasks.ratio(v) for k, v in terms.items())
-    return total, (aux, terms)
+    total = sum(weight[k] * v.value for k, v in terms.items())
+    return total, (model_state, terms)
 
   def follow(stage, tx):
-    step = updates.gradient_update(stage, tx)
+    step = update_rules.gradient_update(stage, tx)
 
-    def update(state, batch: Batch, key, clock: Clock):
+    def update(state, batch: Batch, key, clock: StepInfo):
       # Of the parameters themselves: the loss may be given rounded ones.
-      mean = state.aux["teacher"], state.params, clock.step, config.decay
+      mean = state.model_state["teacher"], state.params, clock.step, config.decay
       state, metrics = step(state, batch, key, clock)
-      return state._replace(aux=state.aux | {"teacher": running_mean(*mean)}), metrics
+      return state._replace(
+        model_state=state.model_state | {"teacher": running_mean(*mean)}
+      ), metrics
 
     return update
 
-  def predict(params, aux, batch: Batch, pattern=None):
+  def predict(params, model_state, batch: Batch, pattern=None):
     if config.decay:
-      params = precision.matched(aux["teacher"], params)
-    present = missing.restrict(batch["present"], pattern)
+      params = precision.cast_like(model_state["teacher"], params)
+    present = missing.restrict_to_pattern(batch.present, pattern)
     codes = net.apply(params, batch, present, pattern, method="codes")
     return {"logits": net.apply(params, codes, present, method="logits")}
 
   stage = Stage("train", loss, update=follow if config.decay else None)
-  return Method(init, predict, (stage,), encoders.prepare)
+  return Method(init, predict, (stage,), encoders.precompute_image_features)

@@ -18,9 +18,7 @@ ZEROS = nn.initializers.zeros
 PRODUCT = "product"
 
 
-def attend(
-  query: Array, key: Array, value: Array, sees: Array | None = None, drop=None
-) -> Array:
+def attend(query: Array, key: Array, value: Array, sees: Array | None = None, drop=None) -> Array:
   """softmax(query key^T / sqrt(D)) value for N heads, f[B, Q, N, D].
 
   `query` f[B, Q, N, D], `key` and `value` f[B, T, N, D]; `sees` bool[B or 1, Q or 1, T]
@@ -143,7 +141,7 @@ class Attention(nn.Module):
     dense = lambda x: nn.DenseGeneral(split, use_bias=False)(x)
     out = attend(dense(x), dense(sources), dense(sources), there[:, None])
     out = nn.Dense(width, kernel_init=ZEROS)(out.reshape(x.shape))
-    return missing.select(out, jnp.any(there, axis=1))
+    return missing.zero_absent(out, jnp.any(there, axis=1))
 
 
 class Norm(nn.Module):
@@ -182,7 +180,7 @@ class Layer(nn.Module):
   def masks(self, x, layer, keys):
     shape = (len(x), 2, 1, x.shape[-1])
     keys = encoders.fold(keys, layer)
-    kept = encoders.drop(jnp.ones(shape, x.dtype), self.dropout, keys)
+    kept = encoders.row_dropout(jnp.ones(shape, x.dtype), self.dropout, keys)
     return kept[:, 0], kept[:, 1]
 
 

@@ -49,13 +49,13 @@ class Encoder(nn.Module):
       raise ValueError(f"modality {name!r} has kind {kind!r}, known kinds are {known}.")
     if key is not None and ids is None:
       raise ValueError("key is given but ids is None, noise needs the id of each row.")
-    x = missing.select(x, present)
+    x = missing.zero_absent(x, present)
     if kind == "image" and x.ndim == 4:
       # Once more: a black image has features that are not 0.
-      x = missing.select(image_features(x), present)
-    keys = None if key is None else row_keys(key, name, ids)
+      x = missing.zero_absent(image_features(x), present)
+    keys = None if key is None else row_dropout_keys(key, name, ids)
     rate = DROPOUT[kind] if self.dropout is None else self.dropout
-    dtype = precision.of_module(self)
+    dtype = precision.param_dtype(self)
     body = BODIES[kind](self.modality, self.hidden, rate, dtype, name="body")
     return body(x, length, keys)
 
@@ -87,10 +87,10 @@ class Tokens(nn.Module):
     del length
     real = (x > 0).astype(self.dtype)
     count = jnp.maximum(real.sum(-1, keepdims=True), 1)
-    weight = drop(real, self.dropout, keys) / jnp.sqrt(count)
+    weight = row_dropout(real, self.dropout, keys) / jnp.sqrt(count)
     embed = nn.Embed(self.modality.vocabulary, self.hidden, dtype=self.dtype)
     bag = jnp.einsum("bt,bth->bh", weight, embed(x))
-    return nn.gelu(drop(bag, self.dropout, fold(keys, 1)))
+    return nn.gelu(row_dropout(bag, self.dropout, fold(keys, 1)))
 
 
 class Sequence(nn.Module):
@@ -109,7 +109,7 @@ class Sequence(nn.Module):
   def __call__(self, x, length, keys):
     if length is None:
       length = jnp.full(len(x), x.shape[1], jnp.int32)
-    x = jnp.where(real_steps(x, length), x, 0).astype(jnp.float32)
+    x = jnp.where(step_mask(x, length), x, 0).astype(jnp.float32)
     w = windows(x, width=16, stride=4).astype(self.dtype)
     w = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(w)).astype(jnp.float32)
     mean, _, _, top = summary(w, -(-length // 4))
@@ -134,13 +134,13 @@ class Vector(nn.Module):
 BODIES = {"image": Image, "tokens": Tokens, "sequence": Sequence, "vector": Vector}
 
 
-def encode(encoder, name, batch, present, key):
+def encode_modality(encoder, name, batch, present, key):
   """Code f[B, H] of one modality of a batch; `key` None means no noise."""
-  x, length = batch["inputs"][name], batch["length"].get(name)
-  return encoder(x, present, length, key=key, ids=batch.get("id"))
+  x, length = batch.inputs[name], batch.length.get(name)
+  return encoder(x, present, length, key=key, ids=batch.id)
 
 
-def row_keys(key, name, ids):
+def row_dropout_keys(key, name, ids):
   """One key a row, of `key`, the name of the modality and the row's own id i32[B]: a
   row draws the same wherever it is in the batch."""
   key = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -152,7 +152,7 @@ def fold(keys, number):
   return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def drop(x, rate, keys, tied=False, halves=False):
+def row_dropout(x, rate, keys, tied=False, halves=False):
   """Dropout of x [B, ...] with one key a row; `keys` None leaves x as it is. `tied`: of
   x [B, ..., T, H] a row's steps lose the same features. `halves`: half the draws, for
   large x, 16 bits an element; `rate` is then rounded to a 65,536th."""
@@ -183,8 +183,8 @@ def image_features(x):
   return jnp.concatenate([part.reshape(len(x), -1) for part in parts], -1)
 
 
-def prepare(inputs):
-  """The `prepare` of a `types.Method` that encodes with `Encoder`: images {modality:
+def precompute_image_features(inputs):
+  """The `prepare` of a `method.Method` that encodes with `Encoder`: images {modality:
   [N, H, W, C]} become their features f[N, F], in blocks; the rest stays."""
 
   def features(x):
@@ -267,7 +267,7 @@ def summary(x, length):
 
   Each is f[B, D], and zero for a row without steps.
   """
-  real, some = real_steps(x, length), (length > 0)[:, None]
+  real, some = step_mask(x, length), (length > 0)[:, None]
   count = jnp.maximum(length, 1)[:, None].astype(x.dtype)
   mean = jnp.where(real, x, 0).sum(1) / count
   square = jnp.where(real, (x - mean[:, None]) ** 2, 0).sum(1) / count
@@ -276,12 +276,12 @@ def summary(x, length):
   return tuple(jnp.where(some, v, 0) for v in (mean, deviation, *ends))
 
 
-def real_steps(x, length):
+def step_mask(x, length):
   """Which steps of f[B, T, D] come before `length` i32[B], bool[B, T, 1]."""
   return (jnp.arange(x.shape[1])[None] < length[:, None])[..., None]
 
 
 def _mlp(module, f, keys, rate):
-  h = nn.Dense(2 * module.hidden, dtype=module.dtype)(drop(f, rate, keys))
-  h = drop(nn.gelu(h), module.dropout, fold(keys, 1))
+  h = nn.Dense(2 * module.hidden, dtype=module.dtype)(row_dropout(f, rate, keys))
+  h = row_dropout(nn.gelu(h), module.dropout, fold(keys, 1))
   return nn.gelu(nn.Dense(module.hidden, dtype=module.dtype)(h))

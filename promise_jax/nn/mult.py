@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
+from promise_jax.checks import check_at_least, check_choice
 from promise_jax.nn import encoders, precision, transformer
 from promise_jax.nn.mult_layers import TELLS, Connection, Encoder, Rates
 from promise_jax.types import Array
@@ -111,20 +112,16 @@ class MulT(nn.Module):
   def setup(self):
     names = [m.name for m in self.modalities]
     if self.width % self.heads:
-      raise ValueError(
-        f"width is {self.width}, not a multiple of the {self.heads} heads"
-      )
+      raise ValueError(f"width is {self.width}, not a multiple of the {self.heads} heads")
     for name in self.noisy:
-      types.one_of("noisy", name, tuple(names))
-    types.at_least("layers", min(self.layers, self.memory_layers), 1)
+      check_choice("noisy", name, tuple(names))
+    check_at_least("layers", min(self.layers, self.memory_layers), 1)
     self.pairs = tuple(itertools.permutations(names, 2))
     wide = max(len(names) - 1, 1) * self.width
     thin = lambda: nn.Dense(self.width, use_bias=False, kernel_init=TORCH)
     self.projection = {name: thin() for name in names}
     self.embedding = {
-      m.name: nn.Embed(m.vocabulary, self.width)
-      for m in self.modalities
-      if m.kind == "tokens"
+      m.name: nn.Embed(m.vocabulary, self.width) for m in self.modalities if m.kind == "tokens"
     }
     form = {"heads": self.heads, "causal": self.causal, "rates": self.rates}
     if self.pairs:
@@ -149,22 +146,22 @@ class MulT(nn.Module):
     absent or past the length are zeros and not real. Tokens are embedded (ours)."""
     raw, real = {}, {}
     for i, m in enumerate(self.modalities):
-      x, there = missing.select(inputs[m.name], present[:, i]), present[:, i]
+      x, there = missing.zero_absent(inputs[m.name], present[:, i]), present[:, i]
       if m.kind == "tokens":
         x, real[m.name] = self.embedding[m.name](x), x > 0
       else:
         steps = length.get(m.name)
-        steps = None if steps is None else missing.select(steps, there)
+        steps = None if steps is None else missing.zero_absent(steps, there)
         x, real[m.name] = transformer.as_steps(m, x, steps)
       real[m.name] &= there[:, None]
       # Once more: an absent image has cells that are not 0, and tokens a padding.
-      x = missing.select(x, real[m.name])
+      x = missing.zero_absent(x, real[m.name])
       if 0 < self.steps < x.shape[1]:
         x, real[m.name] = windows(x, real[m.name], self.steps)
       rate = self.rates.inputs if m.name in self.noisy else 0.0
       keys = _keys(key, m.name, ids)
-      x = x.astype(precision.of_module(self))  # the cells of an image are float32
-      raw[m.name] = encoders.drop(x, rate, keys, self.rates.tied)
+      x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
+      raw[m.name] = encoders.row_dropout(x, rate, keys, self.rates.tied)
     return raw, real
 
   def project(self, raw):
@@ -182,7 +179,7 @@ class MulT(nn.Module):
     only, which costs more than "found". Raises ValueError for other `tells`.
     """
     if tells is not None:
-      types.one_of("tells", tells, TELLS)
+      check_choice("tells", tells, TELLS)
     if not self.pairs:
       return (steps, {}) if tells else steps
     real = real if self.masked else dict.fromkeys(steps)
@@ -226,14 +223,12 @@ class MulT(nn.Module):
     none = pick(nothing)
     connect = none if connect is None else pick(connect)
     outs = self.memory(pick(steps), none, pick(real), none, keys, none, connect)
-    return jnp.concatenate(
-      [last(x, r) for x, r in zip(outs, pick(real), strict=True)], -1
-    )
+    return jnp.concatenate([last(x, r) for x, r in zip(outs, pick(real), strict=True)], -1)
 
   def head(self, r, *, key=None, ids=None) -> Array:
     """W_o (r + W_b relu(W_a r)) of the readout, f[B, outputs]."""
     inner = nn.relu(self.inner(r))
-    inner = encoders.drop(inner, self.rates.head, _keys(key, "head", ids))
+    inner = encoders.row_dropout(inner, self.rates.head, _keys(key, "head", ids))
     return self.output(r + self.outer(inner))
 
 
@@ -281,10 +276,10 @@ def last(x: Array, real: Array | None) -> Array:
     return x[:, -1]
   place = x.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
   x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
-  return missing.select(x, jnp.any(real, axis=1))
+  return missing.zero_absent(x, jnp.any(real, axis=1))
 
 
 def _keys(key, name, ids):
   if key is not None and ids is None:
     raise ValueError("key is given but ids is None, noise needs the id of each row")
-  return None if key is None else encoders.row_keys(key, name, ids)
+  return None if key is None else encoders.row_dropout_keys(key, name, ids)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from promise_jax import missing
-from promise_jax.losses import dependence
+from promise_jax.losses import mutual_information
 from promise_jax.nn import attention, encoders
 from promise_jax.types import Array
 
@@ -111,7 +111,7 @@ def drop(x: Array, rate: float, noise: Array | None, tied: bool) -> Array:
   row; None leaves x as it is."""
   if tied:
     return x if noise is None else x * noise
-  return encoders.drop(x, rate, noise)
+  return encoders.row_dropout(x, rate, noise)
 
 
 class Layer(nn.Module):
@@ -162,7 +162,7 @@ class Layer(nn.Module):
     information = None
     if self.tells == "attention":
       weight = attention.weights(query, key, sees)
-      information = dependence.attention_information(weight, real, sees)
+      information = mutual_information.attention_information(weight, real, sees)
     rate, factor = self.rates.attention, None
     if self.rates.tied:  # all queries lose the same weights: those of what is lost here
       value = self.drop(value.transpose(0, 2, 3, 1), rate, noise).transpose(0, 3, 1, 2)
@@ -174,14 +174,12 @@ class Layer(nn.Module):
     if sees is None:
       return out, information
     some = jnp.any(sees, axis=-1)
-    return missing.select(out, jnp.broadcast_to(some, x.shape[:2])), information
+    return missing.zero_absent(out, jnp.broadcast_to(some, x.shape[:2])), information
 
   def connect(self, x, connection, real):
     norm = nn.LayerNorm(1e-5, use_bias=False, use_scale=False)(x)
     real = jnp.ones(x.shape[:2], bool) if real is None else real
-    gate = jnp.tanh(
-      missing.masked_mean(norm, real, 1) @ connection.weight + connection.bias
-    )
+    gate = jnp.tanh(missing.masked_mean(norm, real, 1) @ connection.weight + connection.bias)
     more = gate[:, None, None] * connection.prior[None]
     before = x.shape[1] - more.shape[1]
     return x + jnp.pad(more, ((0, 0), (before, 0), (0, 0)))
@@ -217,7 +215,7 @@ class Encoder(nn.Module):
     x = drop(embed(x, real), rate, first, tied)
     if sources is not None:
       sources = drop(embed(sources, sources_real), rate, second, tied)
-      sources = dependence.layer_norm(sources)
+      sources = mutual_information.layer_norm(sources)
     if connection is None and self.tells != "attention":
       real = None  # not read: no input of the layers
     # Of two layers a loop costs more than it saves in compiling.

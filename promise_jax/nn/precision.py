@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from promise_jax.types import Method, PyTree, one_of
+from promise_jax.checks import check_choice
+from promise_jax.method import Method
+from promise_jax.types import PyTree
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -27,14 +29,14 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
   return jax.tree.map(one, tree)
 
 
-def short(tree: PyTree) -> bool:
+def has_bfloat16(tree: PyTree) -> bool:
   """Whether there is a bfloat16 array in `tree`."""
   return any(getattr(x, "dtype", None) == jnp.bfloat16 for x in jax.tree.leaves(tree))
 
 
-def matched(tree: PyTree, params: PyTree) -> PyTree:
+def cast_like(tree: PyTree, params: PyTree) -> PyTree:
   """`tree`, parameters kept in float32 beside `params`, rounded as those are."""
-  return cast(tree, jnp.bfloat16) if short(params) else tree
+  return cast(tree, jnp.bfloat16) if has_bfloat16(params) else tree
 
 
 class Network(nn.Module):
@@ -43,26 +45,26 @@ class Network(nn.Module):
 
   @nn.nowrap
   def apply(self, variables, *args, **more):
-    if not short(variables):
+    if not has_bfloat16(variables):
       return super().apply(variables, *args, **more)
     variables, args, more = cast((variables, args, more), jnp.bfloat16)
     return cast(super().apply(variables, *args, **more), jnp.float32)
 
 
-def of_module(module: nn.Module) -> Any:
+def param_dtype(module: nn.Module) -> Any:
   """The type in which the parameters of a bound module come; float32 while they are
   made."""
-  return jnp.bfloat16 if short(module.variables.get("params", {})) else jnp.float32
+  return jnp.bfloat16 if has_bfloat16(module.variables.get("params", {})) else jnp.float32
 
 
-def lowered(method: Method, precision: str) -> Method:
+def with_precision(method: Method, precision: str) -> Method:
   """`method` with losses and predictions computed in `precision`; ValueError, listing
   those that are known, for another.
 
   A loss that a stage's `update` takes beside its own, as the upper level of redcore,
   stays float32.
   """
-  one_of("precision", precision, PRECISIONS)
+  check_choice("precision", precision, PRECISIONS)
   if precision == "float32":
     return method
 

@@ -25,7 +25,7 @@ def as_steps(modality: types.Modality, x: Array, length: Array | None) -> tuple:
     x = x[:, None]
   real = jnp.ones(x.shape[:2], bool)
   if length is not None:
-    real = encoders.real_steps(x, length)[..., 0]
+    real = encoders.step_mask(x, length)[..., 0]
   return jnp.where(real[..., None], x, 0), real
 
 
@@ -44,7 +44,7 @@ class Block(nn.Module):
     keys = encoders.fold(keys, layer)
     h = h + nn.LayerNorm(1e-5)(self.attend(nn.LayerNorm(1e-5)(h), real, keys))
     wide = nn.Dense(4 * h.shape[-1], kernel_init=HE)(nn.LayerNorm(1e-5)(h))
-    wide = encoders.drop(nn.relu(wide), 0.1, encoders.fold(keys, 1), halves=True)
+    wide = encoders.row_dropout(nn.relu(wide), 0.1, encoders.fold(keys, 1), halves=True)
     return h + nn.LayerNorm(1e-5)(nn.Dense(h.shape[-1], kernel_init=HE)(wide)), None
 
   def attend(self, h, real, keys):
@@ -54,7 +54,7 @@ class Block(nn.Module):
     sees, factor = None if real is None else real[:, None], None
     if keys is not None:
       ones = jnp.ones((rows, self.heads, steps, steps), h.dtype)
-      factor = encoders.drop(ones, 0.2, keys, halves=True)
+      factor = encoders.row_dropout(ones, 0.2, keys, halves=True)
     out = attention.sparing(q, k, v, sees, factor).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE)(out)
 
@@ -77,19 +77,19 @@ class Transformer(nn.Module):
   def __call__(self, x, present, length=None, *, key=None, ids=None):
     """x [B, ...], present bool[B], length i32[B] -> f32[B, H]; `key` and `ids` i32[B]
     switch dropout on, as in `encoders.Encoder`."""
-    x = missing.select(x, present)
-    length = None if length is None else missing.select(length, present)
+    x = missing.zero_absent(x, present)
+    length = None if length is None else missing.zero_absent(length, present)
     if self.modality.kind == "tokens":
       real = x > 0
       h = nn.Embed(self.modality.vocabulary, self.hidden)(x) * real[..., None]
     else:
       steps, real = as_steps(self.modality, x, length)
-      steps = steps.astype(precision.of_module(self))  # an image's are float32
+      steps = steps.astype(precision.param_dtype(self))  # an image's are float32
       h = nn.Dense(self.hidden, kernel_init=HE)(steps)
     real = real if self.mask_padding else None
     keys = None
     if key is not None:
-      keys = encoders.row_keys(key, self.modality.name, ids)
+      keys = encoders.row_dropout_keys(key, self.modality.name, ids)
     # A loop copies what it keeps for the gradient: a seventh of the time, of 3 blocks.
     unroll = self.blocks if self.blocks < 4 else 1
     stack = nn.scan(

@@ -93,10 +93,10 @@ class Encoder(nn.Module):
     self.body = bodies[modality.kind](modality, hidden)
 
   def forward(self, batch: dict, present: torch.Tensor) -> torch.Tensor:
-    x = batch["inputs"][self.name]
+    x = batch.inputs[self.name]
     there = present.view(-1, *(1,) * (x.dim() - 1))
     x = torch.where(there, x, torch.zeros_like(x))
-    return self.body(x, batch["length"].get(self.name))
+    return self.body(x, batch.length.get(self.name))
 
 
 class Ends(nn.Module):

@@ -197,9 +197,7 @@ class Mplmm(nn.Module):
     for m in spec.modalities:
       count = m.shape[0] if m.kind == "sequence" else 1
       shapes = {"map": (count, wide), "type_prompts": (config.prompts, config.width)}
-      shapes |= dict.fromkeys(
-        ("present_prompts", "missing_prompts"), (count, config.width)
-      )
+      shapes |= dict.fromkeys(("present_prompts", "missing_prompts"), (count, config.width))
       for kind, shape in shapes.items():
         self.register_parameter(f"{m.name}_{kind}", nn.Parameter(torch.zeros(shape)))
     for name, p in self.named_parameters():
@@ -210,10 +208,10 @@ class Mplmm(nn.Module):
   def read(self, batch):
     """Raw steps f[B, T, D] of what is there, and which are real bool[B, T]."""
     raw, real = {}, {}
-    for n, there in zip(self.names, batch["present"].T, strict=True):
-      x, length = batch["inputs"][n], batch["length"].get(n)
+    for n, there in zip(self.names, batch.present.T, strict=True):
+      x, length = batch.inputs[n], batch.length.get(n)
       x = x if x.dim() == 3 else x[:, None]
-      length = torch.ones_like(batch["id"]) if length is None else length
+      length = torch.ones_like(batch.id) if length is None else length
       real[n] = (torch.arange(x.shape[1])[None] < length[:, None]) & there[:, None]
       x = x * real[n][..., None]
       raw[n] = drop(x, 0.25, self.training and n == "text")
@@ -225,7 +223,7 @@ class Mplmm(nn.Module):
     steps, b = self.backbone.project(raw), self.backbone
     if self.plain:
       return b.head(b.remember(b.cross(steps, real), real))
-    present, made, mapping = batch["present"], self.generators(raw, batch["present"]), 0
+    present, made, mapping = batch.present, self.generators(raw, batch.present), 0
     of = lambda name, kind: getattr(self, f"{name}_{kind}")
     for i, n in enumerate(self.names):
       there = present[:, i, None, None]
@@ -241,10 +239,10 @@ class Mplmm(nn.Module):
       real[n] = F.pad(real[n], (0, new.shape[1]), value=True)
     return b.head(b.remember(found, real))
 
-  def loss(self, batch, aux, progress, draws=None):
-    """(loss f[], aux)."""
+  def loss(self, batch, model_state, progress, draws=None):
+    """(loss f[], model_state)."""
     logits = self.predict(batch)
-    where = batch["labelled"] & batch["present"].any(1)
-    label = torch.where(where, batch["label"], 0).long()
+    where = batch.labelled & batch.present.any(1)
+    label = torch.where(where, batch.label, 0).long()
     error = F.cross_entropy(logits, label, reduction="none")
-    return layers.mean_where(error, where), aux
+    return layers.mean_where(error, where), model_state

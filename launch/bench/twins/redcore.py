@@ -14,9 +14,7 @@ class Block(nn.Module):
     super().__init__()
     self.heads = heads
     # In the order of the original: the outer norm of each part comes first in one.
-    self.attended, self.asked, self.fed, self.made = (
-      nn.LayerNorm(width, 1e-5) for _ in range(4)
-    )
+    self.attended, self.asked, self.fed, self.made = (nn.LayerNorm(width, 1e-5) for _ in range(4))
     self.packed, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
     self.wide, self.thin = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
@@ -39,12 +37,10 @@ class Transformer(nn.Module):
     super().__init__()
     self.name, width = modality.name, config.hidden
     self.project = nn.Linear(modality.shape[-1], width)
-    self.blocks = nn.ModuleList(
-      Block(width, config.heads) for _ in range(config.blocks)
-    )
+    self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
 
   def forward(self, batch, present):
-    x, length = batch["inputs"][self.name], batch["length"][self.name]
+    x, length = batch.inputs[self.name], batch.length[self.name]
     length = torch.where(present, length, 0)
     real = torch.arange(x.shape[1])[None] < length[:, None]
     h = self.project(x * real[..., None])
@@ -65,7 +61,7 @@ class Lstm(nn.Module):
     nn.init.zeros_(self.lstm.bias_ih_l0).requires_grad_(False)
 
   def forward(self, batch, present):
-    x, length = batch["inputs"][self.name], batch["length"][self.name]
+    x, length = batch.inputs[self.name], batch.length[self.name]
     length = torch.where(present, length, 0)[:, None]
     real = (torch.arange(x.shape[1])[None] < length)[..., None]
     h, _ = self.lstm(x * real)
@@ -147,7 +143,7 @@ class Redcore(nn.Module):
 
   def latents(self, batch):
     """mu, logvar f[B, M, D]."""
-    pairs = zip(self.encode, batch["present"].T, strict=True)
+    pairs = zip(self.encode, batch.present.T, strict=True)
     codes = zip(*(encode(batch, there) for encode, there in pairs), strict=True)
     return tuple(torch.stack(x, 1) for x in codes)
 
@@ -164,18 +160,18 @@ class Redcore(nn.Module):
   def predict(self, batch):
     """Logits f[B, C]."""
     mean, _ = self.latents(batch)
-    r, _ = self.composite(mean, batch["present"][None])
+    r, _ = self.composite(mean, batch.present[None])
     return self.joint(r.flatten(2))[0]
 
-  def loss(self, batch, aux, progress, draws=None):
+  def loss(self, batch, model_state, progress, draws=None):
     """(loss f[], the weights, averages and step after it); `draws` is the noise
     f[B, M, D] of the latents and what is shown bool[P, B, M], None: new ones."""
-    c, present, labelled = self.config, batch["present"], batch["labelled"]
+    c, present, labelled = self.config, batch.present, batch.labelled
     mean, logvar = self.latents(batch)
     noise, shown = draws or (torch.randn_like(mean), self.shows(present))
     z = mean + (0.5 * logvar).exp() * noise
     r, made = self.composite(z, shown)
-    label = torch.where(labelled, batch["label"], 0)
+    label = torch.where(labelled, batch.label, 0)
     where = labelled & shown.any(-1)  # [P, B]
     count = where.sum().clamp(min=1)
     each = [(self.joint(r.flatten(2)), 1.0)]
@@ -188,10 +184,10 @@ class Redcore(nn.Module):
     gap = ((made - z) * there).square().mean(-1).sum((0, 1))
     seen = present.sum(0)
     losses = gap / (len(shown) * seen).clamp(min=1)
-    aux = controlled(c, losses.detach(), aux, seen > 0)
+    model_state = controlled(c, losses.detach(), model_state, seen > 0)
     divergence = (mean.square() + logvar.exp() - 1 - logvar) * there
     total = total + c.kl * divergence.sum((1, 2)).mean()
-    return total + c.impute * (aux["beta"] * losses).sum(), aux
+    return total + c.impute * (model_state["beta"] * losses).sum(), model_state
 
   def shows(self, present):
     """All that is present and `subsets` random non-empty parts of it."""
@@ -204,20 +200,20 @@ class Redcore(nn.Module):
 
 
 @torch.no_grad()
-def controlled(config, losses, aux, seen):
+def controlled(config, losses, model_state, seen):
   """Relative advantage moves beta every `every`-th step."""
-  average = (1 - config.rho) * aux["average"] + config.rho * losses
-  average = torch.where(seen, average, aux["average"])
+  average = (1 - config.rho) * model_state["average"] + config.rho * losses
+  average = torch.where(seen, average, model_state["average"])
   mean = average.mean()
   gain = torch.where(mean > 0, (mean - average) / mean, 0.0)
-  moved = (aux["beta"] - config.step * gain).clamp(min=config.floor)
-  now = aux["step"] % config.every == 0
-  beta = torch.where(now, moved / moved.norm(), aux["beta"])
-  return {"beta": beta, "average": average, "step": aux["step"] + 1}
+  moved = (model_state["beta"] - config.step * gain).clamp(min=config.floor)
+  now = model_state["step"] % config.every == 0
+  beta = torch.where(now, moved / moved.norm(), model_state["beta"])
+  return {"beta": beta, "average": average, "step": model_state["step"] + 1}
 
 
-def carried(aux) -> dict[str, torch.Tensor]:
+def carried(model_state) -> dict[str, torch.Tensor]:
   """The weights, averages and step of the original."""
-  average, _, last = aux["control"]
-  parts = {"beta": aux["upper"], "average": average, "step": last.step}
+  average, _, last = model_state["control"]
+  parts = {"beta": model_state["upper"], "average": average, "step": last.step}
   return {name: layers.tensor(x) for name, x in parts.items()}

@@ -48,14 +48,14 @@ class Robult(nn.Module):
 
   def predict(self, batch):
     """Logits f[B, C]."""
-    present = batch["present"]
+    present = batch.present
     _, z, u, s = self.branches(batch, present)
     return self.head(z, s, u, present[None])[0]
 
-  def loss(self, batch, aux, progress, draws=None):
-    """(loss f[], aux with this batch in the bank)."""
-    present, labelled = batch["present"], batch["labelled"]
-    label = torch.where(labelled, batch["label"], 0)
+  def loss(self, batch, model_state, progress, draws=None):
+    """(loss f[], model_state with this batch in the bank)."""
+    present, labelled = batch.present, batch.labelled
+    label = torch.where(labelled, batch.label, 0)
     complete = present.all(1)
     h, z, u, s = self.branches(batch, present)
     shown = self.shows[:, None] & present
@@ -64,8 +64,8 @@ class Robult(nn.Module):
     total = total + self.config.rec * self.rebuilding(h, z, u, present)
     rest = batch | {"labelled": labelled, "label": label, "complete": complete}
     with torch.no_grad():
-      weights, aux = pair_weights(self.config, rest, aux, s, logits[0], progress)
-    return total + contrast(self.config, s.detach(), z, weights, rest), aux
+      weights, model_state = pair_weights(self.config, rest, model_state, s, logits[0], progress)
+    return total + contrast(self.config, s.detach(), z, weights, rest), model_state
 
   def rebuilding(self, h, z, u, present):
     """Relative error of h rebuilt from (z, u), a mean over modalities that occur."""
@@ -94,13 +94,13 @@ def distance(a, b):
   return (2 - 2 * a @ b.T).clamp(min=0)
 
 
-def pair_weights(config, batch, aux, s, logits, progress):
+def pair_weights(config, batch, model_state, s, logits, progress):
   """(A, P) f[B, B] of the contrast, and the bank with this batch in it."""
-  labelled, complete = batch["labelled"], batch["complete"]
-  member = F.one_hot(batch["label"].long(), aux["member"].shape[1]).float()
-  same = batch["id"][:, None] == batch["id"]
+  labelled, complete = batch.labelled, batch["complete"]
+  member = F.one_hot(batch.label.long(), model_state["member"].shape[1]).float()
+  same = batch.id[:, None] == batch.id
   ramp = (progress - config.ramp_start) / (config.ramp_end - config.ramp_start)
-  close = proximity(s, aux, complete)
+  close = proximity(s, model_state, complete)
   top = F.one_hot(logits.argmax(1), member.shape[1]).float()
   soft = torch.where(labelled[:, None], member, top * close)
   pair = (soft @ soft.T).clamp(0, 1)
@@ -108,23 +108,27 @@ def pair_weights(config, batch, aux, s, logits, progress):
   a = torch.where(known, pair, ramp.clamp(0, 1) * pair).masked_fill(same, 1.0)
   positive = torch.where(labelled[:, None], a, same.float())
   # Rows that bring nothing are written behind the bank.
-  size = len(aux["valid"])
-  slot = torch.where(labelled & complete, batch["slot"] % size, size).long()
+  size = len(model_state["valid"])
+  slot = torch.where(labelled & complete, batch.bank_index % size, size).long()
   put = lambda x, new: F.pad(x, (0, 0, 0, 1)).index_copy(0, slot, new)[:size]
   hit = torch.zeros(size + 1, dtype=torch.bool).index_fill(0, slot, True)[:size]
-  aux = {"code": put(aux["code"], s), "member": put(aux["member"], member)} | {
-    "valid": aux["valid"] | hit
-  }
-  return (a, positive), aux
+  model_state = {
+    "code": put(model_state["code"], s),
+    "member": put(model_state["member"], member),
+  } | {"valid": model_state["valid"] | hit}
+  return (a, positive), model_state
 
 
-def proximity(code, aux, where):
+def proximity(code, model_state, where):
   """Closeness f[B, C] in [0, 1] to the classes of the bank, calibrated."""
-  valid = aux["valid"].float()
-  member = aux["member"] * valid[:, None]
+  valid = model_state["valid"].float()
+  member = model_state["member"] * valid[:, None]
   other = 1 - torch.eye(len(valid))
-  within, across = distance(aux["code"], aux["code"]), distance(code, aux["code"])
-  pair = (aux["member"] @ aux["member"].T > 0) * valid[:, None] * valid * other
+  within, across = (
+    distance(model_state["code"], model_state["code"]),
+    distance(code, model_state["code"]),
+  )
+  pair = (model_state["member"] @ model_state["member"].T > 0) * valid[:, None] * valid * other
   count = pair.sum()
   counted = where[:, None] * valid
   usual = (counted * across).sum() / counted.sum().clamp(min=1)
@@ -146,7 +150,7 @@ def proximity(code, aux, where):
 def contrast(config, s, z, weights, batch):
   """lb L_lb + ulb L_ulb: both directions between s and every z."""
   a, positive = weights
-  where, labelled = batch["complete"], batch["labelled"]
+  where, labelled = batch["complete"], batch.labelled
   forward = torch.einsum("bd,kmd->mbk", s, z) / config.tau
   both = torch.stack([forward, forward.transpose(1, 2)])  # [2, M, B, B]
   both = both.masked_fill(~where, -torch.inf)
@@ -164,6 +168,6 @@ def contrast(config, s, z, weights, batch):
   return config.lb * known + config.ulb * layers.mean_where(pairs, rows & ~labelled)
 
 
-def carried(aux) -> dict[str, torch.Tensor]:
+def carried(model_state) -> dict[str, torch.Tensor]:
   """The bank of the original."""
-  return {name: layers.tensor(x) for name, x in aux["bank"]._asdict().items()}
+  return {name: layers.tensor(x) for name, x in model_state["bank"]._asdict().items()}

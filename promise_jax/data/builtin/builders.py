@@ -1,0 +1,257 @@
+"""The embedded data sets as tfds builders, and the convention for one's own.
+
+A builder that `promise_jax.data.load` can read has the features
+
+  inputs   {modality: feature}; at least one. Its kind follows from the feature:
+             Tensor uint8 [height, width, channels]   image
+             Text, or Tensor of integers [T]          tokens (0 is padding)
+             Tensor of floats [T, D]                  sequence
+             Tensor of floats [D]                     vector
+           T may be None; then the longest train row decides, longer rows are cut.
+  label    ClassLabel (classes), float Scalar (regression), Tensor [C] of 0/1
+           (multilabel); every row has a valid one
+  id       Scalar int64, unique in the whole data set, 0 to 2^31-1; orders the rows
+  present  optional {modality: Scalar bool}: False where the data do not have it; such
+           a row still holds a value of the right shape, which is never looked at
+  length   optional {modality: Scalar int32}: the real steps of a row that is padded
+  group    optional Scalar int64, 0 to 2^31-1: rows of one recording (speaker, ...)
+           share it; a group lies in one split, and labels are given to whole groups
+
+and splits `train`, `valid` (or `validation`), `test`. `describe` writes that down:
+
+  class Mine(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      return builders.describe(self, inputs={...}, label=..., present=("audio",))
+
+tfds stores features sorted by name, so `describe` keeps the order of the modalities in
+the metadata; a builder that goes without has its modalities in alphabetical order.
+"""
+
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+EMBEDDED = pathlib.Path(__file__).parent
+SPLITS = ("train", "valid", "test")
+
+
+def describe(
+  builder: tfds.core.DatasetBuilder,
+  *,
+  inputs: dict[str, tfds.features.FeatureConnector],
+  label: tfds.features.FeatureConnector,
+  present: tuple[str, ...] = (),
+  length: tuple[str, ...] = (),
+  group: bool = False,
+  scale: float = 1.0,
+  names: tuple[str, ...] = (),
+  description: str = "",
+  notes: tuple[str, ...] = (),
+) -> tfds.core.DatasetInfo:
+  """The DatasetInfo of a builder that keeps the convention above.
+
+  `present` and `length` name the modalities that carry such a feature, `group` says
+  that rows have one, `scale` is the unit of a regression label, `names` are those of
+  its task (see `types.Task`), `notes` are sentences to be told whenever the data are
+  read.
+  """
+  features = {
+    "inputs": tfds.features.FeaturesDict(inputs),
+    "label": label,
+    "id": tfds.features.Scalar(np.int64),
+  }
+  if group:
+    features["group"] = tfds.features.Scalar(np.int64)
+  for name, modalities, kind in (
+    ("present", present, np.bool_),
+    ("length", length, np.int32),
+  ):
+    if modalities:
+      features[name] = tfds.features.FeaturesDict(
+        {m: tfds.features.Scalar(kind) for m in modalities}
+      )
+  return tfds.core.DatasetInfo(
+    builder=builder,
+    features=tfds.features.FeaturesDict(features),
+    description=description,
+    metadata=tfds.core.MetadataDict(
+      modalities=list(inputs), scale=scale, names=list(names), notes=list(notes)
+    ),
+  )
+
+
+class Mfeat(tfds.core.GeneratorBasedBuilder):
+  """Handwritten digits in three views, see mfeat.md."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return describe(
+      self,
+      inputs={
+        "fou": tfds.features.Tensor(shape=(76,), dtype=np.float32),
+        "zer": tfds.features.Tensor(shape=(47,), dtype=np.float32),
+        "mor": tfds.features.Tensor(shape=(6,), dtype=np.float32),
+      },
+      label=tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
+      description="Handwritten digits in three views (UCI Multiple Features).",
+    )
+
+  def _split_generators(self, dl_manager):
+    with np.load(EMBEDDED / "mfeat.npz") as file:
+      arrays = dict(file)
+    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
+
+  def _generate_examples(self, arrays, split):
+    for row in np.flatnonzero(arrays["split"] == split).tolist():
+      inputs = {name: arrays[name][row] for name in ("fou", "zer", "mor")}
+      yield row, {"inputs": inputs, "label": int(arrays["y"][row]), "id": row}
+
+
+class Emoji(tfds.core.GeneratorBasedBuilder):
+  """Emoji as image, text and properties, see emoji.md. The text of config
+  `label` is the name; that of config `tags` has the search words too."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = (
+    tfds.core.BuilderConfig(name="label", description="text: the name"),
+    tfds.core.BuilderConfig(name="tags", description="text: the name and the tags"),
+  )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    with np.load(EMBEDDED / "emoji.npz") as arrays:
+      names = arrays["names"].tolist()
+    return describe(
+      self,
+      inputs={
+        "image": tfds.features.Tensor(shape=(48, 48, 3), dtype=np.uint8),
+        "text": tfds.features.Text(),
+        "props": tfds.features.Tensor(shape=(5,), dtype=np.float32),
+      },
+      label=tfds.features.ClassLabel(names=names),
+      description="Emoji as image, text and Unicode properties.",
+    )
+
+  def _split_generators(self, dl_manager):
+    with np.load(EMBEDDED / "emoji.npz") as file:
+      arrays = dict(file)
+    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
+
+  def _generate_examples(self, arrays, split):
+    tags = self.builder_config.name == "tags"
+    for row in np.flatnonzero(arrays["split"] == split).tolist():
+      text = str(arrays["text"][row])
+      inputs = {
+        "image": arrays["images"][row],
+        "text": f"{text} {arrays['tags'][row]}" if tags else text,
+        "props": arrays["props"][row],
+      }
+      yield row, {"inputs": inputs, "label": int(arrays["label"][row]), "id": row}
+
+
+class Watch(tfds.core.GeneratorBasedBuilder):
+  """Exercises seen by the two sensors of a watch, see watch.md. The configs
+  are two ways to split the subjects; a row is a segment, its group the recording."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = (
+    tfds.core.BuilderConfig(name="fold0", description="tested on subjects 5 and 7"),
+    tfds.core.BuilderConfig(name="fold1", description="tested on subjects 4 and 6"),
+  )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    with np.load(EMBEDDED / "watch.npz") as arrays:
+      names = arrays["names"].tolist()
+    return describe(
+      self,
+      inputs={
+        name: tfds.features.Tensor(shape=(None, 3), dtype=np.float32) for name in ("accel", "gyro")
+      },
+      label=tfds.features.ClassLabel(names=names),
+      group=True,
+      description="Shoulder exercises, accelerometer and gyroscope of a watch.",
+    )
+
+  def _split_generators(self, dl_manager):
+    with np.load(EMBEDDED / "watch.npz") as file:
+      arrays = dict(file)
+    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
+
+  def _generate_examples(self, arrays, split):
+    fold = int(self.builder_config.name.removeprefix("fold"))
+    for row, (group, start, stop) in enumerate(cut_segments(arrays["length"])):
+      if arrays["split"][fold, group] == split:
+        x = arrays["x"][start:stop].astype(np.float32)
+        inputs = {"accel": x[:, :3], "gyro": x[:, 3:]}
+        label = int(arrays["label"][group])
+        yield row, {"inputs": inputs, "label": label, "id": row, "group": group}
+
+
+def cut_segments(
+  length: np.ndarray, most: int = 200, least: int = 50
+) -> Iterator[tuple[int, int, int]]:
+  """(recording, start, stop) of consecutive segments of `most` steps, counted over all
+  recordings; what a recording has left is a segment from `least` steps on."""
+  offset = 0
+  for recording, steps in enumerate(length.tolist()):
+    for start in range(0, steps, most):
+      stop = min(start + most, steps)
+      if stop - start >= least:
+        yield recording, offset + start, offset + stop
+    offset += steps
+
+
+BUILTIN = {
+  "mfeat": (Mfeat, None),
+  "emoji/label": (Emoji, "label"),
+  "emoji/tags": (Emoji, "tags"),
+  "watch/fold0": (Watch, "fold0"),
+  "watch/fold1": (Watch, "fold1"),
+}
+
+
+def write_tfds(
+  builder: type[tfds.core.DatasetBuilder],
+  config: str | None,
+  data_dir: str | os.PathLike,
+) -> pathlib.Path:
+  """Writes the data set of `builder` under `data_dir` unless it is there; its folder.
+
+  tfds writes into a folder of its own and renames it at the end, so a folder with the
+  final name is complete. A lock lets one process prepare while others wait; the system
+  drops it when its holder is killed, and the next one clears what was left half
+  written.
+  """
+  data_dir = pathlib.Path(data_dir).expanduser()
+  folder = data_dir / builder.name / (config or "") / str(builder.VERSION)
+  if folder.exists():  # without the lock: a shared folder may be read-only
+    return folder
+  data_dir.mkdir(parents=True, exist_ok=True)
+  with open(data_dir / f".{builder.name}.lock", "w") as lock, _quiet():
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # without TensorFlow array_record is the one format that tfds 4.9 both writes and
+    # reads back whole
+    made = builder(data_dir=str(data_dir), config=config, file_format="array_record")
+    folder = pathlib.Path(made.data_path)
+    if not folder.exists():
+      for rest in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(rest)
+      made.download_and_prepare()
+  return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps the progress bars and notes of tfds, which are prints, off the console."""
+  sink = io.StringIO()
+  with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+    yield

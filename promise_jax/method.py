@@ -1,0 +1,81 @@
+"""What a method is: a few pure functions, and the stages of its training.
+
+A factory `method(config, spec) -> Method` closes over a flax module and returns
+functions over plain pytrees. Training (`promise_jax.training`) and evaluation call
+nothing else.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from promise_jax.types import PyTree
+
+
+class StepInfo(NamedTuple):
+  """Where training stands. One for all seeds: batched over seeds, it would make
+  `lax.cond` run both branches under `vmap`."""
+
+  step: Int[Array, ""]  # counts from 0 over the whole run
+  progress: Float[Array, ""]  # part of this stage that is done, in [0, 1)
+
+
+class TrainState(NamedTuple):
+  """Training state of one seed; training stacks it over seeds."""
+
+  params: PyTree
+  model_state: PyTree  # what is kept but not trained: running means, banks, teachers
+  opt_state: optax.OptState
+
+
+# init(key) -> (params, model_state)
+Init = Callable[[Array], tuple[PyTree, PyTree]]
+# loss(params, model_state, batch, key, step_info)
+#   -> (scalar, (model_state, {term: Average}))
+Loss = Callable[..., tuple[Array, tuple[PyTree, dict]]]
+# predict(params, model_state, inputs, pattern=None) -> {"logits": f[B, C], ...}
+Predict = Callable[..., dict[str, Array]]
+
+
+def unchanged(key: Key[Array, ""], params: PyTree, model_state: PyTree):
+  """The `on_start` of a stage that continues from the stage before."""
+  del key
+  return params, model_state
+
+
+class Stage(NamedTuple):
+  """One part of training; the stages of a method run in turn."""
+
+  name: str
+  loss: Loss
+  # Regexes on parameter paths. Leaves that none of them matches are frozen.
+  trainable: tuple[str, ...] = (".*",)
+  fraction: float = 1.0  # of the training steps, relative to the other stages
+  hide: bool = True  # False: train on all recorded modalities, simulate no missingness
+  # (key, params, model_state) -> (params, model_state), before the first step
+  on_start: Callable = unchanged
+  # (stage, optimizer) -> step function; None: gradient of `loss`
+  update: Callable | None = None
+  predict: Predict | None = None  # replaces the method's while this stage trains
+
+
+def no_preprocessing(inputs: dict[str, Array]) -> dict[str, Array]:
+  """The `preprocess` of a method that reads the raw inputs."""
+  return inputs
+
+
+class Method(NamedTuple):
+  """A way to learn from rows that lack modalities.
+
+  `predict` is deterministic and reads an `Inputs`: no labels, no hidden modality. With a
+  static `pattern` the encoders of absent modalities are left out of the program.
+  `preprocess` maps the inputs of many rows to what `loss` and `predict` take in their
+  place. It has no parameters and runs once per run instead of once per step.
+  """
+
+  init: Init
+  predict: Predict
+  stages: tuple[Stage, ...]
+  preprocess: Callable[[dict[str, Array]], dict[str, Array]] = no_preprocessing

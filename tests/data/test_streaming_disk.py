@@ -1,0 +1,306 @@
+"""Train rows kept on disk are those in memory, bit by bit, in the memory of a piece."""
+
+import gzip
+import hashlib
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_runs
+from promise_jax import data
+from promise_jax.data import cleaning, dataset, prefetch, streaming
+from promise_jax.data.builtin import fashion
+from promise_jax.data.readers import npz, records
+from promise_jax.devices import mesh
+from promise_jax.types import Modality, Task
+
+WORDS = ("a red sock", "no", "", "the blue, the green and the very red sock")
+
+
+def content(count: int = 60) -> dict[str, np.ndarray]:
+  """Arrays of an npz file with every kind of modality and something wrong in each."""
+  rng = np.random.default_rng(0)
+  motion = rng.normal(3, 2, size=(count, 5, 3)).astype(np.float32)
+  motion[rng.random(motion.shape) < 0.05] = np.nan
+  motion[rng.random(motion.shape) < 0.02] = np.inf
+  numbers = rng.normal(size=(count, 4))
+  numbers[:, 2] = 7.0
+  numbers[4:9] = np.nan
+  return {
+    "x_photo": rng.integers(0, 256, (count, 4, 4, 3), np.uint8),
+    "x_glow": rng.random((count, 3, 3, 1)),
+    "x_words": np.array([WORDS[i % 4] for i in range(count)]),
+    "x_codes": rng.integers(0, 9, (count, 6)),
+    "x_motion": motion,
+    "x_numbers": numbers,
+    "length_motion": rng.integers(0, 6, count),
+    "present_photo": rng.random(count) < 0.8,
+    "y": np.arange(count) % 3,
+    "id": rng.permutation(1000)[:count],
+    "group": np.arange(count) // 5,
+    "split": np.repeat(("train", "valid", "test", "train"), count // 4),
+  }
+
+
+def assert_same(streamed: data.Dataset, resident: data.Dataset) -> None:
+  """Everything that the two say is equal, bit by bit."""
+  for name in resident.splits:
+    ours, theirs = streamed.split(name), resident.split(name)
+    assert prefetch.is_streamed(ours) == (name == "train")
+    index = np.arange(len(theirs.id))
+    inputs = {m: x[index] for m, x in ours.inputs.items()}
+    assert inputs.keys() == theirs.inputs.keys()
+    assert tiny_runs.same(ours._replace(inputs=inputs), theirs)
+    group = resident.group(name)
+    assert (group is None) == (streamed.group(name) is None)
+    assert group is None or tiny_runs.same(group, streamed.group(name))
+  ours, theirs = streamed.spec, resident.spec
+  assert tiny_runs.same(ours.standardise, theirs.standardise)
+  assert ours._replace(standardise=0) == theirs._replace(standardise=0)
+  assert streamed.report == resident.report
+  told = streamed.told()
+  assert "train rows are streamed from" in told.pop(len(streamed.notes) - 1)
+  assert told == resident.told()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """An empty cache, and pieces of a few rows."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  for module, size in ((npz, 2000), (records, 2000), (cleaning, 100)):
+    monkeypatch.setattr(module, "PIECE", size)
+  return tmp_path
+
+
+@pytest.fixture
+def mine(folder):
+  np.savez_compressed(folder / "mine.npz", **content())
+  return folder / "mine.npz"
+
+
+@pytest.mark.parametrize("nonfinite", ["frame", "value"])
+def test_an_npz_file_is_the_same_streamed(mine, nonfinite):
+  both = [data.load(mine, nonfinite=nonfinite, stream=s) for s in (True, False)]
+  assert_same(*both)
+  assert both[1].report["train"]["motion"].values > 0
+  some = [data.load(mine, modalities="words+numbers", stream=s) for s in (True, False)]
+  assert_same(*some)
+
+
+def test_what_was_written_is_read_until_the_file_changes(mine, monkeypatch):
+  first = data.load(mine, stream=True)
+  written = []
+  write = streaming.write_store
+  monkeypatch.setattr(streaming, "write", lambda *a: written.append(a) or write(*a))
+  again = data.load(mine, stream=True)
+  assert not written and tiny_runs.same(first.spec.standardise, again.spec.standardise)
+  data.load(mine, stream=True, nonfinite="value")
+  assert len(written) == 1
+  np.savez(mine, **(content() | {"x_numbers": np.ones((60, 4))}))
+  assert data.load(mine, stream=True).spec.standardise["numbers"][0].tolist() == [1] * 4
+  assert len(written) == 2
+
+
+def test_what_a_killed_process_left_is_not_used(mine, monkeypatch):
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(streaming.shutil, "rmtree", lambda *a, **k: None)  # nor tidied up
+    patch.setattr(streaming, "write_scale", killed)
+    with pytest.raises(KeyboardInterrupt):
+      data.load(mine, stream=True)
+  (half,) = (mine.parent / "cache/promise_jax/streamed").glob(".mine-*.half")
+  (half / "motion.rows").write_bytes(b"old")
+  assert_same(data.load(mine, stream=True), data.load(mine))
+  assert not half.exists()
+
+
+def test_a_prepared_set_is_the_same_streamed(folder):
+  import tensorflow_datasets as tfds
+
+  from promise_jax.data.builtin import builders
+
+  class StreamedOwn(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      steps = tfds.features.Tensor(shape=(None, 2), dtype=np.float32)
+      return builders.describe(
+        self,
+        inputs={"words": tfds.features.Text(), "audio": steps},
+        label=tfds.features.Scalar(np.float32),
+        present=("words",),
+        scale=2.0,
+      )
+
+    def _split_generators(self, dl_manager):
+      return {s: self._generate_examples(s) for s in builders.SPLITS}
+
+    def _generate_examples(self, split):
+      start = 20 * builders.SPLITS.index(split)
+      for i in range(start, start + 20):
+        audio = np.full((i % 4 + 1, 2), np.nan if i % 9 == 4 else i, np.float32)
+        row = {"inputs": {"words": WORDS[i % 4], "audio": audio}, "label": i / 10}
+        yield i, row | {"id": i, "present": {"words": i % 3 > 0}}
+
+  path = builders.write_tfds(StreamedOwn, None, folder)
+  streamed, resident = (data.load(path, stream=s) for s in (True, False))
+  assert_same(streamed, resident)
+  assert streamed.spec.modalities[1].shape == (4, 2)
+
+
+def some_records(start: int) -> list[dict]:
+  rng = np.random.default_rng(start)
+  rows = [{"v": rng.normal(size=3), "t": WORDS[i % 4]} for i in range(12)]
+  return [{"inputs": r, "label": i % 2, "id": start + i} for i, r in enumerate(rows)]
+
+
+def test_records_of_any_sequence(folder):
+  modalities = Modality("v", "vector", (3,)), Modality("t", "tokens", (None,), 50)
+  splits = {s: some_records(i) for i, s in ((0, "train"), (50, "valid"))}
+  given = "own", splits, modalities, Task("classes", 2)
+  source = records.source(*given, identity="1")
+  resident = dataset.assemble(source)
+  assert_same(streaming.assemble_stream(source), resident)
+  np.testing.assert_allclose(
+    resident.spec.standardise["v"][0],
+    np.mean([r["inputs"]["v"] for r in splits["train"]], axis=0),
+    rtol=1e-5,
+  )
+  with pytest.raises(ValueError, match="'own' cannot be streamed, .* with an identity"):
+    streaming.assemble_stream(records.source(*given))
+  splits["train"][5]["id"] = 7
+  with pytest.raises(ValueError, match="split 'train': id 7 is there twice"):
+    streaming.assemble_stream(records.source(*given, identity="2"))
+  left = (folder / "cache/promise_jax/streamed").iterdir()
+  assert sorted(p.name for p in left if p.is_dir()) == [stored_name(folder)]
+
+
+def stored_name(folder) -> str:
+  (path,) = (folder / "cache/promise_jax/streamed").glob("own-*")
+  return path.name
+
+
+def test_fashion_is_read_where_it_is_and_as_it_is(tmp_path, monkeypatch):
+  rng = np.random.default_rng(0)
+  images, labels = rng.integers(0, 256, (3, 28, 28), np.uint8), np.arange(3, dtype="u1")
+  manual = tmp_path / fashion.MANUAL
+  monkeypatch.setattr(fashion, "SYSTEM", tmp_path / "none")
+  with pytest.raises(ValueError, match="neither in .*apt-get install dataset-fashion"):
+    fashion.find_files(tmp_path)
+  manual.mkdir(parents=True)
+  assert fashion.find_files(tmp_path) == manual
+  with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz: there is no such"):
+    fashion.read_images(manual, "t10k")
+  for kind, header, x in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
+    content = gzip.compress(bytes(header) + x.tobytes())
+    (manual / f"t10k-{kind}-ubyte.gz").write_bytes(content)
+  with pytest.raises(ValueError, match="images-idx3.* has the SHA-256 .*, expected is"):
+    fashion.read_images(manual, "t10k")
+  for kind, x in (("images-idx3", images), ("labels-idx1", labels)):
+    digest = hashlib.sha256(x.tobytes()).hexdigest()
+    monkeypatch.setitem(fashion.SHA256, ("t10k", kind), digest)
+  found, known = fashion.read_images(manual, "t10k")
+  assert tiny_runs.same((found, known), (images, labels))
+  picture = np.zeros((28, 28), np.uint8)
+  for at in fashion.QUARTERS.values():
+    picture[at] += found[1][at]
+  np.testing.assert_array_equal(picture, images[1])
+
+
+@pytest.mark.skipif(
+  not Path("/usr/share/datasets/fashion-mnist").is_dir(),
+  reason="apt-get install dataset-fashion-mnist",
+)
+def test_the_fashion_of_the_system_is_the_one_that_is_known():
+  images, labels = fashion.read_images(fashion.SYSTEM, "t10k")
+  assert images.shape == (10_000, 28, 28)
+  assert np.bincount(labels).tolist() == [1000] * 10
+
+
+def test_rows_are_taken_by_number_and_never_all(mine):
+  split = data.load(mine, stream=True).split("train")
+  photo, every = split.inputs["photo"], data.load(mine).split("train").inputs["photo"]
+  assert (len(photo), photo.shape, photo.dtype) == (30, (30, 4, 4, 3), np.uint8)
+  index = np.array([[3, 3, 29], [0, 7, 3]])
+  np.testing.assert_array_equal(photo[index], every[index])
+  assert photo[np.zeros(0, int)].shape == (0, 4, 4, 3)
+  with pytest.raises(IndexError, match="rows 3 to 30 of 30"):
+    photo[np.array([3, 30])]
+  with pytest.raises(ValueError, match="30 rows in .* are streamed, they cannot be"):
+    np.asarray(photo)
+  photo.path.write_bytes(photo.path.read_bytes()[:-1])
+  with pytest.raises(ValueError, match="photo.rows: row 29 is not there"):
+    photo[np.array([29])]
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "words"),
+  [
+    ("mine.pkl", {}, "no such file|cannot be streamed"),
+    ("synthetic", {}, "no option 'stream'"),
+    ("mine.npz", {"frozen": {"photo": "a:b"}}, "stream and frozen are given"),
+  ],
+)
+def test_what_cannot_be_streamed(mine, name, options, words):
+  name = mine.parent / name if "." in name else name
+  with pytest.raises(ValueError, match=words):
+    data.load(name, stream=True, **options)
+
+
+def test_arrays_by_column_and_full_disks_are_told(mine, monkeypatch):
+  by_column = np.asfortranarray(content()["x_numbers"])
+  np.savez(mine, **(content() | {"x_numbers": by_column}))
+  with pytest.raises(ValueError, match="mine.npz: x_numbers .* stored column by column"):
+    data.load(mine, stream=True)
+
+  def full(*args):
+    raise OSError(28, "No space left on device")
+
+  np.savez(mine, **content())
+  monkeypatch.setattr(streaming, "write_rows", full)
+  with pytest.raises(ValueError, match="'mine' could not be kept in .*No space left"):
+    data.load(mine, stream=True)
+  assert not list((mine.parent / "cache/promise_jax/streamed").glob(".*.half"))
+
+
+def test_a_file_larger_than_memory_is_told(mine, monkeypatch):
+  monkeypatch.setattr(mesh, "MEMORY", mine.parent / "meminfo")
+  mesh.MEMORY.write_text("MemTotal:  99 kB\nMemAvailable:   2 kB\n")
+  with pytest.raises(ValueError, match="'train': reading the rows .* set data.stream"):
+    data.load(mine)
+  data.load(mine, stream=True)
+  mesh.MEMORY.unlink()
+  data.load(mine)
+
+
+@pytest.mark.parametrize(("limit", "left"), [("max", 9), ("7000", 5), ("12000", 9)])
+def test_the_memory_of_a_container_counts(limit, left, folder, monkeypatch):
+  """Of 9 kB on the host; 3,000 bytes are used, 1,120 of them can be had back."""
+  for name in ("MEMORY", "CONTAINER"):
+    monkeypatch.setattr(mesh, name, folder / name.lower())
+  mesh.MEMORY.write_text("MemTotal:  99 kB\nMemAvailable:   9 kB\n")
+  mesh.CONTAINER.mkdir()
+  stat = "anon 1880\ninactive_file 1120\n"
+  for name, text in {"max": limit, "current": "3000", "stat": stat}.items():
+    (mesh.CONTAINER / f"memory.{name}").write_text(text)
+  assert mesh.free_host_memory() == 1024 * left
+
+
+def test_writing_takes_the_memory_of_a_piece(folder, monkeypatch):
+  monkeypatch.setattr(npz, "PIECE", 2**18)
+  monkeypatch.setattr(cleaning, "PIECE", 2**16)
+  x = np.arange(400 * 2**14, dtype=np.float32).reshape(400, -1)  # 26 MB
+  np.savez(folder / "big.npz", x_a=x, y=np.arange(400) % 2)
+  del x
+  tracemalloc.start()
+  try:
+    found = data.load(folder / "big.npz", stream=True)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert found.split("train").inputs["a"].shape == (240, 2**14)
+  assert peak < 6 * 2**20

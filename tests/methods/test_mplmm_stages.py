@@ -1,0 +1,271 @@
+"""MPLMM: its stages, what each trains, its loss, and what is left without prompts."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import example_batches
+from promise_jax import methods, types
+from promise_jax.methods import mplmm
+from promise_jax.nn import mult
+from promise_jax.optim import optimizer, update_rules
+from promise_jax.types import Modality
+
+PAIR = (Modality("text", "sequence", (3, 2)), Modality("vision", "sequence", (3, 4)))
+VECTORS = example_batches.VECTORS[:2]  # one step each: small programs
+SMALL = {"width": 4, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2}
+PRESETS = {"clean": mplmm.CLEAN | SMALL, "authors": mplmm.AUTHORS | SMALL}
+OFF = {"generate": False, "signal": False, "types": False}
+each_preset = pytest.mark.parametrize("preset", PRESETS)
+
+
+def built(preset, modalities=VECTORS, task="multilabel", **more):
+  spec = example_batches.spec(task, modalities)
+  return spec, methods.build_method("mplmm", PRESETS[preset] | more, spec)
+
+
+@functools.cache
+def trained(preset):
+  """Of ten steps of "tune": parameters before, the gradients of each step, parameters
+  after, each by path, and the paths that are trained."""
+  spec, method = built(preset, PAIR, "regression")
+  stage, batch = silent(method.stages[-1]), example_batches.mixed(spec)
+  # Keeps the gradient of every leaf as its state.
+  keep = optax.GradientTransformation(lambda params: params, lambda g, s, p: (g, g))
+  config = optimizer.OptimConfig(lr=1e-2, schedule="constant", weight_decay=0.1)
+  tx = optax.chain(keep, optimizer.make_optimizer(config, 10, stage.trainable))
+  update = jax.jit(update_rules.gradient_update(stage, tx))
+  params = before = started(method)
+  state, grads = method.TrainState(params, {}, tx.init(params)), []
+  for i in range(10):
+    state, _ = update(state, batch, jax.random.key(i), example_batches.clock(i / 10))
+    grads.append(optimizer.by_path(state.opt_state[0]))
+  return (
+    optimizer.by_path(before),
+    grads,
+    optimizer.by_path(state.params),
+    tuned(before, stage),
+  )
+
+
+def silent(stage):
+  """The stage without dropout, which takes most of the time of compiling."""
+
+  def loss(params, model_state, batch, key, clock):
+    del key
+    return stage.loss(params, model_state, batch, None, clock)
+
+  return stage._replace(loss=loss)
+
+
+def started(method):
+  """Prompts and maps as `init` draws them; to compile the rest of it takes long."""
+
+  @jax.jit
+  def start(key):
+    drawn = optimizer.by_path(method.init(key)[0])
+    return {path: x for path, x in drawn.items() if is_prompt(path)}
+
+  own = start(jax.random.key(0))
+  pick = lambda path, x: own.get(optimizer.path_name(path), x)
+  return jax.tree_util.tree_map_with_path(pick, example_batches.parameters(method))
+
+
+def tuned(params, stage):
+  part = optimizer.by_path(optimizer.split_trainable(params, stage.trainable))
+  return {path for path, value in part.items() if value == "train"}
+
+
+def is_prompt(path):
+  return path.endswith(("_prompts", "_map"))
+
+
+def dead(path):
+  return path.endswith(("_type_prompts", "_map"))
+
+
+@each_preset
+def test_frozen_parameters_stay_bit_by_bit_and_the_others_move(preset):
+  before, _, after, paths = trained(preset)
+  parts = ("crossing", "memory", "inner", "outer")
+  frozen = tuple(f"params/backbone/{part}/" for part in parts)
+  frozen = {path for path in before if path.startswith(frozen)}
+  assert paths == set(before) - frozen and frozen and paths
+  for path, x in before.items():
+    moves = path in paths and not (preset == "authors" and dead(path))
+    assert np.any(after[path] != x) == moves, path
+
+
+def test_the_missing_type_prompts_of_the_released_code_are_dead():
+  before, grads, after, _ = trained("authors")
+  still = [path for path in before if dead(path)]
+  assert len(still) == 4
+  for path in still:
+    assert not any(np.any(x[path]) for x in (before, *grads, after)), path
+  alive = [path for path in before if path.endswith("_prompts") and not dead(path)]
+  assert len(alive) == 6
+  for path in alive:
+    assert not np.any(before[path]) and np.any(grads[0][path]) and np.any(after[path])
+
+
+def test_clean_prompts_start_at_random_and_live():
+  before, grads, _, _ = trained("clean")
+  prompts = [path for path in before if is_prompt(path)]
+  assert len(prompts) == 10
+  for path in prompts:
+    wanted = 3**-0.5 if path.endswith("_map") else 0.02
+    assert 0.5 * wanted < np.std(before[path]) < 1.6 * wanted, path
+    assert all(np.any(g[path], axis=-1).all() for g in grads), path
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_projections_embeddings_and_output_start_afresh(fresh):
+  words = Modality("words", "tokens", (3,), vocabulary=5)
+  _, method = built("clean", (words, example_batches.VECTORS[0]), fresh=fresh)
+  before, model_state = example_batches.parameters(method), {"kept": 1}
+  enter = method.stages[-1].on_start
+  enter = jax.jit(enter) if fresh else enter
+  after, same = enter(jax.random.key(1), before, model_state)
+  assert same == model_state
+  before, after = optimizer.by_path(before), optimizer.by_path(after)
+  assert before.keys() == after.keys()
+  ends = ("output/bias", "output/kernel", "projection_a/kernel")
+  ends = (*ends, "projection_words/kernel", "embedding_words/embedding")
+  wanted = {f"params/backbone/{end}" for end in ends} if fresh else set()
+  assert {path for path in before if np.any(before[path] != after[path])} == wanted
+  assert all(np.all(before[path] != after[path]) for path in wanted)
+
+
+def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows(monkeypatch):
+  spec, method = built("clean", VECTORS, "regression")
+  batch, params = example_batches.mixed(spec), example_batches.parameters(method)
+  seen, real = [], mplmm.tasks.supervised
+  record = lambda logits, *rest: (seen.append(logits), real(logits, *rest))[1]
+  monkeypatch.setattr(mplmm.tasks, "supervised", record)
+
+  @jax.jit
+  def run(params, batch):
+    loss, (_, terms) = method.stages[-1].loss(params, {}, batch, None, None)
+    return loss, terms["sup"], seen[-1]
+
+  loss, sup, logits = run(params, batch)
+  assert batch.label.shape == (example_batches.ROWS,) and logits.shape == (
+    example_batches.ROWS,
+    1,
+  )
+  rows = np.flatnonzero(batch.labelled & batch.present.any(1))
+  gaps = [abs(float(logits[i, 0]) - batch.label[i] / 3.0) for i in rows]
+  assert 5 < len(rows) < example_batches.ROWS and sup.count == len(rows)
+  np.testing.assert_allclose(loss, sum(gaps) / len(gaps), rtol=1e-5)
+  square = np.abs(logits[rows] - batch.label[rows][None] / 3.0).mean()
+  assert abs(square - loss) > 1e-2
+
+
+def test_the_stages_and_their_shares():
+  stages = lambda **shares: built("clean", **shares)[1].stages
+  told = lambda stages: [(s.name, s.fraction, s.complete) for s in stages]
+  assert told(stages()) == [("pretrain", 0.5, True), ("tune", 0.5, False)]
+  assert told(stages(pretrain=0.0, fit=0.2, tune=0.7)) == [
+    ("fit", 0.2, True),
+    ("tune", 0.7, False),
+  ]
+  assert told(stages(tune=0.0)) == [("pretrain", 0.5, True)]
+  every = stages(fit=0.1)
+  assert [s.name for s in every] == ["pretrain", "fit", "tune"]
+  shapes, _ = jax.eval_shape(built("clean")[1].init, jax.random.key(0))
+  parts = [tuned(shapes, stage) for stage in every]
+  inside = {x for x in optimizer.by_path(shapes) if "/backbone/" in x}
+  names = ("/projection_", "/output/")
+  assert parts[0] == inside
+  assert parts[1] == {x for x in inside if any(name in x for name in names)}
+  assert parts[2] == parts[1] | (optimizer.by_path(shapes).keys() - inside)
+  (free,) = stages(frozen=False, pretrain=0.0)
+  assert tuned(shapes, free) == optimizer.by_path(shapes).keys()
+
+
+def test_without_prompts_it_is_the_plain_backbone():
+  """Both of a method without prompts and of one whose last stage is the backbone's."""
+  spec, method = built("clean", VECTORS, **OFF)
+  _, unfinished = built("clean", VECTORS, tune=0.0)
+  assert unfinished.predict is unfinished.stages[-1].predict
+  params, batch = example_batches.parameters(unfinished), example_batches.mixed(spec)
+  batch = example_batches.poisoned(batch, spec, batch.present)
+  own = {"params": params["params"]["backbone"]}
+  sizes = {k: SMALL[k] for k in ("width", "heads", "layers", "memory_layers")}
+  net = mult.MulT(VECTORS, spec.task.outputs, **sizes)
+
+  @jax.jit
+  def run(own, params, batch):
+    plain = net.apply(own, batch.inputs, batch.present, batch.length)
+    inside = {"params": {"backbone": own["params"]}}
+    bare = method.predict(inside, {}, batch)["logits"]
+    return plain, bare, unfinished.predict(params, {}, batch)["logits"]
+
+  batch = example_batches.readable(batch)
+  plain, bare, last = run(own, params, batch)
+  assert np.isfinite(plain).all() and not batch.present[-2:].any()
+  np.testing.assert_allclose(bare, plain, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(last, plain, rtol=1e-5, atol=1e-6)
+  # Not even the projection of what is absent has a say.
+  kernel = own["params"]["projection_b"]["kernel"]
+  moved = {"params": own["params"] | {"projection_b": {"kernel": -kernel}}}
+  _, again, _ = run(moved, params, batch)
+  there = batch.present[:, 1]
+  np.testing.assert_array_equal(again[~there], bare[~there])
+  assert np.all(np.any(again[there] != bare[there], axis=1)) and 3 < there.sum() < 13
+
+
+@pytest.mark.parametrize(
+  "values, words",
+  [
+    ({"layers": 0}, "mplmm.layers is 0, it must be at least 1"),
+    ({"prompts": 0}, "mplmm.prompts is 0, it must be at least 1"),
+    ({"steps": -1}, "mplmm.steps is -1, it must be at least 0"),
+    ({"width": 32}, "mplmm.width is 32, .* multiple of the 5 heads"),
+    ({"width": 5}, "mplmm.width is 5, it must be even"),
+    ({"fit": -0.5}, "mplmm.fit is -0.5, it must be at least 0"),
+    ({"pretrain": 0.0, "tune": 0.0}, "pretrain, fit and tune are all 0"),
+    ({"dead": 1}, "mplmm.dead is 1, expected a bool"),
+    ({"prompt": 3}, "mplmm.prompt is not a setting of mplmm"),
+  ],
+)
+def test_settings_without_meaning_are_refused(values, words):
+  with pytest.raises(ValueError, match=words):
+    methods.make_config("mplmm", values)
+
+
+def test_only_modalities_that_there_are_can_be_noisy():
+  spec = example_batches.spec("multilabel", example_batches.VECTORS)
+  names = ", ".join(spec.names)
+  methods.build_method("mplmm", {"noisy": f"{spec.names[0]}+{spec.names[1]}"}, spec)
+  for noisy in ("text", ""):
+    methods.build_method("mplmm", {"noisy": noisy}, spec)
+  for method in ("mplmm", "promma"):
+    with pytest.raises(ValueError, match=f"noisy is 'txt', known are {names}$"):
+      methods.build_method(method, {"noisy": f"{spec.names[0]}+txt"}, spec)
+
+
+@pytest.mark.slow
+def test_long_sequences_of_unequal_lengths_take_less_than_6_gb():
+  """A step of 16 rows of the unaligned file, five layers, as the compiler plans it."""
+  form = {"text": (50, 768), "audio": (375, 5), "vision": (500, 20)}
+  modalities = tuple(Modality(n, "sequence", shape) for n, shape in form.items())
+  spec = types.Spec(modalities, example_batches.TASKS["regression"], {})
+  method, key = methods.build_method("mplmm", mplmm.CLEAN, spec), jax.random.key(0)
+  stage = method.stages[-1]
+  tx = optimizer.make_optimizer(optimizer.OptimConfig(), 100, stage.trainable)
+  params, model_state = jax.eval_shape(method.init, key)
+  state = method.TrainState(params, model_state, jax.eval_shape(tx.init, params))
+  update = jax.jit(update_rules.gradient_update(stage, tx), donate_argnums=0)
+  args = state, types.example_batch(spec, 16), key, example_batches.clock(0.5)
+  jax.config.update("jax_disable_most_optimizations", False)
+  try:
+    # Memory is planned before machine code is made, and that may be slow code.
+    quick = {"xla_backend_optimization_level": 0}
+    memory = update.lower(*args).compile(compiler_options=quick).memory_analysis()
+  finally:
+    jax.config.update("jax_disable_most_optimizations", True)
+  assert 0.5e9 < memory.temp_size_in_bytes < 6e9
