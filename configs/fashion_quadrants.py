@@ -21,5 +21,5 @@ def get_config(arguments: str = ""):
   config.data.stream = True
   config.seeds = 2
   config.controls = ("majority",)
-  config.train.update({"steps": 400, "every": 50})
+  config.train.update({"steps": 400, "eval_every": 50})
   return experiment_config.apply_arguments(config, arguments)

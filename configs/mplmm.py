@@ -19,7 +19,7 @@ from promise_jax.experiments import config as experiment_config
 def get_config(arguments: str = ""):
   config = experiment_config.default_config(method="mplmm", dataset="watch", label_rate=1.0)
   config.train_protocol = "mplmm(0.7,redraw=true)"
-  config.train.update({"steps": 400, "batch": 64})
+  config.train.update({"steps": 400, "batch_size": 64})
   if "preset" not in experiment_config.parse_pairs(arguments):
     config.mplmm.steps = 20
   return experiment_config.apply_arguments(config, arguments)

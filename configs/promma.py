@@ -19,7 +19,7 @@ def get_config(arguments: str = ""):
   config = experiment_config.default_config(method="promma", dataset="watch", label_rate=1.0)
   config.train_protocol = "mplmm(0.7,redraw=true)"
   config.controls = CONTROLS
-  config.train.update({"steps": 400, "batch": 64})
+  config.train.update({"steps": 400, "batch_size": 64})
   if "preset" not in experiment_config.parse_pairs(arguments):
     config.promma.steps = config.mplmm.steps = 20
     config.promma.judge_every = 4

@@ -18,8 +18,8 @@ def get_config(arguments: str = ""):
 
   # Training: every arm gets the same rows, steps and masks.
   config.train.steps = 300
-  config.train.every = 25
-  config.train.batch = 128
+  config.train.eval_every = 25
+  config.train.batch_size = 128
   config.train.labelled_per_batch = 32
   config.train.optim.lr = 3e-3
 

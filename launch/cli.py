@@ -86,7 +86,7 @@ def main(body: Callable[[], None]) -> None:
     traceback.print_exc()
     why = f"another process may have ended; {AGAIN}"
     if "RESOURCE_EXHAUSTED" in str(error):
-      why = "a device has no memory left; train.batch may be too large for it"
+      why = "a device has no memory left; train.batch_size may be too large for it"
     print(f"\nerror: {why}", file=sys.stderr)
     leave(FAILED)
   except (flags.Error, ValueError, AttributeError, KeyError, TypeError, OSError) as e:

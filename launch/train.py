@@ -28,7 +28,7 @@ def body() -> None:
     raise ValueError("--config has no method; one with runs is for launch/compare.py")
   workdir = WORKDIR.value
   folder = Path(workdir) if workdir else cli.default_folder(config)
-  cli.pretend(config["train"].get("seed_groups", 1))
+  cli.pretend(config["train"].get("seed_devices", 1))
   distributed.initialize(*(flag.value for flag in PROCESSES))
   table = experiment_run.run_experiment(config, folder)
   if distributed.is_primary():

@@ -69,7 +69,7 @@ def get_config(arguments: str = ""):
   config.seeds = 2
   config.controls = ("majority", "fusion(absent=zeros)")
   config.test_protocols = ("map(.5,both=1)", "bernoulli(0.30)")
-  config.train.update({"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8})
+  config.train.update({"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8})
   for name, values in VALUES.items():
     config[name].update(values)
   return experiment_config.apply_arguments(config, arguments)
@@ -93,7 +93,7 @@ def rows(
 def settings(**changed) -> loop.TrainConfig:
   """20 steps in calls of 5, batches of 16."""
   fast = loop.optimizer.OptimConfig(lr=3e-2)
-  values = {"steps": 20, "every": 5, "batch": 16, "labelled_per_batch": 8}
+  values = {"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8}
   return loop.TrainConfig(**(values | {"optim": fast} | changed))
 
 

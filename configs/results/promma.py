@@ -41,14 +41,14 @@ def get_config(arguments: str = ""):
   base.init_from = "backbone"
   watch = base.dataset == "watch"
   steps = STEPS_ON_WATCH if watch else STEPS
-  base.train.update({"steps": steps, "every": 25, "batch": 64})
+  base.train.update({"steps": steps, "eval_every": 25, "batch_size": 64})
   for name in ("mplmm", "promma"):
     base[name].update(PROMPTS)
   base.promma.judge_every = 4
   base = experiment_config.apply_arguments(base, arguments)
   backbone = {
     "method": "mplmm(pretrain=1,tune=0)",
-    "train": base.train.to_dict() | {"steps": BACKBONE, "select": "full"},
+    "train": base.train.to_dict() | {"steps": BACKBONE, "select_on": "full"},
   }
   config = compare.two_runs(
     arguments,

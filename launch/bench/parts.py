@@ -119,7 +119,7 @@ def seeds(plan: Plan) -> list[dict]:
     for count in plan.seeds:
       row = told(case) | {"seeds": count}
       for kind in ("map", "vmap"):
-        found = trained(plan, case, seeds=count, replicate=kind)
+        found = trained(plan, case, seeds=count, seed_parallelism=kind)
         row |= {kind: found["ms"], f"{kind}_mb": found["memory_mb"]}
       rows.append(row)
   return rows

@@ -40,7 +40,7 @@ def made(
   case: workloads.Case,
   *,
   seeds: int | None = None,
-  replicate: str = "auto",
+  seed_parallelism: str = "auto",
   devices: int = 1,
   groups: int = 1,
   steps: int | None = None,
@@ -50,7 +50,7 @@ def made(
   load = case.workload
   load = load._replace(seeds=seeds or load.seeds, steps=steps or load.steps)
   config, rows = (
-    workloads.settings(load, replicate),
+    workloads.settings(load, seed_parallelism),
     workloads.rows_of(load, load.seeds),
   )
   mesh, method = devices_mesh.make_mesh(jax.devices()[:devices], groups), case.build()
@@ -64,7 +64,7 @@ def made(
   data = device_data.to_devices(method, device_data.rows_of(rows.split), mesh)
   valid = device_data.pad_to_blocks(workloads.split(load, VALID, seed=1), mesh)
   ready = devices_mesh.place(ready, devices_mesh.replicated(mesh))
-  whole = np.array([0, config.every], np.int32)
+  whole = np.array([0, config.eval_every], np.int32)
   keys, judge = training_keys(rows.seeds), device_data.to_devices(method, valid, mesh)
   args = (ready, keys, data, judge, whole)
   call = training_step.make_train_steps(method, stage, tx, load.spec, rows.protocol, config, mesh)

@@ -120,9 +120,9 @@ def versus(rows: list[dict], best: float) -> list[str]:
     )
   head = "workload|method|jax ms|eager ms|torch.compile ms|best of PyTorch"
   head += "|jax compile s|torch compile s|ratio|asked for|largest difference"
-  text = "A step of one seed. Ours: seeds in a map / a vmap (`train.replicate`) / in a "
+  text = "A step of one seed. Ours: seeds in a map / a vmap (`train.seed_parallelism`) / in a "
   text += "map on several devices that the CPU pretends to have, a group for each part "
-  text += "of the seeds (`train.seed_groups`) or all for each batch. PyTorch: 1 thread "
+  text += "of the seeds (`train.seed_devices`) or all for each batch. PyTorch: 1 thread "
   text += "/ all cores, AdamW fused. Ratio: the best of PyTorch over the best of ours; "
   text += "above 1 ours is faster."
   return [text, table(head, cells)]

@@ -77,16 +77,16 @@ def compared(plan: parts.Plan, case: workloads.Case, over: Twin) -> dict:
   twin is not equal."""
   import torch
 
-  made = program.made(case, replicate="map")
+  made = program.made(case, seed_parallelism="map")
   made = made._replace(carry=made.call(made.carry, *made.args)[0])
   twin, model_state = twin_of(case, made)
   off = difference(case, made, twin, model_state)
   step = stepper(case, made, twin, model_state)
-  vmapped = program.made(case, replicate="vmap")
+  vmapped = program.made(case, seed_parallelism="vmap")
   runs = {"jax map": measure.scanned(made), "jax vmap": measure.scanned(vmapped)}
   places = {"devices": over.devices, "groups": over.groups}
   seeds = over.groups * -(-case.workload.seeds // over.groups)
-  spread = program.made(case, seeds=seeds, replicate="map", **places)
+  spread = program.made(case, seeds=seeds, seed_parallelism="map", **places)
   kind = "groups" if over.groups > 1 else "devices"
   runs[f"jax map, {places[kind]} {kind}"] = measure.scanned(spread)
   threads = sorted({1, measure.cores()})

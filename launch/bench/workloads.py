@@ -111,15 +111,15 @@ def rows_of(workload: Workload, seeds: int) -> batches.TrainData:
   return batches.TrainData(data, labelled, tuple(range(seeds)), missing.parse_protocol("patterns"))
 
 
-def settings(workload: Workload, replicate: str = "auto") -> loop.TrainConfig:
+def settings(workload: Workload, seed_parallelism: str = "auto") -> loop.TrainConfig:
   """Training with the usual optimiser at a constant rate; validation, which a twin
   does not have, of a few rows under one pattern."""
   return loop.TrainConfig(
     steps=4 * workload.steps,
-    every=workload.steps,
-    batch=workload.batch,
+    eval_every=workload.steps,
+    batch_size=workload.batch,
     labelled_per_batch=workload.batch // 4,
-    select="full",
-    replicate=replicate,
+    select_on="full",
+    seed_parallelism=seed_parallelism,
     optim=optimizer.OptimConfig(schedule="constant"),
   )

@@ -25,8 +25,8 @@ from promise_jax.types import Batch, Split
 class BatchSizes(Protocol):
   """The part of `train.TrainConfig` that decides what a step sees."""
 
-  every: int
-  batch: int
+  eval_every: int
+  batch_size: int
   labelled_per_batch: int
 
 
@@ -60,19 +60,19 @@ def iterate_blocks(
   turn. `data`: see `with_rows`; the inputs of streamed ones, [S, K, B, ...] on the
   devices, are what `prepare` makes of them."""
   if not prefetch.is_streamed(rows.split):
-    for start in range(at, span[1], sizes.every):
+    for start in range(at, span[1], sizes.eval_every):
       yield attach_rows(draw_block(rows, sizes, stage, span, start), data, mesh)
     return
-  own = devices_mesh.local_rows(len(rows.seeds), sizes.batch, mesh)
+  own = devices_mesh.local_rows(len(rows.seeds), sizes.batch_size, mesh)
   # Other processes are sent what they need to know of the stage, not its functions.
   known = stage._replace(loss=None, on_start=None, update=None, predict=None)
   draw = functools.partial(_drawn, rows, sizes, known, span)
   take = functools.partial(_taken, data, own)
-  steps = prefetch.Steps(draw, take, sizes.every, span[1] - span[0])
+  steps = prefetch.Steps(draw, take, sizes.eval_every, span[1] - span[0])
   with prefetch.open_reader(steps, at - span[0], rows.reading) as every:
     for ready in every:
       read = jax.tree.map(
-        lambda x: devices_mesh.place_local_rows(x, own, len(rows.seeds), sizes.batch, mesh),
+        lambda x: devices_mesh.place_local_rows(x, own, len(rows.seeds), sizes.batch_size, mesh),
         ready["chosen"]["rows"],
       )
       read["inputs"] = prepare(read["inputs"])
@@ -80,7 +80,7 @@ def iterate_blocks(
 
 
 def _drawn(rows, sizes, stage, span, call: int) -> dict:
-  return draw_block(rows, sizes, stage, span, span[0] + call * sizes.every)
+  return draw_block(rows, sizes, stage, span, span[0] + call * sizes.eval_every)
 
 
 def _taken(data: dict, own: tuple, drawn: dict, k: int) -> dict:
@@ -96,7 +96,7 @@ def draw_block(
 ) -> dict:
   """What a call that starts at step `at` reads: for each of the K steps the clock, and
   "chosen" [S, K, B]: row index, kept modalities, label flag, bank slot."""
-  steps = np.arange(at, at + sizes.every)
+  steps = np.arange(at, at + sizes.eval_every)
   progress = (steps - span[0]) / (span[1] - span[0])
   every = [_chosen(rows, sizes, stage, s, steps) for s in range(len(rows.seeds))]
   return {
@@ -112,12 +112,12 @@ def _chosen(rows: TrainData, sizes: BatchSizes, stage: Stage, s: int, steps) -> 
     ids,
     seed=seed,
     steps=steps,
-    batch=sizes.batch,
+    batch=sizes.batch_size,
     labelled_per_batch=sizes.labelled_per_batch,
   )
   keep = np.ones((*index.shape, rows.split.recorded.shape[1]), bool)
   if stage.hide and rows.protocol.kind != "none":
-    epochs = steps * sizes.batch // len(ids) if rows.protocol.redraw else 0 * steps
+    epochs = steps * sizes.batch_size // len(ids) if rows.protocol.redraw else 0 * steps
     for epoch in np.unique(epochs):
       now = epochs == epoch
       keep[now] = train_mask(rows, seed, int(epoch))[index[now]]

@@ -27,7 +27,7 @@ def make_mesh(devices: list | None = None, groups: int = 1) -> Mesh:
   devices = jax.devices() if devices is None else devices
   if groups < 1 or len(devices) % groups:
     raise ValueError(
-      f"train.seed_groups is {groups}, the {len(devices)} devices in use must be a "
+      f"train.seed_devices is {groups}, the {len(devices)} devices in use must be a "
       "multiple of it (JAX_NUM_CPU_DEVICES says how many a CPU pretends to be)"
     )
   types = (AxisType.Auto, AxisType.Auto)
@@ -87,7 +87,7 @@ def check_batch_size(batch: int, mesh: Mesh) -> None:
 def check_seeds(count: int, groups: int) -> None:
   """Raises ValueError unless `count` seeds divide over so many groups of devices."""
   if groups < 1 or count % groups:
-    raise ValueError(f"seeds is {count}, it must be a multiple of train.seed_groups, {groups}")
+    raise ValueError(f"seeds is {count}, it must be a multiple of train.seed_devices, {groups}")
 
 
 def place(tree: PyTree, sharding: NamedSharding) -> PyTree:

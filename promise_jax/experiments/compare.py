@@ -160,8 +160,8 @@ def choose(
   if len(families) > 1:
     config = config | {"init_from": ""}
   config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
-  groups = math.gcd(config["train"].get("seed_groups", 1), seeds)
-  config["train"] = config["train"] | {"seed_groups": groups}
+  groups = math.gcd(config["train"].get("seed_devices", 1), seeds)
+  config["train"] = config["train"] | {"seed_devices": groups}
   setup = train_variant.setup_run(config)
   path = folder / "trials.jsonl"
   known = files.read_jsonl(path) if path.exists() else []

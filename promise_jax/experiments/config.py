@@ -56,7 +56,7 @@ PRESETS = {
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
     "seeds": 2,
-    "train": {"steps": 20, "every": 10, "batch": 32, "labelled_per_batch": 8},
+    "train": {"steps": 20, "eval_every": 10, "batch_size": 32, "labelled_per_batch": 8},
     "robult": {"hidden": 16, "shared": 8, "private": 8, "head_hidden": 16},
     "share": {"hidden": 16, "shared": 8, "head_hidden": 16},
     "fusion": {"hidden": 16, "head_hidden": 16},
@@ -79,7 +79,7 @@ PRESET_TRAINING = {
   # The gradient is clipped per module alone.
   ("authors", "redcore"): {"optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}},
   ("authors", "mplmm"): {
-    "batch": 64,
+    "batch_size": 64,
     "optim": {"lr": 1e-3, "schedule": "constant", "weight_decay": 0.0, "clip": 0.8},
   },
   # Ours.
@@ -253,7 +253,7 @@ def parse_experiment(config: dict) -> Experiment:
     raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
   if config["seeds"] < 1:
     raise ValueError(f"seeds is {config['seeds']}, at least 1 is needed")
-  mesh.check_seeds(config["seeds"], config["train"].get("seed_groups", 1))
+  mesh.check_seeds(config["seeds"], config["train"].get("seed_devices", 1))
   values = dict(config["train"])
   values["optim"] = optimizer.OptimConfig(**values["optim"])
   return Experiment(

@@ -204,7 +204,7 @@ def validation_lines(setup: Setup, trained: TrainedVariant) -> list[dict]:
   valid = setup.valid
   chosen = {"all": "mean over patterns", "full": "full pattern"}
   key = line_key(setup, trained.arm.text, "valid") | {
-    "protocol": chosen[setup.plan.train.select],
+    "protocol": chosen[setup.plan.train.select_on],
     "mask_hash": mask_files.mask_hash(valid.recorded, valid.id),
     "pattern": None,
     "metric": name,

@@ -101,10 +101,10 @@ def evaluate_run(
 def fit_to_devices(config: dict) -> dict:
   """The config of a run, in one group of devices where those that it was trained with
   do not fit the devices there are."""
-  groups = config["train"].get("seed_groups", 1)
+  groups = config["train"].get("seed_devices", 1)
   if jax.device_count() % groups == 0:
     return config
-  return config | {"train": config["train"] | {"seed_groups": 1}}
+  return config | {"train": config["train"] | {"seed_devices": 1}}
 
 
 @contextlib.contextmanager

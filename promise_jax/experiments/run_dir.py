@@ -4,7 +4,7 @@ config.json      the config, the versions, the device, the commit
 spec.json        what the data are, for whoever reads a checkpoint later
 checkpoints/     one folder an arm
 init.json        what arms took over from `init_from`, and what not and why
-metrics.jsonl    a line a seed and call of `train.every` steps
+metrics.jsonl    a line a seed and call of `train.eval_every` steps
 predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
 rows.json        how many rows and groups every split has, how many are labelled, the
                  part of the train rows that lack each modality, and all of them
@@ -37,7 +37,7 @@ from promise_jax.types import Modality, Spec, Task
 # Who reads streamed rows (`data.ahead`), and which devices train which seeds, decides
 # nothing: a run may go on with others.
 PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()
-NOT_HASHED = (*(f"data.{name}" for name in PREFETCH_OPTIONS), "train.seed_groups")
+NOT_HASHED = (*(f"data.{name}" for name in PREFETCH_OPTIONS), "train.seed_devices")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -51,7 +51,7 @@ def drop_neutral_fields(config: dict) -> dict:
   """The config, or one of several experiments, with what is `FREE` as it is by
   default."""
   found = {k: drop_neutral_fields(v) if isinstance(v, dict) else v for k, v in config.items()}
-  found.pop("seed_groups", None)
+  found.pop("seed_devices", None)
   if "data" in found:
     own = {k: v for k, v in PREFETCH_OPTIONS.items() if k in found["data"]}
     found["data"] = found["data"] | own

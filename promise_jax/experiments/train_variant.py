@@ -58,7 +58,7 @@ def setup_run(config: dict) -> Setup:
   for arm in plan.arms:
     if arm.method != CONSTANT_VARIANT:
       method = build_method(plan, arm, spec)
-      mesh = devices_mesh.make_mesh(groups=plan.train.seed_groups)
+      mesh = devices_mesh.make_mesh(groups=plan.train.seed_devices)
       loop.check_training(method, plan.train, mesh, len(plan.seeds))
   # The config of a run made before there were these fields has none.
   readers = {k: config["data"].get(k, v) for k, v in run_dir.PREFETCH_OPTIONS.items()}
@@ -248,7 +248,7 @@ def fit_constant(setup: Setup, arm: Variant) -> TrainedVariant:
     return np.broadcast_to(logits[:, None, None], shape)
 
   valid = setup.valid
-  table = predict.selection_patterns(setup.patterns, setup.plan.train.select)
+  table = predict.selection_patterns(setup.patterns, setup.plan.train.select_on)
   weight = predict.row_weights(valid.recorded, np.ones(len(valid.id), bool), table)
   # The same logits under every pattern: as many as choose.
   every = predicts(valid)[:, : len(table)]

@@ -83,7 +83,7 @@ def fit(
   Raises FloatingPointError at the first non-finite loss or parameter, before anything
   of that part is saved, and ValueError for settings that do not fit.
   """
-  mesh = mesh or devices_mesh.make_mesh(groups=config.seed_groups)
+  mesh = mesh or devices_mesh.make_mesh(groups=config.seed_devices)
   calls = check_training(method, config, mesh, len(rows.seeds))
   data, own = device_data.training_data(method, rows.split, mesh)
   judge = device_data.to_devices(method, device_data.pad_to_blocks(valid, mesh), mesh)
@@ -92,10 +92,10 @@ def fit(
   done = checkpoint.latest_step(manager) if manager else 0
   save = functools.partial(checkpoint.save, manager) if manager else lambda *_: None
   stages, end, best, given = [], 0, None, dict(start or {})
-  bar_of = progress.progress_bar(title, sum(calls) * config.every, done)
+  bar_of = progress.progress_bar(title, sum(calls) * config.eval_every, done)
   with bar_of as bar, contextlib.ExitStack() as reading:
     for number, (stage, count) in enumerate(zip(method.stages, calls, strict=True)):
-      begin, end = end, end + count * config.every
+      begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
       begins = make_stage_start(method, number, tx, config, mesh)
       carry = jax.eval_shape(begins, keys, best, given)
@@ -105,22 +105,22 @@ def fit(
         inputs = (keys, best, given)
         carry = compiled(begins, inputs, speed, once=True)(*inputs)
       span, entry, told = (begin, end), max(begin, done), []
-      first = entry - (entry - begin) % config.every  # step of the call it is in
+      first = entry - (entry - begin) % config.eval_every  # step of the call it is in
       if begin < done <= end:
         carry, told = resumed(manager, done, carry, first < entry, mesh)
       asked = batches.iterate_blocks(rows, config, stage, span, first, own, mesh, prepare)
       reading.enter_context(contextlib.closing(asked))
       call, ready, later = None, None, None
-      for at in range(first, end, config.every):
+      for at in range(first, end, config.eval_every):
         ready = ready or next(asked)
         if call is None:
           program = make_train_steps(method, stage, tx, spec, rows.protocol, config, mesh)
           args = (carry, ready, keys, data, judge, np.zeros(2, np.int32))
           call = compiled(program, args, speed)
-        for steps in spans(max(entry - at, 0), config.every, speed):
+        for steps in spans(max(entry - at, 0), config.eval_every, speed):
           since, (now, to) = time.perf_counter(), (at + steps).tolist()
           carry, metrics = call(carry, ready, keys, data, judge, steps)
-          whole = to == at + config.every
+          whole = to == at + config.eval_every
           later = later or next(asked, None)  # the rows of the next call
           told.append(progress.of_steps(jax.device_get(metrics), steps))
           speed["train_s"] += time.perf_counter() - since
@@ -139,31 +139,31 @@ def fit(
         ready, later = later, None
       best = carry.best
   carry = jax.device_put(carry._replace(state=None), devices_mesh.replicated(mesh))
-  return finished(carry, stages, config.batch * len(rows.seeds))
+  return finished(carry, stages, config.batch_size * len(rows.seeds))
 
 
 def check_training(method: Method, config: TrainConfig, mesh: Mesh, seeds: int) -> list[int]:
   """The number of jitted calls of each stage; ValueError for what does not fit."""
   optimizer.check_optimizer(config.optim)
-  if config.batch < 1 or not 0 <= config.labelled_per_batch <= config.batch:
+  if config.batch_size < 1 or not 0 <= config.labelled_per_batch <= config.batch_size:
     raise ValueError(
-      f"train.batch is {config.batch} with {config.labelled_per_batch} labelled rows, "
+      f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "
       "at least 1 row is needed, and from 0 to all of them labelled"
     )
-  devices_mesh.check_batch_size(config.batch, mesh)
+  devices_mesh.check_batch_size(config.batch_size, mesh)
   devices_mesh.check_seeds(seeds, mesh.shape["seed"])
-  check_choice("train.replicate", config.replicate, ("auto", "map", "vmap"))
-  check_choice("train.select", config.select, ("all", "full"))
-  if config.every < 1 or config.steps % config.every or config.steps < 1:
+  check_choice("train.seed_parallelism", config.seed_parallelism, ("auto", "map", "vmap"))
+  check_choice("train.select_on", config.select_on, ("all", "full"))
+  if config.eval_every < 1 or config.steps % config.eval_every or config.steps < 1:
     raise ValueError(
       f"train.steps is {config.steps}, it must be a positive multiple of "
-      f"train.every, {config.every}"
+      f"train.eval_every, {config.eval_every}"
     )
-  total = config.steps // config.every
+  total = config.steps // config.eval_every
   if total < len(method.stages):
     raise ValueError(
       f"train.steps is {config.steps}, the {len(method.stages)} stages of the method "
-      f"need at least {len(method.stages) * config.every}"
+      f"need at least {len(method.stages) * config.eval_every}"
     )
   shares = np.array([s.fraction for s in method.stages])
   edges = np.round(np.cumsum(shares) / shares.sum() * total).astype(int)

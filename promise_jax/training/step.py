@@ -22,17 +22,17 @@ from promise_jax.types import Array, PyTree, Spec
 class TrainConfig:
   """`steps` updates of `batch` rows, `labelled_per_batch` of them labelled while
   unlabelled rows exist; validation `every` so many; `select` says what chooses the
-  step: the mean over "all" patterns, or the "full" one; `replicate` how seeds run:
-  "map", "vmap", or "auto" (map on CPU, vmap elsewhere); `seed_groups` into how many
+  step: the mean over "all" patterns, or the "full" one; `seed_parallelism` how seeds run:
+  "map", "vmap", or "auto" (map on CPU, vmap elsewhere); `seed_devices` into how many
   groups the devices are split, each of which trains its part of the seeds."""
 
   steps: int = 300
-  every: int = 25
-  batch: int = 128
+  eval_every: int = 25
+  batch_size: int = 128
   labelled_per_batch: int = 32
-  select: str = "all"
-  replicate: str = "auto"
-  seed_groups: int = 1
+  select_on: str = "all"
+  seed_parallelism: str = "auto"
+  seed_devices: int = 1
   optim: optimizer.OptimConfig = optimizer.OptimConfig()
 
 
@@ -77,7 +77,7 @@ def replace_leaves(params: PyTree, given: Mapping[str, Array]) -> PyTree:
 
 def over_seeds(one: Callable, config: TrainConfig) -> Callable:
   """The function of one seed as a function of all, stacked on a leading axis."""
-  kind = config.replicate
+  kind = config.seed_parallelism
   if kind == "auto":
     kind = "map" if jax.default_backend() == "cpu" else "vmap"
   if kind == "vmap":
@@ -106,7 +106,9 @@ def make_train_steps(
   patterns = missing.all_patterns(len(spec.modalities))
   # An earlier stage on complete rows hands on what is best on complete rows.
   complete = not stage.hide and stage.name != method.stages[-1].name
-  patterns = evaluation_predict.selection_patterns(patterns, "full" if complete else config.select)
+  patterns = evaluation_predict.selection_patterns(
+    patterns, "full" if complete else config.select_on
+  )
 
   def validate(params, model_state, judge):
     logits = evaluation_predict.predict_patterns(
@@ -117,7 +119,7 @@ def make_train_steps(
 
   def call(carry, ready, keys, data, judge, steps):
     clocks = StepInfo(*ready["clock"])
-    whole = steps[1] == config.every
+    whole = steps[1] == config.eval_every
 
     def one(carry, chosen, key):
       @jax.jit  # traced once, for what it tells and for the loop
@@ -136,7 +138,7 @@ def make_train_steps(
         return state, jax.tree.map(put, terms, told)
 
       _, like = jax.eval_shape(step, carry.state, steps[0])
-      none = jax.tree.map(lambda x: jnp.zeros((config.every, *x.shape), x.dtype), like)
+      none = jax.tree.map(lambda x: jnp.zeros((config.eval_every, *x.shape), x.dtype), like)
       state, terms = jax.lax.fori_loop(*steps, take, (carry.state, none))
       judged = lambda: validate(state.params, state.model_state, judge)
       score = jax.lax.cond(whole, judged, lambda: -jnp.inf)  # which is never better

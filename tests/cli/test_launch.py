@@ -362,7 +362,7 @@ def test_a_run_that_diverges_says_where_and_fails(tmp_path, environment):
 def test_a_cpu_pretends_to_be_a_device_for_each_group(whole, environment, tmp_path):
   """Where nothing says how many there are; the numbers are those of one device."""
   own = {k: v for k, v in environment.items() if k != "JAX_NUM_CPU_DEVICES"}
-  end = Run(tmp_path, own, "--config.train.seed_groups=2").end()
+  end = Run(tmp_path, own, "--config.train.seed_devices=2").end()
   assert end.code == 0, end.err
   ours, theirs = (np.load(folder / "predictions.npz") for folder in (tmp_path, whole.folder))
   for name in ours.files:

@@ -175,7 +175,7 @@ def loss(params, model_state, batch, key, clock):
 
 spec = Spec((Modality("x", "vector", (WIDTH,)),), Task("classes", 2), {})
 rows = feed.Rows(part(Made(), COUNT), np.ones((1, COUNT), bool), (0,))
-config = train.TrainConfig(steps=24, every=4, batch=16, labelled_per_batch=8)
+config = train.TrainConfig(steps=24, eval_every=4, batch_size=16, labelled_per_batch=8)
 method = Method(init, predict, (Stage("train", loss),))
 fit = train.fit(method, spec, rows, part(Made.few, 8), config)
 assert fit.score[0] == 1.0, fit.score  # every row was seen, with its label

@@ -65,19 +65,19 @@ def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
 def test_trials_are_in_groups_that_divide_their_seeds(tmp_path, monkeypatch):
   """Those of a run of 12 seeds in four groups, with six seeds, are in two."""
   one = tiny_runs.get_config().to_dict()
-  one["train"]["seed_groups"], found = 4, []
+  one["train"]["seed_devices"], found = 4, []
 
   class Enough(Exception):
     pass
 
   def prepare(config):
-    found.append((config["train"]["seed_groups"], config["seeds"]))
+    found.append((config["train"]["seed_devices"], config["seeds"]))
     raise Enough
 
   monkeypatch.setattr(compare.arms, "prepare", prepare)
   with pytest.raises(Enough):
     compare.choose(one, ("fusion", "distil"), 6, tmp_path, print)
-  assert found == [(2, 6)] and one["train"]["seed_groups"] == 4
+  assert found == [(2, 6)] and one["train"]["seed_devices"] == 4
 
 
 def test_arms_are_merged_with_the_run_of_most_seeds(finished):

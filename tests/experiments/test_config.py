@@ -76,12 +76,12 @@ def test_the_training_of_a_preset_is_that_of_the_method(monkeypatch):
   """The preset of another method has other training; one without keeps the run's."""
   monkeypatch.setitem(experiment_config.PRESETS["authors"], "fusion", {"hidden": 8})
   monkeypatch.setitem(experiment_config.PRESETS["authors"], "distil", {"hidden": 9})
-  values = {"batch": 64, "optim": {"schedule": "constant"}}
+  values = {"batch_size": 64, "optim": {"schedule": "constant"}}
   monkeypatch.setitem(experiment_config.PRESET_TRAINING, ("authors", "fusion"), values)
   plain = config_of()["train"]
   found = config_of("method=fusion(absent=zeros),preset=authors")
   assert found["train"] == plain | {
-    "batch": 64,
+    "batch_size": 64,
     "optim": plain["optim"] | {"schedule": "constant"},
   }
   assert found["fusion"]["hidden"] == 8

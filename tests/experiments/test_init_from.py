@@ -152,11 +152,11 @@ def test_long_lists_are_cut():
   assert experiments_init_from.list_paths(fresh) == shown
 
 
-@pytest.mark.parametrize("replicate", ["map", "vmap"])
-def test_the_first_carry(replicate, one_device):
+@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
+def test_the_first_carry(seed_parallelism, one_device):
   """Taken leaves are those given, bit by bit, all else is that of a fresh start; no
   buffer is there twice, as the carry is donated."""
-  task, run = tiny_runs.dataset(), tiny_runs.settings(replicate=replicate)
+  task, run = tiny_runs.dataset(), tiny_runs.settings(seed_parallelism=seed_parallelism)
   method = tiny_runs.linear(task.spec)
   start = training_step.make_stage_start(
     method, 0, optimizer.make_optimizer(run.optim, 5), run, one_device

@@ -224,11 +224,11 @@ def test_another_config_is_refused_and_the_fields_named(finished):
 def test_a_run_may_go_on_with_other_readers_and_groups(finished):
   given = config()
   given["data"] |= {"threads": 3, "workers": 1}
-  given["train"]["seed_groups"] = 2
+  given["train"]["seed_devices"] = 2
   with run_dir.open_run(finished.folder, given):
     pass
   usual = given | {"data": given["data"] | run_dir.PREFETCH_OPTIONS}
-  usual["train"] = {k: v for k, v in usual["train"].items() if k != "seed_groups"}
+  usual["train"] = {k: v for k, v in usual["train"].items() if k != "seed_devices"}
   assert run_dir.config_hash(given) == run_dir.config_hash(usual)
   several = [{"runs": {"headline": one}} for one in (given, usual)]
   assert run_dir.config_hash(several[0]) == run_dir.config_hash(several[1])
@@ -242,16 +242,16 @@ def test_groups_that_do_not_fit_the_devices_are_one_for_an_evaluation():
   """There are eight devices; the run of an older version names no groups."""
   given = config()
   for groups, found in ((1, 1), (4, 4), (3, 1), (16, 1)):
-    given["train"]["seed_groups"] = groups
-    assert experiment_run.fit_to_devices(given)["train"]["seed_groups"] == found
-  del given["train"]["seed_groups"]
+    given["train"]["seed_devices"] = groups
+    assert experiment_run.fit_to_devices(given)["train"]["seed_devices"] == found
+  del given["train"]["seed_devices"]
   assert experiment_run.fit_to_devices(given) == given
 
 
 def test_seeds_that_do_not_divide_are_refused_before_anything_is_read():
   given = config("seeds=5,dataset=nowhere.npz")
-  given["train"]["seed_groups"] = 2
-  with pytest.raises(ValueError, match="seeds is 5, .* multiple of train.seed_groups"):
+  given["train"]["seed_devices"] = 2
+  with pytest.raises(ValueError, match="seeds is 5, .* multiple of train.seed_devices"):
     experiment_config.parse_experiment(given)
 
 
@@ -278,7 +278,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, name, text):
   ("section", "changed", "sentence"),
   [
     ("train", {"steps": 23}, "steps is 23"),
-    ("train", {"batch": 12}, "multiple of the 8 devices"),
+    ("train", {"batch_size": 12}, "multiple of the 8 devices"),
     ("train", {"labelled_per_batch": 99}, "99 labelled"),
     ("data", {"modalities": 0}, "modalities is 0"),
     ("data", {"modalities": 3}, "both is for exactly 2 modalities, found 3"),
@@ -404,7 +404,7 @@ def test_groups_of_test_rows_are_kept_and_compared_whole(tmp_path):
 def test_a_step_chosen_on_the_full_pattern_is_said_to_be(tmp_path):
   """The constant predictor is scored on what chooses; its lines say what that is."""
   given = tiny_runs.get_config("method=majority,controls=none").to_dict()
-  given["train"]["select"] = "full"
+  given["train"]["select_on"] = "full"
   quietly(tmp_path / "run", given)
   (valid, *_) = [x for x in lines_of(tmp_path / "run") if x["split"] == "valid"]
   assert valid["protocol"] == "full pattern"

@@ -266,7 +266,7 @@ def test_groups_train_what_one_device_does_and_send_each_other_nothing(name, one
   stages = len(method.stages)
   rows, config = (
     tiny_runs.rows(source, seeds=range(8)),
-    tiny_runs.settings(steps=stages, every=1),
+    tiny_runs.settings(steps=stages, eval_every=1),
   )
   given = method, source.spec, rows, source.split("valid"), config
   alone = loop.fit(*given, mesh=one_device)

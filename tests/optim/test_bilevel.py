@@ -612,8 +612,8 @@ def weighted(spec) -> Method:
 
 def fitted(source, mesh, lines, **more):
   """`fit` of that method, two seeds, 10 steps in calls of 5."""
-  replicate = more.pop("replicate", "map")
-  config = tiny_runs.settings(steps=10, select="full", replicate=replicate)
+  seed_parallelism = more.pop("seed_parallelism", "map")
+  config = tiny_runs.settings(steps=10, select_on="full", seed_parallelism=seed_parallelism)
   rows = tiny_runs.rows(source, protocol="bernoulli(0.3)")
   method, valid = weighted(source.spec), source.split("valid")
   return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, log=lines.extend, **more)
@@ -624,7 +624,7 @@ def test_the_update_in_a_whole_run(one_device, tmp_path):
   source, whole, other, parts = tiny_runs.dataset(), [], [], []
   with tiny_runs.compile_once(tmp_path / "compiled"):
     fit = fitted(source, one_device, whole)
-    by_vmap = fitted(source, one_device, other, replicate="vmap")
+    by_vmap = fitted(source, one_device, other, seed_parallelism="vmap")
     stop = lambda: signal.SIGTERM if len(parts) == 2 else 0
     with checkpoint.open_manager(tmp_path / "run") as manager:
       with pytest.raises(loop.TrainingInterrupted):

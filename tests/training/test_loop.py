@@ -78,17 +78,17 @@ def test_a_seed_does_not_depend_on_its_company(source, one_device, five):
 
 def test_vmap_agrees_with_map(source, one_device, five):
   method = tiny_runs.linear(source.spec)
-  other = fitted(source, method, one_device, seeds=SEEDS, replicate="vmap")
+  other = fitted(source, method, one_device, seeds=SEEDS, seed_parallelism="vmap")
   tiny_runs.assert_close(other.params, five[0].params, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(other.at, five[0].at)
 
 
-@pytest.mark.parametrize("replicate", ["map", "vmap"])
+@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
 @pytest.mark.parametrize("groups", [2, 4])
-def test_groups_of_devices_train_their_seeds(source, five, replicate, groups):
+def test_groups_of_devices_train_their_seeds(source, five, seed_parallelism, groups):
   """Two groups of four devices, or four of two, and four seeds."""
   mesh, lines, held = devices_mesh.make_mesh(groups=groups), [], Held()
-  more = {"seeds": SEEDS[:4], "replicate": replicate, "log": lines.extend}
+  more = {"seeds": SEEDS[:4], "seed_parallelism": seed_parallelism, "log": lines.extend}
   fit = fitted(source, tiny_runs.linear(source.spec), mesh, manager=held, **more)
   first = lambda tree: jax.tree.map(lambda x: x[:4], tree)
   tiny_runs.assert_close(fit.params, first(five[0].params), rtol=1e-4, atol=1e-5)
@@ -100,14 +100,14 @@ def test_groups_of_devices_train_their_seeds(source, five, replicate, groups):
   assert held.parts == {4 // groups}  # of the seeds a device has its own alone
 
 
-@pytest.mark.parametrize("replicate", ["map", "vmap"])
-def test_calls_of_another_length_walk_the_same_path(source, one_device, replicate):
+@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
+def test_calls_of_another_length_walk_the_same_path(source, one_device, seed_parallelism):
   """`every` decides when to look, not what is computed: the state after 20 steps."""
   states = []
   for every in (5, 10):
     method, held = tiny_runs.linear(source.spec), Held()
-    more = {"replicate": replicate, "manager": held}
-    fitted(source, method, one_device, every=every, **more)
+    more = {"seed_parallelism": seed_parallelism, "manager": held}
+    fitted(source, method, one_device, eval_every=every, **more)
     states.append(held.trees[20].state)
   tiny_runs.assert_close(*states, rtol=1e-6, atol=1e-6)
 
@@ -165,7 +165,7 @@ def test_eight_devices_compute_what_one_does(source, one_device, eight_devices):
     held, lines = Held(), []
     method = methods.build_method("fusion", tiny_runs.VALUES["fusion"], source.spec)
     more = {"manager": held, "log": lines.extend, "protocol": "bernoulli(0.3)"}
-    fitted(source, method, mesh, steps=10, every=10, **more)
+    fitted(source, method, mesh, steps=10, eval_every=10, **more)
     found.append((held.trees[10].state.params, [line["loss"] for line in lines]))
   (one, loss_of_one), (eight, loss_of_eight) = found
   np.testing.assert_allclose(loss_of_eight, loss_of_one, rtol=1e-4)
@@ -267,8 +267,8 @@ def test_a_stage_is_judged_by_its_own_predict(source, staged):
   np.testing.assert_allclose(scores, of_class_0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("replicate", ["map", "vmap"])
-def test_the_carry_has_no_leaf_twice(source, one_device, replicate):
+@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
+def test_the_carry_has_no_leaf_twice(source, one_device, seed_parallelism):
   """A buffer that is donated twice is an error, or worse. Also in the second stage,
   which starts from what `enter` passes on."""
   method, seen = tiny_runs.two_stages(source.spec), []
@@ -288,7 +288,7 @@ def test_the_carry_has_no_leaf_twice(source, one_device, replicate):
   train_compiled = loop.compiled
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "compiled", compiled)
-    fitted(source, method, one_device, replicate=replicate)
+    fitted(source, method, one_device, seed_parallelism=seed_parallelism)
   assert len(seen) == 6  # a call in two parts, one whole, in each stage
 
 
@@ -317,15 +317,17 @@ def counting(best_of) -> Method:
   return Method(init, predict, (Stage("count", None, update=update),))
 
 
-@pytest.mark.parametrize("replicate", ["map", "vmap"])
-def test_selection_keeps_the_best_step_of_each_seed(one_device, replicate):
+@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
+def test_selection_keeps_the_best_step_of_each_seed(one_device, seed_parallelism):
   source = tiny_runs.dataset(rows=(48, 21, 20))
   method = counting(lambda steps, favourite: steps == favourite)
   most = np.mean(source.split("valid").label == 0)
   if most < 0.5:
     method = counting(lambda steps, favourite: steps != favourite)
   lines = []
-  fit = fitted(source, method, one_device, seeds=SEEDS, replicate=replicate, log=lines.extend)
+  fit = fitted(
+    source, method, one_device, seeds=SEEDS, seed_parallelism=seed_parallelism, log=lines.extend
+  )
   favourite = np.asarray(fit.model_state["favourite"])
   assert len(set(favourite.tolist())) > 1
   np.testing.assert_array_equal(fit.at, favourite)
@@ -423,7 +425,7 @@ def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
   found = []
   for split in (rows.split, rows.split._replace(label=label)):
     poisoned = rows._replace(split=split)
-    fit = fitted(source, method, one_device, rows=poisoned, steps=10, every=10)
+    fit = fitted(source, method, one_device, rows=poisoned, steps=10, eval_every=10)
     found.append((fit.params, fit.model_state))
   assert tiny_runs.same(*found)
 
@@ -431,19 +433,19 @@ def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
 @pytest.mark.parametrize(
   ("changed", "sentence"),
   [
-    ({"batch": 12, "labelled_per_batch": 4}, "batch is 12.*multiple of the 8 devices"),
-    ({"steps": 23}, "steps is 23.*multiple of train.every, 5"),
+    ({"batch_size": 12, "labelled_per_batch": 4}, "batch is 12.*multiple of the 8 devices"),
+    ({"steps": 23}, "steps is 23.*multiple of train.eval_every, 5"),
     ({"steps": 0}, "steps is 0"),
-    ({"every": 0}, "every, 0"),
+    ({"eval_every": 0}, "eval_every, 0"),
     ({"steps": 5}, "steps is 5.*2 stages.*at least 10"),
-    ({"replicate": "both"}, "'both', known are auto, map, vmap"),
-    ({"labelled_per_batch": 17}, "batch is 16 with 17 labelled"),
-    ({"batch": 0, "labelled_per_batch": 0}, "batch is 0"),
+    ({"seed_parallelism": "both"}, "'both', known are auto, map, vmap"),
+    ({"labelled_per_batch": 17}, "batch_size is 16 with 17 labelled"),
+    ({"batch_size": 0, "labelled_per_batch": 0}, "batch_size is 0"),
     ({"optim": loop.optimizer.OptimConfig(lr=-1.0)}, "lr is -1.0"),
-    ({"seed_groups": 3}, "seed_groups is 3, the 8 devices in use must be a multiple"),
-    ({"seed_groups": 0}, "seed_groups is 0"),
-    ({"seed_groups": 4}, "seeds is 2, it must be a multiple of train.seed_groups, 4"),
-    ({"seed_groups": 2, "batch": 18}, "batch is 18.*of the 4 devices of each of 2 gr"),
+    ({"seed_devices": 3}, "seed_devices is 3, the 8 devices in use must be a multiple"),
+    ({"seed_devices": 0}, "seed_devices is 0"),
+    ({"seed_devices": 4}, "seeds is 2, it must be a multiple of train.seed_devices, 4"),
+    ({"seed_devices": 2, "batch_size": 18}, "batch is 18.*of the 4 devices of each of 2 gr"),
   ],
 )
 def test_settings_that_do_not_fit_are_refused(source, changed, sentence):
