@@ -20,6 +20,6 @@ def get_config(arguments: str = ""):
   )
   config.data.stream = True
   config.seeds = 2
-  config.controls = ("majority",)
+  config.baselines = ("majority",)
   config.train.update({"steps": 400, "eval_every": 50})
   return experiment_config.apply_arguments(config, arguments)

@@ -19,11 +19,11 @@ program compiles in 17 s there, with three modalities in 22 s.
 
 from promise_jax.experiments import config as experiment_config
 
-CONTROLS = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
+BASELINES = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
 
 
 def get_config(arguments: str = ""):
   config = experiment_config.default_map_config("promise", arguments)
-  if "controls" not in experiment_config.parse_pairs(arguments):
-    config.controls = CONTROLS
+  if "baselines" not in experiment_config.parse_pairs(arguments):
+    config.baselines = BASELINES
   return config

@@ -12,13 +12,13 @@ class. preset=clean has the five layers of MPLMM and all steps.
 
 from promise_jax.experiments import config as experiment_config
 
-CONTROLS = ("majority", "fusion", "distil", "mplmm", "promma(gate=on)")
+BASELINES = ("majority", "fusion", "distil", "mplmm", "promma(gate=on)")
 
 
 def get_config(arguments: str = ""):
   config = experiment_config.default_config(method="promma", dataset="watch", label_rate=1.0)
   config.train_protocol = "mplmm(0.7,redraw=true)"
-  config.controls = CONTROLS
+  config.baselines = BASELINES
   config.train.update({"steps": 400, "batch_size": 64})
   if "preset" not in experiment_config.parse_pairs(arguments):
     config.promma.steps = config.mplmm.steps = 20

@@ -1,4 +1,4 @@
-"""RedCore against its controls, where modalities go missing at different rates.
+"""RedCore against its baselines, where modalities go missing at different rates.
 
   python launch/train.py --config configs/redcore.py
   python launch/train.py --config "configs/redcore.py:train_protocol=exact(0.5)"
@@ -39,5 +39,5 @@ IMBALANCED = (
 def get_config(arguments: str = ""):
   config = experiment_config.default_config(method="redcore", dataset="mfeat", label_rate=1.0)
   config.train_protocol = "exact(0.2,0.5,0.8)"
-  config.controls = ("majority", "fusion", "distil", "redcore(upper=none)")
+  config.baselines = ("majority", "fusion", "distil", "redcore(upper=none)")
   return experiment_config.apply_arguments(config, arguments)

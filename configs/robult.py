@@ -1,4 +1,4 @@
-"""Robult-style training against its controls, at few labels.
+"""Robult-style training against its baselines, at few labels.
 
   python launch/train.py --config configs/robult.py
   python launch/train.py --config configs/robult.py:dataset=emoji,label_rate=0.2
@@ -16,7 +16,7 @@ from promise_jax.experiments import config as experiment_config
 def get_config(arguments: str = ""):
   config = experiment_config.default_config(method="robult", dataset="mfeat", label_rate=0.05)
 
-  # Training: every arm gets the same rows, steps and masks.
+  # Training: every variant gets the same rows, steps and masks.
   config.train.steps = 300
   config.train.eval_every = 25
   config.train.batch_size = 128

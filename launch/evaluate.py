@@ -3,7 +3,7 @@
   python launch/evaluate.py --workdir runs/robult-1a2b3c4d --protocol "exact(0.5)"
   python launch/evaluate.py --workdir DIR --protocol "map(0.7)" --masks masks.npz
 
-Prints every arm and metric, and adds the lines to results.jsonl of the run.
+Prints every variant and metric, and adds the lines to results.jsonl of the run.
 """
 
 from pathlib import Path

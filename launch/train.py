@@ -1,4 +1,4 @@
-"""Trains a method and its controls, ends in a robustness table.
+"""Trains a method and its baselines, ends in a robustness table.
 
   python launch/train.py --config configs/robult.py
   python launch/train.py --config configs/robult.py:dataset=emoji,label_rate=0.2

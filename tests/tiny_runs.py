@@ -62,12 +62,12 @@ def short(devices: int = 1) -> dict[str, str]:
 
 
 def get_config(arguments: str = ""):
-  """An experiment of two arms to train and the majority class, for `--config`."""
+  """An experiment of two variants to train and the majority class, for `--config`."""
   config = experiment_config.default_config(method="fusion", dataset="synthetic", label_rate=0.5)
   config.data = {"data_dir": "", "rows": (48, 20, 20), "dim": 4, "modalities": 2}
   config.data.classes = 2
   config.seeds = 2
-  config.controls = ("majority", "fusion(absent=zeros)")
+  config.baselines = ("majority", "fusion(absent=zeros)")
   config.test_protocols = ("map(.5,both=1)", "bernoulli(0.30)")
   config.train.update({"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8})
   for name, values in VALUES.items():

@@ -1,4 +1,4 @@
-"""PROMISE-style training, its ablations and the controls, under the MAP protocol.
+"""PROMISE-style training, its ablations and the baselines, under the MAP protocol.
 
   python launch/compare.py --config configs/results/promise.py
   python launch/compare.py --config configs/results/promise.py:dataset=mfeat
@@ -7,7 +7,7 @@ and with another choice of modalities, "...promise.py:modalities=image+text+prop
 Default: emoji as image and text. 70 % of the training rows are incomplete; tests are
 all patterns and the grid of rates .1 to .9, unless test_protocols= says otherwise; of
 two modalities it has three parts for watch and where modalities= names two. Headline
-arms have 20 seeds, the others 5. Resumable.
+variants have 20 seeds, the others 5. Resumable.
 """
 
 from promise_jax.experiments import compare

@@ -1,4 +1,4 @@
-"""ProMMA (reconstructed) and MPLMM on one backbone, their ablations and the controls.
+"""ProMMA (reconstructed) and MPLMM on one backbone, their ablations and the baselines.
 
   python launch/compare.py --config configs/results/promma.py
   python launch/compare.py --config configs/results/promma.py:dataset=standin.pkl
@@ -7,10 +7,10 @@ the latter after `python configs/results/standin.py standin.pkl`; emoji as image
 text by ":dataset=emoji,modalities=image+text".
 
 Two layers, at most 20 steps a modality. A MulT is trained on complete rows, once for
-each of 20 seeds, in 150 steps; all arms of MPLMM and ProMMA start from it (`init_from`)
+each of 20 seeds, in 150 steps; all variants of MPLMM and ProMMA start from it (`init_from`)
 and train their prompts, in 150 steps on watch and 100 elsewhere, with 70 % of the rows
-incomplete, drawn again in each epoch. The controls have all these steps for themselves.
-Headline arms have 20 seeds, the others 5. Resumable.
+incomplete, drawn again in each epoch. The baselines have all these steps for themselves.
+Headline variants have 20 seeds, the others 5. Resumable.
 """
 
 from promise_jax.experiments import compare
@@ -60,7 +60,7 @@ def get_config(arguments: str = ""):
   )
   config.runs.references = config.runs.headline.to_dict() | {
     "method": "fusion",
-    "controls": ("distil", "majority"),
+    "baselines": ("distil", "majority"),
     "train": base.train.to_dict() | {"steps": BACKBONE + steps},
     "init_from": "",
   }

@@ -1,11 +1,11 @@
-"""RedCore against its controls where modalities go missing at different rates.
+"""RedCore against its baselines where modalities go missing at different rates.
 
   python launch/compare.py --config configs/results/redcore.py
   python launch/compare.py --config configs/results/redcore.py:dataset=emoji
 
 and with another training protocol, "...redcore.py:train_protocol=exact(0.5)". Default:
 mfeat, all labels, the views missing in 20, 50 and 80 % of the training rows;
-on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline arms have 20
+on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline variants have 20
 seeds, the others 5. About 20 minutes on one CPU core; resumable.
 """
 

@@ -1,4 +1,4 @@
-"""Robult-style and its variant `share` against the controls, at few labels: the tables
+"""Robult-style and its variant `share` against the baselines, at few labels: the tables
 of RESULTS.md.
 
   python launch/compare.py --config configs/results/robult.py
@@ -6,7 +6,7 @@ of RESULTS.md.
   python launch/compare.py --config configs/results/robult.py:dataset=emoji
   python launch/compare.py --config configs/results/robult.py:dataset=watch,fold=1
 
-Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline arms
+Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline variants
 have 20 seeds, ablations 5; those of `share` are for the default rate alone. Resumable.
 """
 

@@ -1,9 +1,9 @@
 """Many runs -> one table with intervals and verdicts: how every result is made.
 
 A comparison is a list of experiments on the same data and label rate. Each runs in a
-folder of its own (a finished one is skipped, an unfinished one resumed); their arms are
-merged, and the method is compared with every other arm on the seeds that both have.
-Before that, `trials` may choose the settings of some arms: the same number of trials
+folder of its own (a finished one is skipped, an unfinished one resumed); their variants are
+merged, and the method is compared with every other variant on the seeds that both have.
+Before that, `trials` may choose the settings of some variants: the same number of trials
 for each, on validation alone, with the test split never read.
 """
 
@@ -27,7 +27,7 @@ from promise_jax.reports import tables as reports_tables
 
 
 class Merged(NamedTuple):
-  """One arm: `seeds` of the run with the most of them, its `logits` f[S, P, N, C], its
+  """One variant: `seeds` of the run with the most of them, its `logits` f[S, P, N, C], its
   mean `valid` score and its `lines` of results."""
 
   seeds: tuple[int, ...]
@@ -40,10 +40,10 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
   """Chooses, runs, merges, compares; writes comparison.md, comparison.json and
   report.html into `folder` and returns the text of the first.
 
-  `config` has `title`, `trials` {name: arms to choose from}, `trial_seeds` and `runs`
-  {name: config of an experiment}, in which "{name}" stands for the arm chosen. It may
+  `config` has `title`, `trials` {name: variants to choose from}, `trial_seeds` and `runs`
+  {name: config of an experiment}, in which "{name}" stands for the variant chosen. It may
   have `before`, {name: config} of experiments that are run first and not compared, from
-  which the others start whose `init_from` is that name, and `variants`, arms that are
+  which the others start whose `init_from` is that name, and `variants`, variants that are
   compared with all others as the method is. Raises ValueError for what does not fit,
   before anything is trained.
   """
@@ -79,29 +79,29 @@ def two_runs(
   before: dict[str, dict] | None = None,
 ):
   """The ConfigDict of a comparison of two runs of `base`, a ConfigDict: `headline`
-  are the controls with 20 seeds, `others` the arms with 5, at least one, in a run of
+  are the baselines with 20 seeds, `others` the variants with 5, at least one, in a run of
   their own in which the method is not trained again; `trials` have 5 as well. Runs
-  `before` have 20, no controls, and the fields given in place of those of `base`.
+  `before` have 20, no baselines, and the fields given in place of those of `base`.
 
   `base` follows the `arguments` of the config file already; ValueError if they set the
-  seeds or the controls.
+  seeds or the baselines.
   """
   from ml_collections import config_dict
 
-  for field in ("seeds", "controls"):
+  for field in ("seeds", "baselines"):
     if field in experiment_config.parse_pairs(arguments):
       raise ValueError(f"{field} is fixed in this comparison, it cannot be given")
   first, *rest = others
   runs = {
-    "headline": {"seeds": 20, "controls": headline},
-    "others": {"seeds": 5, "method": first, "controls": tuple(rest)},
+    "headline": {"seeds": 20, "baselines": headline},
+    "others": {"seeds": 5, "method": first, "baselines": tuple(rest)},
   }
   runs = {name: base.to_dict() | given for name, given in runs.items()}
   config = {"title": title, "trials": trials or {}, "trial_seeds": 5, "runs": runs}
   if variants:
     config["variants"] = variants
   if before:
-    alone = base.to_dict() | {"seeds": 20, "controls": (), "init_from": ""}
+    alone = base.to_dict() | {"seeds": 20, "baselines": (), "init_from": ""}
     config["before"] = {name: alone | given for name, given in before.items()}
   return config_dict.ConfigDict(config)
 
@@ -113,7 +113,7 @@ def check(config: dict) -> None:
     raise ValueError("runs is empty, at least one experiment is needed")
   counts = {name: len(trials) for name, trials in config["trials"].items()}
   if len(set(counts.values())) > 1:
-    raise ValueError(f"trials must be equally many for every arm, found {counts}")
+    raise ValueError(f"trials must be equally many for every variant, found {counts}")
   shared = ("dataset", "data", "label_rate")
   for field in (*shared, "train_protocol", "test_protocols"):
     values = [c[field] for c in config["runs"].values()]
@@ -125,9 +125,9 @@ def check(config: dict) -> None:
   runs = [fill_choices(one, example) for one in config["runs"].values()]
   for one in runs:
     experiment_config.parse_experiment(one)
-  arms_of_runs = {arm for one in runs for arm in (one["method"], *one["controls"])}
+  variants_of_runs = {variant for one in runs for variant in (one["method"], *one["baselines"])}
   for name in config.get("variants", ()):
-    check_choice("variants", name, tuple(sorted(arms_of_runs)))
+    check_choice("variants", name, tuple(sorted(variants_of_runs)))
 
 
 def place_runs(config: dict, folder: Path) -> dict[str, dict]:
@@ -140,17 +140,17 @@ def place_runs(config: dict, folder: Path) -> dict[str, dict]:
 
 
 def fill_choices(config: dict, chosen: dict[str, str]) -> dict:
-  """The config with every "{name}" in its arms replaced by the arm chosen."""
-  names = [config["method"], *config["controls"]]
+  """The config with every "{name}" in its variants replaced by the variant chosen."""
+  names = [config["method"], *config["baselines"]]
   for name, text in chosen.items():
     names = [n.replace("{" + name + "}", text) for n in names]
-  return config | {"method": names[0], "controls": tuple(names[1:])}
+  return config | {"method": names[0], "baselines": tuple(names[1:])}
 
 
 def choose(
   config: dict, trials: list[str], seeds: int, folder: Path, show: Callable[[str], None]
 ) -> str:
-  """The arm of `trials` with the best mean validation score over `seeds` seeds.
+  """The variant of `trials` with the best mean validation score over `seeds` seeds.
 
   Trains on train and valid only, resumably, in `folder`; every score goes to
   trials.jsonl there. Only trials of the method itself, or of its family, start from
@@ -159,21 +159,23 @@ def choose(
   families = {methods.family(t.partition("(")[0]) for t in (config["method"], *trials)}
   if len(families) > 1:
     config = config | {"init_from": ""}
-  config = config | {"method": trials[0], "controls": tuple(trials[1:]), "seeds": seeds}
+  config = config | {"method": trials[0], "baselines": tuple(trials[1:]), "seeds": seeds}
   groups = math.gcd(config["train"].get("seed_devices", 1), seeds)
   config["train"] = config["train"] | {"seed_devices": groups}
   setup = train_variant.setup_run(config)
   path = folder / "trials.jsonl"
   known = files.read_jsonl(path) if path.exists() else []
-  key = run_dir.config_hash(config | {"method": "", "controls": ()})
-  done = {x["arm"]: x["valid"] for x in known if x["key"] == key}
+  key = run_dir.config_hash(config | {"method": "", "baselines": ()})
+  done = {x["variant"]: x["valid"] for x in known if x["key"] == key}
   folder.mkdir(parents=True, exist_ok=True)
-  for arm in setup.plan.arms:
-    if arm.text in done:
+  for variant in setup.experiment.variants:
+    if variant.text in done:
       continue
-    score = train_variant.train_variant(setup, arm, folder / key).score
-    done[arm.text] = float(np.mean(score))
-    known.append({"key": key, "arm": arm.text, "valid": done[arm.text], "seeds": score.tolist()})
+    score = train_variant.train_variant(setup, variant, folder / key).score
+    done[variant.text] = float(np.mean(score))
+    known.append(
+      {"key": key, "variant": variant.text, "valid": done[variant.text], "seeds": score.tolist()}
+    )
     files.write_jsonl(path, known)
   best = max(trials, key=lambda text: done[text])
   show(f"chosen of {len(trials)} on validation: {best} ({done[best]:.4f})")
@@ -181,7 +183,7 @@ def choose(
 
 
 def merge(folders: list[Path]) -> dict[str, Merged]:
-  """Every arm of the finished runs; of an arm that occurs twice, the run with more
+  """Every variant of the finished runs; of a variant that occurs twice, the run with more
   seeds."""
   out = {}
   for folder in folders:
@@ -199,7 +201,7 @@ def merge(folders: list[Path]) -> dict[str, Merged]:
 
 
 def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[dict]:
-  """The method against every other arm, on the incomplete ones, on all, and on each
+  """The method against every other variant, on the incomplete ones, on all, and on each
   pattern."""
   spec = run_dir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
   with np.load(folder / "predictions.npz") as file:
@@ -211,11 +213,11 @@ def differences(method: str, merged: dict[str, Merged], folder: Path) -> list[di
   for p, pattern in enumerate(table[~full]):
     means[missing.pattern_name(pattern, spec.names)] = np.arange(len(table)) == p
   lines = []
-  for other, arm in merged.items():
+  for other, variant in merged.items():
     if other == method:
       continue
-    both = [s for s in merged[method].seeds if s in arm.seeds]
-    pair = tuple(m.logits[[m.seeds.index(s) for s in both]] for m in (merged[method], arm))
+    both = [s for s in merged[method].seeds if s in variant.seeds]
+    pair = tuple(m.logits[[m.seeds.index(s) for s in both]] for m in (merged[method], variant))
     key = {"method": method, "control": other, "seeds": len(both)}
     found = experiment_results.paired_difference_lines(spec.task, pair, rows, table, means)
     lines += [key | line for line in found]
@@ -230,20 +232,20 @@ def write(
   lines: list[dict],
   folder: Path,
 ) -> str:
-  """The files of the comparison; returns the markdown: a table for each of the arms
-  `compared` with all others, and those by pattern and test protocol of the arms with
+  """The files of the comparison; returns the markdown: a table for each of the variants
+  `compared` with all others, and those by pattern and test protocol of the variants with
   the most seeds."""
-  results = [x for arm in merged.values() for x in arm.lines]
+  results = [x for variant in merged.values() for x in variant.lines]
   metric = lines[0]["metric"] if lines else results[0]["metric"]
   first = folder / next(iter(config["runs"]))
   tables = (variant_table(name, merged, lines, metric, compared) for name in compared)
   text = f"## {config['title']}\n\n" + "\n".join(tables)
   text += describe_rows(first)
-  for name, arm in chosen.items():
+  for name, variant in chosen.items():
     count = len(config["trials"][name])
-    text += f"\n{name}: {arm}, chosen on validation among {count} trials.\n"
-  most = max(len(arm.seeds) for arm in merged.values())
-  names = [name for name, arm in merged.items() if len(arm.seeds) == most]
+    text += f"\n{name}: {variant}, chosen on validation among {count} trials.\n"
+  most = max(len(variant.seeds) for variant in merged.values())
+  names = [name for name, variant in merged.items() if len(variant.seeds) == most]
   text += "\n" + reports_tables.to_markdown(reports_tables.pattern_table(results, metric, names))
   tests = next(iter(config["runs"].values()))["test_protocols"]
   if tests:
@@ -283,11 +285,11 @@ def variant_table(
   metric: str,
   compared: tuple[str, ...],
 ) -> str:
-  """A row an arm: its means, and what the method has over it on incomplete patterns.
+  """A row a variant: its means, and what the method has over it on incomplete patterns.
 
   A variant (the method is not the first of `compared`) is shown beside its own settings
-  and the arms with as many seeds. The best control by validation is marked, see
-  `outcome.best_control`: of the arms with as many seeds that are no setting of a method
+  and the variants with as many seeds. The best control by validation is marked, see
+  `outcome.best_control`: of the variants with as many seeds that are no setting of a method
   `compared`.
   """
 
@@ -299,24 +301,24 @@ def variant_table(
   others = [n for n in merged if n != method]
   if method != compared[0]:
     others = [n for n in others if n in full or base(n) == base(method)]
-  controls = [n for n in full if base(n) not in map(base, compared)]
+  baselines = [n for n in full if base(n) not in map(base, compared)]
   sign = metrics.metric_sign(metric)
-  valid = {n: sign * merged[n].valid for n in (method, *(controls or others))}
+  valid = {n: sign * merged[n].valid for n in (method, *(baselines or others))}
   best = experiment_results.best_baseline(method, valid) if others else None
   lines = [x for x in lines if x["method"] == method and x["rows"] == "incomplete"]
   verdicts = {x["control"]: x for x in lines}
-  header = ["arm", "seeds", "validation", "incomplete", "full"]
+  header = ["variant", "seeds", "validation", "incomplete", "full"]
   out = [[*header, f"{method} minus it, incomplete", "verdict for " + method]]
   out.append(["---"] * len(out[0]))
   for name in (method, *others):
-    arm = merged[name]
-    rows = reports_tables.pattern_table(arm.lines, metric, [name]).rows
+    variant = merged[name]
+    rows = reports_tables.pattern_table(variant.lines, metric, [name]).rows
     cells = {r.name: reports_tables.show_cell(metric, r.cells[0]) for r in rows}
     full = next(r.name for r in reversed(rows) if not r.name.startswith("mean, "))
     mark = " (best on validation)" if name == best else ""
     line = verdicts.get(name)
-    row = [f"`{name}`{mark}", str(len(arm.seeds))]
-    row += [reports_tables.show_value(metric, arm.valid)]
+    row = [f"`{name}`{mark}", str(len(variant.seeds))]
+    row += [reports_tables.show_value(metric, variant.valid)]
     row += [cells.get("mean, incomplete", "-"), cells[full]]
     row += [reports_tables.interval(line), line["verdict"]] if line else ["", ""]
     out.append(row)

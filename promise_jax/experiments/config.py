@@ -112,9 +112,9 @@ def default_config(method: str, dataset: str, label_rate: float):
   config.test_protocols = ()  # what the test is under, beside patterns and rates
   config.seeds = 5
   config.metrics = ()  # more than the task's own, by name
-  config.controls = tuple(c for c in (CONSTANT_VARIANT, "fusion", "distil") if c != method)
+  config.baselines = tuple(c for c in (CONSTANT_VARIANT, "fusion", "distil") if c != method)
   config.init_from = ""  # a finished run whose best parameters the method starts from
-  config.init_only = (".*",)  # regexes on the path, the parameters that are taken over
+  config.init_filter = (".*",)  # regexes on the path, the parameters that are taken over
   config.data = {"data_dir": "", **DATA_OPTIONS, **run_dir.PREFETCH_OPTIONS}
   config.precision = "float32"  # or "bfloat16": of what networks multiply
   config.train = dataclasses.asdict(loop.TrainConfig())
@@ -144,7 +144,7 @@ def apply_arguments(config, text: str):
   `preset=...` names a set of fields and is applied first.
 
   Commas inside parentheses belong to the value; tuples are joined by "+"
-  (`controls=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
+  (`baselines=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
   that lists the known keys, or says what a field takes.
   """
   given = parse_pairs(text)
@@ -204,7 +204,7 @@ def convert_value(key: str, text: str, default: Any) -> Any:
 
 
 def parse_variant(text: str, config: dict) -> Variant:
-  """The arm of "robult" or "fusion(absent=zeros,dropout=false)"; "preset=..." inside
+  """The variant of "robult" or "fusion(absent=zeros,dropout=false)"; "preset=..." inside
   the parentheses takes what that preset says of the method."""
   match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
   name = match[1] if match else text
@@ -212,7 +212,7 @@ def parse_variant(text: str, config: dict) -> Variant:
     return Variant(text, CONSTANT_VARIANT, {})
   if not match or name not in methods.METHODS:
     known = ", ".join((*methods.METHODS, CONSTANT_VARIANT))
-    raise ValueError(f"{text!r} is not a method or a control, known are {known}")
+    raise ValueError(f"{text!r} is not a method or a baseline, known are {known}")
   base, given = dict(config[name]), parse_pairs(match[2] or "")
   if "preset" in given:
     base |= PRESETS[check_preset(given.pop("preset"), name)].get(name, {})
@@ -226,29 +226,29 @@ def parse_variant(text: str, config: dict) -> Variant:
 
 class Experiment(NamedTuple):
   """The config as typed values: what `experiment.run` reads. `init_from` and
-  `init_only` hold for all arms of the run's method and of its family, `warmstart.py`
+  `init_filter` hold for all variants of the run's method and of its family, `warmstart.py`
   says how."""
 
-  arms: tuple[Variant, ...]
+  variants: tuple[Variant, ...]
   seeds: tuple[int, ...]
   protocol: missing.Protocol
   tests: tuple[missing.Protocol, ...]
   train: loop.TrainConfig
   init_from: str
-  init_only: tuple[str, ...]
+  init_filter: tuple[str, ...]
   precision: str
 
 
 def parse_experiment(config: dict) -> Experiment:
   """Reads every field of the plain dict `config`; ValueError for the first that is
   wrong. Nothing is loaded or written."""
-  arms = tuple(parse_variant(t, config) for t in (config["method"], *config["controls"]))
-  folders = [a.folder for a in arms]
+  variants = tuple(parse_variant(t, config) for t in (config["method"], *config["baselines"]))
+  folders = [a.folder for a in variants]
   if len(set(folders)) < len(folders):
-    raise ValueError(f"method and controls repeat one of {', '.join(folders)}")
-  for arm in arms:
-    if arm.method != CONSTANT_VARIANT:
-      methods.make_config(arm.method, arm.values)
+    raise ValueError(f"method and baselines repeat one of {', '.join(folders)}")
+  for variant in variants:
+    if variant.method != CONSTANT_VARIANT:
+      methods.make_config(variant.method, variant.values)
   if not 0 < config["label_rate"] <= 1:
     raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
   if config["seeds"] < 1:
@@ -257,7 +257,7 @@ def parse_experiment(config: dict) -> Experiment:
   values = dict(config["train"])
   values["optim"] = optimizer.OptimConfig(**values["optim"])
   return Experiment(
-    arms,
+    variants,
     tuple(range(config["seeds"])),
     missing.parse_protocol(config["train_protocol"]),
     read_tests(config["test_protocols"]),
@@ -268,14 +268,14 @@ def parse_experiment(config: dict) -> Experiment:
 
 
 def read_start(config: dict) -> tuple[str, tuple[str, ...]]:
-  """`init_from` and `init_only`; ValueError for what is no regex, or nothing to start.
+  """`init_from` and `init_filter`; ValueError for what is no regex, or nothing to start.
   The config of a run made before there were these fields has none."""
-  folder, only = config.get("init_from", ""), config.get("init_only", (".*",))
+  folder, only = config.get("init_from", ""), config.get("init_filter", (".*",))
   for pattern in only:
     try:
       re.compile(pattern)
     except re.error as error:
-      raise ValueError(f"init_only has {pattern!r}, no regex: {error}") from None
+      raise ValueError(f"init_filter has {pattern!r}, no regex: {error}") from None
   if folder and config["method"] == CONSTANT_VARIANT:
     raise ValueError(f"init_from is {folder!r}, {CONSTANT_VARIANT} has no parameters to start")
   return folder, tuple(only)

@@ -1,4 +1,4 @@
-"""From trained arms to the files and tables that tell of them."""
+"""From trained variants to the files and tables that tell of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ from promise_jax.types import Split, Task
 BEST_CONSTANT = "best constant"
 
 
-def write_test_results(setup: Setup, arms: list[TrainedVariant], folder: Path) -> None:
+def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> None:
   """Reads the test split, once, and writes every file that tells of it."""
   split = setup.dataset.split("test")
-  logits = {t.arm.text: np.asarray(t.predicts(split)) for t in arms}
+  logits = {t.variant.text: np.asarray(t.predicts(split)) for t in variants}
   conditions = predict.pattern_conditions(split, setup.patterns, setup.spec.names)
   protocols = predict.rate_protocols()
-  protocols += [p for p in setup.plan.tests if p not in protocols]
+  protocols += [p for p in setup.experiment.tests if p not in protocols]
   conditions += predict.protocol_conditions(split, protocols, "test")
   lines = []
-  seeds = setup.plan.seeds
-  for trained in arms:
-    name = trained.arm.text
+  seeds = setup.experiment.seeds
+  for trained in variants:
+    name = trained.variant.text
     values = logits[name]
     lines += measure_variant(setup, name, values, seeds, split, "test", conditions)
     lines += measure_pooled(setup, name, values, seeds, split)
@@ -43,12 +43,12 @@ def write_test_results(setup: Setup, arms: list[TrainedVariant], folder: Path) -
   lines += measure_best_constant(setup, split, "test", conditions)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
-  arrays |= {"recorded": split.recorded, "seed": np.array(setup.plan.seeds)}
+  arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   group = setup.dataset.groups.get("test")
   arrays |= {} if group is None else {"group": group}
   files.write_npz(folder / "predictions.npz", arrays)
   files.write_json(folder / "rows.json", row_counts(setup, split))
-  compared = compare_with_baseline(setup, arms, logits, split)
+  compared = compare_with_baseline(setup, variants, logits, split)
   files.write_json(folder / "comparison.json", compared)
   html = reports_html.render_page(reports_tables.read_run(folder)._replace(results=lines))
   files.write_text(folder / "report.html", html)
@@ -76,21 +76,21 @@ def row_counts(setup: Setup, test_split: Split) -> dict:
 
 def add_evaluation(
   setup: Setup,
-  arms: list[TrainedVariant],
+  variants: list[TrainedVariant],
   folder: Path,
   protocol: missing.Protocol,
   split_name: str,
   masks: Path | None,
 ) -> str:
-  """Adds the lines of another protocol to results.jsonl; returns arms x metrics."""
+  """Adds the lines of another protocol to results.jsonl; returns variants x metrics."""
   split = setup.dataset.split(split_name)
   conditions = predict.protocol_conditions(split, [protocol], split_name)
   if masks:
     kept = conditions[0].mask
     mask_files.export_masks(masks, kept, split.id, protocol, setup.spec.names)
-  lines, seeds = [], setup.plan.seeds
-  for trained in arms:
-    values, name = np.asarray(trained.predicts(split)), trained.arm.text
+  lines, seeds = [], setup.experiment.seeds
+  for trained in variants:
+    values, name = np.asarray(trained.predicts(split)), trained.variant.text
     lines += measure_variant(setup, name, values, seeds, split, split_name, conditions)
   lines += measure_best_constant(setup, split, split_name, conditions, pooled=False)
   path = folder / "results.jsonl"
@@ -113,7 +113,7 @@ def measure_variant(
   split_name: str,
   conditions: Sequence[predict.Condition],
 ) -> list[dict]:
-  """The lines of the arm `name` under `conditions`, from logits f[S, P, N, C]."""
+  """The lines of the variant `name` under `conditions`, from logits f[S, P, N, C]."""
   key = line_key(setup, name, split_name)
   measured = predict.result_lines(
     setup.spec.task, logits, split, conditions, seeds, setup.config["metrics"]
@@ -152,18 +152,18 @@ def measure_best_constant(
   pooled: bool = True,
 ) -> list[dict]:
   """What the best constant scores under `conditions` and, if `pooled`, on pooled
-  patterns: lines as an arm has them, of sentiment tasks alone.
+  patterns: lines as a variant has them, of sentiment tasks alone.
 
   It is chosen metric by metric on the labels of `split` themselves (of
-  `sentiment_metrics.constants`), so it is no arm: what can be scored without reading
+  `sentiment_metrics.constants`), so it is no variant: what can be scored without reading
   anything. `majority`, fitted on train, falls below it where train leans another way.
   """
   task = setup.spec.task
   if not sentiment_metrics.sentiment_set(task):
     return []
-  name, seeds, tried = BEST_CONSTANT, setup.plan.seeds, []
+  name, seeds, tried = BEST_CONSTANT, setup.experiment.seeds, []
   values = sentiment_metrics.constants(split.label, task.scale)
-  # As many at once as there are seeds, in their place: the program of the arms fits.
+  # As many at once as there are seeds, in their place: the program of the variants fits.
   for some in np.resize(values, (-(-len(values) // len(seeds)), len(seeds))):
     shape = (len(seeds), len(setup.patterns), len(split.id), 1)
     logits = np.broadcast_to(some[:, None, None, None], shape)
@@ -188,13 +188,13 @@ def train_mask_hash(setup: Setup, seed: int) -> str:
 
 
 def line_key(setup: Setup, name: str, split: str) -> dict:
-  """The fields that all lines of the arm `name` on one split share."""
+  """The fields that all lines of the variant `name` on one split share."""
   return {
     "method": name,
     "dataset": setup.dataset.name,
     "split": split,
     "label_rate": setup.config["label_rate"],
-    "train_protocol": str(setup.plan.protocol),
+    "train_protocol": str(setup.experiment.protocol),
   }
 
 
@@ -203,14 +203,14 @@ def validation_lines(setup: Setup, trained: TrainedVariant) -> list[dict]:
   name, sign = metrics.primary_metric(setup.spec.task)
   valid = setup.valid
   chosen = {"all": "mean over patterns", "full": "full pattern"}
-  key = line_key(setup, trained.arm.text, "valid") | {
-    "protocol": chosen[setup.plan.train.select_on],
+  key = line_key(setup, trained.variant.text, "valid") | {
+    "protocol": chosen[setup.experiment.train.select_on],
     "mask_hash": mask_files.mask_hash(valid.recorded, valid.id),
     "pattern": None,
     "metric": name,
     "n": len(valid.id),
   }
-  per_seed = zip(setup.plan.seeds, trained.score, trained.at, strict=True)
+  per_seed = zip(setup.experiment.seeds, trained.score, trained.at, strict=True)
   return [
     key
     | {
@@ -224,14 +224,14 @@ def validation_lines(setup: Setup, trained: TrainedVariant) -> list[dict]:
 
 
 def compare_with_baseline(
-  setup: Setup, arms: list[TrainedVariant], logits: dict[str, np.ndarray], split: Split
+  setup: Setup, variants: list[TrainedVariant], logits: dict[str, np.ndarray], split: Split
 ) -> list[dict]:
   """The method against its `best_control`, over the incomplete patterns, all patterns,
   and each one."""
-  if len(arms) < 2:
+  if len(variants) < 2:
     return []
-  method, table = arms[0].arm.text, np.array(setup.patterns)
-  best = best_baseline(method, {t.arm.text: float(np.mean(t.score)) for t in arms})
+  method, table = variants[0].variant.text, np.array(setup.patterns)
+  best = best_baseline(method, {t.variant.text: float(np.mean(t.score)) for t in variants})
   means = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   for p, pattern in enumerate(setup.patterns):
     name = missing.pattern_name(pattern, setup.spec.names)
@@ -247,8 +247,8 @@ def compare_with_baseline(
 
 
 def best_baseline(method: str, valid: dict[str, float]) -> str:
-  """The arm with the best validation score in `valid` {arm: score}, larger is better,
-  among arms of other methods; variants of the method itself, and then the constant
+  """The variant with the best validation score in `valid` {variant: score}, larger is better,
+  among variants of other methods; variants of the method itself, and then the constant
   predictor, only where there is nothing else."""
   others = [name for name in valid if name != method]
   trained = [name for name in others if name != CONSTANT_VARIANT]
@@ -258,12 +258,12 @@ def best_baseline(method: str, valid: dict[str, float]) -> str:
 
 def paired_difference_lines(
   task: Task,
-  arms: tuple[np.ndarray, np.ndarray],
+  variants: tuple[np.ndarray, np.ndarray],
   rows: tuple[np.ndarray, np.ndarray, np.ndarray | None],
   table: np.ndarray,
   means: dict[str, np.ndarray],
 ) -> list[dict]:
-  """The first metric of the task for the first of two `arms` f[S, P, N, C] less that of
+  """The first metric of the task for the first of two `variants` f[S, P, N, C] less that of
   the second: a line for each of `means` {name: bool[P]} over the patterns `table`
   bool[P, M] that has rows. `rows` are (label, recorded, group), see `intervals`."""
   label, recorded, group = rows
@@ -275,7 +275,7 @@ def paired_difference_lines(
   found = bootstrap.paired_differences(
     metrics.metrics_for(task)[name],
     sign,
-    *(arm.swapaxes(0, 1)[some] for arm in arms),
+    *(variant.swapaxes(0, 1)[some] for variant in variants),
     label,
     weight[some],
     list(means.values()),
@@ -298,7 +298,7 @@ def render_console(folder: Path) -> str:
   """The tables of a finished run, and how the method stands against its control."""
   run = reports_tables.read_run(folder)
   config = run.config["config"]
-  names = [config["method"], *config["controls"]]
+  names = [config["method"], *config["baselines"]]
   judged = any(x["method"] == BEST_CONSTANT for x in run.results)
   names += [BEST_CONSTANT] if judged else []
   metric = next(x["metric"] for x in run.results if x["pattern"])

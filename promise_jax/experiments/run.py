@@ -1,4 +1,4 @@
-"""One experiment: a method and its controls, seeds, one run directory, one table."""
+"""One experiment: a method and its baselines, seeds, one run directory, one table."""
 
 import contextlib
 import functools
@@ -43,25 +43,25 @@ def run_experiment(config: dict, folder: Path, *, show: Callable[[str], None] = 
 
 
 def prepare_run(config: dict, folder: Path) -> train_variant.Setup:
-  """What all arms share; ValueError, before anything is written, for what does not
+  """What all variants share; ValueError, before anything is written, for what does not
   fit."""
   setup = train_variant.setup_run(config)
-  for arm in setup.plan.arms:
-    train_variant.plan_variant_init(setup, arm, folder)
+  for variant in setup.experiment.variants:
+    train_variant.plan_variant_init(setup, variant, folder)
   return setup
 
 
 def train_variants(
   setup: train_variant.Setup, folder: Path, show: Callable[[str], None] | None
 ) -> list[train_variant.TrainedVariant]:
-  """Every arm; asked to stop, raises `train.Stopped` when what is trained is saved.
+  """Every variant; asked to stop, raises `train.Stopped` when what is trained is saved.
   Before and after, a signal ends the process as it does by default."""
   trained = []
   with stop_signals() as stop:
-    for arm in setup.plan.arms:
-      trained.append(train_variant.train_variant(setup, arm, folder, stop, show))
+    for variant in setup.experiment.variants:
+      trained.append(train_variant.train_variant(setup, variant, folder, stop, show))
       if number := stop():
-        raise loop.TrainingInterrupted(setup.plan.train.steps, number)
+        raise loop.TrainingInterrupted(setup.experiment.train.steps, number)
   return trained
 
 
@@ -77,7 +77,7 @@ def predict_along(
 def evaluate_run(
   folder: Path, protocol: str, split: str = "test", masks: Path | None = None
 ) -> str:
-  """A finished run under another protocol; returns a table, arms x metrics.
+  """A finished run under another protocol; returns a table, variants x metrics.
 
   Its lines join results.jsonl, in place of earlier ones of this protocol and split;
   `masks` names a file for the mask table. Raises ValueError for what does not fit.
@@ -87,14 +87,18 @@ def evaluate_run(
   if not (folder / "results.jsonl").exists():
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
   setup = train_variant.setup_run(config)
-  for arm in setup.plan.arms:
-    path = checkpoint.variant_folder(folder, arm.folder)
-    if arm.method != CONSTANT_VARIANT and not (path / str(setup.plan.train.steps)).is_dir():
-      raise ValueError(f"{path} is not complete, the parameters of {arm.text} are gone")
+  for variant in setup.experiment.variants:
+    path = checkpoint.variant_folder(folder, variant.folder)
+    if (
+      variant.method != CONSTANT_VARIANT and not (path / str(setup.experiment.train.steps)).is_dir()
+    ):
+      raise ValueError(f"{path} is not complete, the parameters of {variant.text} are gone")
   if split not in setup.dataset.splits:
     raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
   with run_dir.open_run(folder, config):
-    trained = [train_variant.train_variant(setup, a, folder, show=None) for a in setup.plan.arms]
+    trained = [
+      train_variant.train_variant(setup, a, folder, show=None) for a in setup.experiment.variants
+    ]
     return experiment_results.add_evaluation(setup, trained, folder, chosen, split, masks)
 
 

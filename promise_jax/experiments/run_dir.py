@@ -2,14 +2,14 @@
 
 config.json      the config, the versions, the device, the commit
 spec.json        what the data are, for whoever reads a checkpoint later
-checkpoints/     one folder an arm
-init.json        what arms took over from `init_from`, and what not and why
+checkpoints/     one folder a variant
+init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and call of `train.eval_every` steps
-predictions.npz  logits f32[S, P, N, C] of every arm on the test rows
+predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
 rows.json        how many rows and groups every split has, how many are labelled, the
                  part of the train rows that lack each modality, and all of them
 comparison.json  the method against its best control, with intervals and verdicts
-speed.jsonl      a line an arm: compile time, rate, peak memory so far
+speed.jsonl      a line a variant: compile time, rate, peak memory so far
 report.html      all of it, to look at
 results.jsonl    a line a (method, pattern or protocol, metric, seed); written last,
                  so that a run which has it is finished

@@ -1,6 +1,6 @@
-"""The arms of an experiment: what they share, and the training of one.
+"""The variants of an experiment: what they share, and the training of one.
 
-Every arm sees the same rows, label subsets, masks and number of steps, and is chosen on
+Every variant sees the same rows, label subsets, masks and number of steps, and is chosen on
 validation; none sees the test split.
 """
 
@@ -27,10 +27,10 @@ from promise_jax.types import Pattern, Spec, Split
 
 
 class Setup(NamedTuple):
-  """What all arms share."""
+  """What all variants share."""
 
   config: dict
-  plan: Experiment
+  experiment: Experiment
   dataset: data.Dataset
   spec: Spec
   rows: batches.TrainData
@@ -39,10 +39,10 @@ class Setup(NamedTuple):
 
 
 class TrainedVariant(NamedTuple):
-  """One arm: `score` [S] on validation, at step `at` [S]; what it `predicts` on a
+  """One variant: `score` [S] on validation, at step `at` [S]; what it `predicts` on a
   split, f32[S, P, N, C]."""
 
-  arm: Variant
+  variant: Variant
   score: np.ndarray
   at: np.ndarray
   predicts: Callable[[Split], np.ndarray]
@@ -50,31 +50,31 @@ class TrainedVariant(NamedTuple):
 
 def setup_run(config: dict) -> Setup:
   """Checks the config and loads what training reads: the train and valid splits."""
-  plan = experiment_config.parse_experiment(config)
+  experiment = experiment_config.parse_experiment(config)
   dataset = load_data(config)
   split, valid = dataset.split("train"), dataset.split("valid")
-  labelled = np.stack([label_subset(dataset, config, seed) for seed in plan.seeds])
+  labelled = np.stack([label_subset(dataset, config, seed) for seed in experiment.seeds])
   spec = dataset.spec._replace(num_labelled=int(labelled.sum(axis=1).max()))
-  for arm in plan.arms:
-    if arm.method != CONSTANT_VARIANT:
-      method = build_method(plan, arm, spec)
-      mesh = devices_mesh.make_mesh(groups=plan.train.seed_devices)
-      loop.check_training(method, plan.train, mesh, len(plan.seeds))
+  for variant in experiment.variants:
+    if variant.method != CONSTANT_VARIANT:
+      method = build_method(experiment, variant, spec)
+      mesh = devices_mesh.make_mesh(groups=experiment.train.seed_devices)
+      loop.check_training(method, experiment.train, mesh, len(experiment.seeds))
   # The config of a run made before there were these fields has none.
   readers = {k: config["data"].get(k, v) for k, v in run_dir.PREFETCH_OPTIONS.items()}
   reading = prefetch.check_prefetch(prefetch.PrefetchConfig(**readers))
-  rows = batches.TrainData(split, labelled, plan.seeds, plan.protocol, reading)
-  batches.train_mask(rows, plan.seeds[0])
-  predict.protocol_conditions(valid, plan.tests, "valid")  # raises if one does not fit
+  rows = batches.TrainData(split, labelled, experiment.seeds, experiment.protocol, reading)
+  batches.train_mask(rows, experiment.seeds[0])
+  predict.protocol_conditions(valid, experiment.tests, "valid")  # raises if one does not fit
   metrics.metrics_for(spec.task, config["metrics"])
   patterns = missing.all_patterns(len(spec.modalities))
-  return Setup(config, plan, dataset, spec, rows, valid, patterns)
+  return Setup(config, experiment, dataset, spec, rows, valid, patterns)
 
 
-def build_method(plan: Experiment, arm: Variant, spec: Spec) -> Method:
-  """The method of an arm, in the precision of the run."""
+def build_method(experiment: Experiment, variant: Variant, spec: Spec) -> Method:
+  """The method of a variant, in the precision of the run."""
   return precision.with_precision(
-    methods.build_method(arm.method, arm.values, spec), plan.precision
+    methods.build_method(variant.method, variant.values, spec), experiment.precision
   )
 
 
@@ -117,41 +117,41 @@ def load_data(config: dict) -> data.Dataset:
 
 def train_variant(
   setup: Setup,
-  arm: Variant,
+  variant: Variant,
   folder: Path,
   stop: Callable[[], int] = lambda: 0,
   show: Callable[[str], None] | None = print,
 ) -> TrainedVariant:
-  """Trains one arm, from its last checkpoint if it has one, else from `init_from`."""
-  if arm.method == CONSTANT_VARIANT:
-    return fit_constant(setup, arm)
-  method = build_method(setup.plan, arm, setup.spec)
-  own = checkpoint.variant_folder(folder, arm.folder)
+  """Trains one variant, from its last checkpoint if it has one, else from `init_from`."""
+  if variant.method == CONSTANT_VARIANT:
+    return fit_constant(setup, variant)
+  method = build_method(setup.experiment, variant, setup.spec)
+  own = checkpoint.variant_folder(folder, variant.folder)
   torn = distributed.run_on_all_processes(
     lambda: checkpoint.set_aside_unreadable(own), distributed.is_primary()
   )
   for line in torn or ():
     (show or print)(line)
-  start = load_init(setup, arm, folder, show)
+  start = load_init(setup, variant, folder, show)
   with checkpoint.open_manager(own) as manager:
     done = checkpoint.latest_step(manager)
     if show and not done and (left := init_from.describe_untrained(method, start)):
-      show(f"note: {arm.text} {left}")
-    with metrics_log(folder / "metrics.jsonl", arm.text, done) as log:
+      show(f"note: {variant.text} {left}")
+    with metrics_log(folder / "metrics.jsonl", variant.text, done) as log:
       fit = loop.fit(
         method,
         setup.spec,
         setup.rows,
         setup.valid,
-        setup.plan.train,
+        setup.experiment.train,
         start=start,
         manager=manager,
         log=log,
         stop=stop,
-        title=arm.text if show else None,
+        title=variant.text if show else None,
       )
   if fit.speed["steps"] and distributed.is_primary():
-    write_speed(folder / "speed.jsonl", arm.text, fit.speed)
+    write_speed(folder / "speed.jsonl", variant.text, fit.speed)
     if show:
       show("  " + speed_line(fit.speed))
       for stage in fit.speed["stages"] if len(method.stages) > 1 else ():
@@ -160,36 +160,36 @@ def train_variant(
   def predicts(split: Split) -> np.ndarray:
     return predict.predict_split(method, fit.params, fit.model_state, split, setup.patterns)
 
-  return TrainedVariant(arm, fit.score, fit.at, predicts)
+  return TrainedVariant(variant, fit.score, fit.at, predicts)
 
 
-def plan_variant_init(setup: Setup, arm: Variant, folder: Path) -> init_from.InitPlan | None:
-  """What an arm takes over from `init_from`: nothing once it has a checkpoint of its
+def plan_variant_init(setup: Setup, variant: Variant, folder: Path) -> init_from.InitPlan | None:
+  """What a variant takes over from `init_from`: nothing once it has a checkpoint of its
   own. ValueError if that run does not serve."""
-  own = checkpoint.variant_folder(folder, arm.folder)
-  if arm.method == CONSTANT_VARIANT or checkpoint.has_checkpoint(own):
+  own = checkpoint.variant_folder(folder, variant.folder)
+  if variant.method == CONSTANT_VARIANT or checkpoint.has_checkpoint(own):
     return None
-  method = build_method(setup.plan, arm, setup.spec)
-  return init_from.plan_init(setup.plan, arm, method)
+  method = build_method(setup.experiment, variant, setup.spec)
+  return init_from.plan_init(setup.experiment, variant, method)
 
 
 def load_init(
-  setup: Setup, arm: Variant, folder: Path, show: Callable[[str], None] | None
+  setup: Setup, variant: Variant, folder: Path, show: Callable[[str], None] | None
 ) -> dict[str, np.ndarray]:
-  """The parameters by path with which the arm starts, told and noted in init.json."""
-  start = plan_variant_init(setup, arm, folder)
+  """The parameters by path with which the variant starts, told and noted in init.json."""
+  start = plan_variant_init(setup, variant, folder)
   if start is None:
     return {}
   if distributed.is_primary():
     folder.mkdir(parents=True, exist_ok=True)
-    init_from.write_init_note(folder / "init.json", start, arm)
+    init_from.write_init_note(folder / "init.json", start, variant)
   if show:
-    show(init_from.describe_init(start, arm))
-  return init_from.load_init_params(start, len(setup.plan.seeds))
+    show(init_from.describe_init(start, variant))
+  return init_from.load_init_params(start, len(setup.experiment.seeds))
 
 
 def write_speed(path: Path, method: str, speed: dict[str, Any]) -> None:
-  """Puts the numbers of one arm into speed.jsonl, in place of earlier ones: after a
+  """Puts the numbers of one variant into speed.jsonl, in place of earlier ones: after a
   resume they are those of the part that was trained last."""
   lines = files.read_jsonl(path) if path.exists() else []
   kept = [x for x in lines if x["method"] != method]
@@ -217,7 +217,7 @@ def stage_line(stage: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def metrics_log(path: Path, method: str, done: int) -> Iterator[Callable]:
-  """A function that appends lines of one arm; what a killed run wrote after its last
+  """A function that appends lines of one variant; what a killed run wrote after its last
   checkpoint, at step `done`, is dropped first. Of several processes one does it."""
   if not distributed.is_primary():
     yield lambda lines: None
@@ -238,7 +238,7 @@ def metrics_log(path: Path, method: str, done: int) -> Iterator[Callable]:
     yield log
 
 
-def fit_constant(setup: Setup, arm: Variant) -> TrainedVariant:
+def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:
   """The constant predictor of every seed's labelled rows."""
   label, task = setup.rows.split.label, setup.spec.task
   logits = np.stack([constant.constant_logits(label, known, task) for known in setup.rows.labelled])
@@ -248,10 +248,10 @@ def fit_constant(setup: Setup, arm: Variant) -> TrainedVariant:
     return np.broadcast_to(logits[:, None, None], shape)
 
   valid = setup.valid
-  table = predict.selection_patterns(setup.patterns, setup.plan.train.select_on)
+  table = predict.selection_patterns(setup.patterns, setup.experiment.train.select_on)
   weight = predict.row_weights(valid.recorded, np.ones(len(valid.id), bool), table)
   # The same logits under every pattern: as many as choose.
   every = predicts(valid)[:, : len(table)]
   score = [predict.selection_score(x, valid.label, weight, task) for x in every]
   at = np.zeros(len(logits), np.int32)
-  return TrainedVariant(arm, np.array(score), at, predicts)
+  return TrainedVariant(variant, np.array(score), at, predicts)

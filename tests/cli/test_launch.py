@@ -59,8 +59,8 @@ REFUSED = {
   "bad protocol": ([f"--config={TINY}:train_protocol=bernoulli(2)"], "[0, 1]"),
   "no labels": ([f"--config={TINY}:label_rate=0"], "label_rate is 0.0, it must lie in"),
   "no seeds": ([f"--config={TINY}:seeds=0"], "seeds is 0"),
-  "no such control": ([f"--config={TINY}:controls=nonsense"], "'nonsense' is not a"),
-  "arm twice": ([f"--config={TINY}:controls=fusion"], "repeat"),
+  "no such control": ([f"--config={TINY}:baselines=nonsense"], "'nonsense' is not a"),
+  "variant twice": ([f"--config={TINY}:baselines=fusion"], "repeat"),
   "no such method": ([f"--config={TINY}:method=robust"], "known are robult, redcore"),
   "odd steps": ([f"--config={TINY}", "--config.train.steps=21"], "steps is 21"),
   "rate": ([f"--config={TINY}", "--config.train.optim.lr=-1.0"], "lr is -1.0"),
@@ -214,31 +214,31 @@ def test_a_process_that_does_other_things_is_not_started_anew():
   assert done.returncode == 0 and done.stdout == "start\n"
 
 
-STEPS = 120  # 24 calls an arm: time enough to be killed in one
+STEPS = 120  # 24 calls a variant: time enough to be killed in one
 
 
 class Run:
   """A training process in the background on one folder."""
 
   def __init__(self, folder: Path, environment: dict, *flags: str):
-    arms = "method=robult,controls=majority+distil"
-    call = command(f"--config={TINY}:{arms}", f"--workdir={folder}", *flags)
+    variants = "method=robult,baselines=majority+distil"
+    call = command(f"--config={TINY}:{variants}", f"--workdir={folder}", *flags)
     call += [f"--config.train.steps={STEPS}"]
     self.folder = folder
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     self.process = subprocess.Popen(call, env=environment, **pipes)
 
-  def steps(self, arm: str) -> int:
-    """How far the log says that an arm is."""
+  def steps(self, variant: str) -> int:
+    """How far the log says that a variant is."""
     path = self.folder / "metrics.jsonl"
     whole = path.read_text().split("\n")[:-1] if path.exists() else []
     lines = [json.loads(line) for line in whole]
-    return max((x["step"] for x in lines if x["method"] == arm), default=0)
+    return max((x["step"] for x in lines if x["method"] == variant), default=0)
 
-  def wait_for(self, arm: str, beyond: int) -> None:
-    """Returns when the arm has logged a step after `beyond`."""
+  def wait_for(self, variant: str, beyond: int) -> None:
+    """Returns when the variant has logged a step after `beyond`."""
     end = time.monotonic() + 300
-    while self.steps(arm) <= beyond:
+    while self.steps(variant) <= beyond:
       assert self.process.poll() is None, self.process.communicate()
       assert time.monotonic() < end, "no progress"
       time.sleep(0.01)
@@ -263,7 +263,7 @@ def whole(tmp_path_factory, environment):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory, environment, whole):
-  """One folder, the same command again and again: SIGTERM and SIGKILL in the first arm,
+  """One folder, the same command again and again: SIGTERM and SIGKILL in the first variant,
   SIGINT and SIGKILL in the second, then to the end. While the first runs, another
   process tries the folder."""
   folder = tmp_path_factory.mktemp("story")
@@ -277,24 +277,24 @@ def story(tmp_path_factory, environment, whole):
   finally:
     run.process.send_signal(signal.SIGCONT)
   told["SIGTERM"] = run.end(signal.SIGTERM)
-  for name, arm in (
+  for name, variant in (
     ("SIGKILL", first),
     ("SIGINT", second),
     ("SIGKILL again", second),
   ):
-    reached = Run.steps(run, arm)
+    reached = Run.steps(run, variant)
     run = Run(folder, environment)
-    run.wait_for(arm, reached)
+    run.wait_for(variant, reached)
     time.sleep(chance.uniform(0, 0.1))
     told[name] = run.end(getattr(signal, name.split()[0]))
-    at.append((arm, Run.steps(run, arm)))
+    at.append((variant, Run.steps(run, variant)))
     assert not (folder / "results.jsonl").exists()
   told["end"] = Run(folder, environment).end()
   told["again"] = Run(folder, environment).end()
   return SimpleNamespace(folder=folder, at=at, told=told)
 
 
-def test_the_signals_came_in_the_middle_of_an_arm(story):
+def test_the_signals_came_in_the_middle_of_a_variant(story):
   assert all(0 < step < STEPS for _, step in story.at), story.at
   steps = [step for _, step in story.at[1:]]
   assert steps == sorted(steps)
@@ -333,10 +333,10 @@ def test_what_was_stopped_four_times_ends_like_what_was_not(story, whole):
   assert logs[0] == logs[1] and len(logs[0]) == 2 * 2 * STEPS // 5
   ours, theirs = (dict(np.load(f / "predictions.npz")) for f in (story.folder, whole.folder))
   assert ours.keys() == theirs.keys() and tiny_runs.same(ours, theirs)
-  for arm in ("robult", "distil"):
+  for variant in ("robult", "distil"):
     trees = []
     for folder in (story.folder, whole.folder):
-      with checkpoint.open_manager(folder / "checkpoints" / arm) as manager:
+      with checkpoint.open_manager(folder / "checkpoints" / variant) as manager:
         assert manager.latest_step() == STEPS
         trees.append(manager.restore(STEPS))
     assert tiny_runs.same(*trees)

@@ -33,7 +33,7 @@ from promise_jax.training import checkpoint
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10  # seconds
 STEPS = 50  # 10 calls
-CONFIG = "method=fusion,controls=none"
+CONFIG = "method=fusion,baselines=none"
 
 
 @pytest.mark.parametrize(

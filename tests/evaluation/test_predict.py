@@ -196,7 +196,7 @@ def test_the_best_constant_stands_beside_the_arms_of_a_sentiment_run(rng, tmp_pa
   test = y[split == "test"] = np.where(rng.random(19) < 0.3, 0, rng.uniform(-3, 1, 19))
   x = {f"x_m{i}": rng.normal(size=(60, 2)) for i in range(2)}
   np.savez(tmp_path / "mine.npz", y=y, split=split, scale=3.0, **x)
-  given = tiny_runs.get_config("method=majority,controls=none").to_dict()
+  given = tiny_runs.get_config("method=majority,baselines=none").to_dict()
   given |= {"dataset": str(tmp_path / "mine.npz"), "test_protocols": ()}
   given["data"] = {"data_dir": "", **experiment_config.DATA_OPTIONS}
   text = experiment_run.run_experiment(given, tmp_path / "run")
@@ -208,8 +208,8 @@ def test_the_best_constant_stands_beside_the_arms_of_a_sentiment_run(rng, tmp_pa
       assert line["value"] == pytest.approx(want[line["metric"]], abs=1e-5), line
   key = ("seed", "metric", "protocol", "mask_hash", "split", "pattern", "n")
   where = lambda found: sorted(str([x[k] for k in key]) for x in found)
-  arm = [x for x in lines if x["method"] == "majority" and x["split"] == "test"]
-  assert where(arm) == where(best)
+  variant = [x for x in lines if x["method"] == "majority" and x["split"] == "test"]
+  assert where(variant) == where(best)
   for head in ("mean, incomplete", "mean, all"):
     block = re.search(rf"\n{head} +majority +best constant\n(.+?)(?:\n\n|\n?$)", text, re.S)[1]
     found = [x.split(" ")[0] for x in block.split("\n")]

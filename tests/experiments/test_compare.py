@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def config() -> dict:
-  headline = tiny_runs.get_config("seeds=3,controls=majority+{fusion}").to_dict()
-  others = tiny_runs.get_config("seeds=2,controls=fusion(absent=token)").to_dict()
+  headline = tiny_runs.get_config("seeds=3,baselines=majority+{fusion}").to_dict()
+  others = tiny_runs.get_config("seeds=2,baselines=fusion(absent=token)").to_dict()
   trials = ("fusion(absent=zeros)", "fusion(absent=zeros,dropout=false)")
   return {
     "title": "A test",
@@ -53,10 +53,10 @@ def finished(tmp_path_factory):
 def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
   folder, _, events = finished
   trials = files.read_jsonl(folder / "trials" / "trials.jsonl")
-  assert [t["arm"] for t in trials] == list(config()["trials"]["fusion"])
-  best = max(trials, key=lambda t: t["valid"])["arm"]
-  arms = json.loads((folder / "headline" / "config.json").read_text())["config"]
-  assert arms["controls"] == ["majority", best]
+  assert [t["variant"] for t in trials] == list(config()["trials"]["fusion"])
+  best = max(trials, key=lambda t: t["valid"])["variant"]
+  variants = json.loads((folder / "headline" / "config.json").read_text())["config"]
+  assert variants["baselines"] == ["majority", best]
   # Two runs read the test split, once each; the trials before them did not.
   assert events.count("test") == 2
   assert not list((folder / "trials").rglob("results.jsonl"))
@@ -74,7 +74,7 @@ def test_trials_are_in_groups_that_divide_their_seeds(tmp_path, monkeypatch):
     found.append((config["train"]["seed_devices"], config["seeds"]))
     raise Enough
 
-  monkeypatch.setattr(compare.arms, "prepare", prepare)
+  monkeypatch.setattr(compare.variants, "prepare", prepare)
   with pytest.raises(Enough):
     compare.choose(one, ("fusion", "distil"), 6, tmp_path, print)
   assert found == [(2, 6)] and one["train"]["seed_devices"] == 4
@@ -83,7 +83,7 @@ def test_trials_are_in_groups_that_divide_their_seeds(tmp_path, monkeypatch):
 def test_arms_are_merged_with_the_run_of_most_seeds(finished):
   folder, _, _ = finished
   merged = compare.merge([folder / "others", folder / "headline"])
-  seeds = {name: len(arm.seeds) for name, arm in merged.items()}
+  seeds = {name: len(variant.seeds) for name, variant in merged.items()}
   assert seeds["fusion"] == 3 and seeds["fusion(absent=token)"] == 2
   assert {x["seed"] for x in merged["fusion"].lines} == {0, 1, 2}
 
@@ -108,7 +108,7 @@ def test_a_difference_is_that_of_plain_accuracies_on_common_seeds(finished):
     assert line["low"] <= line["difference"] <= line["high"]
 
 
-def test_the_table_names_every_arm_and_the_files_are_there(finished):
+def test_the_table_names_every_variant_and_the_files_are_there(finished):
   folder, text, _ = finished
   assert text == (folder / "comparison.md").read_text()
   for name in compare.merge([folder / "headline", folder / "others"]):
@@ -120,9 +120,9 @@ def test_the_table_names_every_arm_and_the_files_are_there(finished):
 def test_the_test_protocols_of_the_arms_with_most_seeds_follow_the_patterns(finished):
   folder, text, _ = finished
   lines = files.read_jsonl(folder / "headline" / "results.jsonl")
-  arms = tables.order_methods(x["method"] for x in lines)
+  variants = tables.order_methods(x["method"] for x in lines)
   tests = config()["runs"]["headline"]["test_protocols"]
-  table = tables.protocol_table(lines, "accuracy", arms, tests)
+  table = tables.protocol_table(lines, "accuracy", variants, tests)
   assert text.endswith("|\n\n" + tables.to_markdown(table))
   assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
   assert text.count("map(0.5,both=1.0)") == text.count("bernoulli(0.3)") == 1
@@ -138,14 +138,14 @@ def test_two_runs_of_one_base():
     "trials": {},
     "trial_seeds": 5,
     "runs": {
-      "headline": before | {"seeds": 20, "controls": ("majority", "{a}")},
-      "others": before | {"seeds": 5, "method": "distil", "controls": ("b",)},
+      "headline": before | {"seeds": 20, "baselines": ("majority", "{a}")},
+      "others": before | {"seeds": 5, "method": "distil", "baselines": ("b",)},
     },
   }
   more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
   assert compare.two_runs("", base, **fixed, **more).to_dict() == found | more
   assert base.to_dict() == before
-  for field in ("seeds", "controls"):
+  for field in ("seeds", "baselines"):
     with pytest.raises(ValueError, match=f"{field} is fixed"):
       compare.two_runs(f"fold=1,{field}=3", base, **fixed)
 
@@ -158,12 +158,12 @@ def test_the_comparisons_of_the_results_fit(name):
     given = scope["get_config"](arguments).to_dict()
     compare.check(given)
     for one in given["runs"].values():
-      fields = ("seeds", "method", "controls", "train_protocol")
+      fields = ("seeds", "method", "baselines", "train_protocol")
       own = {field: one[field] for field in fields}
       plain = experiment_config.default_config(name, one["dataset"], one["label_rate"]).to_dict()
       assert one == plain | own
     assert [one["seeds"] for one in given["runs"].values()] == [20, 5]
-    named = [[one["method"], *one["controls"]] for one in given["runs"].values()]
+    named = [[one["method"], *one["baselines"]] for one in given["runs"].values()]
     assert named[0][0] == name and not set(named[0]) & set(named[1])
 
 
@@ -215,7 +215,7 @@ def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
 
 def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
   folder, text, _ = finished
-  monkeypatch.setattr(compare.arms.train, "fit", None)
+  monkeypatch.setattr(compare.variants.train, "fit", None)
   assert compare.run_comparison(config(), folder, show=lambda line: None) == text
 
 
@@ -239,11 +239,11 @@ def test_runs_start_from_one_that_is_run_before(finished, tmp_path, monkeypatch)
   folder, _, _ = finished
   shutil.copytree(folder / "headline", tmp_path / "backbone")
   before = json.loads((folder / "headline" / "config.json").read_text())["config"]
-  main = tiny_runs.get_config("seeds=2,controls=none").to_dict() | {"init_from": "backbone"}
+  main = tiny_runs.get_config("seeds=2,baselines=none").to_dict() | {"init_from": "backbone"}
   given = {"trials": {}, "before": {"backbone": before}, "runs": {"main": main}}
-  seen, fit = [], compare.arms.train.fit
+  seen, fit = [], compare.variants.train.fit
   watched = lambda *args, start, **more: seen.append(start) or fit(*args, start=start, **more)
-  monkeypatch.setattr(compare.arms.train, "fit", watched)
+  monkeypatch.setattr(compare.variants.train, "fit", watched)
   text = compare.run_comparison(config() | given, tmp_path, show=lambda line: None)
   assert "majority" not in text and len(seen) == 1 and len(seen[0]) > 3
   told = json.loads((tmp_path / "main" / "init.json").read_text())["fusion"]

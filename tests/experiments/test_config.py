@@ -1,4 +1,4 @@
-"""Presets: what they set, for a whole run and for one arm."""
+"""Presets: what they set, for a whole run and for one variant."""
 
 import importlib.util
 from pathlib import Path
@@ -56,14 +56,14 @@ def test_the_authors_preset_of_a_run():
   assert {k: v for k, v in given.items() if k not in ("redcore", "mplmm", "train")} == {
     k: v for k, v in plain.items() if k not in ("redcore", "mplmm", "train")
   }
-  arms = experiment_config.parse_experiment(given).arms
-  assert [arm.text for arm in arms] == [given["method"], *given["controls"]]
+  variants = experiment_config.parse_experiment(given).variants
+  assert [variant.text for variant in variants] == [given["method"], *given["baselines"]]
 
 
-def test_the_authors_preset_of_one_arm():
-  """What follows in the parentheses goes before it; other arms stay as they are."""
-  config = config_of("controls=majority+redcore(step=0.2,preset=authors,upper=none)")
-  ours, _, theirs = experiment_config.parse_experiment(config).arms
+def test_the_authors_preset_of_one_variant():
+  """What follows in the parentheses goes before it; other variants stay as they are."""
+  config = config_of("baselines=majority+redcore(step=0.2,preset=authors,upper=none)")
+  ours, _, theirs = experiment_config.parse_experiment(config).variants
   own = {"step": 0.2, "upper": "none"}
   assert theirs.values == config["redcore"] | redcore.AUTHORS | own
   assert ours.values == config["redcore"]
@@ -85,7 +85,7 @@ def test_the_training_of_a_preset_is_that_of_the_method(monkeypatch):
     "optim": plain["optim"] | {"schedule": "constant"},
   }
   assert found["fusion"]["hidden"] == 8
-  assert experiment_config.parse_experiment(found).arms[0].text == "fusion(absent=zeros)"
+  assert experiment_config.parse_experiment(found).variants[0].text == "fusion(absent=zeros)"
   assert config_of("method=distil,preset=authors")["train"] == plain
 
 
@@ -93,30 +93,30 @@ def test_the_training_of_a_preset_is_that_of_the_method(monkeypatch):
 def test_the_training_of_every_preset_has_a_meaning(preset, method):
   config = module().get_config("")
   config.train.update(experiment_config.PRESET_TRAINING[preset, method])
-  plan = experiment_config.parse_experiment(config.to_dict())
-  optimizer.check_optimizer(plan.train.optim)
+  experiment = experiment_config.parse_experiment(config.to_dict())
+  optimizer.check_optimizer(experiment.train.optim)
   assert preset in experiment_config.METHOD_PRESETS
 
 
 def test_a_preset_that_says_nothing_of_a_method():
   """A general one changes nothing, one of released code is refused."""
   config = config_of()
-  arm = experiment_config.parse_variant("fusion(preset=default)", config)
-  assert arm.values == config["fusion"]
-  for arguments in ("controls=fusion(preset=authors)", "method=robult,preset=clean"):
+  variant = experiment_config.parse_variant("fusion(preset=default)", config)
+  assert variant.values == config["fusion"]
+  for arguments in ("baselines=fusion(preset=authors)", "method=robult,preset=clean"):
     with pytest.raises(ValueError, match="is one of redcore, .*the method is"):
       experiment_config.parse_experiment(config_of(arguments))
 
 
 def test_clean_is_the_default_whatever_the_run_has():
   plain = config_of()["redcore"]
-  config = config_of("preset=authors,controls=redcore(preset=clean)")
-  theirs, clean = experiment_config.parse_experiment(config).arms
+  config = config_of("preset=authors,baselines=redcore(preset=clean)")
+  theirs, clean = experiment_config.parse_experiment(config).variants
   assert clean.values == plain != theirs.values
 
 
 @pytest.mark.parametrize(
-  "text", ["preset=author", "controls=redcore(preset=author)", "method=x(preset=y)"]
+  "text", ["preset=author", "baselines=redcore(preset=author)", "method=x(preset=y)"]
 )
 def test_an_unknown_preset_is_refused(text):
   sentence = "not a method" if "method" in text else "preset is 'author', known are"
@@ -170,8 +170,10 @@ def test_test_protocols_that_do_not_fit(text, sentence):
 def test_every_preset_is_a_valid_run(preset):
   of = [name for name in methods.METHODS if name in experiment_config.PRESETS[preset]]
   method = of[0] if preset in experiment_config.METHOD_PRESETS else "redcore"
-  arms = experiment_config.parse_experiment(config_of(f"method={method},preset={preset}")).arms
-  assert arms[0].method == method
+  variants = experiment_config.parse_experiment(
+    config_of(f"method={method},preset={preset}")
+  ).variants
+  assert variants[0].method == method
   for name in methods.METHODS:
     if preset not in experiment_config.METHOD_PRESETS or name in experiment_config.PRESETS[preset]:
       experiment_config.parse_variant(f"{name}(preset={preset})", config_of())

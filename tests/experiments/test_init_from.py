@@ -35,7 +35,7 @@ def fast(tmp_path_factory, one_device):
 
 
 def config(init_from="", dim=4, **changed) -> dict:
-  given = tiny_runs.get_config("method=fusion,controls=none").to_dict()
+  given = tiny_runs.get_config("method=fusion,baselines=none").to_dict()
   given["data"]["dim"] = dim
   given["train"] |= {"steps": 15}
   return given | {"init_from": str(init_from)} | changed
@@ -43,8 +43,8 @@ def config(init_from="", dim=4, **changed) -> dict:
 
 def begun(folder) -> dict:
   """A run on rows of 5 numbers in place of 4, from the encoders of `folder`."""
-  controls = ("majority", "distil")
-  return config(folder, dim=5, init_only=ENCODERS, controls=controls)
+  baselines = ("majority", "distil")
+  return config(folder, dim=5, init_filter=ENCODERS, baselines=baselines)
 
 
 def by_path(params) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def by_path(params) -> dict[str, np.ndarray]:
 
 
 def trained(given, folder) -> SimpleNamespace:
-  """The run's own arm, trained in `folder`, with what it said and what went into and
+  """The run's own variant, trained in `folder`, with what it said and what went into and
   came out of `fit`."""
   seen, said, fit = SimpleNamespace(folder=folder, said=[]), [], loop.fit
 
@@ -64,7 +64,7 @@ def trained(given, folder) -> SimpleNamespace:
   setup = train_variant.setup_run(given)
   with pytest.MonkeyPatch.context() as patch, run_dir.open_run(folder, given):
     patch.setattr(loop, "fit", fit_and_watch)
-    train_variant.train_variant(setup, setup.plan.arms[0], folder, show=said.append)
+    train_variant.train_variant(setup, setup.experiment.variants[0], folder, show=said.append)
   seen.said = [text for text in said if "start from" in text]
   return seen
 
@@ -72,8 +72,8 @@ def trained(given, folder) -> SimpleNamespace:
 def made_up(given, folder) -> SimpleNamespace:
   """What a finished run leaves, without training: the last parameters are zeros, the
   best are noise."""
-  arm, rng = experiment_config.parse_experiment(given).arms[0], np.random.default_rng(0)
-  method = methods.build_method(arm.method, arm.values, tiny_runs.dataset().spec)
+  variant, rng = experiment_config.parse_experiment(given).variants[0], np.random.default_rng(0)
+  method = methods.build_method(variant.method, variant.values, tiny_runs.dataset().spec)
 
   def noise(x):
     return rng.normal(size=(given["seeds"], *x.shape)).astype(x.dtype)
@@ -85,7 +85,7 @@ def made_up(given, folder) -> SimpleNamespace:
   last = method.TrainState(jax.tree.map(np.zeros_like, params), model_state, ())
   carry = training_step.TrainLoopState(last, (params, model_state), np.zeros(3), np.full(3, 5))
   with run_dir.open_run(folder, given):
-    with checkpoint.open_manager(checkpoint.variant_folder(folder, arm.folder)) as manager:
+    with checkpoint.open_manager(checkpoint.variant_folder(folder, variant.folder)) as manager:
       checkpoint.save(manager, 15, carry)
     (folder / "results.jsonl").write_text("")
   return SimpleNamespace(folder=folder, best=by_path(params))
@@ -122,9 +122,13 @@ def test_the_last_checkpoint_has_the_best_parameters(other):
 
 def test_controls_start_fresh(source, tmp_path):
   setup, said = train_variant.setup_run(begun(source.folder)), []
-  assert [arm.method for arm in setup.plan.arms] == ["fusion", "majority", "distil"]
-  for arm in setup.plan.arms[1:]:
-    assert train_variant.load_init(setup, arm, tmp_path / "run", said.append) == {}
+  assert [variant.method for variant in setup.experiment.variants] == [
+    "fusion",
+    "majority",
+    "distil",
+  ]
+  for variant in setup.experiment.variants[1:]:
+    assert train_variant.load_init(setup, variant, tmp_path / "run", said.append) == {}
   assert not said and not (tmp_path / "run").exists()
 
 
@@ -136,7 +140,7 @@ def test_what_stays_fresh_is_named_with_its_reason(source, other):
   expected = {f"params/encode_{i}/body/Dense_0/kernel": wide for i in range(2)}
   for i in range(2):
     for x in ("bias", "kernel"):
-      expected[f"params/head/Dense_{i}/{x}"] = "matches nothing of init_only"
+      expected[f"params/head/Dense_{i}/{x}"] = "matches nothing of init_filter"
   assert fresh == expected
   (line,) = other.said
   assert line.startswith("fusion: 7 of 13 parameters start from the best of fusion in")
@@ -209,27 +213,28 @@ def test_a_stopped_run_goes_on_without_the_other_folder(source, other, tmp_path,
 def test_every_method_takes_all_of_its_parameters(name, tmp_path):
   found = made_up(config(method=name), tmp_path)
   setup = train_variant.setup_run(config(tmp_path, method=name))
-  start = train_variant.load_init(setup, setup.plan.arms[0], tmp_path / "new", None)
+  start = train_variant.load_init(setup, setup.experiment.variants[0], tmp_path / "new", None)
   assert start.keys() == found.best.keys()
   assert all(x.tobytes() == found.best[path].tobytes() for path, x in start.items())
 
 
 def test_variants_of_the_method_start_there_too(source):
-  """From the arm of the same text; without it from the first of the method."""
+  """From the variant of the same text; without it from the first of the method."""
   given = config(source.folder, method="fusion(dropout=false)")
-  given["controls"] = ("fusion(absent=zeros)", "distil")
-  plan, spec = experiment_config.parse_experiment(given), tiny_runs.dataset().spec
+  given["baselines"] = ("fusion(absent=zeros)", "distil")
+  experiment, spec = experiment_config.parse_experiment(given), tiny_runs.dataset().spec
   starts = []
-  for arm in plan.arms:
-    method = methods.build_method(arm.method, arm.values, spec)
-    starts.append(experiments_init_from.plan_init(plan, arm, method))
+  for variant in experiment.variants:
+    method = methods.build_method(variant.method, variant.values, spec)
+    starts.append(experiments_init_from.plan_init(experiment, variant, method))
   assert [x and x.source.text for x in starts] == ["fusion", "fusion", None]
   assert not starts[0].fresh and "no parameter is fresh" in experiments_init_from.describe_init(
-    starts[0], plan.arms[0]
+    starts[0], experiment.variants[0]
   )
-  theirs = {**given, "method": "fusion", "controls": ["fusion(absent=zeros)"]}
+  theirs = {**given, "method": "fusion", "baselines": ["fusion(absent=zeros)"]}
   found = [
-    experiments_init_from.find_variant(source.folder, theirs, arm).text for arm in plan.arms[:2]
+    experiments_init_from.find_variant(source.folder, theirs, variant).text
+    for variant in experiment.variants[:2]
   ]
   assert found == ["fusion", "fusion(absent=zeros)"]
 
@@ -239,16 +244,21 @@ def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch
   monkeypatch.setitem(methods.HOST, "distil", "fusion")
   assert [methods.family(x) for x in ("distil", "fusion")] == ["fusion", "fusion"]
   assert methods.family("robult") == "robult"
-  controls = ("fusion", "distil(weight=2.0)", "share")
-  plan = experiment_config.parse_experiment(
-    config(source.folder, method="distil", controls=controls)
+  baselines = ("fusion", "distil(weight=2.0)", "share")
+  experiment = experiment_config.parse_experiment(
+    config(source.folder, method="distil", baselines=baselines)
   )
-  built = [methods.build_method(a.method, a.values, tiny_runs.dataset().spec) for a in plan.arms]
-  starts = [experiments_init_from.plan_init(plan, *x) for x in zip(plan.arms, built, strict=True)]
+  built = [
+    methods.build_method(a.method, a.values, tiny_runs.dataset().spec) for a in experiment.variants
+  ]
+  starts = [
+    experiments_init_from.plan_init(experiment, *x)
+    for x in zip(experiment.variants, built, strict=True)
+  ]
   assert [x and x.source.text for x in starts] == ["fusion", "fusion", "fusion", None]
   assert {"params/token", "params/head/Dense_0/kernel"} <= set(starts[0].taken)
   # The same text goes before the same method, and that before the family.
-  theirs = config(method="fusion", controls=("distil(weight=2.0)", "distil"))
+  theirs = config(method="fusion", baselines=("distil(weight=2.0)", "distil"))
   texts = ("fusion(absent=zeros)", "distil", "distil(weight=3.0)")
   found = [
     experiments_init_from.find_variant(
@@ -257,8 +267,10 @@ def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch
     for text in texts
   ]
   assert found == ["fusion", "distil", "distil(weight=2.0)"]
-  with pytest.raises(ValueError, match="no arm of fusion or distil, it has share"):
-    experiments_init_from.find_variant(source.folder, config(method="share"), plan.arms[0])
+  with pytest.raises(ValueError, match="no variant of fusion or distil, it has share"):
+    experiments_init_from.find_variant(
+      source.folder, config(method="share"), experiment.variants[0]
+    )
 
 
 def test_parameters_that_nothing_gives_a_value_are_told(tmp_path, monkeypatch):
@@ -272,13 +284,17 @@ def test_parameters_that_nothing_gives_a_value_are_told(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, "fit", lambda *args, **options: fit)
   first, said = made_up(config(), tmp_path / "first"), []
   setup = train_variant.setup_run(config())
-  train_variant.train_variant(setup, setup.plan.arms[0], tmp_path / "alone", show=said.append)
+  train_variant.train_variant(
+    setup, setup.experiment.variants[0], tmp_path / "alone", show=said.append
+  )
   assert said == [
     "note: fusion leaves parameters as they were drawn: body (no stage trains them, "
     "no init_from has them)"
   ]
   setup, said = train_variant.setup_run(config(first.folder)), []
-  train_variant.train_variant(setup, setup.plan.arms[0], tmp_path / "second", show=said.append)
+  train_variant.train_variant(
+    setup, setup.experiment.variants[0], tmp_path / "second", show=said.append
+  )
   assert len(said) == 1 and said[0].startswith("fusion: 3 of 3 parameters start from")
 
 
@@ -310,7 +326,7 @@ def test_a_run_of_other_stages_serves(tmp_path, monkeypatch):
   assert "teacher" in model_state
   fusion_is(tiny_runs.linear)
   setup = train_variant.setup_run(config(first.folder))
-  start = train_variant.load_init(setup, setup.plan.arms[0], tmp_path / "second", None)
+  start = train_variant.load_init(setup, setup.experiment.variants[0], tmp_path / "second", None)
   assert start.keys() == {"body", "head/w", "head/b"}
   assert all(x.tobytes() == first.best[path].tobytes() for path, x in start.items())
 
@@ -331,12 +347,12 @@ def spoiled(folder, what):
     ("config", {}, "is not a run: it has no config.json"),
     ("results", {}, "init_from .* is not finished"),
     ("checkpoints", {}, "has no checkpoint of step 15"),
-    ("", {"method": "distil"}, "no arm of distil, it has fusion"),
+    ("", {"method": "distil"}, "no variant of distil, it has fusion"),
     ("", {"seeds": 4}, "has 3 seeds and this run 4"),
-    ("", {"init_only": ("a", "(")}, r"init_only has '\(', no regex: "),
+    ("", {"init_filter": ("a", "(")}, r"init_filter has '\(', no regex: "),
     (
       "",
-      {"init_only": ("head",)},
+      {"init_filter": ("head",)},
       "starts no parameter of fusion: params/enc.* 5 more",
     ),
     ("", {"method": "majority"}, "majority has no parameters"),
@@ -357,6 +373,6 @@ def test_what_does_not_serve_is_refused_before_a_folder_is_made(
 
 def test_a_config_from_before_there_was_init_from():
   given = config()
-  del given["init_from"], given["init_only"]
-  plan = experiment_config.parse_experiment(given)
-  assert (plan.init_from, plan.init_only) == ("", (".*",))
+  del given["init_from"], given["init_filter"]
+  experiment = experiment_config.parse_experiment(given)
+  assert (experiment.init_from, experiment.init_filter) == ("", (".*",))

@@ -20,7 +20,7 @@ from promise_jax.experiments import run_dir, train_variant
 from promise_jax.training import checkpoint, loop
 
 ARMS = ["robult", "majority", "distil"]
-CHOSEN = "method=robult,controls=majority+distil"
+CHOSEN = "method=robult,baselines=majority+distil"
 FIELDS = {
   *("method", "dataset", "split", "protocol", "mask_hash", "pattern", "metric"),
   *("value", "n", "seed", "label_rate"),
@@ -115,7 +115,7 @@ def test_every_line_has_its_fields(finished):
   assert all(line.keys() >= FIELDS for line in lines)
   shared = {(x["dataset"], x["label_rate"], x["train_protocol"]) for x in lines}
   assert shared == {("synthetic", 0.5, "none")}
-  # 3 arms, 2 seeds, 3 patterns, 10 rates, of which one is a test protocol as well, 1
+  # 3 variants, 2 seeds, 3 patterns, 10 rates, of which one is a test protocol as well, 1
   # other test protocol and 2 ways to pool: each accuracy once.
   keys = [
     (x["method"], x["seed"], str(x["pattern"]), x["protocol"])
@@ -123,7 +123,7 @@ def test_every_line_has_its_fields(finished):
     if x["split"] == "test" and x["metric"] == "accuracy"
   ]
   assert len(keys) == len(set(keys)) == 3 * 2 * 16
-  # The same rows and masks for every arm and seed.
+  # The same rows and masks for every variant and seed.
   hashes = {}
   for x in lines:
     where = x["split"], str(x["pattern"]), x["protocol"]
@@ -167,13 +167,13 @@ def test_every_arm_is_measured_under_the_test_protocols(finished):
   assert {x["mask_hash"] for x in lines} == {mask_files.mask_hash(mask, test.id)}
   with np.load(finished.folder / "predictions.npz") as file:
     patterns = file["pattern"].tolist()
-    guess = {arm: file[f"logits/{arm}"].argmax(axis=-1) for arm in ARMS}
+    guess = {variant: file[f"logits/{variant}"].argmax(axis=-1) for variant in ARMS}
   alone, both = patterns.index([True, False]), patterns.index([True, True])
   shown = []
-  for arm, x in guess.items():
+  for variant, x in guess.items():
     x = np.where(mask[None, :, 1], x[:, both], x[:, alone])
     want = (x == test.label).mean(axis=1)
-    own = [r for r in lines if (r["method"], r["metric"]) == (arm, "accuracy")]
+    own = [r for r in lines if (r["method"], r["metric"]) == (variant, "accuracy")]
     assert [r["value"] for r in own] == pytest.approx(want.tolist(), abs=1e-6)
     shown.append(f"{100 * want.mean():.1f} ± {100 * want.std(ddof=1):.1f}")
   (row,) = [x for x in finished.table.splitlines() if x.startswith(name)]
@@ -188,14 +188,14 @@ def test_metrics_have_every_step_of_every_seed_once(finished):
   found = [(x["method"], x["step"], x["seed"]) for x in lines]
   trained = [ARMS[0], ARMS[2]]
   assert found == [
-    (arm, step, seed) for arm in trained for step in (5, 10, 15, 20) for seed in (0, 1)
+    (variant, step, seed) for variant in trained for step in (5, 10, 15, 20) for seed in (0, 1)
   ]
 
 
 def test_the_report_and_the_table_name_every_arm(finished):
   page = (finished.folder / "report.html").read_text("utf-8")
-  for arm in ARMS:
-    assert arm in page and arm in finished.table
+  for variant in ARMS:
+    assert variant in page and variant in finished.table
   assert "mean, incomplete" in finished.table
   assert (finished.folder / "spec.json").exists()
   leftovers = [p.name for p in finished.folder.iterdir() if p.name.endswith(".tmp")]
@@ -336,14 +336,14 @@ def assert_same_predictions(a, b) -> None:
 
 def test_a_signal_between_two_arms_stops_there(tmp_path, monkeypatch):
   """And one that comes when all are trained is nobody's: it ends the process."""
-  setup = SimpleNamespace(plan=experiment_config.parse_experiment(config()))
+  setup = SimpleNamespace(experiment=experiment_config.parse_experiment(config()))
   seen, default = [], signal.getsignal(signal.SIGTERM)
 
-  def train_arm(setup, arm, folder, stop, show):
-    seen.append(arm.text)
+  def train_once(setup, variant, folder, stop, show):
+    seen.append(variant.text)
     os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(train_variant, "train_arm", train_arm)
+  monkeypatch.setattr(train_variant, "train_variant", train_once)
   with pytest.raises(loop.TrainingInterrupted) as stopped:
     experiment_run.train_variants(setup, tmp_path, None)
   assert stopped.value.signal == signal.SIGTERM and len(seen) == 1
@@ -365,8 +365,8 @@ def test_the_control_is_the_best_on_validation():
   sure = 10 * np.eye(2, dtype=np.float32)[test.label]
   logits["good on test"] = np.broadcast_to(sure, (2, 3, 20, 2))
   patterns = missing.all_patterns(2)
-  plan = experiment_config.parse_experiment(config())
-  setup = train_variant.Setup({}, plan, source, source.spec, None, None, patterns)
+  experiment = experiment_config.parse_experiment(config())
+  setup = train_variant.Setup({}, experiment, source, source.spec, None, None, patterns)
   compared = experiment_results.compare_with_baseline(setup, trained, logits, test)
   assert {(x["method"], x["control"]) for x in compared} == {("ours", "chosen")}
   right = {n: (x.argmax(-1) == test.label).mean(axis=(0, 2)) for n, x in logits.items()}
@@ -382,7 +382,7 @@ def test_groups_of_test_rows_are_kept_and_compared_whole(tmp_path):
   rng, group = np.random.default_rng(0), np.arange(60) // 3
   x = {f"x_m{i}": rng.normal(size=(60, 4)) for i in range(2)}
   np.savez(tmp_path / "own.npz", y=group % 2, group=group, **x)
-  given = tiny_runs.get_config("method=majority,controls=none").to_dict()
+  given = tiny_runs.get_config("method=majority,baselines=none").to_dict()
   given |= {"dataset": str(tmp_path / "own.npz"), "train_protocol": "exact(0.5,0.25)"}
   given["data"] = {"data_dir": "", **experiment_config.DATA_OPTIONS}
   quietly(tmp_path / "run", given)
@@ -403,7 +403,7 @@ def test_groups_of_test_rows_are_kept_and_compared_whole(tmp_path):
 
 def test_a_step_chosen_on_the_full_pattern_is_said_to_be(tmp_path):
   """The constant predictor is scored on what chooses; its lines say what that is."""
-  given = tiny_runs.get_config("method=majority,controls=none").to_dict()
+  given = tiny_runs.get_config("method=majority,baselines=none").to_dict()
   given["train"]["select_on"] = "full"
   quietly(tmp_path / "run", given)
   (valid, *_) = [x for x in lines_of(tmp_path / "run") if x["split"] == "valid"]
@@ -432,7 +432,7 @@ def test_a_finished_run_under_another_protocol(finished, tmp_path):
   before = (finished.folder / "results.jsonl").read_text().splitlines()
   masks = tmp_path / "masks.npz"
   table = experiment_run.evaluate_run(finished.folder, "exact(0.5)", masks=masks)
-  assert all(arm in table for arm in ARMS) and "accuracy" in table
+  assert all(variant in table for variant in ARMS) and "accuracy" in table
   after = (finished.folder / "results.jsonl").read_text().splitlines()
   assert after[: len(before)] == before
   added = [json.loads(line) for line in after[len(before) :]]

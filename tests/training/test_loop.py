@@ -225,10 +225,10 @@ def test_the_stages_are_shown_and_noted(source, one_device, tmp_path, toy, monke
   monkeypatch.setitem(methods.METHODS, "fusion", (kind, lambda _, spec: toy(spec)))
   monkeypatch.setattr(devices_mesh, "make_mesh", lambda **_: one_device)
   setup, said = (
-    train_variant.setup_run(tiny_runs.get_config("controls=none").to_dict()),
+    train_variant.setup_run(tiny_runs.get_config("baselines=none").to_dict()),
     [],
   )
-  train_variant.train_variant(setup, setup.plan.arms[0], tmp_path, show=said.append)
+  train_variant.train_variant(setup, setup.experiment.variants[0], tmp_path, show=said.append)
   (line,) = files.read_jsonl(tmp_path / "speed.jsonl")
   names = [x.name for x in toy(source.spec).stages]
   assert [x["stage"] for x in line["stages"]] == names
