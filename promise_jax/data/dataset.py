@@ -1,4 +1,4 @@
-"""A data set as every other part sees it, and how rows of any source become one."""
+"""A data set ready for training: cleaned, standardised, its splits read on demand."""
 
 import dataclasses
 import functools
@@ -7,61 +7,51 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 from promise_jax.data import cleaning
 from promise_jax.data import source as data_source
-from promise_jax.devices import mesh
+from promise_jax.data.cleaning import CleaningReport, CleanModality
 from promise_jax.types import Modality, Spec, Split
 
 logger = logging.getLogger(__name__)
 
 
 class FittedTrain(NamedTuple):
-  """What came of the train rows: `modalities` with their T, the `scale` {modality:
-  (mean, std)}, `label` and `group` as in `sources.Rows`, what was `found` {modality:
-  Found}, `split()`, which makes the split, and `notes`, sentences to be told."""
+  """The train rows, and what is learnt from them to treat the other splits alike."""
 
-  modalities: tuple[Modality, ...]
-  scale: dict[str, tuple[np.ndarray, np.ndarray]]
+  modalities: tuple[Modality, ...]  # no open dimension any more
+  scale: dict[str, cleaning.Scale]  # {modality: (mean, std)}
   label: np.ndarray
   group: np.ndarray | None
-  found: dict[str, cleaning.CleaningReport]
-  split: Callable[[], Split]
+  report: dict[str, CleaningReport]
+  make_split: Callable[[], Split]
   notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A data set whose splits are read when asked for.
+  """A data set. Its splits are read when `split` asks for them.
 
-  `card` says what it is, where it is from and under which licence. `report` {split:
-  {modality: cleaning.Found}} counts what was wrong in the splits read so far, `notes`
-  are sentences on what the source is and on what the train rows lack, `groups` {split:
-  i32[N]} see `group`.
+  What is wrong in a split (NaN, rows without content, classes without a train row) is
+  logged as a warning when it is read.
   """
 
   name: str
   spec: Spec
-  card: str
+  card: str  # what the data are, where they are from, under which licence
   splits: tuple[str, ...]
-  report: dict[str, dict[str, cleaning.CleaningReport]]
+  # {split: {modality: report}} of the splits read so far.
+  report: dict[str, dict[str, CleaningReport]]
   read: Callable[[str], Split] = dataclasses.field(repr=False)
-  notes: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()  # sentences on how the data were read
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
-  def told(self) -> list[str]:
-    """What was found wrong in the splits read so far, a sentence each."""
-    lines = list(self.notes)
-    for split, modalities in self.report.items():
-      for name, found in modalities.items():
-        if any(found):
-          lines.append(f"{self.name}, {split}, {name}: {found.sentence()}.")
-    return lines
-
   def split(self, name: str) -> Split:
-    """The rows of split `name`, standardised and zero where nothing is recorded; read
-    once. Of streamed train rows the inputs are `rowfile.RowFile`s. ValueError where
-    there is no such split."""
+    """The rows of a split: standardised, zero where nothing is recorded, read once.
+
+    The inputs of streamed train rows are read from disk as they are indexed.
+    """
     if name not in self.splits:
       raise ValueError(
         f"data set {self.name!r} has no split {name!r}, its splits are {', '.join(self.splits)}."
@@ -69,34 +59,36 @@ class Dataset:
     return self.read(name)
 
   def group(self, name: str) -> np.ndarray | None:
-    """The recording (speaker, ...) that each row of split `name` is a part of, i32[N],
-    no recording in two splits; None where every row is on its own."""
+    """The recording, speaker, ... of each row of a split, i32[N]; None: rows are independent.
+
+    No group has rows in two splits.
+    """
     self.split(name)
     return self.groups.get(name)
 
 
 def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
-  """The train rows in memory, all at once; ValueError where it has no room for them."""
-  room = mesh.free_host_memory()
-  if room is not None and source.size > room:
+  """Reads and cleans all train rows at once; refuses rows that memory has no room for."""
+  free = psutil.virtual_memory().available
+  if source.train_bytes > free:
     raise ValueError(
       f"{data_source.describe_place(source, 'train')}: reading the rows takes "
-      f"{source.size / 1e9:.1f} GB, where {room / 1e9:.1f} GB of memory are free; set "
+      f"{source.train_bytes / 1e9:.1f} GB, where {free / 1e9:.1f} GB of memory are free; set "
       "data.stream (data.load(..., stream=True)), then they are read from disk while "
       "training."
     )
   rows = source.rows("train")
   modalities = tuple(cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities)
-  cleaned = clean(source, "train", modalities, rows, nonfinite)
+  cleaned = clean_rows(source, "train", modalities, rows, nonfinite)
   data_source.check_train(source, {name: part.recorded for name, part in cleaned.items()})
   scale = {
     m.name: cleaning.fit_scale(cleaned[m.name])
     for m in modalities
     if m.kind in cleaning.FLOAT_KINDS
   }
-  found = {name: part.found for name, part in cleaned.items()}
-  split = lambda: make_split(modalities, rows, cleaned, scale)
-  return FittedTrain(modalities, scale, rows.label, rows.group, found, split)
+  report = {name: part.report for name, part in cleaned.items()}
+  finish = lambda: make_split(modalities, rows, cleaned, scale)
+  return FittedTrain(modalities, scale, rows.label, rows.group, report, finish)
 
 
 def assemble(
@@ -105,12 +97,15 @@ def assemble(
   nonfinite: str = "frame",
   fit: Callable[[data_source.Source, str], FittedTrain] = fit_in_memory,
 ) -> Dataset:
-  """Reads the train split, fits T and the standardisation on it, leaves the rest lazy.
+  """Makes a data set of a source: fits lengths and scale on train, reads the rest lazily.
 
-  `nonfinite` is the treatment of NaN and inf in vectors and sequences, see
-  `cleaning.clean`; `fit` decides where the train rows are kept: `resident`, in memory,
-  or that of `stored`, on disk. ValueError for a source without a train split, for bad
-  rows and for a modality that no train row has.
+  Args:
+    source: what a reader returned.
+    nonfinite: treatment of NaN and inf, see `cleaning.clean_modality`.
+    fit: where the train rows are kept: in memory, or on disk (`streaming`).
+
+  Raises:
+    ValueError: no train split, a bad row, or a modality that no train row has.
   """
   if "train" not in source.splits:
     raise ValueError(
@@ -120,77 +115,70 @@ def assemble(
     raise ValueError(
       f"nonfinite is {nonfinite!r}, it must be one of {', '.join(cleaning.NONFINITE)}."
     )
-  report: dict[str, dict[str, cleaning.CleaningReport]] = {}
+  reports: dict[str, dict[str, CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
 
-  def keep_found(split: str, found: dict, group: np.ndarray | None) -> None:
+  def keep_report(split: str, report: dict, group: np.ndarray | None) -> None:
     if group is not None:
       groups[split] = group.astype(np.int32)
-    report[split] = found
-    log_report(source.name, split, found)
+    reports[split] = report
+    log_report(source.name, split, report)
 
   train = fit(source, nonfinite)
-  keep_found("train", train.found, train.group)
-  modalities, scale, notes = train.modalities, train.scale, train.notes
-  for note in (lacks := data_source.missing_labels(source.task, train.label)):
-    logger.warning("%s: %s", source.name, note)
-  at_hand = {"train": train.split}  # given up when the split is made of it
+  modalities, scale, notes = train.modalities, train.scale, source.notes + train.notes
+  keep_report("train", train.report, train.group)
+  if sentence := data_source.missing_labels(source.task, train.label):
+    logger.warning("%s: %s", source.name, sentence)
+  # Dropped once the split is made of it, so that the raw rows can be freed.
+  unused = {"train": train.make_split}
 
   @functools.cache
   def read(split: str) -> Split:
-    if split in at_hand:
-      return at_hand.pop(split)()
+    if split in unused:
+      return unused.pop(split)()
     rows = source.rows(split)
-    cleaned = clean(source, split, modalities, rows, nonfinite)
-    keep_found(split, {name: c.found for name, c in cleaned.items()}, rows.group)
+    cleaned = clean_rows(source, split, modalities, rows, nonfinite)
+    keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
     return make_split(modalities, rows, cleaned, scale)
 
   spec = Spec(modalities, source.task, scale)
-  told = source.notes + notes + lacks
-  return Dataset(source.name, spec, source.card, source.splits, report, read, told, groups)
+  return Dataset(source.name, spec, source.card, source.splits, reports, read, notes, groups)
 
 
-def clean(
+def clean_rows(
   source: data_source.Source,
   split: str,
   modalities: tuple[Modality, ...],
   rows: data_source.Rows,
-  nonfinite,
-) -> dict[str, cleaning.CleanModality]:
-  """`rows`, some or all of a split, checked and cleaned; ValueError names the split."""
+  nonfinite: str,
+) -> dict[str, CleanModality]:
+  """Checks and cleans some or all rows of a split; a ValueError names the split."""
   data_source.check_rows(source, split, rows)
   try:
-    return clean_rows(modalities, rows, nonfinite)
+    return {
+      m.name: cleaning.clean_modality(
+        m, rows.inputs[m.name], rows.length.get(m.name), rows.recorded[:, i], nonfinite
+      )
+      for i, m in enumerate(modalities)
+    }
   except ValueError as error:
     raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
 
 
-def log_report(name: str, split: str, report: dict[str, cleaning.CleaningReport]) -> None:
+def log_report(name: str, split: str, report: dict[str, CleaningReport]) -> None:
   """Warns of every modality in which something was wrong."""
-  for modality, found in report.items():
-    if any(found):
-      logger.warning("%s, split %s, %s: %s", name, split, modality, found.sentence())
-
-
-def clean_rows(
-  modalities: tuple[Modality, ...], rows: data_source.Rows, nonfinite: str
-) -> dict[str, cleaning.CleanModality]:
-  """Every modality of `rows` as arrays, with what of them counts."""
-  return {
-    m.name: cleaning.clean(
-      m, rows.inputs[m.name], rows.steps.get(m.name), rows.recorded[:, i], nonfinite
-    )
-    for i, m in enumerate(modalities)
-  }
+  for modality, faults in report.items():
+    if any(faults):
+      logger.warning("%s, %s, %s: %s.", name, split, modality, faults.describe())
 
 
 def make_split(
   modalities: tuple[Modality, ...],
   rows: data_source.Rows,
-  cleaned: dict[str, cleaning.CleanModality],
-  scale: dict[str, tuple[np.ndarray, np.ndarray]],
+  cleaned: dict[str, CleanModality],
+  scale: dict[str, cleaning.Scale],
 ) -> Split:
-  """The split of `cleaned` rows, standardised by `scale`."""
+  """The standardised split of cleaned rows."""
   return Split(
     inputs={m: cleaning.standardise(c, scale.get(m)) for m, c in cleaned.items()},
     length={m.name: cleaned[m.name].length for m in modalities if m.kind == "sequence"},

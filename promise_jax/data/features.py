@@ -78,17 +78,17 @@ def replace_by_features(
 
   def combined(split: str) -> data_source.Rows:
     own = left.pop(split) if split in left else source.rows(split)
-    inputs, steps, recorded = dict(own.inputs), dict(own.steps), own.recorded.copy()
+    inputs, steps, recorded = dict(own.inputs), dict(own.length), own.recorded.copy()
     for i, read in stored.items():
       features = read.rows(split)
       steps.pop(names[i], None)
       inputs |= features.inputs
-      steps |= features.steps
+      steps |= features.length
       recorded[:, i] = features.recorded[:, 0]
-    return own._replace(inputs=inputs, steps=steps, recorded=recorded)
+    return own._replace(inputs=inputs, length=steps, recorded=recorded)
 
   return source._replace(
-    modalities=tuple(modalities), rows=combined, notes=tuple(notes), pieces=None
+    modalities=tuple(modalities), rows=combined, notes=tuple(notes), blocks=None
   )
 
 
@@ -138,7 +138,7 @@ def describe_rows(
     npz_labels.read_split(small, label, found, ids, group, seed=0)
   except ValueError as error:
     raise ValueError(
-      f"{source.where or f'data set {source.name!r}'}: its features cannot be kept in "
+      f"{source.place or f'data set {source.name!r}'}: its features cannot be kept in "
       f"an npz file: {error}"
     ) from error
   return small
@@ -157,25 +157,25 @@ def show(
   modality = cleaning.resolve_length(source.modalities[i], rows["train"].inputs[name])
   shown = []
   for split, part in rows.items():
-    values, steps = part.inputs[name], part.steps.get(name)
+    values, steps = part.inputs[name], part.length.get(name)
     try:
-      clean = cleaning.clean(modality, values, steps, part.recorded[:, i], nonfinite)
+      clean = cleaning.clean_modality(modality, values, steps, part.recorded[:, i], nonfinite)
     except ValueError as error:
       raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
-    dataset.log_report(source.name, split, {name: clean.found})
-    if any(clean.found):
-      notes.append(f"{source.name}, {split}, {name}: {clean.found.sentence()}.")
+    dataset.log_report(source.name, split, {name: clean.report})
+    if any(clean.report):
+      notes.append(f"{source.name}, {split}, {name}: {clean.report.describe()}.")
     length = None
     if modality.kind == "sequence":
       length = clean.length[clean.recorded]
     elif modality.kind == "tokens":
-      last = clean.kept * np.arange(1, clean.kept.shape[1] + 1, dtype=np.int32)
+      last = clean.kept_mask * np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
       length = last.max(axis=1, initial=0)[clean.recorded]
     x = cleaning.standardise(clean, None)[clean.recorded]
     shown.append(EncoderInputs(x, length, part.id[clean.recorded], clean.recorded))
   if not any(len(part.id) for part in shown):
     raise ValueError(
-      f"{source.where or f'data set {source.name!r}'}: modality {name!r} is in no row, "
+      f"{source.place or f'data set {source.name!r}'}: modality {name!r} is in no row, "
       "there is nothing to encode."
     )
   return shown

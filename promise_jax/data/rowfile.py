@@ -50,7 +50,7 @@ def pieces(rows: RowFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """The floats in order, as cut in memory, and which of them count: not the NaN."""
   size = int(np.prod(rows.shape[1:]))
   with open(rows.path, "rb") as file:
-    for part in cleaning.slices(len(rows), size):
+    for part in cleaning.row_slices(len(rows), size):
       count = min(part.stop, len(rows)) - part.start
       values = np.fromfile(file, rows.dtype, count * size)
       values = values.reshape(count, *rows.shape[1:])

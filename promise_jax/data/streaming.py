@@ -39,7 +39,7 @@ def assemble_stream(
 ) -> dataset.Dataset:
   """`dataset.assemble` with the train rows on disk, in `folder` (default: the cache).
   ValueError for a source that is read as a whole, and for a disk that is full."""
-  if source.pieces is None or not source.identity:
+  if source.blocks is None or not source.identity:
     raise ValueError(
       f"data set {source.name!r} cannot be streamed, it is read as a whole; what can "
       "be: npz files, data prepared by tensorflow-datasets, and `records.source` with "
@@ -103,7 +103,7 @@ def resolve_lengths(source: data_source.Source) -> tuple[Modality, ...]:
   if all(m.shape[0] is not None for m in modalities):
     return modalities
   longest = dict.fromkeys(modalities, 1)
-  for rows in source.pieces("train"):
+  for rows in source.blocks("train"):
     for m in modalities:
       here = cleaning.resolve_length(m, rows.inputs[m.name]).shape[0]
       longest[m] = max(longest[m], here)
@@ -120,18 +120,18 @@ def write_rows(
   parts: dict[str, list[np.ndarray]] = {}
   with contextlib.ExitStack() as stack:
     out = {m.name: stack.enter_context(open(file_of(folder, m.name), "wb")) for m in modalities}
-    for rows in source.pieces("train"):
-      cleaned = dataset.clean(source, "train", modalities, rows, nonfinite)
+    for rows in source.blocks("train"):
+      cleaned = dataset.clean_rows(source, "train", modalities, rows, nonfinite)
       for name, part in cleaned.items():
         lost = np.nan if part.values.dtype == np.float32 else 0
-        values = np.where(part.kept, part.values, lost).astype(part.values.dtype)
+        values = np.where(part.kept_mask, part.values, lost).astype(part.values.dtype)
         out[name].write(values.data)
       small = {"label": rows.label, "id": rows.id}
       small["recorded"] = np.stack([c.recorded for c in cleaned.values()], axis=1)
       small |= {} if rows.group is None else {"group": rows.group}
       for name, part in cleaned.items():
         small[f"length_{name}"] = part.length
-        small[f"found_{name}"] = np.array([part.found])
+        small[f"found_{name}"] = np.array([part.report])
       for name, value in small.items():
         parts.setdefault(name, []).append(value)
     for file in out.values():
@@ -158,7 +158,7 @@ def write_scale(
   for m in modalities:
     if m.kind in cleaning.FLOAT_KINDS:
       rows = stored_rows(folder, m, len(recorded))
-      own = cleaning.fit_scale_in_pieces(functools.partial(rowfile.pieces, rows))
+      own = cleaning.fit_scale_in_blocks(functools.partial(rowfile.pieces, rows))
       rowfile.standardise(rows, own)
       scale[f"scale_{m.name}"] = np.stack(own)
   return scale
@@ -210,10 +210,10 @@ def file_of(folder: pathlib.Path, name: str) -> pathlib.Path:
 def gather(source: data_source.Source, split: str) -> data_source.Rows:
   """`source.rows(split)` from its pieces, so that what is read is never more than the
   split."""
-  parts = list(source.pieces(split))
+  parts = list(source.blocks(split))
   if len(parts) == 1:
     return parts[0]
-  steps = {m: np.concatenate([p.steps[m] for p in parts]) for m in parts[0].steps}
+  steps = {m: np.concatenate([p.length[m] for p in parts]) for m in parts[0].length}
   groups = [p.group for p in parts]
   return data_source.Rows(
     {m: [row for p in parts for row in p.inputs[m]] for m in parts[0].inputs},

@@ -31,7 +31,7 @@ def run_experiment(config: dict, folder: Path, *, show: Callable[[str], None] = 
     show(f"{folder} is finished; nothing was trained.")
     return experiment_results.render_console(folder) if first else ""
   setup = together(lambda: prepare_run(config, folder))
-  for line in setup.dataset.told():
+  for line in setup.dataset.notes:
     show(line)
   with run_dir.open_run(folder, config):
     if first:

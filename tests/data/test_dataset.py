@@ -132,7 +132,7 @@ def test_emoji_text_is_as_wide_as_the_longest_train_row(emoji):
   longest = count[split == 0].max()
   for i, name in enumerate(emoji.splits):
     assert emoji.split(name).inputs["text"].shape == (np.sum(split == i), longest)
-    assert emoji.report[name]["text"].cut == np.sum(count[split == i] > longest)
+    assert emoji.report[name]["text"].num_truncated_rows == np.sum(count[split == i] > longest)
 
 
 def test_watch_rows_are_segments_of_recordings(watch):
@@ -275,13 +275,13 @@ def test_import_is_light_and_tensorflow_is_never_loaded(data_dir, mfeat):
 def test_two_processes_may_prepare_at_once_after_one_was_killed(tmp_path):
   killed = """if True:
     import os, sys
-    from promise_jax.data import builders
+    from promise_jax.data.builtin import builders
     def examples(self, arrays, split):
       yield from list(generate(self, arrays, split))[:5]
       os.kill(os.getpid(), 9)
     generate, builders.Mfeat._generate_examples = (
       builders.Mfeat._generate_examples, examples)
-    builders.prepare(builders.Mfeat, None, sys.argv[1])
+    builders.write_tfds(builders.Mfeat, None, sys.argv[1])
   """
   process = run(killed, tmp_path)
   process.communicate()
@@ -350,7 +350,7 @@ def test_standardisation_reads_present_train_frames_alone():
       np.testing.assert_allclose(split.inputs["a"][i], expected, rtol=1e-4, atol=1e-5)
       assert split.length["a"][i] == real
     assert split.recorded[:, 0].tolist() == recorded[name].tolist()
-  assert found.report["valid"]["a"].cut == 2  # those of 8 and 9 steps
+  assert found.report["valid"]["a"].num_truncated_rows == 2  # those of 8 and 9 steps
 
 
 DIRTY = [
@@ -388,7 +388,7 @@ def test_nonfinite_frames_become_zero_and_lost_rows_absent(caplog):
   expected[0, 0], expected[0, 2], expected[3, 0] = (-a, b), (0, b), (a, -2 * b)
   np.testing.assert_allclose(split.inputs["a"], expected, rtol=1e-6, atol=1e-7)
   assert found.report["train"]["a"] == (3, 3, 1, 0)  # values, frames, absent, cut
-  assert "own, split train, a" in caplog.text
+  assert "own, train, a" in caplog.text
 
 
 def test_nonfinite_values_alone_become_zero():
@@ -435,7 +435,7 @@ def test_tokens_without_content_are_absent():
   assert train.recorded[:, 0].tolist() == [True, False]
   assert test.inputs["t"].tolist() == [[1, 2]]
   assert test.inputs["t"].dtype == np.int32
-  assert found.report["test"]["t"].cut == 1
+  assert found.report["test"]["t"].num_truncated_rows == 1
   assert train.length == {}
 
 

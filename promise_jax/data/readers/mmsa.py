@@ -85,7 +85,7 @@ def read_mmsa(
     task=task,
     splits=npz_labels.SPLITS,
     rows=rows,
-    where=str(path),
+    place=str(path),
     notes=tuple(f"{path.name}: {note}." for note in notes),
   )
 

@@ -48,7 +48,7 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "classes": ("U", (1,), "strings [C]"),
 }
 ALONE = ("y", "split", "id", "group", "scale", "classes")
-PIECE = 2**24  # bytes of the arrays that are streamed at a time
+BLOCK_BYTES = 2**24  # bytes of the arrays that are streamed at a time
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # N counted; one less: 1
 
 
@@ -100,7 +100,7 @@ def read_npz(
 
   def pieces(name: str) -> Iterator[source.Rows]:
     arrays = [f"x_{m.name}" for m in modalities]
-    size = max(PIECE // sum(row_bytes(headers[a]) for a in arrays), 1)
+    size = max(BLOCK_BYTES // sum(row_bytes(headers[a]) for a in arrays), 1)
     with npz_file.naming(path):
       for start, values in npz_file.read_pieces(path, arrays, size):
         (index,) = np.nonzero(split[start : start + size] == name)
@@ -114,9 +114,9 @@ def read_npz(
     task=task,
     splits=npz_labels.SPLITS,
     rows=rows,
-    where=str(path),
-    pieces=pieces,
-    size=train_bytes([headers[f"x_{m}"] for m in names], split),
+    place=str(path),
+    blocks=pieces,
+    train_bytes=train_bytes([headers[f"x_{m}"] for m in names], split),
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {split_seed}",
   )
 

@@ -20,7 +20,7 @@ from promise_jax.data import source as data_source
 from promise_jax.data.readers import text
 from promise_jax.types import Modality, Task
 
-PIECE = 2**24  # bytes of the records that are read at a time, about
+BLOCK_BYTES = 2**24  # bytes of the records that are read at a time, about
 STEPS = 256  # those that are reckoned with where T is open
 
 
@@ -55,7 +55,7 @@ def source(
     task=task,
     splits=tuple(splits),
     rows=rows,
-    pieces=pieces,
+    blocks=pieces,
     identity=identity,
   )
 
@@ -81,12 +81,12 @@ def read_pieces(
 
 
 def piece_rows(modalities: tuple[Modality, ...]) -> int:
-  """How many rows are about `PIECE` bytes."""
+  """How many rows are about `BLOCK_BYTES` bytes."""
   size = sum(
     np.prod([STEPS if d is None else d for d in m.shape]) * (1 if m.kind == "image" else 4)
     for m in modalities
   )
-  return int(np.clip(PIECE // max(size, 1), 1, 4096))
+  return int(np.clip(BLOCK_BYTES // max(size, 1), 1, 4096))
 
 
 def to_rows(

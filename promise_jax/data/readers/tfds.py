@@ -53,11 +53,11 @@ def read_tfds(
     task=task,
     splits=tuple(splits),
     rows=lambda split: _rows(builder, splits[split], modalities, task),
-    where=where,
+    place=where,
     notes=tuple(metadata.get("notes", ())),
-    pieces=lambda split: _pieces(builder, splits[split], modalities, task),
+    blocks=lambda split: _pieces(builder, splits[split], modalities, task),
     identity=_identity(folder),
-    size=builder.info.splits[splits["train"]].num_bytes if "train" in splits else 0,
+    train_bytes=builder.info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
 
 
