@@ -1,7 +1,7 @@
 """Late fusion, the control, alone or as the host of a comparison.
 
   python launch/train.py --config configs/fusion.py
-  python launch/train.py --config "configs/fusion.py:baselines=fusion(absent=zeros)"
+  python launch/train.py --config "configs/fusion.py:baselines=fusion(fill=zeros)"
 
 Default: emoji (image, text, properties) with all labels; modality dropout, the running
 mean of its code for what is absent; majority class and distil beside it. About two

@@ -1,5 +1,6 @@
 """Checks of settings: each raises ValueError with the value found and what is allowed."""
 
+import typing
 from collections.abc import Sequence
 
 
@@ -13,3 +14,18 @@ def check_at_least(name: str, value: float, low: float) -> None:
   """Raises ValueError unless `value` is a number of at least `low`."""
   if not value >= low:
     raise ValueError(f"{name} is {value}, it must be at least {low}")
+
+
+def check_fields(config, name: str, **lows: float) -> None:
+  """Checks the fields of a dataclass: those of a Literal type, and those with a minimum.
+
+  Args:
+    config: a dataclass, whose fields are called `name.field` in messages.
+    name: of the method, or whatever has these settings.
+    **lows: {field: least value}.
+  """
+  for field, kind in typing.get_type_hints(type(config)).items():
+    if typing.get_origin(kind) is typing.Literal:
+      check_choice(f"{name}.{field}", getattr(config, field), typing.get_args(kind))
+  for field, low in lows.items():
+    check_at_least(f"{name}.{field}", getattr(config, field), low)

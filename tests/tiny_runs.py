@@ -20,7 +20,7 @@ TINY = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 1}
 VALUES = {
   "fusion": SMALL,
   "distil": SMALL,
-  "share": SMALL | {"shared": 4},
+  "share": SMALL,
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
   "redcore": SMALL | {"imputer": 4, "links": 2},
   "promma": TINY | {"rank": 2, "codes": 2},
@@ -67,7 +67,7 @@ def get_config(arguments: str = ""):
   config.data = {"data_dir": "", "rows": (48, 20, 20), "dim": 4, "modalities": 2}
   config.data.classes = 2
   config.seeds = 2
-  config.baselines = ("majority", "fusion(absent=zeros)")
+  config.baselines = ("majority", "fusion(fill=zeros)")
   config.test_protocols = ("map(.5,both=1)", "bernoulli(0.30)")
   config.train.update({"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8})
   for name, values in VALUES.items():

@@ -23,16 +23,15 @@ ABLATIONS = (
   "robult(own_encoders=false)",
 )
 FUSION = (
-  "fusion(absent=zeros)",
-  "fusion(absent=token)",
-  "fusion(absent=mean,dropout=false)",
-  "fusion(absent=zeros,dropout=false)",
+  "fusion(fill=zeros)",
+  "fusion(fill=token)",
+  "fusion(fill=mean,dropout=false)",
+  "fusion(fill=zeros,dropout=false)",
 )
 SHARE = (
   "share(evidence=false)",
   "share(gated=false)",
   "share(decay=0.0)",
-  "share(pull=0.1)",
   # On mfeat the control gains as much from a larger weight on validation.
   "distil(weight=3.0)",
 )

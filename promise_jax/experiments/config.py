@@ -14,7 +14,7 @@ from promise_jax.checks import check_choice
 from promise_jax.devices import mesh
 from promise_jax.evaluation import predict
 from promise_jax.experiments import run_dir
-from promise_jax.methods import mplmm, promise, redcore
+from promise_jax.methods.presets import METHOD_PRESETS, PRESET_TRAINING, PRESETS
 from promise_jax.nn import precision
 from promise_jax.optim import optimizer
 from promise_jax.training import loop
@@ -34,56 +34,6 @@ DATA_OPTIONS = {
   "modalities": "",  # that are kept, as "image+text"; all where empty
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
   "stream": False,
-}
-
-TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
-
-PRESETS = {
-  # What the embedded sets want: encoders trained from nothing on few rows.
-  "default": {},
-  # Features of a frozen backbone: wider codes, a slower rate (ours).
-  "large": {
-    "train": {"optim": {"lr": 1e-4}},
-    "robult": {"hidden": 256, "shared": 128, "private": 128},
-    "share": {"hidden": 256, "shared": 128},
-    "fusion": {"hidden": 256},
-    "distil": {"hidden": 256},
-    "redcore": {"hidden": 256, "imputer": 256},
-    "promise": {"hidden": 256, "code": 64},
-    "mplmm": {"width": 60},
-    "promma": {"width": 60},
-  },
-  # Shows that everything runs; the numbers mean nothing.
-  "tiny": {
-    "seeds": 2,
-    "train": {"steps": 20, "eval_every": 10, "batch_size": 32, "labelled_per_batch": 8},
-    "robult": {"hidden": 16, "shared": 8, "private": 8, "head_hidden": 16},
-    "share": {"hidden": 16, "shared": 8, "head_hidden": 16},
-    "fusion": {"hidden": 16, "head_hidden": 16},
-    "distil": {"hidden": 16, "head_hidden": 16},
-    "redcore": {"hidden": 16, "imputer": 16, "links": 2, "head_hidden": 16},
-    "promise": {"hidden": 16, "prompts": 2, "code": 8},
-    "mplmm": TINY_MULT,
-    "promma": TINY_MULT,
-  },
-  # What the released code of a method does, where the default mends it.
-  "authors": {"redcore": redcore.AUTHORS, "mplmm": mplmm.AUTHORS},
-  "clean": {"redcore": redcore.CLEAN, "mplmm": mplmm.CLEAN, "promma": mplmm.CLEAN},
-  # Features of CLIP's size.
-  "clip": {"promise": promise.CLIP},
-}
-METHOD_PRESETS = ("authors", "clean", "clip")  # presets that speak of some methods only
-
-# The training that goes with a preset of OF_METHODS, by the method of the run.
-PRESET_TRAINING = {
-  # The gradient is clipped per module alone.
-  ("authors", "redcore"): {"optim": {"schedule": "linear", "weight_decay": 0.0, "clip": 1e9}},
-  ("authors", "mplmm"): {
-    "batch_size": 64,
-    "optim": {"lr": 1e-3, "schedule": "constant", "weight_decay": 0.0, "clip": 0.8},
-  },
-  # Ours.
-  ("clip", "promise"): {"optim": {"lr": 1e-4, "weight_decay": 0.02, "warmup": 0.1}},
 }
 
 
@@ -144,7 +94,7 @@ def apply_arguments(config, text: str):
   `preset=...` names a set of fields and is applied first.
 
   Commas inside parentheses belong to the value; tuples are joined by "+"
-  (`baselines=majority+fusion(absent=zeros)`), "none" is the empty one. Raises ValueError
+  (`baselines=majority+fusion(fill=zeros)`), "none" is the empty one. Raises ValueError
   that lists the known keys, or says what a field takes.
   """
   given = parse_pairs(text)
@@ -204,7 +154,7 @@ def convert_value(key: str, text: str, default: Any) -> Any:
 
 
 def parse_variant(text: str, config: dict) -> Variant:
-  """The variant of "robult" or "fusion(absent=zeros,dropout=false)"; "preset=..." inside
+  """The variant of "robult" or "fusion(fill=zeros,dropout=false)"; "preset=..." inside
   the parentheses takes what that preset says of the method."""
   match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
   name = match[1] if match else text

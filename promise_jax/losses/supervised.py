@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from promise_jax import missing
-from promise_jax.types import Array, Average, Batch, Task
+from promise_jax.types import Array, Task
 
 
 def known_label(label: Array, labelled: Array) -> Array:
@@ -14,7 +14,7 @@ def known_label(label: Array, labelled: Array) -> Array:
   return missing.zero_absent(label, labelled)
 
 
-def supervised_loss(logits: Array, label: Array, task: Task) -> Array:
+def task_loss(logits: Array, label: Array, task: Task) -> Array:
   """Loss f[B] of `logits` f[B, C]: cross entropy (classes), binary cross entropy
   averaged over the labels (multilabel), absolute error of `label / scale` (regression).
 
@@ -27,13 +27,6 @@ def supervised_loss(logits: Array, label: Array, task: Task) -> Array:
   if task.kind == "multilabel":
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, label), axis=-1)
   return jnp.abs(logits[:, 0] - label / task.scale)
-
-
-def labelled_mean(logits: Array, batch: Batch, present: Array, task: Task) -> Average:
-  """`supervised` over the labelled rows with something `present` bool[B, M]."""
-  where = batch.labelled & jnp.any(present, axis=1)
-  label = known_label(batch.label, where)
-  return Average.of(supervised_loss(logits, label, task), where)
 
 
 def predict_probability(logits: Array, task: Task) -> Array:

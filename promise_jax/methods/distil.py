@@ -1,12 +1,14 @@
-"""Late fusion on all subsets with self-distillation: the control for unlabelled data.
+"""Self-distillation over all subsets: the baseline for methods that use unlabelled data.
 
-Not from a paper (ours). The network of `fusion`, absent codes from learned tokens; each
-row is classified under several subsets of what it has. Labelled rows are supervised
-under each; on labelled and unlabelled rows alike, the prediction from all that is
-present teaches the prediction from every other subset (detached). It uses unlabelled
-data and missing patterns and nothing else, so what a method gains over it is its own.
-Up to 15 patterns all are used in each step; beyond that the full one and `samples`
-random subsets a row.
+Not from a paper (ours). The network is that of `fusion`, with learned tokens for absent
+codes. Each row is classified under several subsets A of its modalities; full is all that
+it has:
+
+  L = mean_{labelled n, A} loss(logits_n(A), y_n)
+      + weight r(t) mean_{all n, A} D(stop_gradient(logits_n(full)), logits_n(A)).
+
+D is the divergence of predictions, r a ramp. It uses unlabelled data and missing
+patterns and nothing else: what a method gains over it is due to the method.
 """
 
 import dataclasses
@@ -14,83 +16,91 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from promise_jax import missing, types
-from promise_jax.checks import check_at_least
-from promise_jax.losses import soft_pu
-from promise_jax.losses import supervised as losses_supervised
+from promise_jax.checks import check_at_least, check_fields
+from promise_jax.losses import soft_pu, supervised
 from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.methods import fusion as late
-from promise_jax.nn import encoders
-from promise_jax.types import Array, Average, Batch, Spec
+from promise_jax.methods import common
+from promise_jax.methods.fusion import FusionNet
+from promise_jax.nn import image_features
+from promise_jax.types import Average, Batch, Inputs, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig:
-  """Settings of `distil`: `weight` of the distillation, its ramp in parts of training,
-  `samples` random subsets a row where there are too many to use all."""
+  """Settings of `distil`."""
 
-  weight: float = 1.0
-  ramp_start: float = 0.1
+  weight: float = 1.0  # of the distillation
+  ramp_start: float = 0.1  # the weight rises from 0 between these parts of training
   ramp_end: float = 0.3
-  samples: int = 6
-  hidden: int = 64
-  head_hidden: int = 64
+  samples: int = 6  # random subsets of a row, where there are too many to use all
+  hidden: int = 64  # size of every code
+  head_hidden: int = 64  # hidden layer of the head
 
   def __post_init__(self):
-    """ValueError for a setting without meaning, with what is allowed."""
-    for field in ("samples", "hidden", "head_hidden"):
-      check_at_least(f"distil.{field}", getattr(self, field), 1)
-    check_at_least("distil.weight", self.weight, 0)
-    check_at_least("distil.ramp_start", self.ramp_start, 0)
+    check_fields(self, "distil", samples=1, hidden=1, head_hidden=1, weight=0, ramp_start=0)
     check_at_least("distil.ramp_end", self.ramp_end, self.ramp_start)
 
 
-def draw_subsets(key: Array, ids: Array, present: Array, samples: int) -> Array:
-  """Masks bool[P, B, M] of what each row shows, the first with all that is present."""
-  count = present.shape[1]
-  if 2**count - 1 <= 15:
-    patterns = np.array(missing.all_patterns(count)[::-1])
+def draw_subsets(
+  key: Key[Array, ""], ids: Int[Array, " B"], present: Bool[Array, "B M"], samples: int
+) -> Bool[Array, "P B M"]:
+  """The subsets under which rows are classified; the first is all that is present.
+
+  Up to four modalities these are all patterns, for more a few random ones for each row.
+  """
+  num_modalities = present.shape[1]
+  if num_modalities <= 4:
+    patterns = np.array(missing.all_patterns(num_modalities)[::-1])
     return jnp.asarray(patterns)[:, None] & present[None]
   keys = jax.random.split(key, samples)
-  draws = [late.random_subset(k, ids, present) for k in keys]
-  return jnp.stack([present, *draws])
+  return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
+
+
+def subset_terms(
+  logits: Float[Array, "P B C"],
+  teacher: Float[Array, "B C"],
+  visible: Bool[Array, "P B M"],
+  batch: Batch,
+  task: Task,
+) -> dict[str, Average]:
+  """The supervised and the distillation term, over all subsets that show something.
+
+  A subset with all that is present has nothing to learn from the teacher.
+  """
+  label = common.mask_labels(batch).label
+  error = jax.vmap(lambda x: supervised.task_loss(x, label, task))(logits)
+  gap = jax.vmap(lambda x: supervised.distillation_loss(x, teacher, task))(logits)
+  shows_any = jnp.any(visible, axis=-1)
+  hides_some = jnp.any(visible != batch.present[None], axis=-1)
+  return {
+    "supervised": Average.of(error, shows_any & batch.labelled[None]),
+    "distil": Average.of(gap, shows_any & hides_some),
+  }
 
 
 def distil(config: DistilConfig, spec: Spec) -> Method:
-  """The control as a `Method`; it keeps no model_state."""
-  net = late.make_network(spec, config.hidden, config.head_hidden)
-  task = spec.task
+  """Self-distillation as a `Method`, without model state."""
+  sizes = config.hidden, config.head_hidden
+  net = FusionNet(spec.modalities, spec.task.outputs, *sizes)
 
   def init(key):
     return net.init(key, types.example_batch(spec)), {}
 
-  def classify(params, codes, present):
-    token = params["params"]["token"]
-    filled = net.apply(params, codes, present, token, method="fill")
-    return net.apply(params, filled, method="classify")
+  def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
+    subset_key, dropout_key = jax.random.split(key)
+    visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
+    logits, _ = net.apply(params, batch, visible, key=dropout_key)
+    terms = subset_terms(logits, logits[0], visible, batch, spec.task)
+    ramp = soft_pu.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
+    weights = {"supervised": 1.0, "distil": config.weight * ramp}
+    return common.weighted_sum(terms, weights), (model_state, terms)
 
-  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
-    subset_key, encode_key = jax.random.split(key)
-    present = batch.present
-    codes = net.apply(params, batch, present, key=encode_key, method="codes")
-    shown = draw_subsets(subset_key, batch.id, present, config.samples)
-    logits = classify(params, codes[None], shown)  # [P, B, C]
-    some = jnp.any(shown, axis=-1)
-    label = losses_supervised.known_label(batch.label, batch.labelled)
-    error = jax.vmap(lambda row: losses_supervised.supervised_loss(row, label, task))(logits)
-    supervised = Average.of(error, some & batch.labelled[None])
-    gap = jax.vmap(lambda row: losses_supervised.distillation_loss(row, logits[0], task))(logits)
-    less = some & jnp.any(shown != present[None], axis=-1)
-    taught = Average.of(gap, less)
-    ramp = soft_pu.linear_ramp(clock.progress, config.ramp_start, config.ramp_end)
-    total = supervised.value + config.weight * ramp * taught.value
-    return total, (model_state, {"sup": supervised, "distil": taught})
-
-  def predict(params, model_state, batch: Batch, pattern=None):
+  def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    present = missing.restrict_to_pattern(batch.present, pattern)
-    codes = net.apply(params, batch, present, pattern, method="codes")
-    return {"logits": classify(params, codes, present)}
+    logits, _ = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
+    return {"logits": logits}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute)

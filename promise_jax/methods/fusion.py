@@ -1,167 +1,132 @@
-"""Late fusion, the control: encoders, one vector for what is absent, one head.
+"""Late fusion with modality dropout: the baseline that every method must beat.
 
-Not from a paper (ours). Every modality is encoded by itself; the code of an absent one
-is replaced by zeros, by its running mean over present train rows, or by a learned token
-(`absent`); the codes are concatenated and classified. With `dropout` each training row
-keeps a random non-empty subset of what it has, drawn uniformly by row and step: strong
-enough that a method must beat it before it means anything. The replacement happens at
-the output of the encoder, not at the raw input.
+Not from a paper (ours). With H_m the code of modality m and fill_m what replaces it,
+
+  logits = head([H_m if m is present, else fill_m  for every m]).
+
+The replacement is made at the output of the encoders, not at the raw input: zeros, the
+running mean of the code over present training rows, or a learned token. With `dropout`
+each training row keeps a random non-empty subset of its modalities.
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_choice
-from promise_jax.losses import supervised as losses_supervised
+from promise_jax import types
+from promise_jax.checks import check_fields
 from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.nn import encoders, mlp, precision
-from promise_jax.types import Array, Batch, Modality, Spec
-
-ABSENT = ("zeros", "mean", "token")
+from promise_jax.methods import common
+from promise_jax.nn import image_features, mlp, precision
+from promise_jax.nn.modality_encoders import ModalityEncoders
+from promise_jax.types import Batch, Inputs, Modality, Pattern, Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class FusionConfig:
-  """Settings of `fusion`: `hidden` H of every code, `decay` of the running mean."""
+  """Settings of `fusion`."""
 
-  absent: str = "mean"
-  dropout: bool = True
-  hidden: int = 64
-  head_hidden: int = 64
-  decay: float = 0.99
+  fill: Literal["zeros", "mean", "token"] = "mean"  # what replaces an absent code
+  dropout: bool = True  # modality dropout in training
+  hidden: int = 64  # size of every code
+  head_hidden: int = 64  # hidden layer of the head
+  decay: float = 0.99  # of the running mean
 
   def __post_init__(self):
-    """ValueError for a setting without meaning, with what is allowed."""
-    check_choice("fusion.absent", self.absent, ABSENT)
-    check_at_least("fusion.hidden", self.hidden, 1)
-    check_at_least("fusion.head_hidden", self.head_hidden, 1)
+    check_fields(self, "fusion", hidden=1, head_hidden=1)
     if not 0 <= self.decay < 1:
       raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
 
 
 class FusionNet(precision.Network):
-  """Codes f[B, M, H] of the modalities, and logits f[..., B, C] from filled codes."""
+  """Encoders, a learned token for each absent code, and a head on all codes.
+
+  `distil` and `share` use it too. A row can be classified under several masks at once:
+  it is encoded once.
+  """
 
   modalities: tuple[Modality, ...]
-  outputs: int
+  num_outputs: int
   hidden: int
   head_hidden: int
 
   def setup(self):
-    self.encode = [encoders.Encoder(m, self.hidden) for m in self.modalities]
+    self.encoders = ModalityEncoders(self.modalities, self.hidden)
+    nn.share_scope(self, self.encoders)
     shape = (len(self.modalities), self.hidden)
     self.token = self.param("token", nn.initializers.normal(0.02), shape)
-    self.head = mlp.Mlp((self.head_hidden, self.outputs))
+    self.head = mlp.Mlp((self.head_hidden, self.num_outputs))
 
-  def __call__(self, batch: Batch) -> Array:
-    codes = self.codes(batch, batch.present)
-    return self.classify(self.fill(codes, batch.present, self.token))
+  def __call__(
+    self,
+    inputs: Inputs,
+    visible: Bool[Array, "*P B M"] | None = None,
+    fill: Float[Array, "M H"] | None = None,
+    pattern: Pattern | None = None,
+    key=None,
+  ) -> tuple[Float[Array, "*P B C"], Float[Array, "B M H"]]:
+    """Logits and codes. `visible` is what the head sees (default: all that is present),
+    `fill` what replaces the rest (default: the learned token); `key` is for dropout."""
+    codes = self.encoders(inputs, pattern, key)
+    visible = inputs.present if visible is None else visible
+    return self.classify(codes, visible, self.token if fill is None else fill), codes
 
-  def codes(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
-    """f[B, M, H]; a modality that the static `pattern` lacks is not computed."""
-    rows = []
-    for i, m in enumerate(self.modalities):
-      if pattern is not None and not pattern[i]:
-        rows.append(jnp.zeros((present.shape[0], self.hidden)))
-      else:
-        rows.append(encoders.encode_modality(self.encode[i], m.name, batch, present[:, i], key))
-    return jnp.stack(rows, axis=1)
-
-  def fill(self, codes: Array, present: Array, filling: Array) -> Array:
-    """Puts `filling` f[M, H] where `present` bool[..., M] is False."""
-    shape = (*present.shape, self.hidden)
-    codes = jnp.broadcast_to(codes, shape)
-    return jnp.where(present[..., None], codes, jnp.broadcast_to(filling, shape))
-
-  def classify(self, codes: Array) -> Array:
-    """Logits f[..., B, C] of filled codes f[..., B, M, H]."""
-    return self.head(codes.reshape(codes.shape[:-2] + (-1,)))
+  def classify(self, codes, visible, fill) -> Float[Array, "*P B C"]:
+    """Logits of codes f[B, M, H], with `fill` f[M, H] where `visible` is False."""
+    shape = (*visible.shape, self.hidden)
+    codes, fill = jnp.broadcast_to(codes, shape), jnp.broadcast_to(fill, shape)
+    filled = jnp.where(visible[..., None], codes, fill)
+    return self.head(filled.reshape(*visible.shape[:-1], -1))
 
 
-def make_network(spec: Spec, hidden: int, head_hidden: int) -> FusionNet:
-  """The fusion network for the modalities and the task of `spec`."""
-  return FusionNet(spec.modalities, spec.task.outputs, hidden, head_hidden)
-
-
-def random_subset(key: Array, ids: Array, present: Array) -> Array:
-  """Keeps a non-empty subset of each row of `present` bool[B, M], all equally likely.
-
-  Counter-based: a row's draw depends on its id i32[B] and the key, not on its place in
-  the batch. A row with nothing present stays empty.
-  """
-  count = present.shape[1]
-
-  def draw(row_id, row):
-    bits = jax.random.bits(jax.random.fold_in(key, row_id), (), jnp.uint32)
-    # Rank the row's modalities and read the bits of a number in 1 .. 2^n - 1.
-    n = jnp.sum(row)
-    choices = jnp.maximum((jnp.uint32(1) << n.astype(jnp.uint32)) - 1, 1)
-    number = bits % choices + 1
-    place = (jnp.cumsum(row) - 1).astype(jnp.uint32)
-    return row & ((number >> jnp.clip(place, 0, count)) & 1).astype(bool)
-
-  return jax.vmap(draw)(ids, present)
-
-
-def update_running_mean(model_state: dict, codes: Array, where: Array, decay: float) -> dict:
-  """Running mean of `codes` f[B, M, H] over the rows `where` bool[B, M], without bias:
-  both sums decay alike, so a modality that a batch lacks keeps its mean."""
+def update_running_mean(
+  model_state: dict, codes: Float[Array, "B M H"], where: Bool[Array, "B M"], decay: float
+) -> dict:
+  """Running sum and count of the codes. Both decay alike: the mean has no bias, and a
+  modality that a batch lacks keeps its mean."""
   codes = jax.lax.stop_gradient(codes)
   total = jnp.sum(jnp.where(where[..., None], codes, 0), axis=0)
-  return model_state | {
+  return {
     "total": decay * model_state["total"] + (1 - decay) * total,
     "count": decay * model_state["count"] + (1 - decay) * jnp.sum(where, axis=0),
   }
 
 
-def fill_vectors(config: FusionConfig, params: types.PyTree, model_state: dict) -> Array:
-  """What stands in for an absent code, f[M, H]."""
-  if config.absent == "token":
-    return params["params"]["token"]
-  if config.absent == "mean":
-    return model_state["total"] / jnp.maximum(model_state["count"], 1e-30)[:, None]
-  return jnp.zeros_like(model_state["total"])
-
-
 def fusion(config: FusionConfig, spec: Spec) -> Method:
-  """The control as a `Method`; model_state holds the running sums of the codes."""
-  net = make_network(spec, config.hidden, config.head_hidden)
-  task = spec.task
+  """Late fusion as a `Method`; `model_state` holds the running sums of the codes."""
+  sizes = config.hidden, config.head_hidden
+  net = FusionNet(spec.modalities, spec.task.outputs, *sizes)
 
   def init(key):
-    return net.init(key, types.example_batch(spec)), init_running_mean(spec, config.hidden)
+    zeros = jnp.zeros((len(spec.modalities), config.hidden))
+    params = net.init(key, types.example_batch(spec))
+    return params, {"total": zeros, "count": zeros[:, 0]}
 
-  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
-    del clock
-    present = batch.present
-    drop_key, encode_key = jax.random.split(key)
+  def fill(model_state):
+    if config.fill == "token":
+      return None
+    if config.fill == "zeros":
+      return jnp.zeros_like(model_state["total"])
+    return model_state["total"] / jnp.maximum(model_state["count"], 1e-30)[:, None]
+
+  def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
+    del step_info
+    subset_key, dropout_key = jax.random.split(key)
     if config.dropout:
-      present = random_subset(drop_key, batch.id, present)
-    codes = net.apply(params, batch, present, key=encode_key, method="codes")
-    filled = net.apply(
-      params, codes, present, fill_vectors(config, params, model_state), method="fill"
-    )
-    logits = net.apply(params, filled, method="classify")
-    model_state = update_running_mean(model_state, codes, present, config.decay)
-    supervised = losses_supervised.labelled_mean(logits, batch, present, task)
-    return supervised.value, (model_state, {"sup": supervised})
+      present = common.random_subset(subset_key, batch.id, batch.present)
+      batch = batch.replace(present=present)
+    logits, codes = net.apply(params, batch, fill=fill(model_state), key=dropout_key)
+    model_state = update_running_mean(model_state, codes, batch.present, config.decay)
+    terms = {"supervised": common.supervised_loss(logits, batch, spec.task)}
+    return terms["supervised"].value, (model_state, terms)
 
-  def predict(params, model_state, batch: Batch, pattern=None):
-    present = missing.restrict_to_pattern(batch.present, pattern)
-    codes = net.apply(params, batch, present, pattern, method="codes")
-    filled = net.apply(
-      params, codes, present, fill_vectors(config, params, model_state), method="fill"
-    )
-    return {"logits": net.apply(params, filled, method="classify")}
+  def predict(params, model_state, inputs: Inputs, pattern=None):
+    inputs = common.keep_pattern(inputs, pattern)
+    logits, _ = net.apply(params, inputs, fill=fill(model_state), pattern=pattern)
+    return {"logits": logits}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)
-
-
-def init_running_mean(spec: Spec, hidden: int) -> dict:
-  """The running sums before the first batch."""
-  count = len(spec.modalities)
-  return {"total": jnp.zeros((count, hidden)), "count": jnp.zeros((count,))}
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute)

@@ -14,7 +14,7 @@ rows; then its encoders and the inner part of its head are frozen, and learned a
 and the projections and the output layer. The loss is that of the task alone: nothing
 that a mask hides is looked at.
 
-`AUTHORS` is the released code: all prompts and M_m start at zero, so that missing-type
+The preset "authors" is the released code: all prompts and M_m start at zero, so that missing-type
 prompts, a product of three zeros, never move (`dead`); the mask of attention looks
 causal; padding is attended to; projections and output start afresh with the prompts
 (`fresh`). Where both would read otherwise the paper's shapes do not fit, and the code's
@@ -33,8 +33,8 @@ import jax.numpy as jnp
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
-from promise_jax.losses import supervised as losses_supervised
 from promise_jax.method import Method, Stage, StepInfo
+from promise_jax.methods import common
 from promise_jax.nn import mplmm_prompts, mult, precision, tokens
 from promise_jax.types import Array, Batch, Modality, Pattern, PyTree, Spec
 
@@ -120,12 +120,6 @@ def noisy(config, names: tuple[str, ...]) -> tuple[str, ...]:
   for name in found:
     check_choice("noisy", name, names)
   return found
-
-
-SIZES = {"layers": 5, "memory_layers": 5}
-CLEAN = SIZES
-AUTHORS = SIZES | mult.PRESETS["authors"]
-AUTHORS |= {"dead": True, "fresh": True, "tied": False}
 
 
 class Seen(NamedTuple):
@@ -281,7 +275,7 @@ def of_network(net: MplmmNet, method: str, task: types.Task):
     del clock
     present = batch.present
     logits = net.apply(params, batch, present, key=key, method=method)
-    supervised = losses_supervised.labelled_mean(logits, batch, present, task)
+    supervised = common.supervised_loss(logits, batch, task)
     return supervised.value, (model_state, {"sup": supervised})
 
   def predict(params, model_state, batch, pattern=None):

@@ -40,8 +40,8 @@ from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
 from promise_jax.losses import hierarchical_contrast, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
-from promise_jax.methods import fusion
-from promise_jax.nn import attention, augment, encoders, precision, promise_prompts
+from promise_jax.methods import common
+from promise_jax.nn import attention, augment, encoders, image_features, precision, promise_prompts
 from promise_jax.nn import tokens as nn_tokens
 from promise_jax.optim import optimizer, update_rules
 from promise_jax.types import Array, Average, Batch, Inputs, Modality, Spec
@@ -115,32 +115,6 @@ class PromiseConfig:
       raise ValueError(f"promise.strength is {self.strength}, it must lie in [0, 1]")
     if not 0 <= self.dropout < 1:
       raise ValueError(f"promise.dropout is {self.dropout}, it must lie in [0, 1)")
-
-
-# The sizes of CLIP features (ours: the paper's are not known). Positions are added to
-# all steps (`nn.steps`), also to those of features that have some. The rate falls on a
-# cosine and betas are optax's, where MAP and DCP have a linear decay and (0.9, 0.98).
-# Views of sequences of features are scaled, jittered and lose a span (`augment`): they
-# do not drop tokens (15 %) and features (10 %).
-CLIP = {
-  "encoder": "frozen",
-  "hidden": 512,
-  "heads": 8,
-  "prompts": 16,
-  "generator_layers": 1,
-  "cross_layers": 2,
-  "self_layers": 2,
-  "norm": True,
-  "code": 128,
-  "fncl": 0.1,
-  "cccl": 0.1,
-  "temperature": 0.07,
-  "views": 2,
-  "strength": 1.0,
-  "hide": False,
-  "dropout": 0.1,
-  "prompt_rate": 10.0,
-}
 
 
 class Project(nn.Module):
@@ -230,7 +204,7 @@ def views(config: PromiseConfig, spec: Spec, batch: Batch, key: Array) -> Inputs
   tags = ids.astype(jnp.uint32)[:, None] * count + jnp.arange(count, dtype=jnp.uint32)[None]
   shown = [present]
   for v in range(1, count):
-    part = fusion.random_subset(jax.random.fold_in(hide_key, v), ids, present)
+    part = common.random_subset(jax.random.fold_in(hide_key, v), ids, present)
     shown.append(part if config.hide else present)
   inputs = {}
   for m in spec.modalities:
@@ -240,7 +214,7 @@ def views(config: PromiseConfig, spec: Spec, batch: Batch, key: Array) -> Inputs
       keys = encoders.row_dropout_keys(noise_key, m.name, tags[:, 1:].reshape(-1))
       again = [y if y is None else jnp.repeat(y, count - 1, axis=0) for y in (x, length)]
       new = augment.augment(m, *again, keys, config.strength)
-      first = encoders.unit(x) if m.kind == "image" else x
+      first = image_features.to_unit_range(x) if m.kind == "image" else x
       seen = [first[:, None], new.reshape(-1, count - 1, *x.shape[1:])]
     inputs[m.name] = jnp.concatenate(seen, axis=1).reshape(-1, *x.shape[1:])
   return Inputs(
@@ -265,7 +239,7 @@ def promise_terms(
   known = batch.labelled
   label = supervised.known_label(batch.label, known)
   again = lambda x: jnp.repeat(x, config.views, axis=0)
-  error = supervised.supervised_loss(logits, again(label), spec.task)
+  error = supervised.task_loss(logits, again(label), spec.task)
   where = again(known) & jnp.any(shown, axis=1)
   terms = {"sup": Average.of(error, where)}
   if not config.fncl + config.cccl:
@@ -341,5 +315,5 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
     return {"logits": net.apply(params, *filled, method="classify")}
 
   raw = config.encoder != "pooled" or (config.strength and config.views > 1)
-  prepare = no_preprocessing if raw else encoders.precompute_image_features
+  prepare = no_preprocessing if raw else image_features.precompute
   return Method(init, predict, (Stage("train", loss, update=update),), prepare)

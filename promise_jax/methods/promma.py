@@ -43,7 +43,7 @@ from promise_jax.losses import (
   supervised,
 )
 from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.methods import mplmm
+from promise_jax.methods import common, mplmm
 from promise_jax.nn import promma_prompts
 from promise_jax.types import Array, Average, Batch, Spec
 
@@ -333,7 +333,7 @@ def objective(net, task, params, model_state, batch: Batch, key: Array, clock: S
   g = jnp.where(warm, 1.0, g)
   answer = {"ids": batch.id, "key": noise_key, "method": "answer"}
   logits, told = net.apply(params, seen, made, present, g, **answer)
-  terms = {"sup": supervised.labelled_mean(logits, batch, present, task)}
+  terms = {"sup": common.supervised_loss(logits, batch, task)}
   total = terms["sup"].value
   if judged is not None:
     entropy = generation_gate.gate_cross_entropy(q, judged)

@@ -65,8 +65,8 @@ from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
 from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
-from promise_jax.methods import fusion
-from promise_jax.nn import encoders, imputers, lstm, precision, transformer
+from promise_jax.methods import common
+from promise_jax.nn import encoders, image_features, imputers, lstm, precision, transformer
 from promise_jax.optim import bilevel, optimizer, update_rules
 from promise_jax.types import Array, Average, Batch, Modality, Spec
 
@@ -152,39 +152,6 @@ class RedcoreConfig:
       raise ValueError(
         f"redcore.subsets is {self.subsets}, it must be 0 where redcore.absent is zero"
       )
-
-
-# All but the widths, so that another default does not change what this means.
-AUTHORS = {
-  "encoder": "transformer",
-  "heads": 8,
-  "blocks": 3,
-  "vib": True,
-  "kl": 8e-4,
-  "unimodal": 1.0,
-  "detach_target": False,
-  "upper": "relative_advantage",
-  "rho": 0.7,
-  "step": 0.1,
-  "period": 500,
-  "every": 3,
-  "floor": 0.1,
-  "subsets": 0,
-  "links": 5,
-  "absent": "zero",
-  "eval_sample": True,
-  "mask_padding": False,
-  "average": False,
-  "he_init": True,
-  "logvar_start": 0.0,
-  "logvar_bound": 0.0,
-  "count_empty": True,
-  "clip": 1.0,
-  "head_dropout": 0.5,
-  "impute": 0.15,
-  "growth": 1.5,
-}
-CLEAN = {field: getattr(RedcoreConfig(), field) for field in AUTHORS}
 
 
 class GaussianEncoder(nn.Module):
@@ -308,7 +275,7 @@ def shows(config: RedcoreConfig, key: Array, ids: Array, present: Array) -> Arra
   """Masks bool[P, B, M] of what heads and imputers see of `present` bool[B, M]: all of
   it, and `subsets` random parts."""
   keys = jax.random.split(key, config.subsets) if config.subsets else []
-  return jnp.stack([present, *(fusion.random_subset(k, ids, present) for k in keys)])
+  return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
 
 
 def redcore_terms(net: RedcoreNet, spec: Spec, params, batch: Batch, key) -> dict[str, Average]:
@@ -334,10 +301,10 @@ def redcore_terms(net: RedcoreNet, spec: Spec, params, batch: Batch, key) -> dic
     r = bottleneck.compose_latents(z, imputed, shown)
     logits = net.apply(params, r, kept, method="classify")
     each = net.apply(params, r, kept_each, method="classify_each")
-    single = jax.vmap(lambda x: supervised.supervised_loss(x, label, spec.task))(each)
+    single = jax.vmap(lambda x: supervised.task_loss(x, label, spec.task))(each)
     where = known if config.count_empty else known & jnp.any(shown, axis=1)
     return {
-      "sup": Average.of(supervised.supervised_loss(logits, label, spec.task), where),
+      "sup": Average.of(supervised.task_loss(logits, label, spec.task), where),
       "single": Average.of(jnp.sum(single, axis=0), where),
       "impute": bottleneck.imputation_loss(imputed, target, present, average=config.average),
     }
@@ -438,7 +405,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
 
   stages = (Stage("train", loss, update=update),)
   raw = config.encoder != "pooled"
-  prepare = no_preprocessing if raw else encoders.precompute_image_features
+  prepare = no_preprocessing if raw else image_features.precompute
   return Method(init, predict, stages, prepare)
 
 

@@ -34,7 +34,7 @@ from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
 from promise_jax.losses import contrastive, reconstruction, soft_pu, supervised
 from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.nn import encoders, mlp, precision
+from promise_jax.nn import encoders, image_features, mlp, precision
 from promise_jax.types import Array, Average, Batch, Modality, Spec
 
 SUPERVISE = ("full", "singles", "all")
@@ -258,7 +258,7 @@ def contrast_terms(
 def supervised_term(logits: Array, label: Array, where: Array, task) -> types.Average:
   """L_sup: mean over patterns of the mean over the rows `where` bool[P, B] of each;
   `logits` f[P, B, C]."""
-  error = jax.vmap(lambda row: supervised.supervised_loss(row, label, task))(logits)
+  error = jax.vmap(lambda row: supervised.task_loss(row, label, task))(logits)
   each = jax.vmap(Average.of)(error, where)
   counted = each.count > 0
   return Average.of(each.total / jnp.maximum(each.count, 1), counted)
@@ -328,4 +328,4 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     logits = net.apply(params, *codes, present, method="head")
     return {"logits": logits, "shared": out["z"], "private": out["u"]}
 
-  return Method(init, predict, (Stage("train", loss),), encoders.precompute_image_features)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute)

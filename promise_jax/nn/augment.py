@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from promise_jax.checks import check_choice
-from promise_jax.nn import encoders
+from promise_jax.nn import image_features
 from promise_jax.types import Array, Modality
 
 # At strength 1; all shrink to nothing with the strength.
@@ -39,7 +39,7 @@ def augment(
 
   image     uint8[B, H, W, C] in 0..255 or f[B, H, W, C] in [0, 1] -> f32 in [0, 1]:
             cropped, mirrored, other colours. Prepared features f[B, F] of images
-            (`encoders.prepare`) lose features as a vector does.
+            (`image_features.precompute`) lose features as a vector does.
   tokens    i32[B, T], some become 0 (padding); of a row that has any, one is left.
   sequence  f[B, T, D], standardised, with `length` i32[B] real steps (None: all).
             Scaled, jittered, a span set to 0; steps from `length` on stay.
@@ -63,7 +63,7 @@ def augment(
 def image(x: Array, length: Array | None, key: Array, strength: float) -> Array:
   """One image [H, W, C] -> f32[H, W, C] in [0, 1]."""
   del length
-  x = encoders.unit(x)
+  x = image_features.to_unit_range(x)
   u = jax.random.uniform(key, (7,))
   side = 1 - CROP * strength * u[0]
   x = crop(x, u[1] * (1 - side), u[2] * (1 - side), side, u[3] < FLIP * strength)

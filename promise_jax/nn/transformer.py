@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from promise_jax import missing, types
-from promise_jax.nn import attention, encoders, precision
+from promise_jax.nn import attention, encoders, image_features, precision
 from promise_jax.nn.imputers import HE
 from promise_jax.types import Array
 
@@ -18,8 +18,8 @@ def as_steps(modality: types.Modality, x: Array, length: Array | None) -> tuple:
   `length` i32[B] on are zeros.
   """
   if modality.kind == "image":
-    x = encoders.unit(x)
-    cells = [2 * encoders.pool(x) - 1, 16 * encoders.orientations(x)]
+    x = image_features.to_unit_range(x)
+    cells = [2 * image_features.pool_grid(x) - 1, 16 * image_features.edge_histogram(x)]
     x = jnp.concatenate(cells, -1).reshape(len(x), CELLS, -1)
   elif modality.kind == "vector":
     x = x[:, None]

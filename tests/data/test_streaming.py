@@ -14,7 +14,7 @@ import tiny_runs
 from promise_jax.data import batches, device_data, prefetch
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.method import Method
-from promise_jax.nn import encoders
+from promise_jax.nn import image_features
 from promise_jax.training import checkpoint, loop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -116,7 +116,7 @@ def test_images_are_prepared_on_their_way(one_device, eight_devices, monkeypatch
   rng = np.random.default_rng(0)
   photo = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)
   index, own = rng.integers(0, 140, (2, 3, 32)), (np.arange(2), np.arange(32))
-  method = Method(None, None, (), encoders.precompute_image_features)
+  method = Method(None, None, (), image_features.precompute)
   every = device_data.to_devices(method, {"inputs": {"p": photo}}, one_device)["inputs"]["p"]
   x = devices_mesh.place_local_rows(photo[index], own, 2, 32, eight_devices)
   made = device_data.preprocess_batches(method, eight_devices)({"p": x})["p"]

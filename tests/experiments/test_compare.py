@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 def config() -> dict:
   headline = tiny_runs.get_config("seeds=3,baselines=majority+{fusion}").to_dict()
-  others = tiny_runs.get_config("seeds=2,baselines=fusion(absent=token)").to_dict()
-  trials = ("fusion(absent=zeros)", "fusion(absent=zeros,dropout=false)")
+  others = tiny_runs.get_config("seeds=2,baselines=fusion(fill=token)").to_dict()
+  trials = ("fusion(fill=zeros)", "fusion(fill=zeros,dropout=false)")
   return {
     "title": "A test",
     "trials": {"fusion": trials},
@@ -84,7 +84,7 @@ def test_arms_are_merged_with_the_run_of_most_seeds(finished):
   folder, _, _ = finished
   merged = compare.merge([folder / "others", folder / "headline"])
   seeds = {name: len(variant.seeds) for name, variant in merged.items()}
-  assert seeds["fusion"] == 3 and seeds["fusion(absent=token)"] == 2
+  assert seeds["fusion"] == 3 and seeds["fusion(fill=token)"] == 2
   assert {x["seed"] for x in merged["fusion"].lines} == {0, 1, 2}
 
 
@@ -221,7 +221,7 @@ def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
 
 def test_a_variant_is_compared_as_the_method_is(finished, tmp_path):
   folder, text, _ = finished
-  copy, variant = tmp_path / "copy", "fusion(absent=token)"
+  copy, variant = tmp_path / "copy", "fusion(fill=token)"
   shutil.copytree(folder, copy)
   show = lambda line: None
   longer = compare.run_comparison(config() | {"variants": (variant,)}, copy, show=show)

@@ -9,7 +9,7 @@ import pytest
 from promise_jax import methods, missing
 from promise_jax.evaluation import predict
 from promise_jax.experiments import config as experiment_config
-from promise_jax.methods import redcore
+from promise_jax.methods.presets import PRESETS
 from promise_jax.optim import optimizer
 
 REDCORE = Path(__file__).parents[2] / "configs" / "redcore.py"
@@ -50,7 +50,7 @@ def test_the_rates_of_the_authors_can_be_asked_for():
 
 def test_the_authors_preset_of_a_run():
   given, plain = config_of("preset=authors"), config_of()
-  assert given["redcore"] == plain["redcore"] | redcore.AUTHORS != plain["redcore"]
+  assert given["redcore"] == plain["redcore"] | PRESETS["authors"]["redcore"] != plain["redcore"]
   assert given["train"]["optim"]["schedule"] == "linear"
   assert given["train"]["optim"]["weight_decay"] == 0
   assert {k: v for k, v in given.items() if k not in ("redcore", "mplmm", "train")} == {
@@ -65,7 +65,7 @@ def test_the_authors_preset_of_one_variant():
   config = config_of("baselines=majority+redcore(step=0.2,preset=authors,upper=none)")
   ours, _, theirs = experiment_config.parse_experiment(config).variants
   own = {"step": 0.2, "upper": "none"}
-  assert theirs.values == config["redcore"] | redcore.AUTHORS | own
+  assert theirs.values == config["redcore"] | PRESETS["authors"]["redcore"] | own
   assert ours.values == config["redcore"]
   assert theirs.folder == "redcore_step=0.2,preset=authors,upper=none"
   built = methods.make_config(theirs.method, theirs.values)
@@ -79,13 +79,13 @@ def test_the_training_of_a_preset_is_that_of_the_method(monkeypatch):
   values = {"batch_size": 64, "optim": {"schedule": "constant"}}
   monkeypatch.setitem(experiment_config.PRESET_TRAINING, ("authors", "fusion"), values)
   plain = config_of()["train"]
-  found = config_of("method=fusion(absent=zeros),preset=authors")
+  found = config_of("method=fusion(fill=zeros),preset=authors")
   assert found["train"] == plain | {
     "batch_size": 64,
     "optim": plain["optim"] | {"schedule": "constant"},
   }
   assert found["fusion"]["hidden"] == 8
-  assert experiment_config.parse_experiment(found).variants[0].text == "fusion(absent=zeros)"
+  assert experiment_config.parse_experiment(found).variants[0].text == "fusion(fill=zeros)"
   assert config_of("method=distil,preset=authors")["train"] == plain
 
 

@@ -221,7 +221,7 @@ def test_every_method_takes_all_of_its_parameters(name, tmp_path):
 def test_variants_of_the_method_start_there_too(source):
   """From the variant of the same text; without it from the first of the method."""
   given = config(source.folder, method="fusion(dropout=false)")
-  given["baselines"] = ("fusion(absent=zeros)", "distil")
+  given["baselines"] = ("fusion(fill=zeros)", "distil")
   experiment, spec = experiment_config.parse_experiment(given), tiny_runs.dataset().spec
   starts = []
   for variant in experiment.variants:
@@ -231,12 +231,12 @@ def test_variants_of_the_method_start_there_too(source):
   assert not starts[0].fresh and "no parameter is fresh" in experiments_init_from.describe_init(
     starts[0], experiment.variants[0]
   )
-  theirs = {**given, "method": "fusion", "baselines": ["fusion(absent=zeros)"]}
+  theirs = {**given, "method": "fusion", "baselines": ["fusion(fill=zeros)"]}
   found = [
     experiments_init_from.find_variant(source.folder, theirs, variant).text
     for variant in experiment.variants[:2]
   ]
-  assert found == ["fusion", "fusion(absent=zeros)"]
+  assert found == ["fusion", "fusion(fill=zeros)"]
 
 
 def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch):
@@ -259,7 +259,7 @@ def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch
   assert {"params/token", "params/head/Dense_0/kernel"} <= set(starts[0].taken)
   # The same text goes before the same method, and that before the family.
   theirs = config(method="fusion", baselines=("distil(weight=2.0)", "distil"))
-  texts = ("fusion(absent=zeros)", "distil", "distil(weight=3.0)")
+  texts = ("fusion(fill=zeros)", "distil", "distil(weight=3.0)")
   found = [
     experiments_init_from.find_variant(
       source.folder, theirs, experiment_config.parse_variant(text, theirs)

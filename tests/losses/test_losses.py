@@ -510,7 +510,7 @@ class TestTask:
 
   def test_cross_entropy_by_hand(self):
     found = call(
-      supervised.supervised_loss,
+      supervised.task_loss,
       self.LOGITS,
       np.array([2, 0], np.int32),
       task=TASKS["classes"],
@@ -526,7 +526,7 @@ class TestTask:
     dtype = np.int32 if kind == "classes" else np.float32
     with pytest.raises(AssertionError, match="shape"):
       call(
-        supervised.supervised_loss,
+        supervised.task_loss,
         self.LOGITS,
         np.zeros(shape, dtype),
         task=TASKS[kind],
@@ -537,7 +537,7 @@ class TestTask:
   def test_binary_cross_entropy_by_loop(self, rng):
     logits = rng.normal(size=(5, 4)).astype(np.float32)
     label = np.float32(rng.random((5, 4)) < 0.5)
-    found = call(supervised.supervised_loss, logits, label, task=TASKS["multilabel"])
+    found = call(supervised.task_loss, logits, label, task=TASKS["multilabel"])
     for n in range(5):
       total = 0.0
       for c in range(4):
@@ -548,7 +548,7 @@ class TestTask:
   def test_absolute_error_is_in_units_of_the_scale(self):
     logits, label = np.float32([[0.5], [-1]]), np.float32([3, -1.5])
     task = TASKS["regression"]
-    np.testing.assert_allclose(call(supervised.supervised_loss, logits, label, task=task), 0.5)
+    np.testing.assert_allclose(call(supervised.task_loss, logits, label, task=task), 0.5)
     np.testing.assert_allclose(call(supervised.predict_value, logits, task=task), [1.5, -3])
     np.testing.assert_array_equal(call(supervised.predict_probability, logits, task=task), logits)
 

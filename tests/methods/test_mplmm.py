@@ -9,7 +9,7 @@ import pytest
 
 import example_batches
 from promise_jax import methods, missing, types
-from promise_jax.methods import mplmm
+from promise_jax.methods import mplmm, presets
 from promise_jax.optim import optimizer
 from promise_jax.types import Modality
 
@@ -19,7 +19,10 @@ THREE = (
   Modality("vision", "sequence", (3, 3)),
 )
 SMALL = {"width": 4, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2}
-PRESETS = {"clean": mplmm.CLEAN | SMALL, "authors": mplmm.AUTHORS | SMALL}
+PRESETS = {
+  "clean": presets.PRESETS["clean"]["mplmm"] | SMALL,
+  "authors": presets.PRESETS["authors"]["mplmm"] | SMALL,
+}
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
@@ -39,7 +42,7 @@ def table(steps, features):
   named = zip(("text", "audio", "vision"), steps, features, strict=True)
   modalities = tuple(Modality(n, "sequence", (t, d)) for n, t, d in named)
   spec = types.Spec(modalities, example_batches.TASKS["regression"], {})
-  method = methods.build_method("mplmm", mplmm.AUTHORS, spec)
+  method = methods.build_method("mplmm", presets.PRESETS["authors"]["mplmm"], spec)
   shapes, _ = jax.eval_shape(method.init, jax.random.key(0))
   trains = method.stages[-1].trainable
   part = optimizer.by_path(optimizer.split_trainable(shapes, trains))

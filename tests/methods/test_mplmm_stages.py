@@ -9,7 +9,7 @@ import pytest
 
 import example_batches
 from promise_jax import methods, types
-from promise_jax.methods import mplmm
+from promise_jax.methods import mplmm, presets
 from promise_jax.nn import mult
 from promise_jax.optim import optimizer, update_rules
 from promise_jax.types import Modality
@@ -17,7 +17,10 @@ from promise_jax.types import Modality
 PAIR = (Modality("text", "sequence", (3, 2)), Modality("vision", "sequence", (3, 4)))
 VECTORS = example_batches.VECTORS[:2]  # one step each: small programs
 SMALL = {"width": 4, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2}
-PRESETS = {"clean": mplmm.CLEAN | SMALL, "authors": mplmm.AUTHORS | SMALL}
+PRESETS = {
+  "clean": presets.PRESETS["clean"]["mplmm"] | SMALL,
+  "authors": presets.PRESETS["authors"]["mplmm"] | SMALL,
+}
 OFF = {"generate": False, "signal": False, "types": False}
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 
@@ -254,7 +257,10 @@ def test_long_sequences_of_unequal_lengths_take_less_than_6_gb():
   form = {"text": (50, 768), "audio": (375, 5), "vision": (500, 20)}
   modalities = tuple(Modality(n, "sequence", shape) for n, shape in form.items())
   spec = types.Spec(modalities, example_batches.TASKS["regression"], {})
-  method, key = methods.build_method("mplmm", mplmm.CLEAN, spec), jax.random.key(0)
+  method, key = (
+    methods.build_method("mplmm", presets.PRESETS["clean"]["mplmm"], spec),
+    jax.random.key(0),
+  )
   stage = method.stages[-1]
   tx = optimizer.make_optimizer(optimizer.OptimConfig(), 100, stage.trainable)
   params, model_state = jax.eval_shape(method.init, key)

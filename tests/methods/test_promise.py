@@ -14,6 +14,7 @@ from promise_jax import methods, types
 from promise_jax.devices import mesh
 from promise_jax.experiments import config as experiment_config
 from promise_jax.methods import promise
+from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import tokens as nn_tokens
 from promise_jax.optim import optimizer
 
@@ -361,7 +362,7 @@ def test_prompts_have_a_rate_of_their_own_and_no_decay():
 def test_the_preset_clip_has_its_sizes():
   """Two modalities, features of 512 and 768: its values as they were chosen, and how
   many parameters that makes, worked out by hand."""
-  assert promise.CLIP == {
+  assert PRESETS["clip"]["promise"] == {
     **{"encoder": "frozen", "hidden": 512, "heads": 8, "dropout": 0.1, "norm": True},
     **{"prompts": 16, "generator_layers": 1, "cross_layers": 2, "self_layers": 2},
     **{"code": 128, "temperature": 0.07, "fncl": 0.1, "cccl": 0.1},

@@ -20,7 +20,7 @@ from promise_jax import methods, missing
 from promise_jax.data import batches as data_batches
 from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import StepInfo, TrainState
-from promise_jax.methods import redcore
+from promise_jax.methods import presets, redcore
 from promise_jax.nn import encoders, imputers
 from promise_jax.optim import bilevel, optimizer, update_rules
 from promise_jax.reports import curves
@@ -34,7 +34,7 @@ PRESETS = {
   "clean": STILL,
   "detached": STILL | {"detach_target": True},
   "subsets": {"subsets": 2, "vib": False, "upper": "none", "unimodal": 0.5},
-  "authors": redcore.AUTHORS | {"encoder": "pooled"},
+  "authors": presets.PRESETS["authors"]["redcore"] | {"encoder": "pooled"},
 }
 
 
@@ -376,7 +376,7 @@ def gradient_of_a_head(preset: str):
     z, _, _ = apply(batch, shown, noise=jax.random.key(0), method="latents")
     r = bottleneck.compose_latents(z, apply(z, shown, method="imputed"), shown)
     logits = apply(r, method="classify_each")[head]
-    return jnp.mean(supervised.supervised_loss(logits, batch.label, SPEC.task))
+    return jnp.mean(supervised.task_loss(logits, batch.label, SPEC.task))
 
   return jax.jit(jax.grad(one))
 
@@ -456,7 +456,7 @@ def test_one_modality_is_enough():
 
 def test_the_authors_have_the_values_of_their_code():
   """Whatever the defaults are; of their three values for `impute` that of the run."""
-  config = redcore.RedcoreConfig(**redcore.AUTHORS)
+  config = redcore.RedcoreConfig(**presets.PRESETS["authors"]["redcore"])
   expected = {
     **{"head_dropout": 0.5, "vib": True, "kl": 8e-4, "impute": 0.15, "unimodal": 1.0},
     **{"detach_target": False, "upper": "relative_advantage", "rho": 0.7, "step": 0.1},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promise_jax import types
-from promise_jax.nn import encoders, precision
+from promise_jax.nn import encoders, image_features, precision
 
 ROWS, HIDDEN = 4, 8
 SHAPES = {"image": (11, 9, 3), "tokens": (6,), "sequence": (13, 3), "vector": (5,)}
@@ -252,7 +252,7 @@ def test_images_of_other_sizes_and_channels(channels, rng):
 
 def test_pool_against_a_loop_over_thin_slices(rng):
   x = rng.random((2, 6, 5, 3), dtype=np.float32)
-  found = encoders.pool(x, grid=4)
+  found = image_features.pool_grid(x, grid=4)
   # 6 rows in 4 cells and 5 columns in 4: cut each pixel in 4 x 4 equal parts.
   fine = np.repeat(np.repeat(x, 4, 1), 4, 2)
   for i in range(4):
@@ -272,13 +272,13 @@ def test_orientations_against_a_loop_with_angles(rng):
         away = np.arctan2(dy, dx) - k * np.pi / 8
         want[r // 4, c // 4, k] += np.hypot(dy, dx) * np.cos(away) ** 4 / 16
   want /= np.linalg.norm(want)
-  np.testing.assert_allclose(encoders.orientations(x, grid=2)[0], want, atol=2e-3)
+  np.testing.assert_allclose(image_features.edge_histogram(x, grid=2)[0], want, atol=2e-3)
 
 
 def test_a_vertical_edge_is_direction_zero_and_a_flat_image_has_none():
   x = np.zeros((2, 16, 16, 1), np.float32)
   x[0, :, 8:] = 1
-  edges, flat = np.asarray(encoders.orientations(x))
+  edges, flat = np.asarray(image_features.edge_histogram(x))
   assert edges.sum((0, 1)).argmax() == 0 and (edges[:, :3] == 0).all()
   assert (np.abs(flat) < 1e-6).all()
 
@@ -290,6 +290,6 @@ def test_colours_against_a_loop(rng):
   for b in range(2):
     for pixel in x[b].reshape(-1, 3):
       want[(b, *(sum(v >= e for e in np.arange(1, 8) / 8) for v in pixel))] += 1
-  found = encoders.colours(x)
+  found = image_features.colour_histogram(x)
   np.testing.assert_allclose(found, np.sqrt(want / 20).reshape(2, -1), atol=1e-6)
   np.testing.assert_allclose((found**2).sum(-1), 1, atol=1e-6)

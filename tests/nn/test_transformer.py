@@ -15,6 +15,7 @@ import pytest
 
 import example_batches
 from promise_jax.methods import redcore
+from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import imputers, transformer
 from promise_jax.optim import optimizer
 from promise_jax.types import Modality
@@ -199,7 +200,7 @@ def test_parameters_are_as_many_as_in_the_released_code(name):
   kinds = tuple(Modality(f"m{i}", "sequence", (50, w)) for i, w in enumerate(widths))
   task = example_batches.TASKS["classes"]._replace(outputs=classes)
   sizes = {"hidden": d, "head_hidden": head, "links": 5, "heads": 8, "blocks": 3}
-  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes)
+  config = redcore.RedcoreConfig(**PRESETS["authors"]["redcore"] | sizes)
   method = redcore.redcore(config, example_batches.spec(modalities=kinds)._replace(task=task))
   shapes = jax.eval_shape(method.init, jax.random.key(0))[0]["params"]
   count = {module: size(part) for module, part in shapes.items()}
@@ -221,7 +222,7 @@ def test_the_authors_weights_are_he_normal():
   """Normal with variance 2 / fan_in, not truncated; the packed QKV has 1 / d."""
   spec = example_batches.spec(modalities=tuple(Modality(n, "vector", (40,)) for n in "ab"))
   sizes = {"hidden": 48, "imputer": 48, "head_hidden": 40, "links": 2, "blocks": 2}
-  config = redcore.RedcoreConfig(**redcore.AUTHORS | sizes)
+  config = redcore.RedcoreConfig(**PRESETS["authors"]["redcore"] | sizes)
   params, _ = jax.jit(redcore.redcore(config, spec).init)(jax.random.key(0))
   del params["params"]["absent"]
   unit = []
