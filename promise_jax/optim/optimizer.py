@@ -1,40 +1,41 @@
-"""Optimiser settings -> optax: AdamW, its rate, clipping, frozen leaves."""
+"""AdamW from a few settings: learning rate schedule, clipping, weight decay, frozen leaves."""
 
 import dataclasses
-import re
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from promise_jax.checks import check_choice
+from promise_jax.optim import param_paths
 from promise_jax.types import PyTree
 
-# Inside the root of Adam: 1e-8 at the end, as eps is. Without it the derivative of a
-# step is infinite where a gradient is exactly 0 (`bilevel.hypergradient`).
+# Added inside Adam's square root; its effect on a step is that of eps = 1e-8. Without it
+# the derivative of a step is infinite where a gradient is exactly 0, and a
+# `bilevel.hypergradient` NaN.
 EPS_ROOT = 1e-16
-UNDECAYED = ("bias", "scale", "prompts")
 SCHEDULES = ("cosine", "linear", "constant")
+# Last word of the names of leaves without weight decay, whatever their rank: layers that
+# are stacked for a scan have biases and scales of rank 2.
+UNDECAYED = ("bias", "scale", "prompts")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """AdamW. `schedule` "cosine": `warmup`, a part of the stage's steps, then the rate
-  falls to 0 on a cosine; "linear": `constant_then_linear` over the stage as 30 + 30
-  epochs, without warm-up; "constant": `lr` at every step (the released code of MPLMM
-  also cuts it where validation stands still, ReduceLROnPlateau, which is not
-  reproduced). `weight_decay` applies to matrices only. `clip` bounds the global
-  norm."""
+  """AdamW."""
 
-  lr: float = 3e-3
-  weight_decay: float = 0.3
-  warmup: float = 0.05
-  schedule: str = "cosine"
-  clip: float = 1.0
+  lr: float = 3e-3  # the highest learning rate
+  weight_decay: float = 0.3  # of matrices only
+  warmup: float = 0.05  # part of a stage's steps in which "cosine" rises from 0
+  # "linear" is RedCore's (`constant_then_linear`). MPLMM's released code has "constant" and
+  # also cuts the rate when validation stands still, which is not reproduced.
+  schedule: Literal["cosine", "linear", "constant"] = "cosine"
+  clip: float = 1.0  # bound on the global norm of the gradient
 
 
 def check_optimizer(config: OptimConfig) -> None:
-  """Raises ValueError for a setting without meaning."""
+  """Raises ValueError for a setting that makes no sense."""
   check_choice("train.optim.schedule", config.schedule, SCHEDULES)
   allowed = {
     "lr": ("above 0", config.lr > 0),
@@ -42,148 +43,111 @@ def check_optimizer(config: OptimConfig) -> None:
     "warmup": ("in [0, 1)", 0 <= config.warmup < 1),
     "clip": ("above 0", config.clip > 0),
   }
-  for field, (bounds, good) in allowed.items():
-    if not good:
+  for field, (bounds, is_valid) in allowed.items():
+    if not is_valid:
       raise ValueError(f"train.optim.{field} is {getattr(config, field)}, it must be {bounds}")
 
 
 def make_optimizer(
-  config: OptimConfig, steps: int, trains: tuple[str, ...] = (".*",)
+  config: OptimConfig, num_steps: int, trainable: tuple[str, ...] = (".*",)
 ) -> optax.GradientTransformation:
-  """The optimiser of one stage of `steps` updates.
+  """The optimizer of one training stage.
 
-  Leaves whose path matches no regex of `trains` are frozen: they get no update, no
-  decay and no moments, and the clip does not see their gradient.
+  Args:
+    config: Settings.
+    num_steps: Updates in the stage, over which the schedule runs.
+    trainable: Regexes on parameter paths. Leaves that none of them matches are frozen: they
+      have no update, no decay and no moments, and their gradient does not count in the clip.
   """
-  chain = optax.chain(
-    clip_by_norm(config.clip),
+  adamw = optax.chain(
+    clip_by_global_norm(config.clip),
     optax.adamw(
-      learning_rate_schedule(config, steps),
+      learning_rate_schedule(config, num_steps),
       eps_root=EPS_ROOT,
       weight_decay=config.weight_decay,
-      mask=decayed,
+      mask=weight_decay_mask,
     ),
   )
-  if tuple(trains) == (".*",):
-    return chain
+  if tuple(trainable) == (".*",):
+    return adamw
   return optax.partition(
-    {"train": chain, "freeze": optax.set_to_zero()},
-    lambda params: split_trainable(params, trains),
+    {"train": adamw, "freeze": optax.set_to_zero()},
+    lambda params: param_paths.label_trainable(params, trainable),
   )
 
 
-def split_trainable(params: PyTree, trains: tuple[str, ...]) -> PyTree:
-  """The part of every leaf in a stage that `trains` by these regexes: "train" or
-  "freeze"."""
-  rules = (*((pattern, "train") for pattern in trains), (".*", "freeze"))
-  return labels(params, rules)
-
-
-def count_parameters(params: PyTree, trains: tuple[str, ...]) -> tuple[int, int]:
-  """How many numbers of `params` a stage trains, and how many there are."""
-  sizes = [x.size for x in jax.tree.leaves(params)]
-  part = jax.tree.leaves(split_trainable(params, trains))
-  moving = [n for n, p in zip(sizes, part, strict=True) if p == "train"]
-  return sum(moving), sum(sizes)
-
-
-def learning_rate_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-  """The learning rate at every one of `steps` updates."""
-  steps = max(steps, 2)
+def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
+  """The learning rate as a function of the update, 0 to num_steps - 1."""
+  num_steps = max(num_steps, 2)
   if config.schedule == "constant":
     return optax.constant_schedule(config.lr)
   if config.schedule == "linear":
-    return lambda step: config.lr * constant_then_linear(1 + 60 * step // steps, 30, 30)
-  warmup = min(max(1, round(config.warmup * steps)), steps - 1)
-  return optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, steps)
+    return lambda step: config.lr * constant_then_linear(1 + 60 * step // num_steps, 30, 30)
+  warmup = min(max(1, round(config.warmup * num_steps)), num_steps - 1)
+  return optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, num_steps)
 
 
-def constant_then_linear(epoch, constant: int, decay: int):
-  """The multiplier of the rate in `epoch` 1, 2, ...: 1 for `constant` epochs, then
-  falling to 1 / (decay + 1) over `decay` (the released code of RedCore)."""
-  return 1 - jnp.maximum(0, epoch - constant) / (decay + 1)
+def constant_then_linear(epoch, num_constant: int, num_decay: int):
+  """Factor of the learning rate in epoch 1, 2, ... (RedCore's released code): 1, then
+  falling by equal steps to 1 / (num_decay + 1) in the last epoch."""
+  return 1 - jnp.maximum(0, epoch - num_constant) / (num_decay + 1)
 
 
-def decayed(params: PyTree) -> PyTree:
-  """True for the leaves that weight decay applies to: matrices, but not the biases and
-  scales of layers that are stacked for a scan, nor prompts ("gate_bias" is a bias)."""
+def weight_decay_mask(params: PyTree) -> PyTree:
+  """True for matrices, but not for stacked biases and scales nor for prompts."""
 
-  def matrix(path, x):
-    return x.ndim > 1 and path_name(path[-1:]).split("_")[-1] not in UNDECAYED
+  def decays(path, x):
+    # "gate_bias" is a bias.
+    return x.ndim > 1 and param_paths.path_to_string(path[-1:]).split("_")[-1] not in UNDECAYED
 
-  return jax.tree_util.tree_map_with_path(matrix, params)
+  return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def clip_by_norm(limit: float) -> optax.GradientTransformation:
-  """Scales a gradient down to norm `limit`. Like `optax.clip_by_global_norm`, but its
-  own derivative is finite at a gradient of 0."""
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales a gradient that is longer than `max_norm` down to that norm.
+
+  In place of `optax.clip_by_global_norm`, whose derivative is NaN where the whole gradient
+  is 0, as in a batch without labelled rows: `bilevel.hypergradient` differentiates the clip.
+  """
 
   def update(updates, state, params=None):
     del params
     square = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(updates))
-    short = square <= limit * limit  # not of NaN: then all of it becomes NaN
-    root = jax.lax.rsqrt(jnp.where(short, 1.0, square))
-    scale = jnp.where(short, 1.0, limit) * root
+    is_short = square <= max_norm * max_norm  # False for NaN, which then spreads to all leaves
+    root = jax.lax.rsqrt(jnp.where(is_short, 1.0, square))
+    scale = jnp.where(is_short, 1.0, max_norm) * root
     return jax.tree.map(lambda x: x * scale, updates), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def clip_by_module(tx: optax.GradientTransformation, limit: float) -> optax.GradientTransformation:
-  """`tx`, with the gradient of every module of a flax network, {"params": {module:
-  ...}}, clipped by itself first. Its state is that of `tx`."""
-  clip = clip_by_norm(limit)
+def clip_by_module(
+  tx: optax.GradientTransformation, max_norm: float
+) -> optax.GradientTransformation:
+  """`tx` after the gradient of every top module {"params": {module: ...}} is clipped alone.
+
+  RedCore's released code clips so. The state is that of `tx`.
+  """
+  clip = clip_by_global_norm(max_norm)
 
   def update(updates, state, params=None):
-    parts = {k: clip.update(v, None)[0] for k, v in updates["params"].items()}
-    return tx.update({"params": parts}, state, params)
+    modules = {name: clip.update(x, None)[0] for name, x in updates["params"].items()}
+    return tx.update({"params": modules}, state, params)
 
   return optax.GradientTransformation(tx.init, update)
 
 
-def scale_module(
-  tx: optax.GradientTransformation, name: str, factor: float
+def scale_updates_of(
+  tx: optax.GradientTransformation, leaf_name: str, factor: float
 ) -> optax.GradientTransformation:
-  """`tx`, with `factor` times the learning rate for the leaves whose path ends in
-  `name`. Its state is that of `tx`."""
+  """`tx` with `factor` times the learning rate for leaves called `leaf_name`. The state is
+  that of `tx`."""
+
+  def scale(path, x):
+    return factor * x if param_paths.path_to_string(path[-1:]) == leaf_name else x
 
   def update(updates, state, params=None):
     updates, state = tx.update(updates, state, params)
-
-    def one(path, x):
-      return factor * x if path_name(path[-1:]) == name else x
-
-    return jax.tree_util.tree_map_with_path(one, updates), state
+    return jax.tree_util.tree_map_with_path(scale, updates), state
 
   return optax.GradientTransformation(tx.init, update)
-
-
-def labels(params: PyTree, rules: tuple[tuple[str, str], ...]) -> PyTree:
-  """Labels every leaf by the first of `rules` (regex, label) that its path fully
-  matches. Raises ValueError for a rule that matches no leaf, or a leaf without rule."""
-  used = set()
-
-  def label(path, _):
-    name = path_name(path)
-    for i, (pattern, value) in enumerate(rules):
-      if re.fullmatch(pattern, name):
-        used.add(i)
-        return value
-    raise ValueError(f"parameter {name} matches none of {[r for r, _ in rules]}")
-
-  tree = jax.tree_util.tree_map_with_path(label, params)
-  for i, (pattern, _) in enumerate(rules):
-    if i not in used and pattern != ".*":
-      names = list(by_path(params))
-      raise ValueError(f"{pattern!r} matches no parameter of {', '.join(names)}")
-  return tree
-
-
-def by_path(params: PyTree) -> dict:
-  """The leaves {path: leaf}."""
-  return {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def path_name(path) -> str:
-  """The path of a leaf as "params/head/kernel"."""
-  return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)

@@ -1,4 +1,4 @@
-"""Builders of update(state, batch, key, clock) -> (state, metrics) for a stage."""
+"""One training step of a stage: update(state, batch, key, step_info) -> (state, metrics)."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,16 @@ from promise_jax.types import Array, Batch
 
 
 def gradient_update(stage: Stage, tx: optax.GradientTransformation) -> Callable:
-  """One step of gradient descent on `stage.loss`.
+  """A step on the gradient of `stage.loss`. Metrics are those of the loss and "loss", its
+  value before the step."""
 
-  The metrics are those of the loss, each a `Mean`, and "loss" f[] itself, taken before
-  the step.
-  """
-
-  def update(state: TrainState, batch: Batch, key: Array, clock: StepInfo):
+  def update(state: TrainState, batch: Batch, key: Array, step_info: StepInfo):
     (loss, (model_state, metrics)), grads = jax.value_and_grad(stage.loss, has_aux=True)(
-      state.params, state.model_state, batch, key, clock
+      state.params, state.model_state, batch, key, step_info
     )
-    steps, opt = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, steps)
-    return TrainState(params, model_state, opt), {"loss": loss, **metrics}
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, model_state, opt_state), {"loss": loss, **metrics}
 
   return update
 
@@ -36,44 +33,49 @@ def bilevel_update(
   outer_loss: Callable[..., Array],
   outer_tx: optax.GradientTransformation,
   split: Callable[[Batch, Array], tuple[Batch, Batch]],
-  after: int,
+  first_step: int,
 ) -> Callable:
-  """One step of the upper variable, then one of the parameters.
+  """A step of the upper variable on its hypergradient, then a `gradient_update`.
 
-  `split(batch, key)` -> (fit rows, held-out rows). The hypergradient of
-  `outer_loss(params, held rows, key)` f[] is taken through one step of `tx` on
-  `stage.loss` of the fit rows, with the live optimiser state, and thrown away; then
-  `outer_tx` moves model_state["upper"] (its state is "upper_opt") and `gradient_update`
-  uses the whole batch. Before step `after` of the run, and in the first of a stage,
-  only the latter happens: a fresh optimiser has no hypergradient. Adds the metric
-  "hypergradient", its norm f[].
+  The look-ahead step on the fit rows is thrown away; the `gradient_update` uses the whole
+  batch. The upper variable is model_state["upper"], its optimizer state "upper_opt". Adds the
+  metric "hypergradient", its norm.
+
+  Args:
+    stage: The lower level is its loss.
+    tx: Optimizer of the parameters; the hypergradient goes through its live state.
+    outer_loss: (params, held-out rows, key) -> loss of the upper level.
+    outer_tx: Optimizer of the upper variable.
+    split: (batch, key) -> (fit rows, held-out rows).
+    first_step: The upper variable rests before this step of the run, and in the first step
+      of a stage, where the optimizer is fresh and there is no hypergradient.
   """
-  inner = gradient_update(stage, tx)
+  lower_update = gradient_update(stage, tx)
 
-  def update(state: TrainState, batch: Batch, key: Array, clock: StepInfo):
-    fit_rows, held_rows = split(batch, key)
+  def update(state: TrainState, batch: Batch, key: Array, step_info: StepInfo):
+    fit_rows, held_out_rows = split(batch, key)
 
-    def inner_loss(params, upper):
-      return stage.loss(params, state.model_state | {"upper": upper}, fit_rows, key, clock)[0]
+    def inner(params, upper):
+      model_state = state.model_state | {"upper": upper}
+      return stage.loss(params, model_state, fit_rows, key, step_info)[0]
 
     def outer(params, upper):
       del upper
-      return outer_loss(params, held_rows, key)
+      return outer_loss(params, held_out_rows, key)
 
-    def move(upper, opt):
-      grads = bilevel.hypergradient(tx, inner_loss, outer, upper, state.params, state.opt_state)
-      steps, opt = outer_tx.update(grads, opt, upper)
-      return optax.apply_updates(upper, steps), opt, optax.tree.norm(grads)
+    def move(upper, opt_state):
+      grads = bilevel.hypergradient(tx, inner, outer, upper, state.params, state.opt_state)
+      updates, opt_state = outer_tx.update(grads, opt_state, upper)
+      return optax.apply_updates(upper, updates), opt_state, optax.tree.norm(grads)
 
-    def rest(upper, opt):
-      return upper, opt, jnp.zeros(())
+    def rest(upper, opt_state):
+      return upper, opt_state, jnp.zeros(())
 
-    moves = (clock.step >= after) & (clock.progress > 0)
-    upper, opt, norm = jax.lax.cond(
-      moves, move, rest, state.model_state["upper"], state.model_state["upper_opt"]
-    )
-    model_state = state.model_state | {"upper": upper, "upper_opt": opt}
-    state, metrics = inner(state._replace(model_state=model_state), batch, key, clock)
+    may_move = (step_info.step >= first_step) & (step_info.progress > 0)
+    old = state.model_state["upper"], state.model_state["upper_opt"]
+    upper, opt_state, norm = jax.lax.cond(may_move, move, rest, *old)
+    model_state = state.model_state | {"upper": upper, "upper_opt": opt_state}
+    state, metrics = lower_update(state._replace(model_state=model_state), batch, key, step_info)
     return state, metrics | {"hypergradient": norm}
 
   return update
