@@ -30,7 +30,7 @@ from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import run_dir
 from promise_jax.experiments.config import Experiment, Variant
 from promise_jax.method import Method
-from promise_jax.optim import optimizer
+from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint
 
 SHOWN = 8  # fresh parameters a reason in the sentence; init.json has them all
@@ -70,9 +70,9 @@ def plan_init(experiment: Experiment, variant: Variant, method: Method) -> InitP
   checkpoints = checkpoint.variant_folder(folder, source.folder)
   step = config["train"]["steps"]
   params, _ = checkpoint.load_shapes(checkpoints, step, "best")
-  found = {name: (x.shape[1:], x.dtype) for name, x in optimizer.by_path(params).items()}
+  found = {name: (x.shape[1:], x.dtype) for name, x in param_paths.leaves_by_path(params).items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
-  own = optimizer.by_path(jax.eval_shape(method.init, key)[0])
+  own = param_paths.leaves_by_path(jax.eval_shape(method.init, key)[0])
   own = {name: (x.shape, x.dtype) for name, x in own.items()}
   fresh = {n: reason_not_loaded(n, own[n], found.get(n), experiment.init_filter) for n in own}
   fresh = {name: reason for name, reason in fresh.items() if reason}
@@ -127,7 +127,7 @@ def list_paths(fresh: Mapping[str, str]) -> str:
 def load_init_params(start: InitPlan, seeds: int) -> dict[str, np.ndarray]:
   """The parameters that are taken over, by path, [S, ...] for the first `seeds`."""
   params, _ = checkpoint.load_parameters(start.checkpoints, start.step, "best")
-  found = optimizer.by_path(params)
+  found = param_paths.leaves_by_path(params)
   return {name: found[name][:seeds] for name in start.taken}
 
 
@@ -145,8 +145,11 @@ def describe_untrained(method: Method, taken: Collection[str]) -> str:
   """Which parameters stay as they were drawn, for a person: no stage of the method
   trains them, and they are not among those `taken` over. Empty if there is none."""
   params = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
-  parts = [optimizer.by_path(optimizer.split_trainable(params, s.trainable)) for s in method.stages]
-  still = [n for n in optimizer.by_path(params) if all(p[n] == "freeze" for p in parts)]
+  parts = [
+    param_paths.leaves_by_path(param_paths.label_trainable(params, s.trainable))
+    for s in method.stages
+  ]
+  still = [n for n in param_paths.leaves_by_path(params) if all(p[n] == "freeze" for p in parts)]
   reason = "no stage trains them, no init_from has them"
   left = {name: reason for name in still if name not in taken}
   return f"leaves parameters as they were drawn: {list_paths(left)}" if left else ""

@@ -305,7 +305,7 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
 
   def update(stage, tx):
     return update_rules.gradient_update(
-      stage, optimizer.scale_module(tx, "prompts", config.prompt_rate)
+      stage, optimizer.scale_updates_of(tx, "prompts", config.prompt_rate)
     )
 
   def predict(params, model_state, batch: Batch, pattern=None):

@@ -67,7 +67,7 @@ from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
 from promise_jax.methods import common
 from promise_jax.nn import encoders, image_features, imputers, lstm, precision, transformer
-from promise_jax.optim import bilevel, optimizer, update_rules
+from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.types import Array, Average, Batch, Modality, Spec
 
 UPPER = ("relative_advantage", "hypergradient", "none")
@@ -88,7 +88,7 @@ class RedcoreConfig:
   row has, and are asked for the rest (ours: it is modality dropout, without which the
   control `fusion` is ahead); `logvar_start` is added to logvar, which few steps cannot
   move far. Upper level: `rho`, `step`, `growth` every `period`, `every`, `floor` as in
-  `bilevel.relative_advantage`; `upper_lr` of the hypergradient's Adam, which starts at
+  `relative_advantage.controller`; `upper_lr` of the hypergradient's Adam, which starts at
   step `upper_from`.
   """
 
@@ -315,11 +315,11 @@ def redcore_terms(net: RedcoreNet, spec: Spec, params, batch: Batch, key) -> dic
 
 def controller(config: RedcoreConfig) -> optax.GradientTransformationExtraArgs:
   """Imputation losses -> a step of beta f[M]; every run keeps its state for the log."""
-  return bilevel.relative_advantage(
+  return relative_advantage.controller(
     rho=config.rho,
-    size=config.step,
+    step_size=config.step,
     growth=config.growth,
-    period=config.period,
+    growth_every=config.period,
     every=config.every,
     floor=config.floor,
   )
@@ -335,7 +335,7 @@ def start(config: RedcoreConfig, count: int) -> Array:
 def told(config: RedcoreConfig, spec: Spec, beta: Array, ema: Array, losses: Average):
   """For the log: beta, relative advantage and L_R by modality, and how far an upper
   level has moved beta from equal parts."""
-  ratio = bilevel.advantage_from_ema(ema)
+  ratio = relative_advantage.relative_advantage(ema)
   terms = {}
   if config.upper != "none":
     equal = jnp.full_like(beta, len(beta) ** -0.5)
@@ -351,7 +351,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
   its controller, and that of the hypergradient's Adam."""
   net = RedcoreNet(spec.modalities, spec.task.outputs, config)
   control, count = controller(config), len(spec.modalities)
-  adam = bilevel.projected_adam(config.upper_lr, config.floor)
+  adam = relative_advantage.projected_adam(config.upper_lr, config.floor)
   weight = {"sup": 1.0, "single": config.unimodal, "kl": config.kl * config.vib}
 
   def init(key):
@@ -374,7 +374,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
     total = sum(weight[k] * v.value for k, v in terms.items())
     total += config.impute * jnp.sum(beta * losses)
     model_state = model_state | {"upper": beta, "control": state}
-    return total, (model_state, terms | told(config, spec, beta, state[0], each))
+    return total, (model_state, terms | told(config, spec, beta, state.mean_loss, each))
 
   def outer_loss(params, batch: Batch, key):
     terms = redcore_terms(net, spec, params, batch, key)
@@ -391,7 +391,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
       outer_loss=outer_loss,
       outer_tx=adam,
       split=hold_out,
-      after=config.upper_from,
+      first_step=config.upper_from,
     )
 
   def predict(params, model_state, batch: Batch, pattern=None):

@@ -23,7 +23,7 @@ from promise_jax.data import batches, device_data
 from promise_jax.devices import distributed
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.method import Method, Stage
-from promise_jax.optim import optimizer
+from promise_jax.optim import optimizer, param_paths
 from promise_jax.training import checkpoint, progress
 from promise_jax.training.keys import training_keys
 from promise_jax.training.step import (
@@ -207,7 +207,7 @@ def spans(first: int, every: int, speed: dict) -> Iterator[np.ndarray]:
 def measured(stage: Stage, params: PyTree, seeds: int) -> dict[str, Any]:
   """What is told of a stage: its name, how many of the numbers in `params` [S, ...] it
   `trains` of how many a seed has; the steps done and seconds spent, 0 so far."""
-  trains, total = optimizer.count_parameters(params, stage.trainable)
+  trains, total = param_paths.count_parameters(params, stage.trainable)
   count = {"trains": trains // seeds, "parameters": total // seeds}
   return {"stage": stage.name} | count | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
 

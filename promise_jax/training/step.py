@@ -14,7 +14,7 @@ from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import predict as evaluation_predict
 from promise_jax.method import Method, Stage, StepInfo, TrainState
-from promise_jax.optim import optimizer, update_rules
+from promise_jax.optim import optimizer, param_paths, update_rules
 from promise_jax.types import Array, PyTree, Spec
 
 
@@ -66,12 +66,12 @@ def make_stage_start(method: Method, number: int, tx, config: TrainConfig, mesh:
 def replace_leaves(params: PyTree, given: Mapping[str, Array]) -> PyTree:
   """`params` with the leaves `given` by path in place of its own; ValueError for a path
   that it has not, or another shape or dtype."""
-  own = optimizer.by_path(params)
+  own = param_paths.leaves_by_path(params)
   for name, x in given.items():
     if name not in own or (own[name].shape, own[name].dtype) != (x.shape, x.dtype):
       raise ValueError(f"start has {name} {x.dtype}{x.shape}, no parameter is like it")
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: given.get(optimizer.path_name(path), x), params
+    lambda path, x: given.get(param_paths.path_to_string(path), x), params
   )
 
 

@@ -18,7 +18,7 @@ from promise_jax.experiments import compare, run_dir, train_variant
 from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import init_from as experiments_init_from
 from promise_jax.experiments import run as experiment_run
-from promise_jax.optim import optimizer
+from promise_jax.optim import optimizer, param_paths
 from promise_jax.training import checkpoint, loop
 from promise_jax.training import step as training_step
 
@@ -49,7 +49,7 @@ def begun(folder) -> dict:
 
 def by_path(params) -> dict[str, np.ndarray]:
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {optimizer.path_name(path): np.asarray(x) for path, x in leaves}
+  return {param_paths.path_to_string(path): np.asarray(x) for path, x in leaves}
 
 
 def trained(given, folder) -> SimpleNamespace:

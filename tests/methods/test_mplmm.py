@@ -10,7 +10,7 @@ import pytest
 import example_batches
 from promise_jax import methods, missing, types
 from promise_jax.methods import mplmm, presets
-from promise_jax.optim import optimizer
+from promise_jax.optim import param_paths
 from promise_jax.types import Modality
 
 THREE = (
@@ -45,10 +45,10 @@ def table(steps, features):
   method = methods.build_method("mplmm", presets.PRESETS["authors"]["mplmm"], spec)
   shapes, _ = jax.eval_shape(method.init, jax.random.key(0))
   trains = method.stages[-1].trainable
-  part = optimizer.by_path(optimizer.split_trainable(shapes, trains))
-  sizes = {path: x.size for path, x in optimizer.by_path(shapes).items()}
+  part = param_paths.leaves_by_path(param_paths.label_trainable(shapes, trains))
+  sizes = {path: x.size for path, x in param_paths.leaves_by_path(shapes).items()}
   frozen = {path for path, value in part.items() if value == "freeze"}
-  return sizes, frozen, optimizer.count_parameters(shapes, trains)
+  return sizes, frozen, param_paths.count_parameters(shapes, trains)
 
 
 @pytest.mark.parametrize(

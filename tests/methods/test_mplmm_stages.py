@@ -11,7 +11,7 @@ import example_batches
 from promise_jax import methods, types
 from promise_jax.methods import mplmm, presets
 from promise_jax.nn import mult
-from promise_jax.optim import optimizer, update_rules
+from promise_jax.optim import optimizer, param_paths, update_rules
 from promise_jax.types import Modality
 
 PAIR = (Modality("text", "sequence", (3, 2)), Modality("vision", "sequence", (3, 4)))
@@ -45,11 +45,11 @@ def trained(preset):
   state, grads = method.TrainState(params, {}, tx.init(params)), []
   for i in range(10):
     state, _ = update(state, batch, jax.random.key(i), example_batches.clock(i / 10))
-    grads.append(optimizer.by_path(state.opt_state[0]))
+    grads.append(param_paths.leaves_by_path(state.opt_state[0]))
   return (
-    optimizer.by_path(before),
+    param_paths.leaves_by_path(before),
     grads,
-    optimizer.by_path(state.params),
+    param_paths.leaves_by_path(state.params),
     tuned(before, stage),
   )
 
@@ -69,16 +69,16 @@ def started(method):
 
   @jax.jit
   def start(key):
-    drawn = optimizer.by_path(method.init(key)[0])
+    drawn = param_paths.leaves_by_path(method.init(key)[0])
     return {path: x for path, x in drawn.items() if is_prompt(path)}
 
   own = start(jax.random.key(0))
-  pick = lambda path, x: own.get(optimizer.path_name(path), x)
+  pick = lambda path, x: own.get(param_paths.path_to_string(path), x)
   return jax.tree_util.tree_map_with_path(pick, example_batches.parameters(method))
 
 
 def tuned(params, stage):
-  part = optimizer.by_path(optimizer.split_trainable(params, stage.trainable))
+  part = param_paths.leaves_by_path(param_paths.label_trainable(params, stage.trainable))
   return {path for path, value in part.items() if value == "train"}
 
 
@@ -133,7 +133,7 @@ def test_projections_embeddings_and_output_start_afresh(fresh):
   enter = jax.jit(enter) if fresh else enter
   after, same = enter(jax.random.key(1), before, model_state)
   assert same == model_state
-  before, after = optimizer.by_path(before), optimizer.by_path(after)
+  before, after = param_paths.leaves_by_path(before), param_paths.leaves_by_path(after)
   assert before.keys() == after.keys()
   ends = ("output/bias", "output/kernel", "projection_a/kernel")
   ends = (*ends, "projection_words/kernel", "embedding_words/embedding")
@@ -180,13 +180,13 @@ def test_the_stages_and_their_shares():
   assert [s.name for s in every] == ["pretrain", "fit", "tune"]
   shapes, _ = jax.eval_shape(built("clean")[1].init, jax.random.key(0))
   parts = [tuned(shapes, stage) for stage in every]
-  inside = {x for x in optimizer.by_path(shapes) if "/backbone/" in x}
+  inside = {x for x in param_paths.leaves_by_path(shapes) if "/backbone/" in x}
   names = ("/projection_", "/output/")
   assert parts[0] == inside
   assert parts[1] == {x for x in inside if any(name in x for name in names)}
-  assert parts[2] == parts[1] | (optimizer.by_path(shapes).keys() - inside)
+  assert parts[2] == parts[1] | (param_paths.leaves_by_path(shapes).keys() - inside)
   (free,) = stages(frozen=False, pretrain=0.0)
-  assert tuned(shapes, free) == optimizer.by_path(shapes).keys()
+  assert tuned(shapes, free) == param_paths.leaves_by_path(shapes).keys()
 
 
 def test_without_prompts_it_is_the_plain_backbone():

@@ -356,7 +356,7 @@ def test_prompts_have_a_rate_of_their_own_and_no_decay():
   now, _ = stage.update(stage, tx)(method.TrainState(tree, {}, tx.init(tree)), *[None] * 3)
   assert float(now.params["a"]["prompts"][0, 0]) == 1 - 5
   assert float(now.params["a"]["kernel"][0, 0]) == 1 - 0.5
-  assert optimizer.decayed(tree) == {"a": {"prompts": False, "kernel": True}}
+  assert optimizer.weight_decay_mask(tree) == {"a": {"prompts": False, "kernel": True}}
 
 
 def test_the_preset_clip_has_its_sizes():

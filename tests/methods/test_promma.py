@@ -18,7 +18,7 @@ from promise_jax import methods, missing
 from promise_jax.method import StepInfo, TrainState
 from promise_jax.methods import mplmm, promma
 from promise_jax.nn import mult
-from promise_jax.optim import optimizer, update_rules
+from promise_jax.optim import optimizer, param_paths, update_rules
 from promise_jax.types import Modality, Spec
 
 NAMES, STEPS, ROWS, EVERY = ("text", "audio", "vision"), 6, 32, 2
@@ -121,7 +121,7 @@ def step_of(params, model_state, batch, clock):
   """(gradient by path, model_state, terms) of one step of stage tune."""
   start, update = updated(1)
   state, terms = update(TrainState(params, model_state, start(params)), batch, KEY, clock)
-  return optimizer.by_path(state.opt_state[0]), state.model_state, terms
+  return param_paths.leaves_by_path(state.opt_state[0]), state.model_state, terms
 
 
 @functools.cache
@@ -455,10 +455,12 @@ def test_ten_steps_move_what_they_should():
   for i in range(10):
     state, _ = update(state, rows(i), KEY, StepInfo(i, 0.5))
     if i < 2:
-      still = {k for k, x in optimizer.by_path(state.opt_state[0]).items() if not np.any(x)}
+      still = {
+        k for k, x in param_paths.leaves_by_path(state.opt_state[0]).items() if not np.any(x)
+      }
       late = {"private/query_kernel", "private/key_kernel", "connect/level_kernel"}
       assert still == ({f"params/{k}" for k in late} if i == 0 else set())
-  first, last = optimizer.by_path(params), optimizer.by_path(state.params)
+  first, last = param_paths.leaves_by_path(params), param_paths.leaves_by_path(state.params)
   frozen = {k for k in first if np.array_equal(first[k], last[k])}
   parts = ("crossing", "memory", "inner", "outer")
   held = tuple(f"params/backbone/{part}/" for part in parts)

@@ -5,7 +5,7 @@ import pytest
 
 import tiny_runs
 from promise_jax import methods
-from promise_jax.optim import optimizer
+from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
 
 # Two calls of 5 steps a stage.
@@ -67,7 +67,7 @@ def test_it_can_be_stopped_between_its_ends(source, one_device, whole, tmp_path)
 def test_each_stage_trains_its_part_and_says_so(source, whole):
   fit, lines = whole
   params = jax.eval_shape(built(source).init, jax.random.key(0))[0]
-  counts = [optimizer.count_parameters(params, s.trainable) for s in built(source).stages]
+  counts = [param_paths.count_parameters(params, s.trainable) for s in built(source).stages]
   told = [(x["trains"], x["parameters"]) for x in fit.speed["stages"]]
   assert told == counts and counts[0][0] < counts[1][0] < counts[1][1]
   terms = {stage: set() for stage in ("fit", "tune")}

@@ -22,7 +22,7 @@ from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import StepInfo, TrainState
 from promise_jax.methods import presets, redcore
 from promise_jax.nn import encoders, imputers
-from promise_jax.optim import bilevel, optimizer, update_rules
+from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.reports import curves
 from promise_jax.training import checkpoint, loop
 from promise_jax.types import Average
@@ -598,7 +598,7 @@ def upper_level():
     mu=0.05 * flat,
     nu=0.1 * flat**2 + 0.01,
   )
-  adam = bilevel.projected_adam(config.upper_lr, config.floor)
+  adam = relative_advantage.projected_adam(config.upper_lr, config.floor)
   control = redcore.controller(config).init(beta)
   model_state = {"upper": beta, "control": control, "upper_opt": adam.init(beta)}
   batch, key = example_batches.complete(spec), jax.random.key(3)

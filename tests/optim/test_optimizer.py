@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from promise_jax.optim import optimizer
+from promise_jax.optim import optimizer, param_paths
 
 PLAIN = {"weight_decay": 0.0, "clip": 1e9}
 PARAMS = {"body": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "head": jnp.ones((2, 1))}
@@ -103,11 +103,11 @@ def test_biases_and_scales_that_are_stacked_for_a_scan_do_not_decay():
   layer = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(3)}
   stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), layer)
   kept = {"kernel": True, "bias": False, "scale": False}
-  assert optimizer.decayed({"one": layer, "scan": stacked}) == {
+  assert optimizer.weight_decay_mask({"one": layer, "scan": stacked}) == {
     "one": kept,
     "scan": kept,
   }
-  assert optimizer.decayed({"embedding": jnp.ones((5, 2)), "scale": jnp.ones(())}) == {
+  assert optimizer.weight_decay_mask({"embedding": jnp.ones((5, 2)), "scale": jnp.ones(())}) == {
     "embedding": True,
     "scale": False,
   }
@@ -123,7 +123,7 @@ def random_gradient(scale: float):
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e-3, 1.0, 1e6, 1e15])
 def test_clip_by_norm_is_that_of_optax(scale, limit):
   grads = random_gradient(scale)
-  found, _ = optimizer.clip_by_norm(limit).update(grads, None)
+  found, _ = optimizer.clip_by_global_norm(limit).update(grads, None)
   expected, _ = optax.clip_by_global_norm(limit).update(grads, None)
   for name in grads:
     np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
@@ -133,11 +133,11 @@ def test_clip_by_norm_at_the_ends_of_the_numbers():
   """A norm that overflows gives 0, as in optax; a limit of infinity is none; a NaN is
   everywhere, so that no part of such a gradient is used."""
   huge = random_gradient(1e30)
-  nothing, _ = optimizer.clip_by_norm(1.0).update(huge, None)
+  nothing, _ = optimizer.clip_by_global_norm(1.0).update(huge, None)
   assert all(np.all(x == 0) for x in jax.tree.leaves(nothing))
-  same, _ = optimizer.clip_by_norm(math.inf).update(huge, None)
+  same, _ = optimizer.clip_by_global_norm(math.inf).update(huge, None)
   assert all(np.array_equal(same[k], huge[k]) for k in huge)
-  broken, _ = optimizer.clip_by_norm(1.0).update(huge | {"c": jnp.array(jnp.nan)}, None)
+  broken, _ = optimizer.clip_by_global_norm(1.0).update(huge | {"c": jnp.array(jnp.nan)}, None)
   assert all(np.all(np.isnan(x)) for x in jax.tree.leaves(broken))
 
 
@@ -193,7 +193,7 @@ def test_frozen_leaves_stay_have_no_moments_and_are_not_clipped_for():
   [(("head",), 2), (("body/w", "head"), 6), (("body/.*",), 6), ((".*",), 8)],
 )
 def test_what_is_counted_as_trained_is_what_moves(trains, count):
-  assert optimizer.count_parameters(PARAMS, trains) == (count, 8)
+  assert param_paths.count_parameters(PARAMS, trains) == (count, 8)
   tx = optimizer.make_optimizer(optimizer.OptimConfig(schedule="constant"), 4, trains)
   update, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
   assert sum(np.count_nonzero(x) for x in jax.tree.leaves(update)) == count
@@ -201,7 +201,7 @@ def test_what_is_counted_as_trained_is_what_moves(trains, count):
 
 def test_first_rule_that_matches_the_whole_path_wins():
   rules = (("body/w", "slow"), ("body/.*", "fast"), ("head", "off"))
-  found = optimizer.labels(PARAMS, rules)
+  found = param_paths.label_leaves(PARAMS, rules)
   assert found == {"body": {"w": "slow", "b": "fast"}, "head": "off"}
 
 
@@ -215,7 +215,7 @@ def test_a_regex_without_parameter_names_the_parameters(pattern):
 
 def test_a_parameter_without_rule_is_named():
   with pytest.raises(ValueError, match="head"):
-    optimizer.labels(PARAMS, (("body/.*", "train"),))
+    param_paths.label_leaves(PARAMS, (("body/.*", "train"),))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ assert np.all(constant[-300:].argmax(axis=1) == 1)  # the corner of step 300
 assert len(set(growing[-300:].argmax(axis=1).tolist())) == 3
 assert np.abs(advantage[-300:]).mean() < 0.1 and upper[2:].max() < 0.11, upper
 assert error < 0.25 * error_equal
-assert bilevel.relative_advantage.__kwdefaults__["growth"] == 1
+assert relative_advantage.controller.__kwdefaults__["growth"] == 1
 """,
   "quickstart": """
 assert len(table) == 7 and table["m0+m1+m2"] > 0.75, table
