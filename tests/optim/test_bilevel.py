@@ -216,5 +216,3 @@ def test_one_trace_over_five_steps():
   for _ in range(5):
     carry = step(*carry)
   assert len(traces) == 1 and not np.array_equal(carry[0]["u"], UPPER["u"])
-
-

@@ -14,10 +14,12 @@ from promise_jax.method import Method, Stage, StepInfo, TrainState
 from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.training import checkpoint, loop
 
+
 @pytest.fixture
 def x64():
   with jax.enable_x64(True):
     yield
+
 
 # The update: linear regression on rows of three groups that the upper level weighs.
 
