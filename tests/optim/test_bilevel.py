@@ -10,8 +10,7 @@ import pytest
 
 from promise_jax.optim import bilevel, optimizer
 
-# Hypergradients. A regression on three groups of rows, u f[3] weighs the groups. Few
-# and small arrays: the time of these tests goes into compiling.
+# A regression on three groups of rows; the upper variable u f[3] weighs the groups.
 
 
 @pytest.fixture
@@ -45,13 +44,13 @@ def outer_loss(params, upper):
   return 100 * held + jnp.sum(jnp.square(upper["u"]))
 
 
-def start():
-  """A matrix, so that it decays."""
+def draw_params():
+  """A matrix, because only matrices decay."""
   return {"w": jnp.asarray(np.random.default_rng(2).normal(size=(2, 2)))}
 
 
 CONFIG = optimizer.OptimConfig(lr=0.02, warmup=0.2, weight_decay=0.3, clip=1.0)
-OPTIMISERS = {
+OPTIMIZERS = {
   "sgd": optax.sgd(0.01),
   "momentum": optax.sgd(0.01, momentum=0.9),
   "adam": optax.adam(0.02, eps_root=optimizer.EPS_ROOT),
@@ -62,9 +61,9 @@ UPPER = {"u": np.array([1.0, 0.5, 2.0])}
 
 
 @functools.cache
-def warm(name: str):
-  """(params, opt_state) after 10 steps; only for tests in double precision."""
-  tx, params = OPTIMISERS[name], start()
+def train_10_steps(name: str):
+  """(params, opt_state), in double precision."""
+  tx, params = OPTIMIZERS[name], draw_params()
 
   def run(params, state):
     def step(carry, _):
@@ -75,7 +74,7 @@ def warm(name: str):
   return jax.jit(run)(params, tx.init(params))
 
 
-def differences(f, upper, h=1e-6):
+def finite_differences(f, upper, h=1e-6):
   """Central finite differences of f(upper), entry by entry of {"u": f[3]}."""
   out = []
   for i in range(3):
@@ -84,7 +83,7 @@ def differences(f, upper, h=1e-6):
   return np.array(out)
 
 
-def program(tx, steps, inner=inner_loss, outer=outer_loss):
+def value_and_hypergradient(tx, steps, inner=inner_loss, outer=outer_loss):
   """(upper, params, opt_state) -> the outer loss ahead and its hypergradient."""
 
   def both(upper, params, state):
@@ -95,13 +94,13 @@ def program(tx, steps, inner=inner_loss, outer=outer_loss):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_hypergradient_is_that_of_finite_differences(x64, name, steps):
-  params, state = warm(name)
-  run = program(OPTIMISERS[name], steps)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_hypergradient_agrees_with_numerical_slopes(x64, name, steps):
+  params, state = train_10_steps(name)
+  run = value_and_hypergradient(OPTIMIZERS[name], steps)
   _, found = run(UPPER, params, state)
   direct = 2 * UPPER["u"]
-  slopes = differences(lambda u: float(run(u, params, state)[0]), UPPER)
+  slopes = finite_differences(lambda u: float(run(u, params, state)[0]), UPPER)
   assert np.abs(slopes - direct).min() > 1e-2  # more than the direct term
   if name == "clip":  # it clips, so that the scale of all weights does not matter
     assert abs(UPPER["u"] @ (slopes - direct)) < 1e-6 * np.linalg.norm(slopes)
@@ -125,9 +124,9 @@ def test_a_scalar_problem_by_hand(x64):
   np.testing.assert_allclose(two, -1.95, rtol=1e-12)
 
 
-def test_closed_form_is_the_unrolled_one(x64):
-  params, tx = start(), optax.sgd(0.01)
-  _, unrolled = program(tx, 1)(UPPER, params, tx.init(params))
+def test_the_closed_form_of_sgd_agrees_with_the_unrolled_one(x64):
+  params, tx = draw_params(), optax.sgd(0.01)
+  _, unrolled = value_and_hypergradient(tx, 1)(UPPER, params, tx.init(params))
   closed = jax.jit(functools.partial(bilevel.sgd_hypergradient, inner_loss, outer_loss, 0.01))(
     UPPER, params
   )
@@ -135,11 +134,11 @@ def test_closed_form_is_the_unrolled_one(x64):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_what_the_inner_loss_ignores_has_no_hypergradient(x64, name):
+def test_an_entry_that_no_loss_reads_has_no_hypergradient(x64, name):
   """Only the first group is weighed by u, and the outer loss has no direct term."""
-  params, state = warm(name)
-  run = program(
-    OPTIMISERS[name],
+  params, state = train_10_steps(name)
+  run = value_and_hypergradient(
+    OPTIMIZERS[name],
     1,
     lambda p, upper: inner_loss(p, {"u": upper["u"] * jnp.array([1.0, 0, 0]) + 1}),
     lambda p, upper: jnp.sum(group_losses(p, groups(1, 0.0))),
@@ -171,30 +170,30 @@ def test_adam_needs_eps_root_where_a_gradient_is_zero(eps_root):
     assert np.isnan(slopes[2])
 
 
-def test_a_fresh_adam_is_refused_with_the_reason():
-  tx, params = OPTIMISERS["adamw"], start()
+def test_one_step_of_a_fresh_adam_is_an_error():
+  tx, params = OPTIMIZERS["adamw"], draw_params()
   args = (tx, inner_loss, outer_loss, UPPER, params, tx.init(params))
   with pytest.raises(ValueError, match="fresh .*sign.*derivative is 0.*2 steps"):
     bilevel.hypergradient(*args)
 
 
-def test_a_fresh_adam_in_a_program_is_nan():
-  """Also where its count is not known: only the slope, not the value."""
-  tx, params = OPTIMISERS["adam"], start()
-  value, found = program(tx, 1)(UPPER, params, tx.init(params))
+def test_one_step_of_a_fresh_adam_under_jit_is_nan():
+  """The hypergradient is NaN, the value is not."""
+  tx, params = OPTIMIZERS["adam"], draw_params()
+  value, found = value_and_hypergradient(tx, 1)(UPPER, params, tx.init(params))
   assert np.isfinite(value) and np.all(np.isnan(found["u"]))
 
 
-def test_two_steps_of_a_fresh_adam_are_fine(x64):
-  tx, params = OPTIMISERS["adam"], start()
-  run = program(tx, 2)
+def test_two_steps_of_a_fresh_adam_have_a_hypergradient(x64):
+  tx, params = OPTIMIZERS["adam"], draw_params()
+  run = value_and_hypergradient(tx, 2)
   _, found = run(UPPER, params, tx.init(params))
-  slopes = differences(lambda u: float(run(u, params, tx.init(params))[0]), UPPER)
+  slopes = finite_differences(lambda u: float(run(u, params, tx.init(params))[0]), UPPER)
   assert np.abs(slopes - 2 * UPPER["u"]).min() > 1e-2
   np.testing.assert_allclose(found["u"], slopes, rtol=1e-5)
 
 
-def test_the_states_of_all_adams_are_found():
+def test_adam_step_counts_finds_every_adam():
   params = {"a": jnp.ones(2), "b": jnp.ones(2)}
   parts = {"x": optax.adam(0.1), "y": optax.chain(optax.adamw(0.1), optax.sgd(0.1))}
   tx = optax.partition(parts, {"a": "x", "b": "y"})
@@ -202,8 +201,8 @@ def test_the_states_of_all_adams_are_found():
   assert bilevel.adam_step_counts(optax.sgd(0.1, momentum=0.9).init(params)) == []
 
 
-def test_one_trace_over_five_steps():
-  tx, traces = OPTIMISERS["sgd"], []
+def test_five_steps_are_traced_once():
+  tx, traces = OPTIMIZERS["sgd"], []
 
   def step(upper, params, state):
     traces.append(None)
@@ -211,7 +210,7 @@ def test_one_trace_over_five_steps():
     upper = jax.tree.map(lambda u, s: u - 1e-5 * s, upper, slopes)
     return upper, *bilevel.inner_step(tx, inner_loss, params, state, upper)
 
-  step, params = jax.jit(step), start()
+  step, params = jax.jit(step), draw_params()
   carry = (jax.tree.map(jnp.asarray, UPPER), params, tx.init(params))
   for _ in range(5):
     carry = step(*carry)

@@ -1,5 +1,6 @@
 """The bi-level update of a toy stage by hand, and in a whole run."""
 
+import dataclasses
 import functools
 import signal
 
@@ -21,51 +22,64 @@ def x64():
     yield
 
 
-# The update: linear regression on rows of three groups that the upper level weighs.
+# Linear regression on rows of three groups; the upper variable weighs the groups.
 
-LR, AFTER = 0.05, 5
+LR, FIRST_STEP = 0.05, 5
 
 
-def table():
-  """12 rows, four of each group, one of them padding."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  x: np.ndarray
+  y: np.ndarray
+  row_mask: np.ndarray
+
+
+def make_rows():
+  """12 rows, four of each group, one of them masked."""
   rng = np.random.default_rng(3)
-  x, valid = rng.normal(size=(12, 2)), np.arange(12) != 7
-  return {"x": x, "y": x.sum(axis=1) + rng.normal(size=12), "valid": valid}
+  x = rng.normal(size=(12, 2))
+  return Rows(x, x.sum(axis=1) + rng.normal(size=12), np.arange(12) != 7)
 
 
-def halves(batch, key):
-  """Every other row is held out; the key says where that starts."""
-  held = (jnp.arange(12) + jax.random.randint(key, (), 0, 2)) % 2 == 0
-  valid = batch.valid
-  return batch.replace(row_mask=valid & ~held), batch.replace(row_mask=valid & held)
-
-
-def weighted_loss(params, model_state, batch, key, clock):
-  """Mean squared errors of the groups under noise; model_state counts the steps."""
-  x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-  valid = batch.valid.reshape(3, 4)
-  error = jnp.square(x @ params - batch["y"]).reshape(3, 4)
-  each = jnp.sum(jnp.where(valid, error, 0), axis=1) / jnp.sum(valid, axis=1)
-  return jnp.sum(model_state["upper"] * each), (
-    model_state | {"count": model_state["count"] + 1},
-    {},
+def hold_out_every_other_row(rows, key):
+  """The key says where that starts."""
+  held_out = (jnp.arange(12) + jax.random.randint(key, (), 0, 2)) % 2 == 0
+  fit_mask, outer_mask = rows.row_mask & ~held_out, rows.row_mask & held_out
+  return dataclasses.replace(rows, row_mask=fit_mask), dataclasses.replace(
+    rows, row_mask=outer_mask
   )
 
 
-def held_loss(params, batch, key):
-  """100 mean squared errors without noise, of the rows held out."""
-  error = jnp.square(batch["x"] @ params - batch["y"])
-  return 100 * jnp.sum(jnp.where(batch.valid, error, 0)) / jnp.sum(batch.valid)
+def weighted_loss(params, model_state, rows, key, step_info):
+  """Weighted mean squared errors of the groups under noise; model_state counts the steps."""
+  x = rows.x + 0.1 * jax.random.normal(key, rows.x.shape)
+  mask = rows.row_mask.reshape(3, 4)
+  error = jnp.square(x @ params - rows.y).reshape(3, 4)
+  each = jnp.sum(jnp.where(mask, error, 0), axis=1) / jnp.sum(mask, axis=1)
+  model_state = model_state | {"count": model_state["count"] + 1}
+  return jnp.sum(model_state["upper"] * each), (model_state, {})
+
+
+def held_out_loss(params, rows, key):
+  """100 mean squared errors without noise."""
+  error = jnp.square(rows.x @ params - rows.y)
+  return 100 * jnp.sum(jnp.where(rows.row_mask, error, 0)) / jnp.sum(rows.row_mask)
 
 
 INNER = {"sgd": optax.sgd(LR), "adam": optax.adam(LR, eps_root=optimizer.EPS_ROOT)}
 TOY, OUTER = Stage("toy", weighted_loss), optax.sgd(0.5, momentum=0.9)
 
 
-def nested(tx):
+def bilevel(tx):
   """`bilevel_update` of the toy stage."""
   return update_rules.bilevel_update(
-    TOY, tx, outer_loss=held_loss, outer_tx=OUTER, split=halves, first_step=AFTER
+    TOY,
+    tx,
+    outer_loss=held_out_loss,
+    outer_tx=OUTER,
+    split=hold_out_every_other_row,
+    first_step=FIRST_STEP,
   )
 
 
@@ -75,32 +89,28 @@ def plain(name: str):
   return jax.jit(update_rules.gradient_update(TOY, INNER[name]))
 
 
-def toy_state(name: str, steps: int):
-  """The state after steps of `gradient_update`; for tests in double precision."""
+def toy_state(name: str, num_steps: int):
+  """The state after some steps of `gradient_update`, in double precision."""
   upper, params = jnp.asarray([1.0, 0.5, 2.0]), jnp.asarray([0.3, -0.4])
-  model_state = {
-    "upper": upper,
-    "upper_opt": OUTER.init(upper),
-    "count": jnp.asarray(0),
-  }
+  model_state = {"upper": upper, "upper_opt": OUTER.init(upper), "count": jnp.asarray(0)}
   state = TrainState(params, model_state, INNER[name].init(params))
-  for step in range(steps):
-    clock = StepInfo(jnp.asarray(step), jnp.asarray(step / 10))
-    state, _ = plain(name)(state, table(), jax.random.key(step), clock)
+  for step in range(num_steps):
+    step_info = StepInfo(jnp.asarray(step), jnp.asarray(step / 10))
+    state, _ = plain(name)(state, make_rows(), jax.random.key(step), step_info)
   return state
 
 
-def ahead_by_hand(name, state, upper, key):
+def look_ahead_by_hand(name, state, upper, key):
   """The held-out loss after one step on the fit rows, in numpy from the equations."""
-  batch, w = table(), np.asarray(state.params)
+  rows, w = make_rows(), np.asarray(state.params)
   first = int(jax.random.randint(key, (), 0, 2))
-  held = (np.arange(12) + first) % 2 == 0
-  x = batch["x"] + 0.1 * np.asarray(jax.random.normal(key, (12, 2)))
+  held_out = (np.arange(12) + first) % 2 == 0
+  x = rows.x + 0.1 * np.asarray(jax.random.normal(key, (12, 2)))
   slope = np.zeros(2)
   for k in range(3):
-    rows = [i for i in range(4 * k, 4 * k + 4) if batch.valid[i] and not held[i]]
-    for i in rows:
-      slope += upper[k] * 2 * (x[i] @ w - batch["y"][i]) * x[i] / len(rows)
+    group = [i for i in range(4 * k, 4 * k + 4) if rows.row_mask[i] and not held_out[i]]
+    for i in group:
+      slope += upper[k] * 2 * (x[i] @ w - rows.y[i]) * x[i] / len(group)
   if name == "adam":
     adam = state.opt_state[0]
     t = int(adam.count) + 1
@@ -108,63 +118,67 @@ def ahead_by_hand(name, state, upper, key):
     second = (0.999 * np.asarray(adam.nu) + 0.001 * slope**2) / (1 - 0.999**t)
     slope = first / (np.sqrt(second + optimizer.EPS_ROOT) + 1e-8)
   w = w - LR * slope
-  rows = held & batch.valid
-  return 100 * np.mean((batch["x"][rows] @ w - batch["y"][rows]) ** 2)
+  outer = held_out & rows.row_mask
+  return 100 * np.mean((rows.x[outer] @ w - rows.y[outer]) ** 2)
+
+
+def finite_differences(f, x, h=1e-6):
+  """Central differences of f at x f[3]."""
+  return np.array([(f(x + d) - f(x - d)) / (2 * h) for d in h * np.eye(3)])
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_the_update_moves_the_upper_level_then_the_parameters(x64, name):
-  """The look-ahead goes through the live optimiser and is thrown away: what is left is
-  a step of `outer_tx` and one of `gradient_update` with the new weights."""
-  state, key = toy_state(name, 3), jax.random.key(9)
-  clock = StepInfo(jnp.asarray(AFTER), jnp.asarray(0.5))
-  found, told = jax.jit(nested(INNER[name]))(state, table(), key, clock)
+def test_the_upper_variable_moves_then_the_parameters(x64, name):
+  """The look-ahead goes through the live optimizer and is thrown away: what stays is a step
+  of `outer_tx` and a `gradient_update` with the new weights."""
+  state, key, rows = toy_state(name, 3), jax.random.key(9), make_rows()
+  step_info = StepInfo(jnp.asarray(FIRST_STEP), jnp.asarray(0.5))
+  new, metrics = jax.jit(bilevel(INNER[name]))(state, rows, key, step_info)
   upper = np.asarray(state.model_state["upper"])
-  f = lambda u: ahead_by_hand(name, state, u["u"], key)
-  slopes = differences(f, {"u": upper})
+  slopes = finite_differences(lambda u: look_ahead_by_hand(name, state, u, key), upper)
   assert np.abs(slopes).min() > 1e-3
-  np.testing.assert_allclose(told["hypergradient"], np.linalg.norm(slopes), rtol=1e-5)
-  moved = np.asarray(found.model_state["upper"]) - upper
+  np.testing.assert_allclose(metrics["hypergradient"], np.linalg.norm(slopes), rtol=1e-5)
+  moved = np.asarray(new.model_state["upper"]) - upper
   np.testing.assert_allclose(moved, -0.5 * slopes, rtol=1e-5)
-  trace = tiny_runs.numbers(found.model_state["upper_opt"])[0]
+  trace = tiny_runs.numbers(new.model_state["upper_opt"])[0]
   np.testing.assert_allclose(trace, slopes, rtol=1e-5)
-  with_new = state._replace(model_state=state.model_state | {"upper": found.model_state["upper"]})
-  expected, told_plain = plain(name)(with_new, table(), key, clock)
-  tiny_runs.assert_close(found.params, expected.params, rtol=1e-12)
-  tiny_runs.assert_close(found.opt_state, expected.opt_state, rtol=1e-12)
-  np.testing.assert_allclose(told["loss"], told_plain["loss"], rtol=1e-12)
-  assert found.model_state["count"] == state.model_state["count"] + 1
+  moved_state = state._replace(model_state=state.model_state | {"upper": new.model_state["upper"]})
+  expected, expected_metrics = plain(name)(moved_state, rows, key, step_info)
+  tiny_runs.assert_close(new.params, expected.params, rtol=1e-12)
+  tiny_runs.assert_close(new.opt_state, expected.opt_state, rtol=1e-12)
+  np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-12)
+  assert new.model_state["count"] == state.model_state["count"] + 1
 
 
-def test_the_upper_level_rests_before_it_may_move(x64):
-  """Before step `after`, and in the first step of a stage, where the state is fresh:
-  nothing of the NaN that a fresh Adam has gets out."""
-  state, key = toy_state("adam", 0), jax.random.key(9)
-  run = jax.jit(nested(INNER["adam"]))
-  for step, progress in ((0, 0.0), (AFTER - 1, 0.4), (3 * AFTER, 0.0)):
-    clock = StepInfo(jnp.asarray(step), jnp.asarray(progress))
-    found, told = run(state, table(), key, clock)
-    expected, _ = plain("adam")(state, table(), key, clock)
-    assert told["hypergradient"] == 0
-    assert tiny_runs.same(found.model_state, expected.model_state)
-    assert tiny_runs.same(found.model_state["upper"], state.model_state["upper"])
-    tiny_runs.assert_close(found.params, expected.params, rtol=1e-12)
-  fresh, _ = run(state, table(), key, StepInfo(jnp.asarray(AFTER), jnp.asarray(0.5)))
+def test_the_upper_variable_rests_where_the_optimizer_is_fresh(x64):
+  """Before `first_step` and in the first step of a stage: the NaN of a fresh Adam does not
+  leak."""
+  state, key, rows = toy_state("adam", 0), jax.random.key(9), make_rows()
+  update = jax.jit(bilevel(INNER["adam"]))
+  for step, progress in ((0, 0.0), (FIRST_STEP - 1, 0.4), (3 * FIRST_STEP, 0.0)):
+    step_info = StepInfo(jnp.asarray(step), jnp.asarray(progress))
+    new, metrics = update(state, rows, key, step_info)
+    expected, _ = plain("adam")(state, rows, key, step_info)
+    assert metrics["hypergradient"] == 0
+    assert tiny_runs.same(new.model_state, expected.model_state)
+    assert tiny_runs.same(new.model_state["upper"], state.model_state["upper"])
+    tiny_runs.assert_close(new.params, expected.params, rtol=1e-12)
+  fresh, _ = update(state, rows, key, StepInfo(jnp.asarray(FIRST_STEP), jnp.asarray(0.5)))
   assert np.all(np.isnan(fresh.model_state["upper"]))
 
 
-def test_seeds_at_once_keep_the_branch(x64):
-  """The clock is one for all seeds, so that a step that rests costs no look-ahead."""
+def test_vmap_over_seeds_keeps_the_branch(x64):
+  """The step is the same for all seeds, so a step that rests costs no look-ahead."""
   states = jax.tree.map(lambda x: jnp.stack([x, x]), toy_state("sgd", 0))
-  seeds = jax.vmap(nested(INNER["sgd"]), in_axes=(0, None, 0, None))
+  update = jax.vmap(bilevel(INNER["sgd"]), in_axes=(0, None, 0, None))
   keys = jax.vmap(jax.random.key)(jnp.arange(2))
-  clock = StepInfo(jnp.asarray(0), jnp.asarray(0.0))
-  equations = jax.make_jaxpr(seeds)(states, table(), keys, clock).eqns
+  step_info = StepInfo(jnp.asarray(0), jnp.asarray(0.0))
+  equations = jax.make_jaxpr(update)(states, make_rows(), keys, step_info).eqns
   assert "cond" in {equation.primitive.name for equation in equations}
 
 
-def weighted(spec) -> Method:
-  """A linear layer a modality, whose losses the upper level weighs."""
+def make_weighted_method(spec) -> Method:
+  """A linear layer for each modality, whose losses the upper variable weighs."""
   del spec
   tx = relative_advantage.projected_adam(0.1)
 
@@ -176,7 +190,7 @@ def weighted(spec) -> Method:
   def logits(params, batch):
     return jnp.einsum("bmd,mdc->mbc", tiny_runs.shown(batch).reshape(-1, 2, 4), params["w"])
 
-  def loss(params, model_state, batch, key, clock):
+  def loss(params, model_state, batch, key, step_info):
     each = [tiny_runs.cross_entropy(x, batch) for x in logits(params, batch)]
     return jnp.sum(model_state["upper"] * jnp.stack(each)), (model_state, {})
 
@@ -200,29 +214,29 @@ def weighted(spec) -> Method:
   return Method(init, predict, (Stage("train", loss, update=update),))
 
 
-def fitted(source, mesh, lines, **more):
-  """`fit` of that method, two seeds, 10 steps in calls of 5."""
+def run_fit(source, mesh, lines, **more):
+  """Two seeds of that method, 10 steps, validated every 5."""
   seed_parallelism = more.pop("seed_parallelism", "map")
   config = tiny_runs.settings(steps=10, select_on="full", seed_parallelism=seed_parallelism)
   rows = tiny_runs.rows(source, protocol="bernoulli(0.3)")
-  method, valid = weighted(source.spec), source.split("valid")
+  method, valid = make_weighted_method(source.spec), source.split("valid")
   return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, log=lines.extend, **more)
 
 
-def test_the_update_in_a_whole_run(one_device, tmp_path):
-  """Two seeds, by map, by vmap, and by map stopped halfway and resumed."""
+def test_a_bilevel_run_is_the_same_by_map_by_vmap_and_resumed(one_device, tmp_path):
+  """Two seeds; the resumed run was stopped halfway."""
   source, whole, other, parts = tiny_runs.dataset(), [], [], []
   with tiny_runs.compile_once(tmp_path / "compiled"):
-    fit = fitted(source, one_device, whole)
-    by_vmap = fitted(source, one_device, other, seed_parallelism="vmap")
+    fit = run_fit(source, one_device, whole)
+    by_vmap = run_fit(source, one_device, other, seed_parallelism="vmap")
     stop = lambda: signal.SIGTERM if len(parts) == 2 else 0
     with checkpoint.open_manager(tmp_path / "run") as manager:
       with pytest.raises(loop.TrainingInterrupted):
-        fitted(source, one_device, parts, manager=manager, stop=stop)
+        run_fit(source, one_device, parts, manager=manager, stop=stop)
     with checkpoint.open_manager(tmp_path / "run") as manager:
-      resumed = fitted(source, one_device, parts, manager=manager)
-  told = [line["hypergradient"] for line in whole]
-  assert len(told) == 4 and min(told) > 0 and np.all(np.isfinite(told))
+      resumed = run_fit(source, one_device, parts, manager=manager)
+  norms = [line["hypergradient"] for line in whole]
+  assert len(norms) == 4 and min(norms) > 0 and np.all(np.isfinite(norms))
   upper = np.asarray(fit.model_state["upper"])
   assert tiny_runs.moved(upper) and np.abs(upper - 2**-0.5).min() > 1e-2
   np.testing.assert_allclose(np.linalg.norm(upper, axis=1), 1, rtol=1e-5)
