@@ -1,8 +1,31 @@
-"""Multimodal learning that survives missing modalities and few labels, in JAX and Flax.
+"""Multimodal learning with missing modalities and few labels, in JAX and Flax.
 
-`methods` has the methods, `losses` their losses as pure functions, `missing` patterns
-and protocols, `data.load` data sets, `train.fit` the training loop, `experiment.run` a
-whole comparison from a config. Importing the package does no work.
+Start here:
+
+  data.load(name)                     a data set, built in or your own
+  methods.build_method(...)           a method: init, loss and predict as pure functions
+  losses, missing, nn                 the parts, to use in code of your own
+  experiments.run.run_experiment(...) a whole comparison from a config
+
+The command line is `promise-jax`; `promise-jax --help` says more.
 """
 
+import importlib
+
 __version__ = "0.1.0"
+
+_MODULES = (
+  *("checks", "cli", "counter_rng", "data", "devices", "evaluation", "experiments", "files"),
+  *("losses", "method", "methods", "missing", "nn", "optim", "reports", "training", "types"),
+)
+
+
+def __getattr__(name: str):
+  # Modules load on first use: `promise-jax --help` then starts without JAX, in 0.1 s.
+  if name in _MODULES:
+    return importlib.import_module(f"promise_jax.{name}")
+  raise AttributeError(f"module 'promise_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted((*globals(), *_MODULES))

@@ -21,7 +21,10 @@ from promise_jax.evaluation import metrics
 from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import results as experiment_results
 from promise_jax.experiments import run as experiment_run
-from promise_jax.experiments import run_dir, train_variant
+from promise_jax.experiments import run_dir
+from promise_jax.experiments.experiment import parse_experiment
+from promise_jax.experiments.setup import set_up
+from promise_jax.experiments.train_variant import train_variant
 from promise_jax.reports import html
 from promise_jax.reports import tables as reports_tables
 
@@ -120,11 +123,11 @@ def check(config: dict) -> None:
     if any(v != values[0] for v in values):
       raise ValueError(f"the runs of a comparison share {field}, found {values}")
   for one in config.get("before", {}).values():
-    experiment_config.parse_experiment(one)
+    parse_experiment(one)
   example = {name: trials[0] for name, trials in config["trials"].items()}
   runs = [fill_choices(one, example) for one in config["runs"].values()]
   for one in runs:
-    experiment_config.parse_experiment(one)
+    parse_experiment(one)
   variants_of_runs = {variant for one in runs for variant in (one["method"], *one["baselines"])}
   for name in config.get("variants", ()):
     check_choice("variants", name, tuple(sorted(variants_of_runs)))
@@ -160,21 +163,21 @@ def choose(
   if len(families) > 1:
     config = config | {"init_from": ""}
   config = config | {"method": trials[0], "baselines": tuple(trials[1:]), "seeds": seeds}
-  groups = math.gcd(config["train"].get("seed_devices", 1), seeds)
+  groups = math.gcd(config["train"]["seed_devices"], seeds)
   config["train"] = config["train"] | {"seed_devices": groups}
-  setup = train_variant.setup_run(config)
   path = folder / "trials.jsonl"
   known = files.read_jsonl(path) if path.exists() else []
   key = run_dir.config_hash(config | {"method": "", "baselines": ()})
   done = {x["variant"]: x["valid"] for x in known if x["key"] == key}
+  setup = set_up(parse_experiment(config), folder / key)
   folder.mkdir(parents=True, exist_ok=True)
-  for variant in setup.experiment.variants:
-    if variant.text in done:
+  for variant in setup.variants:
+    if variant.name in done:
       continue
-    score = train_variant.train_variant(setup, variant, folder / key).score
-    done[variant.text] = float(np.mean(score))
+    score = train_variant(setup, variant, folder / key).best_score
+    done[variant.name] = float(np.mean(score))
     known.append(
-      {"key": key, "variant": variant.text, "valid": done[variant.text], "seeds": score.tolist()}
+      {"key": key, "variant": variant.name, "valid": done[variant.name], "seeds": score.tolist()}
     )
     files.write_jsonl(path, known)
   best = max(trials, key=lambda text: done[text])
@@ -253,7 +256,7 @@ def write(
     text += "\n" + reports_tables.to_markdown(table)
   files.write_json(folder / "comparison.json", lines)
   files.write_text(folder / "comparison.md", text)
-  made_by = run_dir.read_config(first)
+  made_by = json.loads((first / "config.json").read_text("utf-8"))
   told = reports_tables.Run(config["title"], made_by, results, comparison=lines)
   files.write_text(folder / "report.html", html.render_page(told))
   return text

@@ -1,168 +1,156 @@
-"""Parameters of a finished run as the start of another: `init_from`, `init_filter`.
+"""`init_from`: the best parameters of a finished run as the start of this one.
 
-All variants of the run's own method start there, its variants among the baselines too, so
-that they differ by their settings alone, and so do those of a method of its family
-(`methods.family`: one is built on the network of the other); the other baselines start
-fresh. Seed s starts from the best parameters, chosen on validation, of seed s of the
-same variant of that run, or, where it has none of that text, of its first variant of the
-method, or else of its first of the family.
+All variants of the run's own method start there, and those of a method that is built on the
+same network (`methods.family`); the other baselines start from random weights. Seed s takes
+the parameters of seed s of the variant of the same name, or else of the first one of the
+same method, or of the same family.
 
-A parameter is taken over if its path fully matches a regex of `init_filter` and that run
-has it in the same shape, whatever data either run is of. Paths count the modalities
-(`encode_0`) and do not name them, so both runs should have them in one order. All other
-parameters start fresh, each named, and so do the optimiser and model_state (running means,
-banks, the state of a controller), which belong to the data they were made on.
+A parameter is taken over if its whole path matches a regex of `init_filter` and its shape is
+the same in both runs, whatever data they are of. Paths count the modalities (`encode_0`) and
+do not name them, so both runs should have them in one order. The optimiser and the
+model_state (running means, banks, controllers) belong to their data and start anew.
 
-That run is read until a variant has its first checkpoint, and never after.
+The other run is read until a variant has its first checkpoint, and never after.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from promise_jax import files, methods
-from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import run_dir
-from promise_jax.experiments.config import Experiment, Variant
+from promise_jax.experiments.experiment import Experiment, VariantConfig, parse_experiment
 from promise_jax.method import Method
 from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint
 
-SHOWN = 8  # fresh parameters a reason in the sentence; init.json has them all
+NUM_LISTED = 8  # paths a reason in a message; init.json has all of them
 
 
-class InitPlan(NamedTuple):
-  """Where one variant starts: the `source` variant of the run in `folder`, its `checkpoints`
-  and their last `step`; the paths `taken`, and of those that stay `fresh`, why."""
+@dataclasses.dataclass(frozen=True)
+class InitPlan:
+  """Which parameters a variant takes over, and from where."""
 
-  folder: Path
-  source: Variant
-  checkpoints: Path
-  step: int
-  taken: tuple[str, ...]
-  fresh: dict[str, str]
+  folder: str  # of the other run
+  source: str  # its variant
+  checkpoints: str
+  step: int  # of the last checkpoint there, which holds the best parameters
+  loaded: tuple[str, ...]  # paths of parameters
+  random: dict[str, str]  # {path: why it is not taken over}
 
 
-def plan_init(experiment: Experiment, variant: Variant, method: Method) -> InitPlan | None:
-  """What `variant` takes over; None if it starts fresh. No parameter is read.
+def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) -> InitPlan | None:
+  """Plans what `variant` takes over; None if it starts from random weights.
 
-  Raises ValueError if `init_from` is no run, is not finished, has no variant of the family,
-  fewer seeds or no checkpoint any more, or if nothing at all could be taken over.
+  Raises:
+    ValueError: `init_from` is no finished run with enough seeds, a checkpoint and a variant
+      of the family, or no parameter at all can be taken over.
   """
   own_family = methods.family(experiment.variants[0].method)
   if not experiment.init_from or methods.family(variant.method) != own_family:
     return None
   folder = Path(experiment.init_from)
-  config = run_dir.read_config(folder)["config"]
-  if not (folder / "results.jsonl").exists():
-    raise ValueError(f"init_from {folder} is not finished: it has no results.jsonl")
-  if config["seeds"] < len(experiment.seeds):
-    raise ValueError(
-      f"init_from {folder} has {config['seeds']} seeds and this run {len(experiment.seeds)}, "
-      "every seed starts from the same one there"
-    )
-  source = find_variant(folder, config, variant)
-  checkpoints = checkpoint.variant_folder(folder, source.folder)
-  step = config["train"]["steps"]
-  params, _ = checkpoint.load_shapes(checkpoints, step, "best")
-  found = {name: (x.shape[1:], x.dtype) for name, x in param_paths.leaves_by_path(params).items()}
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  own = param_paths.leaves_by_path(jax.eval_shape(method.init, key)[0])
-  own = {name: (x.shape, x.dtype) for name, x in own.items()}
-  fresh = {n: reason_not_loaded(n, own[n], found.get(n), experiment.init_filter) for n in own}
-  fresh = {name: reason for name, reason in fresh.items() if reason}
-  if len(fresh) == len(own):
-    raise ValueError(
-      f"init_from {folder} starts no parameter of {variant.text}: {list_paths(fresh)}"
-    )
-  taken = tuple(name for name in own if name not in fresh)
-  return InitPlan(folder, source, checkpoints, step, taken, fresh)
+  try:
+    other = parse_experiment(run_dir.read_config(folder))
+    if not run_dir.is_finished(folder):
+      raise ValueError(f"{folder} is not finished: it has no results.jsonl")
+    if len(other.seeds) < len(experiment.seeds):
+      raise ValueError(f"{folder} has {len(other.seeds)} seeds, {len(experiment.seeds)} are needed")
+    source = find_variant(other, variant)
+    if source is None:
+      names = ", ".join(v.name for v in other.variants)
+      raise ValueError(f"{folder} has no variant of {own_family}, it has {names}")
+    checkpoints = checkpoint.variant_folder(folder, source.folder)
+    params, _ = checkpoint.load_shapes(checkpoints, other.train.steps, "best")
+  except ValueError as error:
+    raise ValueError(f"init_from: {error}") from error
+  theirs = {path: (x.shape[1:], x.dtype) for path, x in param_paths.leaves_by_path(params).items()}
+  ours = param_paths.leaves_by_path(init_shapes(method))
+  ours = {path: (x.shape, x.dtype) for path, x in ours.items()}
+  reasons = {
+    path: why_random(path, kind, theirs.get(path), experiment.init_filter)
+    for path, kind in ours.items()
+  }
+  random = {path: reason for path, reason in reasons.items() if reason}
+  if len(random) == len(ours):
+    listed = list_paths(random)
+    raise ValueError(f"init_from: {folder} has no parameter for {variant.name}: {listed}")
+  loaded = tuple(path for path in ours if path not in random)
+  return InitPlan(str(folder), source.name, str(checkpoints), other.train.steps, loaded, random)
 
 
-def find_variant(folder: Path, config: dict, variant: Variant) -> Variant:
-  """The variant of the run in `folder` with the text of `variant`, or the first of its method,
-  or of its family; ValueError if there is none."""
-  names = (config["method"], *config["baselines"])
-  known = [experiment_config.parse_variant(text, config) for text in names]
+def find_variant(other: Experiment, variant: VariantConfig) -> VariantConfig | None:
+  """The variant of `other` that `variant` starts from."""
   family = methods.family(variant.method)
-  kin = [x for x in known if methods.family(x.method) == family]
-  if not kin:
-    serve = " or ".join(x for x in methods.METHODS if methods.family(x) == family)
-    raise ValueError(f"init_from {folder} has no variant of {serve}, it has {', '.join(names)}")
-  return min(kin, key=lambda x: (x.text != variant.text, x.method != variant.method))
+  related = [v for v in other.variants if methods.family(v.method) == family]
+  key = lambda v: (v.name != variant.name, v.method != variant.method)
+  return min(related, key=key, default=None)
 
 
-def reason_not_loaded(name: str, own: tuple, found: tuple | None, only: tuple) -> str:
-  """Why a parameter of (shape, dtype) `own` is not taken over; empty if it is."""
-  if not any(re.fullmatch(pattern, name) for pattern in only):
+def why_random(path: str, ours: tuple, theirs: tuple | None, init_filter: tuple) -> str:
+  """Why a parameter of (shape, dtype) `ours` is not taken over; empty if it is."""
+  if not any(re.fullmatch(pattern, path) for pattern in init_filter):
     return "matches nothing of init_filter"
-  if found is None:
+  if theirs is None:
     return "is not there"
-  if own != found:
-    return f"is {describe_kind(own)}, there {describe_kind(found)}"
+  (our_shape, our_dtype), (shape, dtype) = ours, theirs
+  if ours != theirs:
+    return f"is {our_dtype}{list(our_shape)}, there {dtype}{list(shape)}"
   return ""
 
 
-def describe_kind(kind: tuple) -> str:
-  """A shape and dtype as "float32[4, 2]"."""
-  shape, dtype = kind
-  return f"{np.dtype(dtype).name}{list(shape)}"
+def init_shapes(method: Method):
+  """The parameters of a method as shapes and dtypes."""
+  return jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
 
 
-def list_paths(fresh: Mapping[str, str]) -> str:
-  """The fresh parameters by their reason; of a long list, the first."""
-  parts = []
-  for reason in dict.fromkeys(fresh.values()):
-    names = [name for name in fresh if fresh[name] == reason]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    parts.append(f"{', '.join(names[:SHOWN])}{more} ({reason})")
-  return "; ".join(parts)
-
-
-def load_init_params(start: InitPlan, seeds: int) -> dict[str, np.ndarray]:
-  """The parameters that are taken over, by path, [S, ...] for the first `seeds`."""
-  params, _ = checkpoint.load_parameters(start.checkpoints, start.step, "best")
+def load_init_params(plan: InitPlan, num_seeds: int) -> dict[str, Array]:
+  """The parameters [S, ...] that are taken over, by path."""
+  params, _ = checkpoint.load_parameters(Path(plan.checkpoints), plan.step, "best")
   found = param_paths.leaves_by_path(params)
-  return {name: found[name][:seeds] for name in start.taken}
+  return {path: np.asarray(found[path][:num_seeds]) for path in plan.loaded}
 
 
-def describe_init(start: InitPlan, variant: Variant) -> str:
-  """What `variant` takes over, for a person."""
-  total = len(start.taken) + len(start.fresh)
-  fresh = f"fresh are {list_paths(start.fresh)}" if start.fresh else "no parameter is fresh"
+def describe_init(plan: InitPlan, name: str) -> str:
+  """What the variant `name` takes over, for a person."""
+  total = len(plan.loaded) + len(plan.random)
+  rest = f"; random are {list_paths(plan.random)}" if plan.random else ""
   return (
-    f"{variant.text}: {len(start.taken)} of {total} parameters start from the best of "
-    f"{start.source.text} in {start.folder}, model_state and the optimiser fresh; {fresh}"
+    f"{name}: {len(plan.loaded)} of {total} parameters start from the best of {plan.source} in "
+    f"{plan.folder}{rest}"
   )
 
 
-def describe_untrained(method: Method, taken: Collection[str]) -> str:
-  """Which parameters stay as they were drawn, for a person: no stage of the method
-  trains them, and they are not among those `taken` over. Empty if there is none."""
-  params = jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
-  parts = [
-    param_paths.leaves_by_path(param_paths.label_trainable(params, s.trainable))
-    for s in method.stages
+def describe_untrained(method: Method, loaded: Collection[str]) -> str:
+  """Which parameters keep their random values: no stage trains them, and they are not among
+  the `loaded` ones. Empty if there are none."""
+  params = init_shapes(method)
+  labels = [
+    param_paths.leaves_by_path(param_paths.label_trainable(params, stage.trainable))
+    for stage in method.stages
   ]
-  still = [n for n in param_paths.leaves_by_path(params) if all(p[n] == "freeze" for p in parts)]
-  reason = "no stage trains them, no init_from has them"
-  left = {name: reason for name in still if name not in taken}
-  return f"leaves parameters as they were drawn: {list_paths(left)}" if left else ""
+  frozen = [p for p in param_paths.leaves_by_path(params) if all(x[p] == "freeze" for x in labels)]
+  left = {p: "no stage trains them, no init_from has them" for p in frozen if p not in loaded}
+  return f"leaves parameters at random values: {list_paths(left)}" if left else ""
 
 
-def write_init_note(path: Path, start: InitPlan, variant: Variant) -> None:
-  """Puts the same, with every name, into init.json, an entry a variant."""
+def list_paths(reasons: Mapping[str, str]) -> str:
+  """Paths by their reason; the first few of a long list."""
+  parts = []
+  for reason in dict.fromkeys(reasons.values()):
+    paths = [path for path in reasons if reasons[path] == reason]
+    more = f" and {len(paths) - NUM_LISTED} more" if len(paths) > NUM_LISTED else ""
+    parts.append(f"{', '.join(paths[:NUM_LISTED])}{more} ({reason})")
+  return "; ".join(parts)
+
+
+def write_init_note(path: Path, plan: InitPlan, name: str) -> None:
+  """Adds the plan of the variant `name` to init.json."""
   entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
-  entries[variant.text] = {
-    "init_from": str(start.folder),
-    "variant": start.source.text,
-    "step": start.step,
-    "taken": start.taken,
-    "fresh": start.fresh,
-  }
-  files.write_json(path, entries)
+  files.write_json(path, entries | {name: dataclasses.asdict(plan)})

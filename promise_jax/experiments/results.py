@@ -15,7 +15,8 @@ from promise_jax.evaluation import (
   sentiment_metrics,
 )
 from promise_jax.experiments.config import CONSTANT_VARIANT
-from promise_jax.experiments.train_variant import Setup, TrainedVariant
+from promise_jax.experiments.setup import Setup
+from promise_jax.experiments.train_variant import TrainedVariant
 from promise_jax.reports import curves
 from promise_jax.reports import html as reports_html
 from promise_jax.reports import tables as reports_tables
@@ -27,15 +28,15 @@ BEST_CONSTANT = "best constant"
 def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> None:
   """Reads the test split, once, and writes every file that tells of it."""
   split = setup.dataset.split("test")
-  logits = {t.variant.text: np.asarray(t.predicts(split)) for t in variants}
+  logits = {t.name: np.asarray(t.predict(split)) for t in variants}
   conditions = predict.pattern_conditions(split, setup.patterns, setup.spec.names)
   protocols = predict.rate_protocols()
-  protocols += [p for p in setup.experiment.tests if p not in protocols]
+  protocols += [p for p in setup.experiment.test_protocols if p not in protocols]
   conditions += predict.protocol_conditions(split, protocols, "test")
   lines = []
   seeds = setup.experiment.seeds
   for trained in variants:
-    name = trained.variant.text
+    name = trained.name
     values = logits[name]
     lines += measure_variant(setup, name, values, seeds, split, "test", conditions)
     lines += measure_pooled(setup, name, values, seeds, split)
@@ -60,15 +61,15 @@ def row_counts(setup: Setup, test_split: Split) -> dict:
   of how many train rows each seed sees the label (`labelled`); the part of the train
   rows that lack each modality (`missing`) and those that lack all (`empty`), means over
   the seeds, in the first epoch."""
-  names, rows = setup.spec.names, setup.rows
+  names, rows = setup.spec.names, setup.train_data
   masks = np.stack([rows.split.recorded & batches.train_mask(rows, s) for s in rows.seeds])
   lacks = 1 - masks.mean(axis=(0, 1))
-  splits = {"train": setup.rows.split, "valid": setup.valid, "test": test_split}
+  splits = {"train": setup.train_data.split, "valid": setup.valid_data, "test": test_split}
   groups = setup.dataset.groups.items()
   return {
     "rows": {name: len(split.id) for name, split in splits.items()},
     "groups": {name: len(np.unique(group)) for name, group in groups},
-    "labelled": setup.rows.labelled.sum(axis=1).tolist(),
+    "labelled": setup.train_data.labelled.sum(axis=1).tolist(),
     "missing": dict(zip(names, lacks.tolist(), strict=True)),
     "empty": float((~masks.any(axis=2)).mean()),
   }
@@ -90,7 +91,7 @@ def add_evaluation(
     mask_files.export_masks(masks, kept, split.id, protocol, setup.spec.names)
   lines, seeds = [], setup.experiment.seeds
   for trained in variants:
-    values, name = np.asarray(trained.predicts(split)), trained.variant.text
+    values, name = np.asarray(trained.predict(split)), trained.name
     lines += measure_variant(setup, name, values, seeds, split, split_name, conditions)
   lines += measure_best_constant(setup, split, split_name, conditions, pooled=False)
   path = folder / "results.jsonl"
@@ -116,7 +117,7 @@ def measure_variant(
   """The lines of the variant `name` under `conditions`, from logits f[S, P, N, C]."""
   key = line_key(setup, name, split_name)
   measured = predict.result_lines(
-    setup.spec.task, logits, split, conditions, seeds, setup.config["metrics"]
+    setup.spec.task, logits, split, conditions, seeds, setup.experiment.metrics
   )
   return [key | line for line in measured]
 
@@ -138,7 +139,7 @@ def measure_pooled(
         split,
         table[patterns],
         seeds,
-        setup.config["metrics"],
+        setup.experiment.metrics,
       )
       lines += [key | {"pattern": None, "protocol": protocol} | line for line in found]
   return lines
@@ -182,7 +183,7 @@ def measure_best_constant(
 
 def train_mask_hash(setup: Setup, seed: int) -> str:
   """Names what training may see of every row (in its first epoch)."""
-  rows = setup.rows
+  rows = setup.train_data
   mask = rows.split.recorded & batches.train_mask(rows, seed)
   return mask_files.mask_hash(mask, rows.split.id)
 
@@ -193,24 +194,24 @@ def line_key(setup: Setup, name: str, split: str) -> dict:
     "method": name,
     "dataset": setup.dataset.name,
     "split": split,
-    "label_rate": setup.config["label_rate"],
-    "train_protocol": str(setup.experiment.protocol),
+    "label_rate": setup.experiment.label_rate,
+    "train_protocol": str(setup.experiment.train_protocol),
   }
 
 
 def validation_lines(setup: Setup, trained: TrainedVariant) -> list[dict]:
   """The score on validation by which the step of each seed was chosen."""
   name, sign = metrics.primary_metric(setup.spec.task)
-  valid = setup.valid
+  valid = setup.valid_data
   chosen = {"all": "mean over patterns", "full": "full pattern"}
-  key = line_key(setup, trained.variant.text, "valid") | {
+  key = line_key(setup, trained.name, "valid") | {
     "protocol": chosen[setup.experiment.train.select_on],
     "mask_hash": mask_files.mask_hash(valid.recorded, valid.id),
     "pattern": None,
     "metric": name,
     "n": len(valid.id),
   }
-  per_seed = zip(setup.experiment.seeds, trained.score, trained.at, strict=True)
+  per_seed = zip(setup.experiment.seeds, trained.best_score, trained.best_step, strict=True)
   return [
     key
     | {
@@ -230,8 +231,8 @@ def compare_with_baseline(
   and each one."""
   if len(variants) < 2:
     return []
-  method, table = variants[0].variant.text, np.array(setup.patterns)
-  best = best_baseline(method, {t.variant.text: float(np.mean(t.score)) for t in variants})
+  method, table = variants[0].name, np.array(setup.patterns)
+  best = best_baseline(method, {t.name: float(np.mean(t.best_score)) for t in variants})
   means = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   for p, pattern in enumerate(setup.patterns):
     name = missing.pattern_name(pattern, setup.spec.names)

@@ -1,131 +1,120 @@
-"""One experiment: a method and its baselines, seeds, one run directory, one table."""
+"""Runs one experiment: a method and its baselines, several seeds, one folder, one table."""
 
 import contextlib
+import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-
-import jax
+from typing import Any
 
 from promise_jax import files, missing
 from promise_jax.devices import distributed
-from promise_jax.experiments import results as experiment_results
-from promise_jax.experiments import run_dir, train_variant
-from promise_jax.experiments.config import CONSTANT_VARIANT
+from promise_jax.experiments import results, run_dir
+from promise_jax.experiments.experiment import parse_experiment
+from promise_jax.experiments.setup import Setup, set_up
+from promise_jax.experiments.train_variant import TrainedVariant, train_variant
 from promise_jax.training import checkpoint, loop
 
 
-def run_experiment(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
+def run_experiment(
+  config: Mapping[str, Any], folder: Path, *, show: Callable[[str], None] = print
+) -> str:
   """Trains, tests and reports; returns the table.
 
-  Resumes where `folder` holds an unfinished run of this config; a finished one is only
-  shown. Raises ValueError, with nothing written, for what does not fit, and
-  `train.Stopped` after Ctrl-C or SIGTERM. Of several processes all train, and the first
-  alone writes and shows; the table of the others is empty.
+  Continues an unfinished run of the same config in `folder`, and only shows a finished one.
+  With several processes all of them train; the primary one writes and shows, and the others
+  return "".
+
+  Raises:
+    ValueError: something does not fit; nothing has been written.
+    loop.TrainingInterrupted: stopped by Ctrl-C or SIGTERM; all is saved.
   """
-  first, together = distributed.is_primary(), distributed.run_on_all_processes
-  together(lambda: run_dir.check_config(folder, config), first)
-  show = show if first else lambda text: None
-  if distributed.all_processes_max(first and (folder / "results.jsonl").exists()):
-    show(f"{folder} is finished; nothing was trained.")
-    return experiment_results.render_console(folder) if first else ""
-  setup = together(lambda: prepare_run(config, folder))
-  for line in setup.dataset.notes:
-    show(line)
-  with run_dir.open_run(folder, config):
-    if first:
+  experiment = parse_experiment(config)
+  primary, on_all_processes = distributed.is_primary(), distributed.run_on_all_processes
+  on_all_processes(lambda: run_dir.check_folder(folder, experiment), primary)
+  if distributed.all_processes_max(int(primary and run_dir.is_finished(folder))):
+    if primary:
+      show(f"{folder} is finished; nothing was trained.")
+    return results.render_console(folder) if primary else ""
+  setup = on_all_processes(lambda: set_up(experiment, folder))
+  with run_dir.open_run(folder, experiment):
+    if primary:
+      for note in setup.dataset.notes:
+        show(note)
       files.write_json(folder / "spec.json", run_dir.spec_to_json(setup.spec))
-    trained = train_variants(setup, folder, show if first else None)
-    end = experiment_results.write_test_results if first else predict_along
-    together(functools.partial(end, setup, trained, folder))
-  return experiment_results.render_console(folder) if first else ""
-
-
-def prepare_run(config: dict, folder: Path) -> train_variant.Setup:
-  """What all variants share; ValueError, before anything is written, for what does not
-  fit."""
-  setup = train_variant.setup_run(config)
-  for variant in setup.experiment.variants:
-    train_variant.plan_variant_init(setup, variant, folder)
-  return setup
+    trained = train_variants(setup, folder, show if primary else None)
+    # All processes must join the predictions; the primary one makes the tables of them.
+    finish = results.write_test_results if primary else predict_test
+    on_all_processes(functools.partial(finish, setup, trained, folder))
+  return results.render_console(folder) if primary else ""
 
 
 def train_variants(
-  setup: train_variant.Setup, folder: Path, show: Callable[[str], None] | None
-) -> list[train_variant.TrainedVariant]:
-  """Every variant; asked to stop, raises `train.Stopped` when what is trained is saved.
-  Before and after, a signal ends the process as it does by default."""
+  setup: Setup, folder: Path, show: Callable[[str], None] | None
+) -> list[TrainedVariant]:
+  """Trains every variant. Raises `TrainingInterrupted`, with all saved, on a signal."""
   trained = []
   with stop_signals() as stop:
-    for variant in setup.experiment.variants:
-      trained.append(train_variant.train_variant(setup, variant, folder, stop, show))
+    for variant in setup.variants:
+      trained.append(train_variant(setup, variant, folder, stop=stop, show=show))
       if number := stop():
         raise loop.TrainingInterrupted(setup.experiment.train.steps, number)
   return trained
 
 
-def predict_along(
-  setup: train_variant.Setup, trained: list[train_variant.TrainedVariant], folder: Path
-) -> None:
-  """The part of `outcome.test` that every process has to join: the predictions."""
+def predict_test(setup: Setup, trained: list[TrainedVariant], folder: Path) -> None:
+  """The part of `write_test_results` that needs all processes."""
   del folder
-  for one in trained:
-    one.predicts(setup.dataset.split("test"))
+  for variant in trained:
+    variant.predict(setup.dataset.split("test"))
 
 
 def evaluate_run(
   folder: Path, protocol: str, split: str = "test", masks: Path | None = None
 ) -> str:
-  """A finished run under another protocol; returns a table, variants x metrics.
+  """Evaluates a finished run under another protocol; returns a table, variants x metrics.
 
-  Its lines join results.jsonl, in place of earlier ones of this protocol and split;
-  `masks` names a file for the mask table. Raises ValueError for what does not fit.
+  The lines join results.jsonl, in place of earlier ones of this protocol and split. `masks`
+  names a file to write the mask table to.
+
+  Raises:
+    ValueError: no finished run, or no such protocol or split.
   """
   chosen = missing.parse_protocol(protocol)
-  config = fit_to_devices(run_dir.read_config(folder)["config"])
-  if not (folder / "results.jsonl").exists():
+  experiment = parse_experiment(run_dir.read_config(folder))
+  if not run_dir.is_finished(folder):
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
-  setup = train_variant.setup_run(config)
-  for variant in setup.experiment.variants:
-    path = checkpoint.variant_folder(folder, variant.folder)
-    if (
-      variant.method != CONSTANT_VARIANT and not (path / str(setup.experiment.train.steps)).is_dir()
-    ):
-      raise ValueError(f"{path} is not complete, the parameters of {variant.text} are gone")
+  # The devices here need not be those that the run was trained on.
+  train = dataclasses.replace(experiment.train, seed_devices=1)
+  setup = set_up(dataclasses.replace(experiment, train=train), folder)
+  for variant in setup.variants:
+    steps = checkpoint.saved_steps(variant.checkpoints)
+    if variant.method and train.steps not in steps:
+      raise ValueError(f"{variant.checkpoints} is incomplete, the parameters are gone")
   if split not in setup.dataset.splits:
     raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
-  with run_dir.open_run(folder, config):
-    trained = [
-      train_variant.train_variant(setup, a, folder, show=None) for a in setup.experiment.variants
-    ]
-    return experiment_results.add_evaluation(setup, trained, folder, chosen, split, masks)
-
-
-def fit_to_devices(config: dict) -> dict:
-  """The config of a run, in one group of devices where those that it was trained with
-  do not fit the devices there are."""
-  groups = config["train"].get("seed_devices", 1)
-  if jax.device_count() % groups == 0:
-    return config
-  return config | {"train": config["train"] | {"seed_devices": 1}}
+  with run_dir.open_run(folder, experiment):
+    trained = [train_variant(setup, v, folder, show=None) for v in setup.variants]
+    return results.add_evaluation(setup, trained, folder, chosen, split, masks)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-  """Turns the first Ctrl-C or SIGTERM, to any of the processes, into a question that
-  `fit` asks within a call (0: go on, else the signal); a second Ctrl-C interrupts at
-  once."""
-  asked = []
+  """A function that returns the signal, Ctrl-C or SIGTERM, that any process has got, or 0.
 
-  def ask(number, frame):
+  The second Ctrl-C interrupts at once. All processes must call the function.
+  """
+  received = []
+
+  def receive(number, frame):
     del frame
-    asked.append(number)
+    received.append(number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-  before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+  before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
-    yield lambda: distributed.all_processes_max(asked[0] if asked else 0)
+    yield lambda: distributed.all_processes_max(received[0] if received else 0)
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -1,84 +1,77 @@
-"""The folder of one run: whose it is, what is in it, and that only one process writes.
+"""The folder of one run: which config it belongs to, and that one process writes into it.
 
 config.json      the config, the versions, the device, the commit
 spec.json        what the data are, for whoever reads a checkpoint later
-checkpoints/     one folder a variant
+checkpoints/     a folder for each variant
 init.json        what variants took over from `init_from`, and what not and why
-metrics.jsonl    a line a seed and call of `train.eval_every` steps
+metrics.jsonl    a line a seed and validation
 predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
-rows.json        how many rows and groups every split has, how many are labelled, the
-                 part of the train rows that lack each modality, and all of them
-comparison.json  the method against its best control, with intervals and verdicts
+rows.json        rows, groups and labels of every split, and how much is missing
+comparison.json  the method against its best baseline, with intervals and verdicts
 speed.jsonl      a line a variant: compile time, rate, peak memory so far
 report.html      all of it, to look at
-results.jsonl    a line a (method, pattern or protocol, metric, seed); written last,
+results.jsonl    a line a (variant, pattern or protocol, metric, seed); it is written last,
                  so that a run which has it is finished
 """
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from promise_jax import files
-from promise_jax.data import prefetch
 from promise_jax.devices import distributed
+from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
+from promise_jax.experiments.experiment import Experiment
 from promise_jax.types import Modality, Spec, Task
 
-# Who reads streamed rows (`data.ahead`), and which devices train which seeds, decides
-# nothing: a run may go on with others.
-PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()
-NOT_HASHED = (*(f"data.{name}" for name in PREFETCH_OPTIONS), "train.seed_devices")
+# Fields that cannot change a result: a run may continue with other ones.
+NEUTRAL_FIELDS = (*(f"data.{name}" for name in PREFETCH_OPTIONS), "train.seed_devices")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def config_hash(config: dict) -> str:
-  """Eight hex digits that name a config, the same whatever its `FREE` fields are."""
-  text = json.dumps(drop_neutral_fields(config), sort_keys=True)
+def result_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a config, or of a comparison of several, that can change a result."""
+  return {k: v for k, v in flatten(config).items() if not k.endswith(NEUTRAL_FIELDS)}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+  """A short name of a config. Fields that cannot change a result do not change it."""
+  text = json.dumps(result_fields(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def drop_neutral_fields(config: dict) -> dict:
-  """The config, or one of several experiments, with what is `FREE` as it is by
-  default."""
-  found = {k: drop_neutral_fields(v) if isinstance(v, dict) else v for k, v in config.items()}
-  found.pop("seed_devices", None)
-  if "data" in found:
-    own = {k: v for k, v in PREFETCH_OPTIONS.items() if k in found["data"]}
-    found["data"] = found["data"] | own
-  return found
-
-
 @contextlib.contextmanager
-def open_run(folder: Path, config: dict) -> Iterator[Path]:
-  """The folder, made or found, locked while the context lasts; of several processes of
-  one run the first locks it and writes for all.
+def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
+  """Makes or opens the folder of a run and locks it while the context lasts.
 
-  Raises ValueError if another config made it (the fields that differ are listed), if
-  it holds something else, if another run has it open, or if one of the processes does
-  not see it or has another config.
+  Of several processes the primary one holds the lock.
+
+  Raises:
+    ValueError: another config made the folder, it holds something else, another process
+      has it open, or not all processes of this run see it.
   """
   with contextlib.ExitStack() as stack:
-    enter = functools.partial(stack.enter_context, lock_folder(folder, config))
-    distributed.run_on_all_processes(enter, distributed.is_primary())
+    distributed.run_on_all_processes(
+      lambda: stack.enter_context(lock_folder(folder, experiment)), distributed.is_primary()
+    )
     distributed.wait_until_equal(lambda: int((folder / "config.json").exists()))
-    distributed.run_on_all_processes(functools.partial(check_config, folder, config))
-    yield folder
+    distributed.run_on_all_processes(lambda: check_folder(folder, experiment))
+    yield
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, config: dict) -> Iterator[None]:
-  """`opened` for the process that writes."""
-  check_config(folder, config)
+def lock_folder(folder: Path, experiment: Experiment) -> Iterator[None]:
+  """Locks the folder and writes config.json where there is none."""
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / "lock", "a") as lock:
     try:
@@ -86,43 +79,44 @@ def lock_folder(folder: Path, config: dict) -> Iterator[None]:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise ValueError(f"{folder} is in use by another process") from None
-    # Another process may have made the folder its own since the first look.
-    check_config(folder, config)
     if not (folder / "config.json").exists():
-      files.write_json(folder / "config.json", {"config": config, **provenance()})
+      content = {"config": experiment.config, **provenance()}
+      files.write_json(folder / "config.json", content)
     yield
 
 
-def check_config(folder: Path, config: dict) -> None:
-  """Raises ValueError unless `folder` is free for `config` or was made with it, but for
-  the fields that are `FREE`."""
+def check_folder(folder: Path, experiment: Experiment) -> None:
+  """Raises ValueError unless `folder` is free or belongs to this experiment."""
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"workdir {folder} is a file, a folder is needed")
   if not (folder / "config.json").exists():
-    foreign = sorted(p.name for p in folder.glob("*") if not is_unfinished_name(p.name))
+    # A start that was cut short leaves these two.
+    foreign = [
+      p.name
+      for p in folder.glob("*")
+      if p.name != "lock" and not p.name.startswith(".config.json.")
+    ]
     if foreign:
-      raise ValueError(
-        f"workdir {folder} is not empty and not a run: it holds {', '.join(foreign[:5])}"
-      )
+      some = ", ".join(sorted(foreign)[:5])
+      raise ValueError(f"workdir {folder} is not empty and not a run: it holds {some}")
     return
-  found = read_config(folder)["config"]
-  before, now = flatten(found), flatten(config)
+  before, now = result_fields(read_config(folder)), result_fields(experiment.config)
   changed = [
-    f"{k} was {before.get(k)!r}, is {now.get(k)!r}"
-    for k in sorted((before.keys() | now.keys()) - set(NOT_HASHED))
-    if before.get(k) != now.get(k)
+    f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
+    for field in sorted(before.keys() | now.keys())
+    if before.get(field) != now.get(field)
   ]
   if changed:
     raise ValueError(f"workdir {folder} belongs to another config: {'; '.join(changed)}")
 
 
-def is_unfinished_name(name: str) -> bool:
-  """Whether a start that was cut short can have left a file of this name."""
-  return name == "lock" or name.startswith(".config.json.")
+def is_finished(folder: Path) -> bool:
+  """Whether the run in `folder` has its results."""
+  return (folder / "results.jsonl").exists()
 
 
-def read_config(folder: Path) -> dict:
-  """config.json of a run; ValueError where there is none or it cannot be read."""
+def read_config(folder: Path) -> dict[str, Any]:
+  """The config of the run in `folder`. ValueError if it is no run or damaged."""
   path = folder / "config.json"
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -132,40 +126,30 @@ def read_config(folder: Path) -> dict:
     raise ValueError(f"{path} is damaged: {error}") from None
   if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
     raise ValueError(f"{folder} is not a run: its config.json is of something else")
-  return found
+  return found["config"]
 
 
-def flatten(config: dict, prefix: str = "") -> dict:
-  """{"train.optim.lr": 0.001, ...}; tuples as lists, as JSON has them."""
-  out = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      out |= flatten(value, f"{prefix}{key}.")
-    else:
-      out[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return out
-
-
-def provenance() -> dict:
+def provenance() -> dict[str, Any]:
   """What produced the numbers: versions, device, commit of the library."""
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-  versions["python"] = platform.python_version()
   device = jax.devices()[0]
   return {
-    "versions": versions,
+    "versions": versions | {"python": platform.python_version()},
     "device": {
       "platform": device.platform,
       "kind": device.device_kind,
       "count": jax.device_count(),
     },
     "processes": jax.process_count(),
-    "commit": commit(),
+    "commit": find_commit(),
   }
 
 
-def commit() -> str | None:
-  """The commit of the checkout that this library is part of, "-dirty" if it differs;
-  null where it is part of none."""
+def find_commit() -> str | None:
+  """The commit of the checkout that this library is part of, "-dirty" if it differs.
+
+  None where it is part of none, as in an installed wheel.
+  """
   here = Path(__file__)
 
   def git(*words: str) -> str | None:
@@ -178,12 +162,11 @@ def commit() -> str | None:
 
   if git("ls-files", "--error-unmatch", here.name) is None:
     return None
-  changed = git("status", "--porcelain", "--untracked-files=no")
   head = git("rev-parse", "HEAD")
-  return f"{head}-dirty" if changed else head
+  return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no") else head
 
 
-def spec_to_json(spec: Spec) -> dict:
+def spec_to_json(spec: Spec) -> dict[str, Any]:
   """The spec as plain values; `spec_from_json` reads it back exactly."""
   scale = {n: [a.tolist(), b.tolist()] for n, (a, b) in spec.standardise.items()}
   return {
@@ -194,7 +177,7 @@ def spec_to_json(spec: Spec) -> dict:
   }
 
 
-def spec_from_json(value: dict) -> Spec:
+def spec_from_json(value: dict[str, Any]) -> Spec:
   """The spec that `spec_to_json` wrote."""
   modalities = tuple(Modality(**(m | {"shape": tuple(m["shape"])})) for m in value["modalities"])
   task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))

@@ -1,0 +1,1 @@
+"""The command line `promise-jax`, one file a command. Nothing else imports it."""

@@ -1,0 +1,131 @@
+"""Config files by name or path, and the settings that the command line changes in them."""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import promise_jax
+from promise_jax.cli import old_names
+from promise_jax.cli.errors import UsageError
+
+PACKAGE = Path(promise_jax.__file__).resolve().parent
+
+
+def add_config_arguments(parser, example: str) -> None:
+  """Adds --config and --workdir, and explains --config.FIELD."""
+  parser.add_argument(
+    "--config",
+    metavar="NAME[:key=value,...]",
+    help=f"name or path of a config file, as {example}; settings may follow a colon",
+  )
+  parser.add_argument(
+    "--config.FIELD",
+    metavar="VALUE",
+    help="changes any setting of the config, as --config.train.steps=800; "
+    "`promise-jax list settings` shows all with their defaults",
+  )
+  parser.add_argument(
+    "--workdir", metavar="DIR", help="folder of the run (default: runs/NAME-<hash of the config>)"
+  )
+
+
+def config_folder() -> Path:
+  """Where the configs of this project are: in a wheel inside the package, else beside it."""
+  inside = PACKAGE / "configs"
+  return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def config_names() -> dict[str, Path]:
+  """{"robult": path, "results/robult": path, ...} of the configs of this project."""
+  folder = config_folder()
+  paths = [p for p in folder.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
+  paths.sort(key=lambda p: (len(p.parts), p))
+  return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
+
+
+def find_config(name: str) -> Path:
+  """The config file that `name` means. UsageError if there is none."""
+  path = Path(name).expanduser()
+  if path.is_file():
+    return path
+  known = config_names()
+  short = name.removesuffix(".py").removeprefix("configs/")
+  if short in known:
+    return known[short]
+  raise UsageError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
+
+
+def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], example: str):
+  """Loads a config file and applies the settings of the command line.
+
+  Args:
+    flag: value of --config, a name or path with `key=value,...` after a colon.
+    overrides: (field, value) of every --config.FIELD=VALUE.
+    example: a config to name where `flag` is missing.
+
+  Returns:
+    The config as a dict, and the name of its file.
+
+  Raises:
+    UsageError: no such config or field, or a value of another type.
+  """
+  if not flag:
+    raise UsageError(f"--config is missing, for instance --config {example}")
+  name, _, arguments = flag.partition(":")
+  path = find_config(name)
+  spec = importlib.util.spec_from_file_location("promise_jax_config", path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(old_names.rename_arguments(arguments))
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+  kinds = []
+  for field, value in overrides:
+    if match := re.fullmatch(r"kinds\.(\w+)", field):
+      # The names of modalities are known only when the data are read.
+      kinds.append(f"{match[1]}={value}")
+    else:
+      set_field(config, *old_names.rename_override(field, value))
+  if kinds:
+    set_field(config, "data.kinds", ",".join(kinds))
+  return config.to_dict(), path.stem
+
+
+def set_field(config, field: str, text: str | None) -> None:
+  """Sets `field`, as "train.optim.lr", of a ConfigDict to `text`, as its type reads it."""
+  from promise_jax.experiments.config import convert_value
+
+  *parents, last = field.split(".")
+  section = config
+  for name in parents:
+    section = section[name] if is_section(section) and name in section else {}
+  if last not in section:
+    raise UsageError(f"the config has no field {field!r}{suggest_field(config, last)}")
+  default = section[last]
+  if is_section(default):
+    raise UsageError(f"{field} is a group of settings: {', '.join(default)}")
+  if text is None and not isinstance(default, bool):
+    raise UsageError(f"--config.{field} needs a value")
+  try:
+    section[last] = convert_value(field, "true" if text is None else text, default)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+
+
+def suggest_field(config, last: str) -> str:
+  """Which field was meant by one that ends in `last`, as a piece of a sentence."""
+  from promise_jax.experiments.config import flatten
+
+  fields = list(flatten(config.to_dict()))
+  same = [f for f in fields if f.rpartition(".")[2] == last]
+  near = difflib.get_close_matches(last, {f.rpartition(".")[2]: None for f in fields}, 1)
+  same = same or [f for f in fields if f.rpartition(".")[2] in near]
+  return f"; did you mean {' or '.join(f'--config.{f}' for f in same[:3])}?" if same else ""
+
+
+def is_section(value) -> bool:
+  """Whether a value of a ConfigDict is a group of fields."""
+  return hasattr(value, "items")

@@ -1,0 +1,93 @@
+"""From exceptions to exit codes: a mistake of the user is one sentence, a bug a traceback."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import promise_jax
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+RESUME = "the same command continues from the last checkpoint"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UsageError(ValueError):
+  """A mistake in the command line or in a config file."""
+
+
+def exit_code(command: Callable[[], None]) -> int:
+  """Runs `command`; prints what went wrong, if anything, and returns the exit code."""
+  try:
+    command()
+  except KeyboardInterrupt:
+    return exit_process(INTERRUPTED)
+  except Exception as error:
+    return report(error)
+  return 0
+
+
+def report(error: Exception) -> int:
+  """Prints `error` and returns its exit code; raises it again if it is a bug."""
+  if is_user_error(error):  # the usual case; the rest needs modules that import JAX
+    print_error(error)
+    return BAD_INPUT
+  import jax
+
+  from promise_jax.devices import distributed
+  from promise_jax.training import checkpoint, loop
+
+  if isinstance(error, loop.TrainingInterrupted):
+    if distributed.is_primary():
+      print(f"\n{error}; the same command goes on from there.")
+    # Whoever sends SIGTERM starts the command again: that is no failure.
+    return 0 if error.signal == signal.SIGTERM else INTERRUPTED
+  if isinstance(error, FloatingPointError):
+    print_error(error)
+    return FAILED
+  if isinstance(error, checkpoint.NotSaved) or getattr(error, "errno", None) in DISK_FULL:
+    print_error(f"{error}; {RESUME}")
+    return exit_process(FAILED)
+  if not distributed.is_multiprocess():
+    raise error
+  traceback.print_exception(error)
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    out_of_memory = "RESOURCE_EXHAUSTED" in str(error)
+    reason = "a device has no memory left; train.batch_size may be too large for it"
+    print_error(reason if out_of_memory else f"another process may have ended; {RESUME}")
+  return exit_process(FAILED)
+
+
+def print_error(error: Exception | str) -> None:
+  print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def exit_process(code: int) -> int:
+  """Returns `code`; as one of several processes, ends at once instead.
+
+  The others may be waiting for this process in the middle of a step. They notice when it
+  is gone, but not while it waits for them in a clean exit.
+  """
+  jax = sys.modules.get("jax")
+  if jax is None or jax.process_count() == 1:
+    return code
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def is_user_error(error: Exception) -> bool:
+  """Whether this project raised a ValueError about its input, or a file cannot be opened.
+
+  A ValueError from JAX or NumPy is a bug of ours, and its traceback is wanted.
+  """
+  if isinstance(error, UsageError | FileNotFoundError | PermissionError | IsADirectoryError):
+    return True
+  frame = error.__traceback__
+  while frame.tb_next:
+    frame = frame.tb_next
+  file = Path(frame.tb_frame.f_code.co_filename).resolve()
+  return isinstance(error, ValueError) and Path(promise_jax.__file__).parent in file.parents

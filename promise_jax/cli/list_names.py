@@ -1,0 +1,95 @@
+"""List methods, data sets, protocols, metrics, configs or settings, a line each.
+
+examples:
+  promise-jax list methods
+  promise-jax list settings
+"""
+
+import ast
+import importlib
+import re
+
+from promise_jax.cli import configs
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument("kind", choices=KINDS, help="what to list: " + ", ".join(KINDS))
+
+
+def run(args) -> None:
+  lines = KINDS[args.kind]()
+  width = max(map(len, lines))
+  for name, text in lines.items():
+    print(f"{name:<{width}}  {text}".rstrip())
+
+
+def list_methods() -> dict[str, str]:
+  from promise_jax import methods
+  from promise_jax.methods import constant
+
+  modules = {
+    name: importlib.import_module(f"promise_jax.methods.{name}") for name in methods.METHODS
+  }
+  modules["majority"] = constant
+  return {name: first_line(module.__doc__) for name, module in modules.items()}
+
+
+def list_datasets() -> dict[str, str]:
+  """Built-in sets by the heading of their card, then those made of the user's own files."""
+  from promise_jax.data import loading
+  from promise_jax.data.builtin import builders, fashion, synthetic
+
+  lines = {}
+  for name in loading.BUILTIN:
+    card = builders.EMBEDDED / f"{name}.md"
+    heading = first_line(card.read_text("utf-8")) if card.exists() else ""
+    lines[name] = heading.removeprefix(f"# {name}: ") or first_line(synthetic.synthetic.__doc__)
+  lines[loading.FASHION] = first_line(fashion.__doc__)
+  lines |= dict.fromkeys(loading.MANUAL_DOWNLOADS, "a file of yours in the manual folder of tfds")
+  return lines | {"FILE.npz, FILE.pkl, FOLDER": "your own data, see the documentation"}
+
+
+def list_protocols() -> dict[str, str]:
+  from promise_jax import missing
+
+  lines = {}
+  for kind, (rates, keywords) in missing.FORMS.items():
+    # The docstring of Protocol has a paragraph for each kind: take its first clause.
+    text = re.search(
+      rf"^ +{kind}  +(.+?)(?= \(|[.;:]\s|\n *\n)", missing.Protocol.__doc__, re.M | re.S
+    )[1]
+    lines[kind] = f"{' '.join(text.split())} [{rates}; {', '.join(keywords)}]"
+  return lines
+
+
+def list_metrics() -> dict[str, str]:
+  from promise_jax.evaluation import metrics
+
+  found = {m.__name__: m for known in metrics.KNOWN.values() for m in known}
+  return {name: first_line(metric.__doc__) for name, metric in found.items()}
+
+
+def list_configs() -> dict[str, str]:
+  sources = {name: path.read_text("utf-8") for name, path in configs.config_names().items()}
+  return {name: first_line(ast.get_docstring(ast.parse(x))) for name, x in sources.items()}
+
+
+def list_settings() -> dict[str, str]:
+  from promise_jax.experiments import config
+
+  default = config.default_config(method="robult", dataset="mfeat", label_rate=0.05)
+  return {f"--config.{k}": f"{v!r}" for k, v in config.flatten(default.to_dict()).items()}
+
+
+def first_line(text: str | None) -> str:
+  return (text or "").strip().partition("\n")[0]
+
+
+KINDS = {
+  "methods": list_methods,
+  "datasets": list_datasets,
+  "protocols": list_protocols,
+  "metrics": list_metrics,
+  "configs": list_configs,
+  "settings": list_settings,
+}

@@ -1,0 +1,103 @@
+"""The command `promise-jax`; the scripts in launch/ are doors to the same code."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from promise_jax.cli import benchmark, compare, evaluate, list_names, train
+from promise_jax.cli.errors import exit_code
+
+COMMANDS = {
+  "train": train,
+  "evaluate": evaluate,
+  "compare": compare,
+  "list": list_names,
+  "benchmark": benchmark,
+}
+
+
+class Parser(argparse.ArgumentParser):
+  """An argparse parser whose errors are exceptions, so that they are printed in one line."""
+
+  def error(self, message: str):
+    raise ValueError(f"{message}; {self.prog} --help lists what there is")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+  """Keeps the line breaks of a docstring and appends every default."""
+
+  def _get_help_string(self, action):
+    shown = action.option_strings and action.default not in (None, argparse.SUPPRESS)
+    return f"{action.help} (default: {action.default})" if shown else action.help
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The parser of all commands. Takes no import of JAX."""
+  parser = Parser(
+    prog="promise-jax",
+    description="Multimodal learning with missing modalities and few labels.",
+    epilog="example:\n  promise-jax train --config robult:preset=tiny\n\n"
+    "promise-jax COMMAND --help describes one command.",
+    formatter_class=HelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+  for name, module in COMMANDS.items():
+    summary, _, rest = module.__doc__.partition("\n")
+    command = commands.add_parser(
+      name,
+      help=summary,
+      description=f"{summary}\n{rest}",
+      formatter_class=HelpFormatter,
+      allow_abbrev=False,
+    )
+    module.add_arguments(command)
+  return parser
+
+
+def run(words: Sequence[str]) -> None:
+  """Parses the command line and runs its command."""
+  # Flags may start with one dash, as absl allowed.
+  words = [re.sub(r"^-(?=[a-z]{2})", "--", word) for word in words]
+  words, overrides = split_overrides(words)
+  args = make_parser().parse_args(words)
+  module = COMMANDS[args.command]
+  if hasattr(module, "run_with_config"):
+    module.run_with_config(args, overrides)
+  elif overrides:
+    raise ValueError(f"{args.command} takes no --config.{overrides[0][0]}")
+  else:
+    module.run(args)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+  """Separates --config.FIELD=VALUE, whose names only the config knows.
+
+  Returns:
+    The other words, and pairs (field, value); the value of a bare --config.FIELD is None.
+  """
+  rest, overrides = [], []
+  words = list(words)
+  while words:
+    word = words.pop(0)
+    match = re.fullmatch(r"--(no)?config\.([^=]+)(?:=(.*))?", word, re.DOTALL)
+    if not match:
+      rest.append(word)
+      continue
+    value = match[3]
+    if match[1]:
+      value = "false"
+    elif value is None and words and not words[0].startswith("--"):
+      value = words.pop(0)
+    overrides.append((match[2], value))
+  return rest, overrides
+
+
+def main(words: Sequence[str] | None = None) -> int:
+  """Runs the command line `words` (default: that of this process); returns the exit code.
+
+  0: done, or stopped by SIGTERM with everything saved. 1: training failed. 2: a mistake in
+  the command line, a config or a file, told in one sentence. 130: stopped by Ctrl-C.
+  """
+  return exit_code(lambda: run(sys.argv[1:] if words is None else words))

@@ -1,0 +1,52 @@
+"""Names of version 0.1 that the command line still takes, with a note of the new one."""
+
+import re
+
+FIELDS = {
+  "controls": "baselines",
+  "init_only": "init_filter",
+  "train.every": "train.eval_every",
+  "train.batch": "train.batch_size",
+  "train.select": "train.select_on",
+  "train.replicate": "train.seed_parallelism",
+  "train.seed_groups": "train.seed_devices",
+}
+# {method: {setting: setting}}, where only the name changed.
+SETTINGS: dict[str, dict[str, str]] = {}
+
+
+def rename_arguments(text: str) -> str:
+  """`key=value,...` after the colon of --config, with today's names."""
+  text = re.sub(r"(^|,)(\w+)=(?![^(]*\))", lambda m: f"{m[1]}{rename(m[2], FIELDS)}=", text)
+  return rename_variants(text)
+
+
+def rename_override(field: str, value: str | None) -> tuple[str, str | None]:
+  """The field and value of --config.FIELD=VALUE, with today's names."""
+  *parents, last = field.split(".")
+  if parents and parents[-1] in SETTINGS:
+    last = rename(last, SETTINGS[parents[-1]])
+  # A comparison has the same fields in each of its runs: runs.NAME.train.every.
+  for count in (2, 1):
+    tail = ".".join([*parents, last][-count:])
+    if tail in FIELDS:
+      return ".".join([*[*parents, last][:-count], rename(tail, FIELDS)]), value
+  return ".".join([*parents, last]), value and rename_variants(value)
+
+
+def rename_variants(text: str) -> str:
+  """Settings in parentheses behind a method, as in "fusion(absent=zeros)"."""
+
+  def one(match):
+    names = SETTINGS.get(match[1], {})
+    inside = re.sub(r"(^|,)(\w+)=", lambda m: f"{m[1]}{rename(m[2], names)}=", match[2])
+    return f"{match[1]}({inside})"
+
+  return re.sub(r"(\w+)\(([^()]*)\)", one, text)
+
+
+def rename(name: str, names: dict[str, str]) -> str:
+  """Today's name, with a note where it is another."""
+  if name in names:
+    print(f"note: {name} is now called {names[name]}")
+  return names.get(name, name)

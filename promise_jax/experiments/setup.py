@@ -1,0 +1,111 @@
+"""`Setup`: what all variants of an experiment share, loaded and checked before training.
+
+Every variant sees the same rows, label subsets, masks and number of steps, and is selected
+on validation. None of them sees the test split.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool
+
+from promise_jax import data, methods, missing
+from promise_jax.data import batches, sampling
+from promise_jax.devices import mesh as devices_mesh
+from promise_jax.evaluation import metrics, predict
+from promise_jax.experiments import init_from
+from promise_jax.experiments.config import CONSTANT_VARIANT
+from promise_jax.experiments.experiment import DataConfig, Experiment
+from promise_jax.method import Method
+from promise_jax.nn import precision
+from promise_jax.training import checkpoint, loop
+from promise_jax.types import Pattern, Spec, Split
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """A variant that is ready to train."""
+
+  name: str
+  checkpoints: Path  # their folder
+  method: Method | None  # None: the constant predictor
+  init: init_from.InitPlan | None  # parameters to take over from another run
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """An experiment with its data and methods."""
+
+  experiment: Experiment
+  dataset: data.Dataset
+  spec: Spec  # of the data set, with the number of labelled rows
+  train_data: batches.TrainData
+  valid_data: Split
+  patterns: tuple[Pattern, ...]
+  mesh: Mesh
+  variants: tuple[Variant, ...]
+
+
+def set_up(experiment: Experiment, folder: Path) -> Setup:
+  """Loads the train and valid splits, builds every method and plans every initialisation.
+
+  Nothing is written into `folder`, the folder of the run.
+
+  Raises:
+    ValueError: data, protocols, methods and training that do not fit each other.
+  """
+  dataset = load_dataset(experiment.data)
+  train, valid = dataset.split("train"), dataset.split("valid")
+  masks = [labelled_mask(dataset, experiment.label_rate, seed) for seed in experiment.seeds]
+  labelled = np.stack(masks)
+  spec = dataset.spec._replace(num_labelled=int(labelled.sum(axis=1).max()))
+  train_data = batches.TrainData(
+    train, labelled, experiment.seeds, experiment.train_protocol, experiment.data.prefetch
+  )
+  # These raise, before anything is trained, for protocols and metrics that do not fit.
+  batches.train_mask(train_data, experiment.seeds[0])
+  predict.protocol_conditions(valid, experiment.test_protocols, "valid")
+  metrics.metrics_for(spec.task, experiment.metrics)
+  mesh = devices_mesh.make_mesh(None, experiment.train.seed_devices)
+  variants = []
+  for config in experiment.variants:
+    checkpoints, method, init = checkpoint.variant_folder(folder, config.folder), None, None
+    if config.method != CONSTANT_VARIANT:
+      method = methods.build_method(config.method, config.settings, spec)
+      method = precision.with_precision(method, experiment.precision)
+      loop.check_training(method, experiment.train, mesh, len(experiment.seeds))
+      if not checkpoint.has_checkpoint(checkpoints):
+        init = init_from.plan_init(experiment, config, method)
+    variants.append(Variant(config.name, checkpoints, method, init))
+  patterns = missing.all_patterns(len(spec.modalities))
+  return Setup(experiment, dataset, spec, train_data, valid, patterns, mesh, tuple(variants))
+
+
+def load_dataset(config: DataConfig) -> data.Dataset:
+  """The data set of an experiment. ValueError if it lacks a split."""
+  dataset = data.load(config.name, **config.options)
+  for name in SPLITS:
+    if name not in dataset.splits:
+      raise ValueError(
+        f"data set {dataset.name!r} has no {name} split, a run needs train, valid and "
+        f"test; its splits are {', '.join(dataset.splits)}"
+      )
+  return dataset
+
+
+def labelled_mask(dataset: data.Dataset, rate: float, seed: int) -> Bool[np.ndarray, " N"]:
+  """The train rows that keep their label.
+
+  Where rows come in groups (the segments of one recording), whole groups keep or lose it,
+  drawn by the label of their first row.
+  """
+  split, group = dataset.split("train"), dataset.group("train")
+  kind = dataset.spec.task.kind
+  if group is None:
+    return sampling.label_subset(split.label, kind, rate, seed, split.id)
+  ids, first, back = np.unique(group, return_index=True, return_inverse=True)
+  return sampling.label_subset(split.label[first], kind, rate, seed, ids)[back]
