@@ -15,11 +15,11 @@ from promise_jax.experiments import config as experiment_config
 
 LABEL_RATE = {"watch": 0.1}
 ABLATIONS = (
-  "robult(rec=0.0)",
-  "robult(lb=0.0)",
-  "robult(ulb=0.0)",
+  "robult(reconstruction_weight=0.0)",
+  "robult(labelled_weight=0.0)",
+  "robult(unlabelled_weight=0.0)",
   "robult(contrast=pucl)",
-  "robult(stop_s=false)",
+  "robult(detach_shared=false)",
   "robult(own_encoders=false)",
 )
 FUSION = (

@@ -1,20 +1,28 @@
-"""Latent reconstruction: what the private code must add to the shared one."""
+"""Latent reconstruction: makes a private code keep what the shared one leaves out."""
 
 import chex
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from promise_jax.types import Array, Average
+from promise_jax.types import Average
 
 
-def latent_reconstruction(decoded: Array, latent: Array, where: Array) -> Array:
-  """Squared error f[] of `decoded` f[B, H] against the detached `latent` f[B, H],
-  relative to the variance of `latent` over the rows `where` bool[B].
+def latent_reconstruction(
+  decoded: Float[Array, "B H"], latent: Float[Array, "B H"], where: Bool[Array, " B"]
+) -> Float[Array, ""]:
+  """Squared error of `decoded`, relative to the variance of `latent` over the rows.
 
-  Ours, reconstructed for Robult (Nguyen, Kamboj, Do, IJCAI 2025) from the variational
-  bound h(H | U, Z) <= E[-log q(H | U, Z)] with a Gaussian q of fixed variance. The
-  target is detached, else the encoder shrinks it; dividing by its variance makes the
-  weight free of scale. 0 where no row counts.
+  The latent gets no gradient, else the encoder would shrink it. Dividing by its variance
+  makes the weight of this loss free of scale: the mean as a guess costs 1.
+
+  Args:
+    decoded: latent codes rebuilt from others.
+    latent: the target.
+    where: rows that count; without any the loss is 0.
+
+  Source: ours, re-derived for Robult (Nguyen, Kamboj, Do, IJCAI 2025) from the bound
+  h(H | U, Z) <= E[-log q(H | U, Z)] with a Gaussian q of fixed variance.
   """
   chex.assert_rank((decoded, latent, where), (2, 2, 1))
   latent = jax.lax.stop_gradient(latent)
@@ -24,17 +32,3 @@ def latent_reconstruction(decoded: Array, latent: Array, where: Array) -> Array:
   variance = jnp.sum(jnp.square(latent - mean), where=rows) / (count * latent.shape[1])
   error = jnp.mean(jnp.square(jnp.where(rows, decoded - latent, 0)), axis=1)
   return Average.of(error, where).value / (variance + 1e-3)
-
-
-def cross_covariance(shared: Array, private: Array, where: Array) -> Array:
-  """Squared Frobenius norm f[] of the covariance of `shared` f[B, H] with `private`
-  f[B, D] over the rows `where` bool[B]: an optional penalty (ours, off by default).
-  """
-  rows = where[:, None]
-  count = jnp.maximum(jnp.sum(where), 1)
-
-  def centre(x):
-    mean = jnp.sum(x, axis=0, where=rows, keepdims=True) / count
-    return jnp.where(rows, x - mean, 0)
-
-  return jnp.sum(jnp.square(centre(shared).T @ centre(private) / count))

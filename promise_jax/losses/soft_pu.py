@@ -1,68 +1,85 @@
 """Soft positive-unlabelled weights: which rows of a batch share a class, in [0, 1].
 
-Reconstructed from the public reviews of an earlier version of Robult (a submission to
-ICLR 2025), which name a classifier, an average proximity to labelled samples and an RBF
-kernel; the formulas are ours. Nothing here has a gradient: callers detach the inputs.
+A contrast needs to know which rows are positives of each other. Labelled rows know it;
+here an unlabelled row gets a guess, from a classifier and from how close its code is to
+those of labelled rows (an RBF kernel).
+
+Source: the public reviews of an earlier version of Robult (a submission to ICLR 2025)
+name these ingredients; every formula is ours. Nothing here needs a gradient: callers
+detach the inputs.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
-from promise_jax.types import Array
+from promise_jax.losses import supervised
+from promise_jax.types import Task
 
-GATES = ("hard", "soft", "no_rbf")
-CONTRASTS = ("none", "infonce", "pucl", "softpu", "softpu_allpos", "softpu_keepneg")
+ContrastKind = Literal["softpu", "pucl", "infonce"]
+RegressionKind = Literal["sign", "gaussian"]
 
 
 class Bank(NamedTuple):
-  """Labelled references: `code` f[K, D] unit vectors, `member` f[K, C] in {0, 1},
-  `valid` bool[K]; one slot per labelled example."""
+  """Codes of labelled rows seen before: one slot for each labelled training row."""
 
-  code: Array
-  member: Array
-  valid: Array
-
-
-def init_bank(size: int, features: int, classes: int) -> Bank:
-  """A bank of `size` slots with nothing in it."""
-  return Bank(
-    jnp.zeros((size, features)),
-    jnp.zeros((size, classes)),
-    jnp.zeros((size,), bool),
-  )
+  code: Float[Array, "K D"]  # unit vectors
+  member: Float[Array, "K C"]  # classes of the row, 0 or 1
+  valid: Bool[Array, " K"]  # False: the slot was never written
 
 
-def update_bank(bank: Bank, slot: Array, code: Array, member: Array, where: Array) -> Bank:
-  """Writes the rows `where` bool[B] into their `slot` i32[B] (modulo the size).
+def init_bank(size: int, num_features: int, task: Task) -> Bank:
+  """An empty bank. Regression labels are kept as two classes, see `label_membership`."""
+  num_classes = 2 if task.kind == "regression" else task.outputs
+  code, member = jnp.zeros((size, num_features)), jnp.zeros((size, num_classes))
+  return Bank(code, member, jnp.zeros((size,), bool))
 
-  Where two rows share a slot the later one wins, on every backend: a plain scatter
-  leaves that to the device.
-  """
+
+def update_bank(
+  bank: Bank,
+  index: Int[Array, " B"],
+  code: Float[Array, "B D"],
+  member: Float[Array, "B C"],
+  where: Bool[Array, " B"],
+) -> Bank:
+  """Writes the rows `where` into slot `index` (modulo the size of the bank)."""
   size = bank.valid.shape[0]
-  slot = jnp.where(where, slot % size, size)
-  row = jnp.arange(slot.shape[0], dtype=jnp.int32)
-  last = jnp.full((size,), -1, jnp.int32).at[slot].max(row, mode="drop")
-  new = (last >= 0)[:, None]
+  index = jnp.where(where, index % size, size)
+  # Of two rows with one slot the later wins. A plain scatter leaves that to the device,
+  # and results would differ between CPU and GPU.
+  row = jnp.arange(index.shape[0], dtype=jnp.int32)
+  last = jnp.full((size,), -1, jnp.int32).at[index].max(row, mode="drop")
+  is_new = (last >= 0)[:, None]
   return Bank(
-    jnp.where(new, code[last], bank.code),
-    jnp.where(new, member[last], bank.member),
-    bank.valid | new[:, 0],
+    jnp.where(is_new, code[last], bank.code),
+    jnp.where(is_new, member[last], bank.member),
+    bank.valid | is_new[:, 0],
   )
 
 
-def squared_distance(a: Array, b: Array) -> Array:
-  """|a_n - b_k|^2 f[B, K] of unit vectors, by one matrix product."""
+def label_membership(label: Array, task: Task) -> Float[Array, "B C"]:
+  """Labels as classes, 0 or 1. A number is one of two classes, by its sign (ours)."""
+  if task.kind == "multilabel":
+    return label
+  if task.kind == "classes":
+    return jax.nn.one_hot(label, task.outputs)
+  return jax.nn.one_hot((label >= 0).astype(jnp.int32), 2)
+
+
+def squared_distance(a: Float[Array, "B D"], b: Float[Array, "K D"]) -> Float[Array, "B K"]:
+  """|a_n - b_k|^2 of unit vectors."""
   return jnp.maximum(2 - 2 * a @ b.T, 0)
 
 
-def bandwidth(code: Array, bank: Bank, where: Array) -> Array:
-  """sigma^2 f[]: mean squared distance between different references of one class.
+def bandwidth(code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]) -> Float[Array, ""]:
+  """sigma^2 of the RBF kernel: the mean squared distance inside a class of the bank.
 
-  If no class has two references, the mean squared distance of the batch's `code`
-  f[B, D], rows `where` bool[B], to all references (else every weight would be 0); 1 for
-  an empty bank. A median there would sort B K numbers in every step.
+  If no class has two references it is the mean distance from the rows `where` to all
+  references, else every weight would be 0; for an empty bank it is 1.
   """
+  # A mean and not the usual median, which would sort B K numbers in every step.
   valid = bank.valid.astype(code.dtype)
   pair = (bank.member @ bank.member.T > 0) * valid[:, None] * valid[None]
   pair = pair * (1 - jnp.eye(valid.shape[0]))
@@ -70,75 +87,75 @@ def bandwidth(code: Array, bank: Bank, where: Array) -> Array:
   same = jnp.sum(pair * squared_distance(bank.code, bank.code)) / jnp.maximum(count, 1)
   counted = where[:, None] & bank.valid[None]
   total = jnp.sum(jnp.where(counted, squared_distance(code, bank.code), 0))
-  known = jnp.sum(counted)
-  fallback = jnp.where(known > 0, total / jnp.maximum(known, 1), 1.0)
+  num_counted = jnp.sum(counted)
+  fallback = jnp.where(num_counted > 0, total / jnp.maximum(num_counted, 1), 1.0)
   return jnp.maximum(jnp.where(count > 0, same, fallback), 1e-6)
 
 
-def bank_proximity(code: Array, bank: Bank, where: Array, calibrate: bool = True) -> Array:
-  """Closeness f[B, C] in [0, 1] of `code` f[B, D] to each class of the bank; only rows
-  `where` bool[B] have a say in the bandwidth.
+def bank_proximity(
+  code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]
+) -> Float[Array, "B C"]:
+  """How close a code is to each class of the bank, in [0, 1].
 
-  kappa_n(y) is the mean RBF kernel to the references of y; calibrated, it is divided by
-  what a labelled member gets from the others of its class, capped at 1, so that a
-  typical member gets 1. A class with one reference borrows the mean of the other
-  classes (ours); a class with none gives 0.
+  The mean RBF kernel to the references of the class, divided by what a reference itself
+  gets from the others of its class: a typical member gets 1. Without that division no
+  row comes near 1. A class with one reference borrows the mean divisor of the other
+  classes; a class with none gives 0.
+
+  Args:
+    code: unit vectors.
+    bank: labelled references.
+    where: rows of `code` that take part in the bandwidth.
   """
   scale = 2 * bandwidth(code, bank, where)
   member = bank.member * bank.valid[:, None]
   count = jnp.sum(member, axis=0)
   kernel = jnp.exp(-squared_distance(code, bank.code) / scale)
-  kappa = kernel @ member / jnp.maximum(count, 1)[None]
-  if not calibrate:
-    return jnp.clip(kappa, 0, 1)
+  mean_kernel = kernel @ member / jnp.maximum(count, 1)[None]
   among = jnp.exp(-squared_distance(bank.code, bank.code) / scale)
   among = among * (1 - jnp.eye(among.shape[0]))
-  total = jnp.sum(member * (among @ member), axis=0)
-  reference = total / jnp.maximum(count * (count - 1), 1)
-  usual = count > 1
-  borrowed = jnp.sum(jnp.where(usual, reference, 0)) / jnp.maximum(jnp.sum(usual), 1)
-  borrowed = jnp.where(jnp.any(usual), borrowed, 1.0)
-  reference = jnp.where(usual, reference, borrowed)
-  return jnp.clip(kappa / jnp.maximum(reference, 1e-3)[None], 0, 1)
+  typical = jnp.sum(member * (among @ member), axis=0)
+  typical = typical / jnp.maximum(count * (count - 1), 1)
+  has_pairs = count > 1
+  borrowed = jnp.sum(jnp.where(has_pairs, typical, 0)) / jnp.maximum(jnp.sum(has_pairs), 1)
+  borrowed = jnp.where(jnp.any(has_pairs), borrowed, 1.0)
+  typical = jnp.where(has_pairs, typical, borrowed)
+  return jnp.clip(mean_kernel / jnp.maximum(typical, 1e-3)[None], 0, 1)
 
 
 def class_membership(
-  probability: Array,
-  closeness: Array,
-  member: Array,
-  labelled: Array,
+  probability: Float[Array, "B C"],
+  proximity: Float[Array, "B C"],
+  member: Float[Array, "B C"],
+  labelled: Bool[Array, " B"],
   *,
-  gate: str = "hard",
   exclusive: bool = True,
-) -> Array:
-  """Soft membership m f[B, C] (ours, re-derived).
+) -> Float[Array, "B C"]:
+  """The classes of a row: known ones if it is labelled, else a guess in [0, 1].
 
-  `member` f[B, C] is the known membership of rows `labelled` bool[B]; other rows get
-  the classifier's `probability` f[B, C] gated by `closeness` f[B, C]: gate "hard" keeps
-  the most probable class (`exclusive`) or every label above one half, "soft" the
-  probabilities, "no_rbf" the probabilities without the closeness.
+  The guess is the proximity to the most probable class, or, where labels are not
+  `exclusive`, to every label with a probability above one half.
   """
-  if gate not in GATES:
-    raise ValueError(f"gate is {gate!r}, known are {', '.join(GATES)}")
-  if gate == "hard" and exclusive:
+  if exclusive:
     top = jnp.argmax(probability, axis=1)[:, None]
-    choice = (jnp.arange(probability.shape[1])[None] == top).astype(closeness.dtype)
-  elif gate == "hard":
-    choice = (probability > 0.5).astype(closeness.dtype)
+    chosen = jnp.arange(probability.shape[1])[None] == top
   else:
-    choice = probability
-  guess = choice if gate == "no_rbf" else choice * closeness
-  return jnp.where(labelled[:, None], member, guess)
+    chosen = probability > 0.5
+  return jnp.where(labelled[:, None], member, chosen.astype(proximity.dtype) * proximity)
 
 
 def pair_affinity(
-  members: Array, labelled: Array, same: Array, ramp: Array, *, exclusive: bool = True
-) -> Array:
-  """A f[B, B]: how surely two rows share a class (ours).
+  members: Float[Array, "B C"],
+  labelled: Bool[Array, " B"],
+  same: Bool[Array, "B B"],
+  ramp: Float[Array, ""],
+  *,
+  exclusive: bool = True,
+) -> Float[Array, "B B"]:
+  """How surely two rows share a class: the product of their memberships.
 
-  The dot product of memberships `members` f[B, C], or their soft Jaccard index where
-  labels are not `exclusive`; times `ramp` f[] where a row is unlabelled; 1 where `same`
-  bool[B, B] says that both are one example.
+  Where labels are not `exclusive` it is the soft Jaccard index. `same` marks pairs that
+  are one example; `ramp` scales pairs with an unlabelled row.
   """
   if exclusive:
     pair = members @ members.T
@@ -150,47 +167,89 @@ def pair_affinity(
 
 
 def gaussian_affinity(
-  value: Array, labelled: Array, same: Array, ramp: Array, width: float = 0.5
-) -> Array:
-  """A f[B, B] for regression (ours): exp(-(v_n - v_k)^2 / (2 width^2)) of `value` f[B],
-  the label where it is known and the prediction elsewhere, in label units."""
+  value: Float[Array, " B"],
+  labelled: Bool[Array, " B"],
+  same: Bool[Array, "B B"],
+  ramp: Float[Array, ""],
+  width: float = 0.5,
+) -> Float[Array, "B B"]:
+  """`pair_affinity` for numbers: exp(-(v_n - v_k)^2 / (2 width^2))."""
   pair = jnp.exp(-jnp.square(value[:, None] - value[None]) / (2 * width**2))
   return scale_unlabelled(pair, labelled, same, ramp)
 
 
-def scale_unlabelled(pair: Array, labelled: Array, same: Array, ramp: Array) -> Array:
-  """`pair` f[B, B] times `ramp` where either row is unlabelled, 1 where `same`."""
-  known = labelled[:, None] & labelled[None]
-  return jnp.where(same, 1.0, jnp.where(known, pair, ramp * pair))
+def scale_unlabelled(pair, labelled, same, ramp) -> Float[Array, "B B"]:
+  """`pair` times `ramp` where either row is unlabelled, and 1 where both are one example."""
+  both_labelled = labelled[:, None] & labelled[None]
+  return jnp.where(same, 1.0, jnp.where(both_labelled, pair, ramp * pair))
 
 
 def contrast_weights(
-  kind: str, affinities: Array, labelled: Array, same: Array
-) -> tuple[Array, Array]:
-  """The pair (A, P) f[B, B] that `contrastive.affinity_contrast` reads (ours).
+  kind: ContrastKind,
+  affinity: Float[Array, "B B"],
+  labelled: Bool[Array, " B"],
+  same: Bool[Array, "B B"],
+) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
+  """The pair (affinity, positive) that `contrastive.affinity_contrast` takes.
 
-  P is A for labelled anchors and the row itself for unlabelled ones. "infonce": only
-  the row itself everywhere; "pucl": pairs with an unlabelled row count as different;
-  "softpu_allpos": P = A for every anchor; "softpu_keepneg": unlabelled rows stay full
-  negatives in the denominator.
+  Args:
+    kind: "softpu": guesses soften the negatives of every row, and a labelled row has
+      them as positives; "pucl": a pair with an unlabelled row counts as different;
+      "infonce": only the row itself is a positive.
+    affinity: of every pair, as `pair_affinity` gives it.
+    labelled: rows with a label.
+    same: pairs that are one example.
   """
-  if kind not in CONTRASTS:
-    raise ValueError(f"contrast is {kind!r}, known are {', '.join(CONTRASTS)}")
-  itself = same.astype(affinities.dtype)
+  itself = same.astype(affinity.dtype)
   if kind == "infonce":
     return itself, itself
-  known = (labelled[:, None] & labelled[None]) | same
   if kind == "pucl":
-    affinities = jnp.where(known, affinities, 0)
-  positive = affinities
-  if kind != "softpu_allpos":
-    positive = jnp.where(labelled[:, None], affinities, itself)
-  if kind == "softpu_keepneg":
-    affinities = jnp.where(known, affinities, 0)
-  return affinities, positive
+    affinity = jnp.where((labelled[:, None] & labelled[None]) | same, affinity, 0)
+  return affinity, jnp.where(labelled[:, None], affinity, itself)
 
 
-def linear_ramp(progress: Array, start: float = 0.1, end: float = 0.3) -> Array:
-  """r(t) f[]: 0 before `start`, 1 after `end`, linear between, in parts of training;
-  `end` at `start` is a step."""
-  return jnp.clip((progress - start) / max(end - start, 1e-6), 0, 1)
+def pair_weights(
+  code: Float[Array, "B D"],
+  logits: Float[Array, "B C"],
+  label: Array,
+  labelled: Bool[Array, " B"],
+  ids: Int[Array, " B"],
+  bank: Bank,
+  *,
+  task: Task,
+  where: Bool[Array, " B"],
+  ramp: Float[Array, ""],
+  kind: ContrastKind = "softpu",
+  regression: RegressionKind = "sign",
+) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
+  """All of the above: the weights of a batch for `contrastive.affinity_contrast`.
+
+  Args:
+    code: detached unit vectors.
+    logits: detached, of a classifier that guesses the classes of unlabelled rows.
+    label: as in `Batch`, finite also where it is not known.
+    labelled: rows with a label.
+    ids: rows with the same id are one example.
+    bank: labelled references.
+    task: says what the label is.
+    where: rows that take part in the bandwidth.
+    ramp: scales pairs with an unlabelled row; 0 makes "softpu" "pucl".
+    kind: see `contrast_weights`.
+    regression: numbers share a class by "sign", or by distance ("gaussian", with a width
+      of a sixth of `task.scale`: half a unit of a sentiment in [-3, 3]).
+  """
+  same = ids[:, None] == ids[None]
+  exclusive = task.kind != "multilabel"
+  if task.kind == "regression" and regression == "gaussian":
+    value = jnp.where(labelled, label, supervised.predict_value(logits, task))
+    affinity = gaussian_affinity(value, labelled, same, ramp, 0.5 * task.scale / 3)
+  else:
+    if task.kind == "regression":
+      probability = label_membership(supervised.predict_value(logits, task), task)
+    else:
+      probability = supervised.predict_probability(logits, task)
+    proximity = bank_proximity(code, bank, where)
+    member = label_membership(label, task)
+    members = class_membership(probability, proximity, member, labelled, exclusive=exclusive)
+    affinity = pair_affinity(members, labelled, same, ramp, exclusive=exclusive)
+  return contrast_weights(kind, affinity, labelled, same)

@@ -1,25 +1,31 @@
-"""Supervised losses per row for the three kinds of task, and distillation."""
+"""Loss of each row for the three kinds of task, predictions from logits, distillation."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
-from promise_jax.types import Array, Task
+from promise_jax.types import Task
 
 
-def known_label(label: Array, labelled: Array) -> Array:
-  """Zeroes the labels of unlabelled rows, so that what stands there cannot matter."""
+def known_label(label: Array, labelled: Bool[Array, " B"]) -> Array:
+  """Zeroes the labels of unlabelled rows, so that garbage there can never matter."""
   return missing.zero_absent(label, labelled)
 
 
-def task_loss(logits: Array, label: Array, task: Task) -> Array:
-  """Loss f[B] of `logits` f[B, C]: cross entropy (classes), binary cross entropy
-  averaged over the labels (multilabel), absolute error of `label / scale` (regression).
+def task_loss(logits: Float[Array, "B C"], label: Array, task: Task) -> Float[Array, " B"]:
+  """Cross entropy for classes, mean binary cross entropy for multilabel, absolute error
+  in units of `task.scale` for regression.
 
-  `label` i[B] or f[B], of multilabel f[B, C]; AssertionError for another shape, which
-  would be broadcast to B x B errors.
+  Args:
+    logits: predictions; of regression one column.
+    label: i32[B] for classes, f32[B, C] for multilabel, f32[B] for regression.
+    task: says which.
+
+  Raises:
+    AssertionError: another shape of `label`, which would broadcast to B x B errors.
   """
   chex.assert_shape(label, logits.shape[: 2 if task.kind == "multilabel" else 1])
   if task.kind == "classes":
@@ -29,29 +35,30 @@ def task_loss(logits: Array, label: Array, task: Task) -> Array:
   return jnp.abs(logits[:, 0] - label / task.scale)
 
 
-def predict_probability(logits: Array, task: Task) -> Array:
-  """Probabilities f[B, C] of classes or of each label; logits pass for regression."""
+def predict_probability(logits: Float[Array, "B C"], task: Task) -> Float[Array, "B C"]:
+  """Probabilities of classes or of each label; the logits themselves for regression."""
   if task.kind == "classes":
     return jax.nn.softmax(logits)
   return jax.nn.sigmoid(logits) if task.kind == "multilabel" else logits
 
 
-def predict_value(logits: Array, task: Task) -> Array:
-  """Regression output f[B] in the units of the label."""
+def predict_value(logits: Float[Array, "B 1"], task: Task) -> Float[Array, " B"]:
+  """The predicted number, in units of the label."""
   return logits[:, 0] * task.scale
 
 
-def distillation_loss(student: Array, teacher: Array, task: Task) -> Array:
-  """Loss f[B] that pulls `student` f[B, C] to the detached `teacher` f[B, C].
+def distillation_loss(
+  student: Float[Array, "B C"], teacher: Float[Array, "B C"], task: Task
+) -> Float[Array, " B"]:
+  """How far the student's prediction is from the teacher's; 0 where they agree.
 
-  Kullback-Leibler divergence for classes, binary cross entropy less the teacher's
-  entropy for multilabel, absolute difference for regression; 0 where they agree.
+  Kullback-Leibler divergence for classes, its mean over labels for multilabel, absolute
+  difference for regression. The teacher gets no gradient.
   """
   teacher = jax.lax.stop_gradient(teacher)
   if task.kind == "classes":
-    target = jax.nn.softmax(teacher)
     gap = jax.nn.log_softmax(teacher) - jax.nn.log_softmax(student)
-    return jnp.sum(target * gap, axis=-1)
+    return jnp.sum(jax.nn.softmax(teacher) * gap, axis=-1)
   if task.kind == "multilabel":
     target = jax.nn.sigmoid(teacher)
     loss = optax.sigmoid_binary_cross_entropy

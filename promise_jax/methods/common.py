@@ -59,3 +59,9 @@ def weighted_sum(terms: Mapping[str, Average], weights: Mapping[str, float | Arr
   """
   weights = {k: w for k, w in weights.items() if not (isinstance(w, float) and w == 0)}
   return sum(weights[k] * term.value for k, term in terms.items() if k in weights)
+
+
+def linear_ramp(progress: Float[Array, ""], start: float, end: float) -> Float[Array, ""]:
+  """Rises from 0 at `start` to 1 at `end`, both parts of training in [0, 1]; with equal
+  ends it is a step."""
+  return jnp.clip((progress - start) / max(end - start, 1e-6), 0, 1)

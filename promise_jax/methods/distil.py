@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_fields
-from promise_jax.losses import soft_pu, supervised
+from promise_jax.losses import supervised
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.methods.fusion import FusionNet
@@ -94,7 +94,7 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
     logits, _ = net.apply(params, batch, visible, key=dropout_key)
     terms = subset_terms(logits, logits[0], visible, batch, spec.task)
-    ramp = soft_pu.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
+    ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 

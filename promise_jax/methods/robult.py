@@ -1,90 +1,76 @@
-"""Robult-style training, re-derived: soft PU contrast and latent reconstruction.
+"""Robult-style training: soft positive-unlabelled contrast and latent reconstruction.
 
-"Robult: Leveraging Redundancy and Modality-Specific Features for Robust Multimodal
-Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the paper was
-not available. Seen, in its abstract and a summary: two objectives (a soft
-positive-unlabelled contrastive loss, a latent reconstruction loss), a shared latent
-space H_i = f_i(X_i), H_0 = f_0(X_1..X_M), private codes U_i = g_i(H_i). Seen in the
-reviews of an earlier version (a submission to ICLR 2025): the terms L_sup, L_lb, L_ulb,
-L_rec, an RBF kernel beside a classifier, training on complete rows of which few are
-labelled. Everything else here, every formula included, is ours, reconstructed from
-those facts; results are "Robult-style", not "reproduced Robult".
+For complete training rows of which few are labelled, and tests that lack modalities. A
+branch for each modality learns from a branch that reads all of them; a private code
+keeps what this alignment would erase. |x| is x on the unit sphere:
 
-  H_i = f_i(x_i), H_0 = f_0(x_1..x_M), Z_i = |c(H_i)|, S = |c(H_0)|, U_i = g_i(H_i)
+  H_i = f_i(x_i),  Z_i = |c(H_i)|,  U_i = g_i(H_i)         one modality
+  H_0 = f_0(x_1 .. x_M),  S = |c(H_0)|                     all of them
   shared(A) = S if A is complete, else |mean_{i in A} Z_i|
-  logits(A) = head([shared(A); 1_A(i) |U_i| ...])
-  L = L_sup + lb L_lb + ulb L_ulb + rec L_rec (+ cov, off)
+  logits(A) = head([shared(A); |U_i| where i in A, else 0])
 
-where |x| is x on the unit sphere. L_sup averages the supervised loss over the patterns
-of `sup`; L_lb and L_ulb contrast S (detached: it teaches) with every Z_i, on labelled
-and unlabelled anchors; L_rec asks (Z_i, U_i) to rebuild H_i. By default f_0 has
-encoders of its own (ours): shared ones let the contrast harm the fused branch. Training
-rows that are not complete take part in L_sup and L_rec only; the patterns of L_sup are
-intersected with what a row has.
+  L = L_sup + labelled_weight L_lb + unlabelled_weight L_ulb + reconstruction_weight L_rec
+
+L_sup supervises several subsets A of a labelled row. L_lb and L_ulb contrast S with
+every Z_i, for labelled and for unlabelled anchors (`losses.soft_pu`); S is detached,
+because it teaches. L_rec rebuilds H_i from (Z_i, U_i). Rows that lack something take
+part in L_sup and L_rec only.
+
+Source: "Robult: Leveraging Redundancy and Modality-Specific Features for Robust
+Multimodal Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the
+paper was not available. Known are the two objectives, f_i, f_0 and g_i (abstract and a
+summary), the names of the four terms, the RBF kernel beside a classifier and the
+protocol (reviews of an earlier version). Everything else, every formula included, is
+ours: results are "Robult-style", not "reproduced Robult".
 """
 
 import dataclasses
 import functools
+from typing import Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_choice
+from promise_jax.checks import check_at_least, check_fields
 from promise_jax.losses import contrastive, reconstruction, soft_pu, supervised
 from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.nn import encoders, image_features, mlp, precision
-from promise_jax.types import Array, Average, Batch, Modality, Spec
-
-SUPERVISE = ("full", "singles", "all")
-REGRESSION = ("sign", "round", "gaussian")
+from promise_jax.methods import common
+from promise_jax.nn import image_features, mlp, precision
+from promise_jax.nn.modality_encoders import ModalityEncoders
+from promise_jax.types import Average, Batch, Inputs, Modality, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class RobultConfig:
-  """Settings; all defaults are ours.
+  """Settings of `robult`; all defaults are ours."""
 
-  `hidden` d_h, `shared` d_z, `private` d_u < d_h; `contrast`, `gate`, `calibrate` as in
-  `losses.positive_unlabelled`; `stop_s` keeps the contrast from training S; `tau` the
-  temperature; `lb`, `ulb`, `rec`, `cov` the weights of the terms; `sup` the patterns of
-  L_sup: "full", "singles" (full and single ones), "all"; guessed memberships of
-  unlabelled rows come in between `ramp_start` and `ramp_end`, in parts of training;
-  `regression` how labels become classes for the contrast; `bank` the most labelled
-  references kept.
-  """
-
-  hidden: int = 64
-  shared: int = 32
-  private: int = 32
-  head_hidden: int = 64
+  hidden: int = 64  # size of H_i and H_0
+  shared: int = 32  # size of Z_i and S
+  private: int = 32  # size of U_i, below `hidden`
+  head_hidden: int = 64  # hidden layer of the head
+  # f_0 has encoders of its own. Common ones let the contrast harm the fused branch.
   own_encoders: bool = True
-  contrast: str = "softpu"
-  gate: str = "hard"
-  calibrate: bool = True
-  stop_s: bool = True
-  tau: float = 0.2
-  lb: float = 1.0
-  ulb: float = 1.0
-  rec: float = 1.0
-  cov: float = 0.0
-  sup: str = "singles"
-  ramp_start: float = 0.1
-  ramp_end: float = 0.3
-  regression: str = "sign"
-  bank: int = 1024
+  contrast: soft_pu.ContrastKind = "softpu"
+  detach_shared: bool = True  # the contrast does not train S
+  temperature: float = 0.2
+  labelled_weight: float = 1.0  # of L_lb
+  unlabelled_weight: float = 1.0  # of L_ulb
+  reconstruction_weight: float = 1.0  # of L_rec
+  # Subsets in L_sup: the full one, with every single modality, or all subsets.
+  supervised_patterns: Literal["full", "singles", "all"] = "singles"
+  ramp_start: float = 0.1  # guesses about unlabelled rows rise from 0 to full weight
+  ramp_end: float = 0.3  # between these parts of training
+  regression: soft_pu.RegressionKind = "sign"  # when two numbers are one class
+  bank_size: int = 1024  # most labelled references that are kept
 
   def __post_init__(self):
-    """ValueError for a setting without meaning, with what is allowed."""
-    check_choice("robult.contrast", self.contrast, soft_pu.CONTRASTS)
-    check_choice("robult.gate", self.gate, soft_pu.GATES)
-    check_choice("robult.sup", self.sup, SUPERVISE)
-    check_choice("robult.regression", self.regression, REGRESSION)
-    for field in ("hidden", "shared", "private", "head_hidden", "bank"):
-      check_at_least(f"robult.{field}", getattr(self, field), 1)
-    for field in ("lb", "ulb", "rec", "cov", "ramp_start"):
-      check_at_least(f"robult.{field}", getattr(self, field), 0)
-    check_at_least("robult.tau", self.tau, 0.01)
+    sizes = dict.fromkeys(("hidden", "shared", "private", "head_hidden", "bank_size"), 1)
+    names = ("labelled_weight", "unlabelled_weight", "reconstruction_weight", "ramp_start")
+    check_fields(self, "robult", **sizes, **dict.fromkeys(names, 0), temperature=0.01)
     check_at_least("robult.ramp_end", self.ramp_end, self.ramp_start)
     if self.private >= self.hidden:
       raise ValueError(
@@ -93,239 +79,193 @@ class RobultConfig:
       )
 
 
+class Codes(NamedTuple):
+  """Codes of a batch, 0 where a row lacks the modality."""
+
+  latent: Float[Array, "B M H"]  # H_i
+  shared: Float[Array, "B M Z"]  # Z_i
+  private: Float[Array, "B M U"]  # U_i
+  fused: Float[Array, "B Z"] | None  # S; None where a static pattern is incomplete
+
+
 class RobultNet(precision.Network):
-  """The networks f_i, f_0, c, g_i, q_i and the head."""
+  """The modules f_i, f_0, c, g_i, the decoders q_i of L_rec, and the head."""
 
   modalities: tuple[Modality, ...]
-  outputs: int
+  num_outputs: int
   config: RobultConfig
 
   def setup(self):
     c = self.config
-    self.f = [encoders.Encoder(m, c.hidden) for m in self.modalities]
+    self.encoders = ModalityEncoders(self.modalities, c.hidden, prefix="f")
+    nn.share_scope(self, self.encoders)
     if c.own_encoders:
-      self.f0_encode = [encoders.Encoder(m, c.hidden) for m in self.modalities]
+      self.fused_encoders = ModalityEncoders(self.modalities, c.hidden, prefix="f0_encode")
+      nn.share_scope(self, self.fused_encoders)
     self.f0_fuse = mlp.Mlp((c.hidden, c.hidden))
     self.c = mlp.Mlp((c.hidden, c.shared))
     self.g = [mlp.Mlp((c.hidden, c.private)) for _ in self.modalities]
     self.q = [mlp.Mlp((c.hidden, c.hidden)) for _ in self.modalities]
-    self.classify = mlp.Mlp((c.head_hidden, self.outputs))
+    self.classifier = mlp.Mlp((c.head_hidden, self.num_outputs), name="classify")
 
-  def __call__(self, batch: Batch) -> tuple:
-    out = self.branches(batch, batch.present)
-    rebuilt = self.decode(out["z"], out["u"])
-    return rebuilt, self.head(out["z"], out["s"], out["u"], batch.present)
+  def __call__(self, inputs: Inputs, visible: Bool[Array, "*P B M"], key=None):
+    """Logits f[*P, B, C] under the masks `visible`, codes, and the rebuilt H_i."""
+    codes = self.encode(inputs, key=key)
+    return self.classify(codes, visible), codes, self.decode(codes)
 
-  def branches(self, batch: Batch, present: Array, pattern=None, key=None) -> dict:
-    """h, z, u: tuples over modalities of f[B, .], zeros where a row lacks one, and s
-    f[B, d_z] (None where the static `pattern` is incomplete). What `pattern` lacks is
-    not computed."""
-    c, rows = self.config, present.shape[0]
-    runs = pattern or (True,) * len(self.modalities)
-    blank = tuple(jnp.zeros((rows, d)) for d in (c.hidden, c.shared, c.private))
-    codes = [
-      self.branch(i, batch, present[:, i], key) if run else blank for i, run in enumerate(runs)
-    ]
-    h, z, u = zip(*codes, strict=True)
-    s = self.fused(h, batch, present, key) if all(runs) else None
-    return {"h": h, "z": z, "u": u, "s": s}
+  def encode(self, inputs: Inputs, pattern=None, key=None) -> Codes:
+    """All codes of a batch; what a static `pattern` lacks is not computed."""
+    c, present = self.config, inputs.present
+    latent = self.encoders(inputs, pattern, key)
+    kept = pattern or (True,) * len(self.modalities)
+    zeros = lambda size: jnp.zeros((len(latent), size))
+    shared = [self.project(latent[:, i]) if k else zeros(c.shared) for i, k in enumerate(kept)]
+    private = [self.g[i](latent[:, i]) if k else zeros(c.private) for i, k in enumerate(kept)]
+    codes = latent, jnp.stack(shared, axis=1), jnp.stack(private, axis=1)
+    latent, shared, private = (missing.zero_absent(x, present) for x in codes)
+    fused = None
+    if all(kept):
+      own = self.fused_encoders(inputs, key=key) if c.own_encoders else latent
+      fused = self.project(self.f0_fuse(own.reshape(len(own), -1)))
+    return Codes(latent, shared, private, fused)
 
-  def branch(self, i: int, batch: Batch, present: Array, key) -> tuple:
-    """(H_i, Z_i, U_i) of modality i, zeros in the rows without it."""
-    h = encoders.encode_modality(self.f[i], self.modalities[i].name, batch, present, key)
-    codes = h, contrastive.normalise(self.c(h)), self.g[i](h)
-    return tuple(missing.zero_absent(x, present) for x in codes)
+  def project(self, latent: Float[Array, "B H"]) -> Float[Array, "B Z"]:
+    """|c(H)|, for all branches."""
+    return contrastive.normalise(self.c(latent))
 
-  def fused(self, h: tuple, batch: Batch, present: Array, key) -> Array:
-    """S f[B, d_z], from encoders of its own or from `h`."""
-    if self.config.own_encoders:
-      h = [
-        encoders.encode_modality(f, m.name, batch, present[:, i], key)
-        for i, (f, m) in enumerate(zip(self.f0_encode, self.modalities, strict=True))
-      ]
-    return contrastive.normalise(self.c(self.f0_fuse(jnp.concatenate(h, axis=-1))))
+  def decode(self, codes: Codes) -> Float[Array, "B M H"]:
+    """H_i from (Z_i, U_i). Z_i gets no gradient, so that the private code must learn."""
+    both = jnp.concatenate([jax.lax.stop_gradient(codes.shared), codes.private], axis=-1)
+    return jnp.stack([q(both[:, i]) for i, q in enumerate(self.q)], axis=1)
 
-  def decode(self, z: tuple, u: tuple) -> tuple:
-    """H_i rebuilt from (Z_i, U_i), a tuple of f[B, d_h]; no gradient to Z_i."""
-    detached = [jax.lax.stop_gradient(x) for x in z]
-    pairs = zip(self.q, detached, u, strict=True)
-    return tuple(q(jnp.concatenate([a, b], axis=-1)) for q, a, b in pairs)
-
-  def head(self, z: tuple, s: Array | None, u: tuple, shown: Array) -> Array:
-    """Logits f[B, C] when each row shows `shown` bool[B, M] (ours)."""
-    codes = jnp.stack(z, axis=1)  # [B, M, d_z]
-    shared = contrastive.normalise(missing.masked_mean(codes, shown[..., None], 1))
-    if s is not None:
-      shared = jnp.where(jnp.all(shown, axis=1)[:, None], s, shared)
-    private = jnp.stack([contrastive.normalise(x) for x in u], axis=1)
-    private = jnp.where(shown[..., None], private, 0)
-    flat = private.reshape(private.shape[0], -1)
-    return self.classify(jnp.concatenate([shared, flat], axis=-1))
+  def classify(self, codes: Codes, visible: Bool[Array, "*P B M"]) -> Float[Array, "*P B C"]:
+    """Logits where each row shows the modalities `visible`."""
+    expand = lambda x: jnp.broadcast_to(x, (*visible.shape, x.shape[-1]))
+    mean = missing.masked_mean(expand(codes.shared), visible[..., None], -2)
+    shared = contrastive.normalise(mean)
+    if codes.fused is not None:
+      shared = jnp.where(jnp.all(visible, axis=-1)[..., None], codes.fused, shared)
+    private = expand(contrastive.normalise(codes.private))
+    private = jnp.where(visible[..., None], private, 0).reshape(*visible.shape[:-1], -1)
+    return self.classifier(jnp.concatenate([shared, private], axis=-1))
 
 
-def supervised_patterns(sup: str, count: int) -> np.ndarray:
-  """The patterns F of L_sup bool[P, M], the full one first (ours)."""
-  if sup == "all":
-    return np.array(missing.all_patterns(count)[::-1])
-  full = np.ones((1, count), bool)
-  singles = np.eye(count, dtype=bool)[: 0 if sup == "full" or count == 1 else None]
-  return np.concatenate([full, singles])
+def supervised_patterns(kind: str, num_modalities: int) -> np.ndarray:
+  """The subsets of L_sup as masks bool[P, M], the full one first."""
+  if kind == "all":
+    return np.array(missing.all_patterns(num_modalities)[::-1])
+  full = np.ones((1, num_modalities), bool)
+  if kind == "full" or num_modalities == 1:
+    return full
+  return np.concatenate([full, np.eye(num_modalities, dtype=bool)])
 
 
-def label_member(label: Array, spec: Spec, config: RobultConfig) -> Array:
-  """The classes of a label for the contrast, f[B, C] in {0, 1} (ours)."""
-  task = spec.task
-  if task.kind == "multilabel":
-    return label
-  if task.kind == "classes":
-    return jax.nn.one_hot(label, task.outputs)
-  if config.regression == "round":
-    place = jnp.clip(jnp.round(3 * label / task.scale), -3, 3) + 3
-    return jax.nn.one_hot(place.astype(jnp.int32), 7)
-  return jax.nn.one_hot((label >= 0).astype(jnp.int32), 2)
+def supervised_term(
+  logits: Float[Array, "P B C"], batch: Batch, visible: Bool[Array, "P B M"], task: Task
+) -> Average:
+  """L_sup: the mean over subsets of the mean over the labelled rows that show any of one."""
+  error = jax.vmap(lambda x: supervised.task_loss(x, batch.label, task))(logits)
+  where = jnp.any(visible, axis=-1) & batch.labelled[None]
+  by_pattern = jax.vmap(Average.of)(error, where)
+  return Average.of(by_pattern.value, by_pattern.count > 0)
 
 
-def init_model_state(config: RobultConfig, spec: Spec) -> dict:
-  """The bank before the first batch: one slot per labelled row, at most `bank`."""
-  member = jax.eval_shape(lambda: label_member(types.example_batch(spec).label, spec, config))
-  size = max(1, min(config.bank, spec.num_labelled))
-  return {"bank": soft_pu.init_bank(size, config.shared, member.shape[1])}
-
-
-def pair_weights(
-  config: RobultConfig,
-  spec: Spec,
-  bank: soft_pu.Bank,
-  batch: Batch,
-  out: dict,
-  complete: Array,
-  progress: Array,
-) -> tuple[Array, Array, soft_pu.Bank]:
-  """A and P f[B, B] of the contrast and the bank with this batch in it.
-
-  `out` holds the detached fused code "s" and the logits "full" of all that a row has.
-  """
-  task, labelled, label = spec.task, batch.labelled, batch.label
-  same = batch.id[:, None] == batch.id[None]
-  ramp = soft_pu.linear_ramp(progress, config.ramp_start, config.ramp_end)
-  exclusive = task.kind != "multilabel"
-  member = label_member(label, spec, config)
-  if task.kind == "regression" and config.regression == "gaussian":
-    value = jnp.where(labelled, label, supervised.predict_value(out["full"], task))
-    # A sentiment label spans [-3, 3], and half a unit of it is near.
-    width = 0.5 * task.scale / 3
-    pairs = soft_pu.gaussian_affinity(value, labelled, same, ramp, width)
-  else:
-    if task.kind == "regression":
-      guess = label_member(supervised.predict_value(out["full"], task), spec, config)
-    else:
-      guess = supervised.predict_probability(out["full"], task)
-    close = soft_pu.bank_proximity(out["s"], bank, complete, config.calibrate)
-    soft = soft_pu.class_membership(
-      guess, close, member, labelled, gate=config.gate, exclusive=exclusive
-    )
-    pairs = soft_pu.pair_affinity(soft, labelled, same, ramp, exclusive=exclusive)
-  affinity, positive = soft_pu.contrast_weights(config.contrast, pairs, labelled, same)
-  bank = soft_pu.update_bank(bank, batch.bank_index, out["s"], member, labelled & complete)
-  return affinity, positive, bank
+def reconstruction_term(
+  rebuilt: Float[Array, "B M H"], latent: Float[Array, "B M H"], present: Bool[Array, "B M"]
+) -> Average:
+  """L_rec: the mean over the modalities that occur in the batch."""
+  error = jax.vmap(reconstruction.latent_reconstruction, in_axes=1)(rebuilt, latent, present)
+  return Average.of(error, jnp.any(present, axis=0))
 
 
 def contrast_terms(
-  config: RobultConfig,
-  s: Array,
-  z: tuple,
-  weights: tuple[Array, Array],
-  labelled: Array,
-  complete: Array,
-) -> dict[str, types.Average]:
-  """L_lb and L_ulb (ours), means over (modality, anchor) pairs of complete rows."""
-  teacher = jax.lax.stop_gradient(s) if config.stop_s else s
+  teacher: Float[Array, "B Z"],
+  shared: Float[Array, "B M Z"],
+  weights: tuple[Float[Array, "B B"], Float[Array, "B B"]],
+  labelled: Bool[Array, " B"],
+  complete: Bool[Array, " B"],
+  temperature: float,
+) -> dict[str, Average]:
+  """L_lb and L_ulb: means over modalities and complete anchors, in both directions."""
+  affinity, positive = weights
   loss = functools.partial(
     contrastive.affinity_contrast,
-    affinity=weights[0],
-    positive=weights[1],
+    affinity=affinity,
+    positive=positive,
     where=complete,
-    temperature=config.tau,
+    temperature=temperature,
   )
-  pairs = jnp.stack([(loss(teacher, x) + loss(x, teacher)) / 2 for x in z])  # [M, B]
-  rows = jnp.broadcast_to(complete, pairs.shape)
+  by_modality = [shared[:, i] for i in range(shared.shape[1])]
+  error = jnp.stack([(loss(teacher, z) + loss(z, teacher)) / 2 for z in by_modality])
+  rows = jnp.broadcast_to(complete, error.shape)
   return {
-    "lb": Average.of(pairs, rows & labelled[None]),
-    "ulb": Average.of(pairs, rows & ~labelled[None]),
+    "labelled": Average.of(error, rows & labelled[None]),
+    "unlabelled": Average.of(error, rows & ~labelled[None]),
   }
 
 
-def supervised_term(logits: Array, label: Array, where: Array, task) -> types.Average:
-  """L_sup: mean over patterns of the mean over the rows `where` bool[P, B] of each;
-  `logits` f[P, B, C]."""
-  error = jax.vmap(lambda row: supervised.task_loss(row, label, task))(logits)
-  each = jax.vmap(Average.of)(error, where)
-  counted = each.count > 0
-  return Average.of(each.total / jnp.maximum(each.count, 1), counted)
-
-
-def private_terms(
-  config: RobultConfig, rebuilt: tuple, out: dict, present: Array
-) -> dict[str, types.Average]:
-  """L_rec and, if it has a weight, the covariance penalty "cov": means over the
-  modalities that occur in `present` bool[B, M]; `rebuilt` is a tuple of f[B, d_h]."""
-  occurs = jnp.any(present, axis=0)
-  columns = list(present.T)
-  rec = map(reconstruction.latent_reconstruction, rebuilt, out["h"], columns)
-  terms = {"rec": Average.of(jnp.stack(list(rec)), occurs)}
-  if config.cov:
-    cov = map(reconstruction.cross_covariance, out["z"], out["u"], columns)
-    terms["cov"] = Average.of(jnp.stack(list(cov)), occurs)
-  return terms
-
-
 def robult_terms(
-  net: RobultNet, spec: Spec, params, model_state, batch: Batch, key, progress: Array
-) -> tuple[dict[str, types.Average], dict]:
-  """The terms "sup", "lb", "ulb", "rec" (and "cov") of the loss, and the new model_state."""
-  config = net.config
-  present = batch.present
-  complete = jnp.all(present, axis=1)
-  labelled = batch.labelled
-  label = supervised.known_label(batch.label, labelled)
-  batch = batch.replace(labelled=labelled, label=label)
-  out = net.apply(params, batch, present, key=key, method="branches")
-  shown = jnp.asarray(supervised_patterns(config.sup, present.shape[1]))[:, None]
-  shown = shown & present[None]  # [P, B, M]
-  codes = (out["z"], out["s"], out["u"])
-  logits = jax.vmap(lambda x: net.apply(params, *codes, x, method="head"))(shown)
-  seen = jnp.any(shown, axis=-1) & labelled[None]
-  terms = {"sup": supervised_term(logits, label, seen, spec.task)}
-  rebuilt = net.apply(params, out["z"], out["u"], method="decode")
-  terms |= private_terms(config, rebuilt, out, present)
-  if config.contrast == "none":
-    return terms, model_state
-  fixed = jax.lax.stop_gradient({"s": out["s"], "full": logits[0]})
-  a, p, bank = pair_weights(config, spec, model_state["bank"], batch, fixed, complete, progress)
-  terms |= contrast_terms(config, out["s"], out["z"], (a, p), labelled, complete)
-  return terms, model_state | {"bank": bank}
+  net: RobultNet, task: Task, params, bank: soft_pu.Bank, batch: Batch, key, progress
+) -> tuple[dict[str, Average], soft_pu.Bank]:
+  """The terms of the loss, and the bank with the labelled rows of this batch in it."""
+  config, batch = net.config, common.mask_labels(batch)
+  patterns = supervised_patterns(config.supervised_patterns, batch.present.shape[1])
+  visible = jnp.asarray(patterns)[:, None] & batch.present[None]
+  logits, codes, rebuilt = net.apply(params, batch, visible, key=key)
+  terms = {
+    "supervised": supervised_term(logits, batch, visible, task),
+    "reconstruction": reconstruction_term(rebuilt, codes.latent, batch.present),
+  }
+  complete = jnp.all(batch.present, axis=1)
+  fused, full_logits = jax.lax.stop_gradient((codes.fused, logits[0]))
+  weights = soft_pu.pair_weights(
+    fused,
+    full_logits,
+    batch.label,
+    batch.labelled,
+    batch.id,
+    bank,
+    task=task,
+    where=complete,
+    ramp=common.linear_ramp(progress, config.ramp_start, config.ramp_end),
+    kind=config.contrast,
+    regression=config.regression,
+  )
+  teacher = fused if config.detach_shared else codes.fused
+  terms |= contrast_terms(
+    teacher, codes.shared, weights, batch.labelled, complete, config.temperature
+  )
+  member = soft_pu.label_membership(batch.label, task)
+  where = batch.labelled & complete
+  return terms, soft_pu.update_bank(bank, batch.bank_index, fused, member, where)
 
 
 def robult(config: RobultConfig, spec: Spec) -> Method:
-  """Robult-style training as a `Method`; model_state holds the bank of labelled references."""
+  """Robult-style training as a `Method`; `model_state` holds the bank of references."""
   net = RobultNet(spec.modalities, spec.task.outputs, config)
-  weight = {"sup": 1.0, "lb": config.lb, "ulb": config.ulb, "rec": config.rec}
-  weight |= {"cov": config.cov}
+  weights = {
+    "supervised": 1.0,
+    "labelled": config.labelled_weight,
+    "unlabelled": config.unlabelled_weight,
+    "reconstruction": config.reconstruction_weight,
+  }
 
   def init(key):
-    return net.init(key, types.example_batch(spec)), init_model_state(config, spec)
+    batch = types.example_batch(spec)
+    bank_size = max(1, min(config.bank_size, spec.num_labelled))
+    bank = soft_pu.init_bank(bank_size, config.shared, spec.task)
+    return net.init(key, batch, batch.present), {"bank": bank}
 
-  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
-    terms, model_state = robult_terms(net, spec, params, model_state, batch, key, clock.progress)
-    total = sum(weight[k] * v.value for k, v in terms.items() if weight[k])
-    return total, (model_state, terms)
+  def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
+    bank, progress = model_state["bank"], step_info.progress
+    terms, bank = robult_terms(net, spec.task, params, bank, batch, key, progress)
+    return common.weighted_sum(terms, weights), ({"bank": bank}, terms)
 
-  def predict(params, model_state, batch: Batch, pattern=None):
+  def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    present = missing.restrict_to_pattern(batch.present, pattern)
-    out = net.apply(params, batch, present, pattern, method="branches")
-    codes = (out["z"], out["s"], out["u"])
-    logits = net.apply(params, *codes, present, method="head")
-    return {"logits": logits, "shared": out["z"], "private": out["u"]}
+    inputs = common.keep_pattern(inputs, pattern)
+    codes = net.apply(params, inputs, pattern, method=RobultNet.encode)
+    logits = net.apply(params, codes, inputs.present, method=RobultNet.classify)
+    return {"logits": logits, "shared": codes.shared, "private": codes.private}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

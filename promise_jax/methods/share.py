@@ -23,7 +23,6 @@ from jaxtyping import Array, Float, Int
 
 from promise_jax import types
 from promise_jax.checks import check_at_least, check_fields
-from promise_jax.losses import soft_pu
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.methods.distil import draw_subsets, subset_terms
@@ -123,7 +122,7 @@ def share(config: ShareConfig, spec: Spec) -> Method:
       teacher = precision.cast_like(model_state["teacher"], params)
       teacher_logits, _ = net.apply(teacher, batch)
     terms = subset_terms(logits, teacher_logits, visible, batch, spec.task)
-    ramp = soft_pu.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
+    ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
