@@ -9,6 +9,7 @@ higher rate `exact`, and `bernoulli` with one rate, hide what they hid at a lowe
 and more, and the rows that `map` and `mplmm` make incomplete stay incomplete.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -59,11 +60,15 @@ def pattern_index(mask: np.ndarray) -> np.ndarray:
   For arrays on the host.
   """
   mask = np.asarray(mask, bool)
-  patterns = np.array(all_patterns(mask.shape[-1]))
-  powers = 1 << np.arange(mask.shape[-1])
+  return _index_by_bits(mask.shape[-1])[mask @ (1 << np.arange(mask.shape[-1]))]
+
+
+@functools.cache
+def _index_by_bits(num_modalities: int) -> np.ndarray:
+  patterns = np.array(all_patterns(num_modalities))
   table = np.full(len(patterns) + 1, -1)
-  table[patterns @ powers] = np.arange(len(patterns))
-  return table[mask @ powers]
+  table[patterns @ (1 << np.arange(num_modalities))] = np.arange(len(patterns))
+  return table
 
 
 def restrict_to_pattern(present: Array, pattern: Pattern | None) -> Array:

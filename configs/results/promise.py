@@ -34,7 +34,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_map_config("promise", arguments)
   what = base.data.modalities.replace("+", ", ")
   where = f"{base.dataset} ({what})" if what else base.dataset
-  return compare.two_runs(
+  return compare.make_two_runs(
     arguments,
     base,
     title=f"PROMISE-style on {where}, training with {base.train_protocol}",

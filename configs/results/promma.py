@@ -50,7 +50,7 @@ def get_config(arguments: str = ""):
     "method": "mplmm(pretrain=1,tune=0)",
     "train": base.train.to_dict() | {"steps": BACKBONE, "select_on": "full"},
   }
-  config = compare.two_runs(
+  config = compare.make_two_runs(
     arguments,
     base,
     title=f"ProMMA-R and MPLMM on {base.dataset}, training with {base.train_protocol}",

@@ -27,7 +27,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config(method="redcore", dataset=dataset, label_rate=1.0)
   base.train_protocol = PROTOCOL.get(dataset, "exact(0.2,0.5,0.8)")
   base = experiment_config.apply_arguments(base, arguments)
-  return compare.two_runs(
+  return compare.make_two_runs(
     arguments,
     base,
     title=f"RedCore on {dataset}, training with {base.train_protocol}",

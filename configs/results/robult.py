@@ -43,7 +43,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config(method="robult", dataset=dataset, label_rate=rate)
   base = experiment_config.apply_arguments(base, arguments)
   where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
-  return compare.two_runs(
+  return compare.make_two_runs(
     arguments,
     base,
     title=f"Robult-style on {where}, {100 * base.label_rate:g} % labels",

@@ -63,9 +63,9 @@ def list_protocols() -> dict[str, str]:
 
 
 def list_metrics() -> dict[str, str]:
-  from promise_jax.evaluation import metrics
+  from promise_jax.evaluation import measure
 
-  found = {m.__name__: m for known in metrics.KNOWN.values() for m in known}
+  found = {n: m for kind in measure.METRICS for n, m in measure.known_metrics(kind).items()}
   return {name: first_line(metric.__doc__) for name, metric in found.items()}
 
 

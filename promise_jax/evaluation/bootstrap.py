@@ -1,200 +1,161 @@
-"""Is one method better than its control? A paired, two-level bootstrap (ours).
+"""How sure is the difference between two methods? A paired, two-level bootstrap (ours).
 
 Two things vary from run to run: the training seed and the test examples. Each resample
-draws both with replacement, the same draw for both arms (paired), for all seeds and for
-all patterns; drawn examples enter the metric as integer weights. The interval is the
-2.5 and 97.5 percentile of the difference.
+draws both with replacement, and uses the same draw for both methods (paired), for all
+seeds and all patterns. Drawn examples enter the metric as integer weights. The interval
+is the 2.5 and 97.5 percentile of the difference. Where examples come in groups (segments
+of one recording), they are not independent, and a resample draws whole groups.
 
-Where examples come in groups (segments of one recording), they are not independent, and
-a resample draws groups: every row of a drawn group counts as often as the group was
-drawn (a cluster bootstrap).
-
-What to expect of it: nominal coverage where rows or seeds differ as a whole (measured
-.95 at 8 and 5 seeds, .94 at 3). With one seed it tells about the examples alone; with
-few that differ much it is somewhat narrow, as any plug-in bootstrap, by (S - 1) / S in
-the variance between seeds. Where every prediction is a coin toss of its own, the two
-levels count that noise more than once and the interval is too wide: .99 was measured.
+Coverage is nominal where rows or seeds differ as a whole (measured .95 at 8 and 5 seeds,
+.94 at 3). With one seed the interval tells about the examples alone; with few seeds that
+differ much it is somewhat narrow, by (S - 1) / S in the variance between seeds. Where
+every prediction is a coin toss, both levels count that noise and the interval is too
+wide (.99 measured).
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from promise_jax.evaluation import metrics
+from promise_jax.evaluation import selection
+from promise_jax.types import Task
 
-Array = jax.Array
 LEVELS = (2.5, 97.5)
 CHUNK = 2**22  # logits in work at once: bounds the memory of one step of the bootstrap
 
 
-class Difference(NamedTuple):
-  """`mean` of ours minus control as observed, in the unit of the metric, its 95 %
-  interval, and the verdict "better", "worse" or "undecided", which knows the sign."""
+class Interval(NamedTuple):
+  """An observed difference and its 95 % interval, in the unit of the metric."""
 
   mean: float
   low: float
   high: float
-  verdict: str
 
 
-def _counts(key: Array, n: int) -> Array:
-  """How often each of n things is drawn in n draws with replacement: f32[n]."""
-  return jnp.zeros(n).at[jax.random.randint(key, (n,), 0, n)].add(1)
-
-
-def _row_values(metric, logits: Array, label: Array) -> Array:
-  """The metric of every row alone: [N, C] -> f32[N]."""
-
-  def one(x, y):
-    return metric(x[None], y[None], jnp.ones(1))
-
-  return jax.vmap(one)(logits, label)
-
-
-def _per_seed(metric, logits: Array, label: Array):
-  """A function weight f[P, N] -> metric f32[A, P, S] of logits [A, P, S, N, C].
-
-  A metric that is a mean over rows costs one matrix product a resample; any other is
-  computed anew from the weights.
-  """
-  over_seeds = jax.vmap(metric, in_axes=(0, None, None))
-  over_patterns = jax.vmap(over_seeds, in_axes=(0, None, 0))
-  over_arms = jax.vmap(over_patterns, in_axes=(0, None, None))
-  if not metrics.is_row_mean(metric):
-    return lambda weight: over_arms(logits, label, weight)
-  rows = functools.partial(_row_values, metric)
-  for _ in range(3):
-    rows = jax.vmap(rows, in_axes=(0, None))
-  value = rows(logits, label)
-
-  def row_mean(weight):
-    used = jnp.where(weight[None, :, None] == 0, 0, value)
-    total = jnp.einsum("apsn,pn->aps", used, weight, precision="highest")
-    return total / weight.sum(-1)[None, :, None]
-
-  return row_mean
-
-
-@functools.partial(jax.jit, static_argnames=("metric", "drawn", "resamples", "chunk"))
-def _differences(metric, logits, label, weight, group, key, drawn: int, resamples: int, chunk: int):
-  """(observed f32[P], resampled f32[resamples, P]) of arm 0 minus arm 1; `group`
-  i[N] is below `drawn`, the number of groups."""
-  value = _per_seed(metric, logits, label)
-  seeds, rows = logits.shape[2], logits.shape[3]
-
-  def difference(seed_share, row_count):
-    arms = (value(weight * row_count[None]) * seed_share[None, None]).sum(-1)
-    return arms[0] - arms[1]
-
-  def resample(index):
-    of_seeds, of_rows = jax.random.split(jax.random.fold_in(key, index))
-    row_count = _counts(of_rows, drawn)[group]
-    return difference(_counts(of_seeds, seeds) / seeds, row_count)
-
-  observed = difference(jnp.full(seeds, 1 / seeds), jnp.ones(rows))
-  return observed, jax.lax.map(resample, jnp.arange(resamples), batch_size=chunk)
-
-
-def _verdict(sign: int, low: float, high: float) -> str:
-  worst, best = sorted((sign * low, sign * high))
-  return "better" if worst > 0 else "worse" if best < 0 else "undecided"
-
-
-def _check(ours, control, label, weight, group, sign) -> None:
-  if ours.ndim != 4 or ours.shape != control.shape:
-    raise ValueError(
-      "Both arms want logits of one shape, [S, N, C] or with patterns [P, S, N, C], "
-      f"not {ours.shape} and {control.shape}."
-    )
-  patterns, _, rows, _ = ours.shape
-  if weight.shape != (patterns, rows) or len(label) != rows:
-    raise ValueError(
-      f"{patterns} patterns of {rows} rows want weights {(patterns, rows)} and as many "
-      f"labels, not {weight.shape} and {len(label)}."
-    )
-  if group.shape != (rows,):
-    raise ValueError(f"{rows} rows want a group each, not an array {group.shape}.")
-  if not (weight > 0).any(-1).all():
-    empty = int((weight > 0).any(-1).argmin())
-    raise ValueError(f"Pattern {empty} has no row of weight over 0; leave it out.")
-  if sign not in (1, -1):
-    raise ValueError(f"A sign is 1 (more is better) or -1, not {sign}.")
-
-
-def paired_differences(
-  metric,
-  sign,
-  ours,
-  control,
-  label,
-  weight,
-  means,
+def paired_intervals(
+  task: Task,
+  ours: Float[np.ndarray, "P S N C"],
+  baseline: Float[np.ndarray, "P S N C"],
+  label: np.ndarray,
+  weight: Float[np.ndarray, "P N"],
+  pattern_sets: Sequence[Bool[np.ndarray, " P"]],
   *,
-  group=None,
-  resamples=2000,
-  seed=0,
-) -> list[Difference]:
-  """As `paired_difference`, of means of the metric over some of P patterns.
+  group: np.ndarray | None = None,
+  resamples: int = 2000,
+  seed: int = 0,
+) -> list[Interval]:
+  """Intervals of (primary metric of ours) - (of the baseline), means over seeds.
 
-  `ours`, `control` f[P, S, N, C], `label` [N, ...], `weight` f[P, N], `means` bool[A,
-  P]: the patterns of each of A means; one answer a mean, from the same resamples.
+  Args:
+    task: whose primary metric is compared.
+    ours: logits, of the same rows and seeds as `baseline`.
+    baseline: logits.
+    label: [N], or [N, C] for multilabel.
+    weight: which rows count under a pattern; rows of weight 0 everywhere are never drawn.
+    pattern_sets: one interval for the mean over each set, all from the same resamples.
+    group: [N], equal where rows belong together; by default every row is on its own.
+    resamples: resample r depends on (seed, r) alone.
+    seed: of the draws.
+
+  Raises:
+    ValueError: shapes that do not fit, or a pattern without a row that counts.
   """
-  ours, control, weight = np.asarray(ours), np.asarray(control), np.asarray(weight)
-  label = np.asarray(label)
+  ours, baseline, weight, label = map(np.asarray, (ours, baseline, weight, label))
   group = np.arange(len(label)) if group is None else np.asarray(group)
-  _check(ours, control, label, weight, group, sign)
-  # Padding is no example: it must not be drawn.
-  kept = (weight > 0).any(0)
-  logits = np.stack([ours, control])[:, :, :, kept]
-  names, group = np.unique(group[kept], return_inverse=True)
+  _check_shapes(ours, baseline, label, weight, group)
+  counts = (weight > 0).any(0)
+  logits = np.stack([ours, baseline])[:, :, :, counts]
+  names, group = np.unique(group[counts], return_inverse=True)
   chunk = int(np.clip(CHUNK // logits.size, 1, resamples))
-  arrays = logits, label[kept], weight[:, kept], group, jax.random.key(seed)
-  found = _differences(metric, *arrays, len(names), resamples, chunk)
-  observed, resampled = jax.device_get(found)
+  arrays = logits, label[counts], weight[:, counts], group, jax.random.key(seed)
+  observed, resampled = jax.device_get(
+    _resample_differences(task, *arrays, num_groups=len(names), resamples=resamples, chunk=chunk)
+  )
   return [
-    _difference(sign, observed[mean].mean(), resampled[:, mean].mean(axis=1))
-    for mean in np.asarray(means, bool)
+    _interval(observed[patterns].mean(), resampled[:, patterns].mean(axis=1))
+    for patterns in np.asarray(pattern_sets, bool)
   ]
 
 
-def _difference(sign: int, observed: float, drawn: np.ndarray) -> Difference:
-  # A draw can leave a metric undefined (no positive row); such a draw tells nothing.
-  drawn = drawn[~np.isnan(drawn)]
-  if np.isnan(observed) or not drawn.size:
-    return Difference(float(observed), np.nan, np.nan, "undecided")
-  low, high = (float(q) for q in np.percentile(drawn, LEVELS))
-  return Difference(float(observed), low, high, _verdict(sign, low, high))
+@functools.partial(jax.jit, static_argnames=("task", "num_groups", "resamples", "chunk"))
+def _resample_differences(
+  task: Task,
+  logits: Float[Array, "2 P S N C"],
+  label: Array,
+  weight: Float[Array, "P N"],
+  group: Int[Array, " N"],
+  key: Key[Array, ""],
+  *,
+  num_groups: int,
+  resamples: int,
+  chunk: int,
+):
+  """(observed f[P], resampled f[resamples, P]) of the first minus the second logits."""
+  score = _weighted_scores(task, logits, label)
+  num_seeds, num_rows = logits.shape[2:4]
+
+  def difference(seed_weight, row_count):
+    means = (score(weight * row_count[None]) * seed_weight[None, None]).sum(-1)
+    return means[0] - means[1]
+
+  def resample(index):
+    seed_key, row_key = jax.random.split(jax.random.fold_in(key, index))
+    row_count = _draw_counts(row_key, num_groups)[group]
+    return difference(_draw_counts(seed_key, num_seeds) / num_seeds, row_count)
+
+  observed = difference(jnp.full(num_seeds, 1 / num_seeds), jnp.ones(num_rows))
+  return observed, jax.lax.map(resample, jnp.arange(resamples), batch_size=chunk)
 
 
-def paired_difference_over_patterns(
-  metric, sign, ours, control, label, weight, **options
-) -> Difference:
-  """As `paired_differences`, for the mean over all P patterns."""
-  every = np.ones((1, len(weight)), bool)
-  return paired_differences(metric, sign, ours, control, label, weight, every, **options)[0]
+def _weighted_scores(task: Task, logits: Float[Array, "2 P S N C"], label: Array):
+  """A function from weights [P, N] to the primary metric [2, P, S]."""
+  rows = jnp.vectorize(lambda x: selection.row_scores(x, label, task), signature="(n,c)->(n)")
+  if task.kind == "multilabel":
+    score = jnp.vectorize(
+      lambda x, w: selection.primary_score(x, label, w, task), signature="(n,c),(n)->()"
+    )
+    return lambda weight: score(logits, weight[None, :, None])
+  # A mean over rows costs one matrix product a resample: hundreds of times less.
+  value = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, rows(logits))
+
+  def score_rows(weight):
+    counted = jnp.where(weight[None, :, None] == 0, 0, value)
+    total = jnp.einsum("apsn,pn->aps", counted, weight, precision="highest")
+    return total / weight.sum(-1)[None, :, None]
+
+  return score_rows
 
 
-def paired_difference(
-  metric, sign, ours, control, label, weight, *, group=None, resamples=2000, seed=0
-) -> Difference:
-  """95 % percentile interval of metric(ours) - metric(control), means over seeds.
+def _draw_counts(key: Key[Array, ""], n: int) -> Float[Array, " n"]:
+  """How often each of n things is drawn in n draws with replacement."""
+  return jnp.zeros(n).at[jax.random.randint(key, (n,), 0, n)].add(1)
 
-  Args:
-    metric: as in `metrics`: (logits, label, weight) -> f32[].
-    sign: 1 if more is better, -1 if less is.
-    ours, control: f[S, N, C], the same rows and paired seeds.
-    label: i[N], or [N, C] for multilabel, or f[N] for regression.
-    weight: f[N] >= 0; rows of weight 0 are never drawn.
-    group: [N], equal where rows belong together, which are drawn together; None: every
-      row is on its own.
-    resamples: draws of the bootstrap; resample r depends on (seed, r) alone.
 
-  Raises:
-    ValueError: shapes that do not fit, no row that counts, or an unknown sign.
-  """
-  ours, control, weight = (np.asarray(v)[None] for v in (ours, control, weight))
-  options = {"group": group, "resamples": resamples, "seed": seed}
-  return paired_difference_over_patterns(metric, sign, ours, control, label, weight, **options)
+def _interval(observed: float, resampled: np.ndarray) -> Interval:
+  # A draw can leave a metric undefined (no row of a pattern); such a draw tells nothing.
+  resampled = resampled[~np.isnan(resampled)]
+  if np.isnan(observed) or not resampled.size:
+    return Interval(float(observed), np.nan, np.nan)
+  return Interval(float(observed), *(float(q) for q in np.percentile(resampled, LEVELS)))
+
+
+def _check_shapes(ours, baseline, label, weight, group) -> None:
+  if ours.ndim != 4 or ours.shape != baseline.shape:
+    raise ValueError(
+      f"Both want logits of one shape [P, S, N, C], not {ours.shape} and {baseline.shape}."
+    )
+  num_patterns, _, num_rows, _ = ours.shape
+  if weight.shape != (num_patterns, num_rows) or len(label) != num_rows:
+    raise ValueError(
+      f"{num_patterns} patterns of {num_rows} rows want weights {(num_patterns, num_rows)} "
+      f"and as many labels, not {weight.shape} and {len(label)}."
+    )
+  if group.shape != (num_rows,):
+    raise ValueError(f"{num_rows} rows want a group each, not an array {group.shape}.")
+  if not (weight > 0).any(-1).all():
+    raise ValueError(f"Pattern {(weight > 0).any(-1).argmin()} has no row that counts.")

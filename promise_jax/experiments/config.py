@@ -13,7 +13,7 @@ from typing import Any
 from promise_jax import methods
 from promise_jax.checks import check_choice
 from promise_jax.data import prefetch
-from promise_jax.evaluation import predict
+from promise_jax.evaluation import conditions
 from promise_jax.methods.presets import METHOD_PRESETS, PRESET_TRAINING, PRESETS
 from promise_jax.training import loop
 
@@ -73,7 +73,7 @@ def default_map_config(method: str, arguments: str):
   config = apply_arguments(config, arguments)
   if "test_protocols" not in given:
     two = config.dataset == "watch" or config.data.modalities.count("+") == 1
-    config.test_protocols = predict.map_protocols(2 if two else 3)
+    config.test_protocols = conditions.map_protocols(2 if two else 3)
   return config
 
 

@@ -36,7 +36,7 @@ def run_experiment(
   if distributed.all_processes_max(int(primary and run_dir.is_finished(folder))):
     if primary:
       show(f"{folder} is finished; nothing was trained.")
-    return results.render_console(folder) if primary else ""
+    return results.render_console(results.read_run(folder)) if primary else ""
   setup = on_all_processes(lambda: set_up(experiment, folder))
   with run_dir.open_run(folder, experiment):
     if primary:
@@ -46,8 +46,8 @@ def run_experiment(
     trained = train_variants(setup, folder, show if primary else None)
     # All processes must join the predictions; the primary one makes the tables of them.
     finish = results.write_test_results if primary else predict_test
-    on_all_processes(functools.partial(finish, setup, trained, folder))
-  return results.render_console(folder) if primary else ""
+    run = on_all_processes(functools.partial(finish, setup, trained, folder))
+  return results.render_console(run) if primary else ""
 
 
 def train_variants(

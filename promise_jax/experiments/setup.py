@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from promise_jax import data, methods, missing
 from promise_jax.data import batches, sampling
 from promise_jax.devices import mesh as devices_mesh
-from promise_jax.evaluation import metrics, predict
+from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from
 from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.experiment import DataConfig, Experiment
@@ -68,8 +68,8 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   )
   # These raise, before anything is trained, for protocols and metrics that do not fit.
   batches.train_mask(train_data, experiment.seeds[0])
-  predict.protocol_conditions(valid, experiment.test_protocols, "valid")
-  metrics.metrics_for(spec.task, experiment.metrics)
+  conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
+  measure.metrics_for(spec.task, experiment.metrics)
   mesh = devices_mesh.make_mesh(None, experiment.train.seed_devices)
   variants = []
   for config in experiment.variants:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from promise_jax import files
 from promise_jax.devices import distributed
-from promise_jax.evaluation import predict
+from promise_jax.evaluation import predict, selection
 from promise_jax.experiments import init_from
 from promise_jax.experiments.setup import Setup, Variant
 from promise_jax.methods import constant
@@ -149,9 +149,9 @@ def fit_constant(setup: Setup, name: str) -> TrainedVariant:
     return np.broadcast_to(logits[:, None, None], shape)
 
   valid = setup.valid_data
-  patterns = predict.selection_patterns(setup.patterns, setup.experiment.train.select_on)
-  weight = predict.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)
+  patterns = selection.selection_patterns(setup.patterns, setup.experiment.train.select_on)
+  weight = selection.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)
   # The same logits under every pattern: take as many of them as select.
   under_patterns = predict_split(valid)[:, : len(patterns)]
-  score = [predict.selection_score(x, valid.label, weight, task) for x in under_patterns]
+  score = [selection.selection_score(x, valid.label, weight, task) for x in under_patterns]
   return TrainedVariant(name, np.array(score), np.zeros(len(logits), np.int32), predict_split)

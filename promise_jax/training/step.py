@@ -13,6 +13,7 @@ from promise_jax import missing
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import predict as evaluation_predict
+from promise_jax.evaluation import selection
 from promise_jax.method import Method, Stage, StepInfo, TrainState
 from promise_jax.optim import optimizer, param_paths, update_rules
 from promise_jax.types import Array, PyTree, Spec
@@ -106,16 +107,14 @@ def make_train_steps(
   patterns = missing.all_patterns(len(spec.modalities))
   # An earlier stage on complete rows hands on what is best on complete rows.
   complete = not stage.hide and stage.name != method.stages[-1].name
-  patterns = evaluation_predict.selection_patterns(
-    patterns, "full" if complete else config.select_on
-  )
+  patterns = selection.selection_patterns(patterns, "full" if complete else config.select_on)
 
   def validate(params, model_state, judge):
     logits = evaluation_predict.predict_patterns(
       predict, params, model_state, judge, patterns, mesh
     )
-    weight = evaluation_predict.row_weights(judge["recorded"], judge["valid"], patterns)
-    return evaluation_predict.selection_score(logits, judge["label"], weight, spec.task)
+    weight = selection.row_weights(judge["recorded"], judge["valid"], patterns)
+    return selection.selection_score(logits, judge["label"], weight, spec.task)
 
   def call(carry, ready, keys, data, judge, steps):
     clocks = StepInfo(*ready["clock"])

@@ -10,7 +10,7 @@ from promise_jax import data
 from promise_jax.data import cleaning, loading
 from promise_jax.data.builtin import sentiment_builders
 from promise_jax.data.readers import mmsa
-from promise_jax.evaluation import metrics, sentiment_metrics
+from promise_jax.evaluation import measure, sentiment_metrics
 from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import train_variant
 from promise_jax.types import Modality, Task
@@ -303,16 +303,16 @@ def test_the_range_decides_the_unit_and_metrics(save):
   (line,) = (line for line in found.told() if "labels lie" in line)
   assert "taken for CH-SIMS, unit 1." in line
   of_sims = {m.__name__ for m in sentiment_metrics.SIMS}
-  assert metrics.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_sims
+  assert measure.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_sims
   found = data.load(save(make()[0]))
   assert any("taken for MOSI or MOSEI, unit 3." in line for line in found.told())
   of_mosi = {m.__name__ for m in sentiment_metrics.SENTIMENT}
-  assert metrics.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_mosi
+  assert measure.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_mosi
   # A unit that is given decides, but CH-SIMS has no label beyond 1.
   asked = data.load(save(make("sims")[0]), scale=3.0).spec.task
-  assert asked.scale == 3.0 and "acc7" in metrics.metrics_for(asked)
+  assert asked.scale == 3.0 and "acc7" in measure.metrics_for(asked)
   asked = data.load(save(make()[0]), scale=1.0).spec.task
-  assert metrics.metrics_for(asked).keys() == {"mae", "corr"}
+  assert measure.metrics_for(asked).keys() == {"mae", "corr"}
 
 
 def test_a_split_read_twice_is_the_same(save):

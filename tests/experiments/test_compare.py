@@ -132,7 +132,7 @@ def test_two_runs_of_one_base():
   base = tiny_runs.get_config("label_rate=0.25")
   before = base.to_dict()
   fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil", "b")}
-  found = compare.two_runs("label_rate=0.25", base, **fixed).to_dict()
+  found = compare.make_two_runs("label_rate=0.25", base, **fixed).to_dict()
   assert found == {
     "title": "T",
     "trials": {},
@@ -143,11 +143,11 @@ def test_two_runs_of_one_base():
     },
   }
   more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
-  assert compare.two_runs("", base, **fixed, **more).to_dict() == found | more
+  assert compare.make_two_runs("", base, **fixed, **more).to_dict() == found | more
   assert base.to_dict() == before
   for field in ("seeds", "baselines"):
     with pytest.raises(ValueError, match=f"{field} is fixed"):
-      compare.two_runs(f"fold=1,{field}=3", base, **fixed)
+      compare.make_two_runs(f"fold=1,{field}=3", base, **fixed)
 
 
 @pytest.mark.parametrize("name", ["redcore", "robult"])
@@ -156,7 +156,7 @@ def test_the_comparisons_of_the_results_fit(name):
   scope = runpy.run_path(str(path))
   for arguments in ("", "dataset=watch", "dataset=emoji,label_rate=0.5"):
     given = scope["get_config"](arguments).to_dict()
-    compare.check(given)
+    compare.check_comparison(given)
     for one in given["runs"].values():
       fields = ("seeds", "method", "baselines", "train_protocol")
       own = {field: one[field] for field in fields}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from promise_jax import methods, missing
-from promise_jax.evaluation import predict
+from promise_jax.evaluation import conditions
 from promise_jax.experiments import config as experiment_config
 from promise_jax.methods.presets import PRESETS
 from promise_jax.optim import optimizer
@@ -132,7 +132,7 @@ def test_fields_of_the_data_come_after_the_colon_too():
 
 
 def test_the_grid_of_the_map_family():
-  pair, more = predict.map_protocols(2), predict.map_protocols(3)
+  pair, more = conditions.map_protocols(2), conditions.map_protocols(3)
   assert more == tuple(f"map({rate})" for rate in (0.1, 0.3, 0.5, 0.7, 0.9))
   assert pair[:5] == more and len(pair) == 15
   # Of two modalities, both=1 leaves incomplete rows the first alone.

@@ -1,0 +1,101 @@
+"""The conditions of a test: which modalities each row shows, and the logits that belong to it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from promise_jax import missing
+from promise_jax.evaluation import mask_files
+from promise_jax.types import Pattern, Split
+
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Condition(NamedTuple):
+  """A row of the results: its columns, and what each row of the split shows."""
+
+  columns: dict  # pattern, protocol, mask_hash and, if there is one, rate
+  mask: Bool[np.ndarray, "K N M"]  # K > 1: the split is counted under K patterns, pooled
+
+
+def make_condition(split: Split, mask: Bool[np.ndarray, "K N M"], **columns) -> Condition:
+  """A condition that hides more than the data lack."""
+  mask = mask & split.recorded
+  ids = np.tile(split.id, len(mask))
+  name = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
+  return Condition(columns | {"mask_hash": name}, mask)
+
+
+def pattern_conditions(
+  split: Split, patterns: Sequence[Pattern], names: Sequence[str]
+) -> list[Condition]:
+  """Every row under one pattern, for each pattern."""
+  return [
+    make_condition(
+      split,
+      np.array(pattern)[None, None],
+      pattern=missing.pattern_name(pattern, names),
+      protocol="none",
+    )
+    for pattern in patterns
+  ]
+
+
+def pooled_conditions(split: Split, patterns: Sequence[Pattern]) -> list[Condition]:
+  """All patterns, and the incomplete ones, each pooled into one set of P N rows."""
+  table = np.array(patterns)[:, None]
+  incomplete = table[~table.all(axis=(1, 2))]
+  sets = {"pooled(all)": table, "pooled(incomplete)": incomplete}
+  return [
+    make_condition(split, mask, pattern=None, protocol=name)
+    for name, mask in sets.items()
+    if len(mask)
+  ]
+
+
+def protocol_conditions(
+  split: Split, protocols: Sequence[missing.Protocol], split_name: str
+) -> list[Condition]:
+  """The split under one fixed mask for each protocol."""
+  conditions = []
+  for protocol in protocols:
+    modalities = split.recorded.shape[1]
+    mask = missing.draw_mask(
+      protocol, seed=0, split=split_name, ids=split.id, modalities=modalities
+    )
+    columns = {"pattern": None, "protocol": str(protocol)}
+    if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1:
+      columns["rate"] = protocol.rates[0]
+    conditions.append(make_condition(split, mask[None], **columns))
+  return conditions
+
+
+def rate_protocols() -> list[missing.Protocol]:
+  """Bernoulli missingness that keeps one modality a row, at the rates 0 to .9."""
+  return [missing.parse_protocol(f"bernoulli({rate})") for rate in RATES]
+
+
+def map_protocols(num_modalities: int) -> tuple[str, ...]:
+  """The tests of the MAP family of papers at the rates .1 to .9.
+
+  Of two modalities also with only the first, and only the second, in incomplete rows.
+  """
+  kinds = ("", ",both=1", ",both=0") if num_modalities == 2 else ("",)
+  return tuple(f"map({rate}{kind})" for kind in kinds for rate in RATES[1:][::2])
+
+
+def select_logits(
+  logits: Float[np.ndarray, "S P N C"], mask: Bool[np.ndarray, "K N M"]
+) -> tuple[Float[np.ndarray, "S R C"], Int[np.ndarray, " R"]]:
+  """The logits under `mask`, and the number in the split of each of those R rows.
+
+  Args:
+    logits: under all patterns, in the order of `missing.all_patterns`.
+    mask: what a row shows; one that shows nothing is left out.
+  """
+  index = missing.pattern_index(mask)
+  shown = index >= 0
+  rows = np.nonzero(shown)[1]
+  return logits[:, index[shown], rows], rows

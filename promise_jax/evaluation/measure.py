@@ -1,0 +1,112 @@
+"""Which metrics a task has, and their values under many conditions as one DataFrame."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from promise_jax.evaluation import metrics, sentiment_metrics
+from promise_jax.evaluation.conditions import Condition, select_logits
+from promise_jax.types import Split, Task
+
+METRICS = {
+  "classes": "accuracy macro_f1 weighted_f1 uar auroc",
+  "multilabel": "macro_f1 micro_f1 weighted_f1 samples_f1 samples_accuracy auroc",
+  "regression": "mae corr",
+}
+
+
+def known_metrics(kind: str) -> dict[str, Callable]:
+  """All metrics of a kind of task, by name."""
+  known = {name: getattr(metrics, name) for name in METRICS[kind].split()}
+  if kind == "regression":
+    sentiment = (*sentiment_metrics.SENTIMENT, *sentiment_metrics.SIMS)
+    known |= {metric.__name__: metric for metric in sentiment}
+  return known
+
+
+def metrics_for(task: Task, extra: Sequence[str] = ()) -> dict[str, Callable]:
+  """The metrics of a task by name, the primary one first.
+
+  Args:
+    task: all metrics of classes and multilabel are taken. A regression has mae, corr and
+      what `sentiment_metrics.sentiment_set` says.
+    extra: names of more metrics of this kind of task.
+
+  Raises:
+    ValueError: a name that is no metric of this kind of task.
+  """
+  metrics.primary_metric(task)
+  known, names = known_metrics(task.kind), METRICS[task.kind].split()
+  names += [metric.__name__ for metric in sentiment_metrics.sentiment_set(task)]
+  for name in extra:
+    if name not in known:
+      raise ValueError(f"{name!r} is no metric of {task.kind}; known: {', '.join(known)}.")
+  return {name: known[name] for name in (*names, *extra)}
+
+
+def measure(
+  task: Task, logits: Float[np.ndarray, "S N C"], label: np.ndarray, extra: Sequence[str] = ()
+) -> dict[str, Float[np.ndarray, " S"]]:
+  """The metrics of every seed; NaN without rows, and for a seed with a NaN logit."""
+  chosen = metrics_for(task, extra)
+  if not len(label):
+    return {name: np.full(len(logits), np.nan) for name in chosen}
+  broken = np.isnan(logits)
+  values = np.where(broken, 0, logits)
+  if task.kind == "regression":
+    values = values[..., 0] * np.float32(task.scale)
+  return {
+    name: np.where(broken.any((1, 2)), np.nan, metric(values, label)).astype(np.float32)
+    for name, metric in chosen.items()
+  }
+
+
+def measure_conditions(
+  task: Task,
+  logits: Float[np.ndarray, "S P N C"],
+  split: Split,
+  conditions: Sequence[Condition],
+  seeds: Sequence[int],
+  extra: Sequence[str] = (),
+) -> pd.DataFrame:
+  """One row for every condition, metric and seed, from the logits under all patterns.
+
+  Rows of the split with nothing left do not count; `n` says how many did.
+  """
+  lines = []
+  for condition in conditions:
+    chosen, rows = select_logits(logits, condition.mask)
+    for name, values in measure(task, chosen, split.label[rows], extra).items():
+      lines += [
+        condition.columns | {"metric": name, "value": float(value), "n": len(rows), "seed": seed}
+        for value, seed in zip(values, seeds, strict=True)
+      ]
+  return pd.DataFrame(lines)
+
+
+def measure_best_constant(
+  task: Task,
+  split: Split,
+  conditions: Sequence[Condition],
+  seeds: Sequence[int],
+  extra: Sequence[str] = (),
+) -> pd.DataFrame:
+  """What the best constant scores, in the form of `measure_conditions`.
+
+  The constant is chosen metric by metric on the labels of `split` themselves: this is what
+  can be scored without reading anything, not a predictor. `majority`, fitted on train,
+  falls below it where train leans another way.
+  """
+  constants = sentiment_metrics.constants(split.label, task.scale)
+  num_patterns = 2 ** split.recorded.shape[1] - 1
+  logits = np.broadcast_to(
+    constants[:, None, None, None], (len(constants), num_patterns, len(split.id), 1)
+  )
+  scores = measure_conditions(task, logits, split, conditions, range(len(constants)), extra)
+  scores["value"] *= scores["metric"].map(metrics.metric_sign)
+  same = ["pattern", "protocol", "mask_hash", "metric"]
+  best = scores.groupby(same, dropna=False, sort=False, as_index=False).max()
+  best["value"] *= best["metric"].map(metrics.metric_sign)
+  return best.drop(columns="seed").merge(pd.DataFrame({"seed": list(seeds)}), how="cross")

@@ -1,0 +1,119 @@
+"""What a run says beside its tables of patterns: means of all metrics, verdicts, variants."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from promise_jax.reports import formatting, tables
+from promise_jax.reports.formatting import show_cell, show_value
+
+STILL = 1e-3  # an upper level that moved less did not move
+
+
+def show_interval(line: pd.Series) -> str:
+  """The difference of a comparison and its interval, "+1.2 [+0.3, +2.1]"."""
+  values = (show_value(line["metric"], line[k], signed=True) for k in ("difference", "low", "high"))
+  return "{} [{}, {}]".format(*values)
+
+
+def describe_verdict(line: pd.Series) -> str:
+  """One line of a comparison as a sentence."""
+  pair = f"{line['method']} - {line['baseline']}"
+  return f"{line['rows']}: {pair} = {show_interval(line)}, {line['verdict']}"
+
+
+def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
+  """A comparison as cells of text, the header first and the verdict last."""
+  texts = [["rows", "method", "baseline", "metric", "difference", "95 % interval", ""]]
+  for _, line in lines.iterrows():
+    metric = line["metric"]
+    values = (show_value(metric, line[k], signed=True) for k in ("difference", "low", "high"))
+    difference, low, high = values
+    unit = " points" if formatting.is_share(metric) else ""
+    texts.append([*line[texts[0][:4]], difference + unit, f"{low} to {high}", line["verdict"]])
+  return texts
+
+
+def variant_table(
+  method: str,
+  others: Sequence[str],
+  best: str | None,
+  results: pd.DataFrame,
+  comparison: pd.DataFrame,
+  metric: str,
+) -> str:
+  """A markdown row for `method` and each of `others`: its means, and how they differ.
+
+  Args:
+    method: the variant that the others are compared with.
+    others: the other rows of the table.
+    best: the baseline that is marked as best on validation.
+    results: of all variants, with the validation scores.
+    comparison: of `method` with the others.
+    metric: the primary one.
+  """
+  lines = comparison[(comparison["method"] == method) & (comparison["rows"] == "incomplete")]
+  verdicts = {line["baseline"]: line for _, line in lines.iterrows()}
+  header = ["variant", "seeds", "validation", "incomplete", "full"]
+  header += [f"{method} minus it, incomplete", "verdict for " + method]
+  rows = [header, ["---"] * len(header)]
+  for name in (method, *others):
+    own = results[results["method"] == name]
+    table = tables.pattern_table(own, metric, [name])
+    cells = table.cells[name]
+    row = [f"`{name}`" + " (best on validation)" * (name == best), str(own["seed"].nunique())]
+    row.append(show_value(metric, own.loc[own["split"] == "valid", "value"].mean()))
+    row += [show_cell(metric, cells.get("mean, incomplete"))]
+    row += [show_cell(metric, cells.iloc[table.num_plain - 1])]
+    line = verdicts.get(name)
+    row += ["", ""] if line is None else [show_interval(line), line["verdict"]]
+    rows.append(row)
+  return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def metric_lines(lines: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
+  """A line for each group `by` some columns, a column for each metric; the header first."""
+  names = lines["metric"].unique()
+  texts = []
+  for key, part in lines.groupby(list(by), sort=False):
+    values = [part.loc[part["metric"] == name, "value"] for name in names]
+    cells = [show_cell(n, formatting.make_cell(v)) for n, v in zip(names, values, strict=True)]
+    texts.append([*key, *cells])
+  return [[*by, *names], *texts]
+
+
+def metric_text(lines: pd.DataFrame) -> str:
+  """Results of one protocol as text: a row a method, a column a metric."""
+  first = lines.iloc[0]
+  where = ", ".join(first[["dataset", "split", "protocol"]])
+  caption = f"{where}, n = {first['n']}, mask {first['mask_hash']}"
+  return "\n".join([caption, *formatting.align(metric_lines(lines, ["method"]))])
+
+
+def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
+  """The means over patterns as text: a row a metric, a column a method."""
+  by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
+  blocks: dict[str, list] = {}
+  for metric in by_pattern["metric"].unique():
+    table = tables.pattern_table(results, metric, methods)
+    for name, row in table.cells.iloc[table.num_plain :].iterrows():
+      block = blocks.setdefault(name, [[name, *methods]])
+      block.append([formatting.metric_label(metric), *(show_cell(metric, c) for c in row)])
+  return "\n\n".join("\n".join(formatting.align(block)) for block in blocks.values()) + "\n"
+
+
+def upper_levels(training: pd.DataFrame) -> list[str]:
+  """For each method with an upper level, a sentence on how far it has moved in the end.
+
+  Reads the term "moved" = |beta - beta0| of the last lines of the training log, each of
+  which is a mean over the steps of a block.
+  """
+  sentences = []
+  if "moved" in training:
+    for method, lines in training[training["moved"].notna()].groupby("method", sort=False):
+      end = lines.loc[lines["step"] == lines["step"].max(), "moved"].mean()
+      sentences.append(
+        f"{method}: the upper level {'moved' if end > STILL else 'did not move'}, "
+        f"|beta - beta0| = {end:.3f} on average over the last call of training"
+      )
+  return sentences
