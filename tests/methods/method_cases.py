@@ -1,0 +1,155 @@
+"""The methods that every test of the contract runs on: one case a method, and variants."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import example_batches
+from promise_jax import methods
+from promise_jax.method import Method
+from promise_jax.methods.presets import PRESETS
+from promise_jax.types import PyTree, Spec
+
+SMALL = {"hidden": 8, "head_hidden": 8}
+ROBULT = SMALL | {"shared": 4, "private": 4}
+ONE_ENCODER = {"own_encoders": False}
+GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "supervised_patterns": "all"}
+STILL = {"dropout": False}
+OPEN = {"gated": False, "decay": 0.0}
+REDCORE = SMALL | {"imputer": 8, "links": 2, "subsets": 1}
+TINY = {"encoder": "transformer", "heads": 2, "blocks": 1}
+MPLMM_AUTHORS = PRESETS["authors"]["mplmm"]
+AUTHORS = REDCORE | PRESETS["authors"]["redcore"] | {"links": 2} | TINY
+# Contrasts do not go to 0, however good the codes are: small weights.
+PROMISE = {"hidden": 8, "prompts": 2, "heads": 2, "code": 4, "views": 2}
+PROMISE |= {"fncl": 0.1, "cccl": 0.1}
+BARE = {"generate": "none", "fncl": 0.0, "hide": False}
+STEPS = {"encoder": "steps", "cross_layers": 1, "strength": 0.5, "hide": False}
+STEPS |= {"positives": "fig_edges", "project": "shared", "generate": "mix"}
+STEPS |= {"fncl": 0.02}
+TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a"}
+MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
+QUIET = {"noisy": ""}
+PROMMA = MPLMM | {"width": 4, "rank": 2, "codes": 3}
+OTHER = {"gate": "importance", "weigh": "attention", "connect": "static"}
+OTHER |= {"apply": "both", "private": "static"}
+PAIR = example_batches.VECTORS[:2]
+
+
+class Case(NamedTuple):
+  """A method with settings, a task and modalities."""
+
+  method: str
+  values: dict
+  task: str = "classes"
+  modalities: tuple = example_batches.VECTORS
+  empty_rows_count: bool = False  # the loss reads rows with nothing present, on purpose
+  steps: int = 60  # to learn 16 rows: dropout on a backbone of width 8 makes it slow
+
+  @property
+  def has_test_noise(self) -> bool:
+    """Whether predictions have noise, which follows the ids of the rows."""
+    return self.values.get("eval_sample", False)
+
+
+# The case that is called like its method also runs the tests that compile more
+# programs. "-kinds" have other kinds than vectors, most of them all four.
+CASES = {
+  "robult": Case("robult", ROBULT),
+  "robult-sign": Case("robult", ROBULT, "regression", PAIR),
+  "robult-gaussian": Case("robult", ROBULT | GAUSSIAN, "regression", PAIR),
+  "robult-kinds": Case("robult", ROBULT | ONE_ENCODER, "multilabel", example_batches.KINDS),
+  "redcore": Case("redcore", REDCORE),
+  "redcore-regression": Case("redcore", REDCORE | {"vib": False, "subsets": 1}, "regression", PAIR),
+  "redcore-kinds": Case(
+    "redcore",
+    REDCORE | TINY,
+    "multilabel",
+    example_batches.KINDS,
+  ),
+  "redcore-lstm-kinds": Case(
+    "redcore", REDCORE | {"encoder": "lstm"}, "multilabel", example_batches.KINDS
+  ),
+  "redcore-authors": Case("redcore", AUTHORS, modalities=PAIR, empty_rows_count=True),
+  "promise": Case("promise", PROMISE),
+  "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
+  "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
+  "promma": Case("promma", PROMMA, steps=120),
+  "promma-kinds": Case(
+    "promma", PROMMA | OTHER | QUIET, "multilabel", example_batches.KINDS[:2], steps=300
+  ),
+  "mplmm": Case("mplmm", MPLMM, steps=120),
+  "mplmm-authors": Case(
+    "mplmm", PRESETS["authors"]["mplmm"] | MPLMM, "regression", PAIR, steps=300
+  ),
+  "mplmm-kinds": Case("mplmm", MPLMM | QUIET, "multilabel", example_batches.KINDS[2:], steps=300),
+  "fusion": Case("fusion", SMALL),
+  "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
+  "fusion-zeros": Case("fusion", SMALL | STILL | {"fill": "zeros"}, modalities=PAIR),
+  "fusion-token": Case("fusion", SMALL | STILL | {"fill": "token"}, modalities=PAIR),
+  "fusion-zeros-dropout": Case("fusion", SMALL | {"fill": "zeros"}, "regression", PAIR),
+  "fusion-kinds": Case("fusion", SMALL | {"fill": "token"}, "multilabel", example_batches.KINDS),
+  "distil": Case("distil", SMALL),
+  "distil-regression": Case("distil", SMALL, "regression", PAIR),
+  "distil-kinds": Case("distil", SMALL, "multilabel", example_batches.KINDS),
+  "share": Case("share", SMALL),
+  "share-open": Case("share", SMALL | OPEN, "regression", PAIR),
+  "share-kinds": Case("share", SMALL, "multilabel", example_batches.KINDS),
+}
+FIRST = [name for name in CASES if name == CASES[name].method]
+every_case = pytest.mark.parametrize("name", CASES)
+every_method = pytest.mark.parametrize("name", FIRST)
+
+
+class Program(NamedTuple):
+  """A case, built and compiled once: `grad` -> (loss, (model_state, terms)), gradient."""
+
+  case: Case
+  spec: Spec
+  method: Method
+  params: PyTree
+  model_state: PyTree
+  grad: object
+  predict: object
+
+
+@functools.cache
+def built(name: str) -> Program:
+  case = CASES[name]
+  spec = example_batches.spec(case.task, case.modalities)
+  method = methods.build_method(case.method, case.values, spec)
+  params = example_batches.parameters(method)
+  model_state = jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
+  grad = jax.jit(jax.value_and_grad(method.stages[0].loss, has_aux=True))
+  predict = jax.jit(method.predict)
+  program = Program(case, spec, method, params, model_state, grad, predict)
+  # Banks and running means with something in them.
+  (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
+  return program._replace(model_state=model_state)
+
+
+def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
+  step_info = example_batches.step_info(progress)
+  return program.grad(program.params, program.model_state, batch, jax.random.key(key), step_info)
+
+
+def predict_logits(program: Program, batch):
+  readable = example_batches.readable(batch, program.case.has_test_noise)
+  return np.asarray(program.predict(program.params, program.model_state, readable)["logits"])
+
+
+def assert_same(a, b):
+  """Bit by bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-5), a, b)
+
+
+def assert_finite(tree):
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    assert np.isfinite(np.asarray(x, np.float64)).all(), jax.tree_util.keystr(path)
