@@ -21,5 +21,5 @@ def get_config(arguments: str = ""):
   config.train_protocol = "mplmm(0.7,redraw=true)"
   config.train.update({"steps": 400, "batch_size": 64})
   if "preset" not in experiment_config.parse_pairs(arguments):
-    config.mplmm.steps = 20
+    config.mplmm.max_steps = 20
   return experiment_config.apply_arguments(config, arguments)

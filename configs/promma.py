@@ -21,6 +21,6 @@ def get_config(arguments: str = ""):
   config.baselines = BASELINES
   config.train.update({"steps": 400, "batch_size": 64})
   if "preset" not in experiment_config.parse_pairs(arguments):
-    config.promma.steps = config.mplmm.steps = 20
-    config.promma.judge_every = 4
+    config.promma.max_steps = config.mplmm.max_steps = 20
+    config.promma.gate_every = 4
   return experiment_config.apply_arguments(config, arguments)

@@ -19,19 +19,18 @@ from promise_jax.experiments import config as experiment_config
 OTHERS = (
   "promma(gate=on)",
   "promma(gate=off)",
-  "promma(gate=oracle)",
-  "promma(private=none)",
-  "promma(private=none,connect=none)",
-  "promma(weigh=none)",
-  "promma(connect=none)",
-  "promma(margin=1,aim=streams)",
+  "promma(private_prompts=false)",
+  "promma(private_prompts=false,connections=false)",
+  "promma(source_weights=false)",
+  "promma(connections=false)",
+  "promma(margin=1,generation_target=streams)",
   # Everything is trained with the prompts, from the same backbone.
   "promma(frozen=false)",
   "mplmm(frozen=false)",
 )
 BACKBONE, STEPS, STEPS_ON_WATCH = 150, 100, 150
 # The backbone is trained in a run of its own.
-PROMPTS = {"steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
+PROMPTS = {"max_steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
 
 
 def get_config(arguments: str = ""):
@@ -44,7 +43,7 @@ def get_config(arguments: str = ""):
   base.train.update({"steps": steps, "eval_every": 25, "batch_size": 64})
   for name in ("mplmm", "promma"):
     base[name].update(PROMPTS)
-  base.promma.judge_every = 4
+  base.promma.gate_every = 4
   base = experiment_config.apply_arguments(base, arguments)
   backbone = {
     "method": "mplmm(pretrain=1,tune=0)",

@@ -1,12 +1,10 @@
-"""Evaluate before generating: which absent modality is worth an imputation.
+"""Labels for the gates of ProMMA: is an absent modality worth generating?
 
-Inspired by the abstract of ProMMA (arXiv 2604.05558), the one part of the paper that
-was available: importance of what is missing, judged by a pretrained model and pseudo
-labels. All formulas are ours.
-
-A gate setting says for each absent modality of a row whether it is generated (ON) or
-left out (OFF). At most M - 1 are absent, so a model run under each of the
-G = 2^(M - 1) settings of `table` has seen every row under all of its own settings.
+Inspired by the abstract of ProMMA (arXiv 2604.05558), the only part of the paper that was
+available to us; all formulas are ours. A gate says for each absent modality of a row whether
+it is generated (ON) or left out (OFF). A row that has anything lacks at most M - 1 modalities.
+So a model that runs under each of the G = 2^(M - 1) settings of `gate_settings` has seen
+every row under all settings of its own gates.
 """
 
 import itertools
@@ -16,43 +14,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import missing
 from promise_jax.checks import check_at_least
 from promise_jax.losses import supervised
-from promise_jax.types import Array, Task
+from promise_jax.types import Task
 
-SHARPNESS = 0.1  # of the unit: the benefit at which necessity is sigmoid(1)
-
-probabilities = supervised.predict_probability
-
-
-def gate_settings(modalities: int) -> np.ndarray:
-  """All settings bool[G, M - 1] of M modalities, all OFF first, all ON last.
-
-  One modality has one setting, the empty one. Raises ValueError for less than one.
-  """
-  check_at_least("modalities", modalities, 1)
-  settings = list(itertools.product((False, True), repeat=modalities - 1))
-  return np.array(settings, bool).reshape(len(settings), modalities - 1)
+# In standard deviations of the targets: the benefit at which the label is sigmoid(1).
+SHARPNESS = 0.1
 
 
-def gates(setting: Array, present: Array) -> Array:
-  """What f32[B, M] of each modality gets through, 1 for those `present` bool[B, M].
+def gate_settings(num_modalities: int) -> np.ndarray:
+  """All settings of M - 1 gates, bool[G, M - 1]: all OFF first, all ON last."""
+  check_at_least("num_modalities", num_modalities, 1)
+  settings = list(itertools.product((False, True), repeat=num_modalities - 1))
+  return np.array(settings, bool).reshape(len(settings), num_modalities - 1)
 
-  The k-th absent modality of a row, in the order of modalities, gets `setting`[k] of
-  bool[M - 1], which may be traced; of a row that has nothing the last one gets 0.
+
+def gate_values(setting: Bool[Array, " M-1"], present: Bool[Array, "B M"]) -> Float[Array, "B M"]:
+  """Gates of every row under one setting, 0 or 1; present modalities have 1.
+
+  The k-th absent modality of a row, in the order of modalities, gets `setting[k]`. In a row
+  without any modality the last one gets 0.
   """
   setting, present = jnp.asarray(setting), jnp.asarray(present)
   chex.assert_shape(setting, (present.shape[1] - 1,))
   padded = jnp.append(setting.astype(jnp.float32), np.float32(0))
-  return jnp.where(present, 1, padded[_slot(present)])
+  return jnp.where(present, 1, padded[_rank_absent(present)])
 
 
-def as_target(label: Array, task: Task) -> Array:
-  """Label as f[B, C] in the units of `probabilities`: one-hot (classes), as it is
-  (multilabel), label / scale (regression). Labels of unlabelled rows come out as
-  whatever stands there: `tasks.known_label` first."""
+def label_to_target(label: Array, task: Task) -> Float[Array, "B C"]:
+  """Labels in the units of `supervised.predict_probability`.
+
+  One-hot for classes, as they are for multilabel, label / scale for regression. The target of
+  an unlabelled row is garbage: call `supervised.known_label` first.
+  """
   if task.kind == "classes":
     return jax.nn.one_hot(label, task.outputs)
   if task.kind == "multilabel":
@@ -60,93 +57,88 @@ def as_target(label: Array, task: Task) -> Array:
   return (label / task.scale)[:, None]
 
 
-def prediction_error(logits: Array, target: Array, task: Task) -> Array:
-  """mean_C |p - target| f[B] of p = `probabilities` of `logits` f[B, C], and `target`
-  f[B, C] in the same units: labels, pseudo labels or a mixture of both."""
+def prediction_error(
+  logits: Float[Array, "B C"], target: Float[Array, "B C"], task: Task
+) -> Float[Array, " B"]:
+  """mean_C |p - target|, with the probabilities p of `logits`."""
   chex.assert_equal_shape((logits, target))
-  return jnp.mean(jnp.abs(probabilities(logits, task) - target), axis=1)
+  return jnp.mean(jnp.abs(supervised.predict_probability(logits, task) - target), axis=1)
 
 
-def benefit(errors: Array, present: Array) -> Array:
-  """b f[B, M]: by how much generating a modality lowers the error, as mean over the
-  settings of the other gates of error(OFF) - error(ON).
+def generation_benefit(
+  errors: Float[Array, "G B"], present: Bool[Array, "B M"]
+) -> Float[Array, "B M"]:
+  """By how much generating a modality lowers the error.
 
-  `errors` f[G, B] are those under each setting of `table`, `present` is bool[B, M]. 0
-  for present modalities and for rows that have nothing.
+  error(OFF) - error(ON), averaged over the settings of the other gates. 0 for present
+  modalities and for rows that have nothing.
+
+  Args:
+    errors: the error of each row under each setting of `gate_settings`.
+    present: which modalities a row has.
   """
   present = jnp.asarray(present)
   settings = gate_settings(present.shape[1])
   chex.assert_shape(errors, (len(settings), present.shape[0]))
   if present.shape[1] == 1:
     return jnp.zeros(present.shape, errors.dtype)
-  # Slots that a row does not use change nothing, so the mean may run over them too.
+  # Gates that a row does not use change nothing, so the mean may run over them too.
   sign = np.where(settings, -1, 1) / (len(settings) / 2)
-  slots = jnp.einsum(
+  by_rank = jnp.einsum(
     "gk,gb->bk", sign.astype(errors.dtype), errors, precision=jax.lax.Precision.HIGHEST
   )
-  slots = jnp.pad(slots, ((0, 0), (0, 1)))
-  judged = ~present & jnp.any(present, axis=1, keepdims=True)
-  return jnp.where(judged, jnp.take_along_axis(slots, _slot(present), axis=1), 0)
+  by_rank = jnp.pad(by_rank, ((0, 0), (0, 1)))
+  gated = ~present & jnp.any(present, axis=1, keepdims=True)
+  return jnp.where(gated, jnp.take_along_axis(by_rank, _rank_absent(present), axis=1), 0)
 
 
-def necessity(benefit: Array, unit: Array, margin: float = 0.0) -> Array:
-  """q = sigmoid(benefit / (0.1 unit) - margin) in (0, 1), the soft label of a gate.
+def gate_label(
+  benefit: Float[Array, "B M"], deviation: Float[Array, "*C"], margin: float = 0.0
+) -> Float[Array, "B M"]:
+  """Soft label of a gate: sigmoid(benefit / (0.1 deviation) - margin).
 
-  `unit` f[] or f[C] (then its mean) is the standard deviation of the training targets,
-  in the units of `error`; where it is 0 every benefit is large. At a `margin` of 0 what
-  changes nothing is generated as often as not.
+  `deviation` is the standard deviation of the training targets, averaged over outputs. With
+  margin 0, a generation that changes nothing has the label 1/2.
   """
-  size = benefit / (SHARPNESS * jnp.maximum(jnp.mean(unit), 1e-6))
+  size = benefit / (SHARPNESS * jnp.maximum(jnp.mean(deviation), 1e-6))
   return jax.nn.sigmoid(size - margin)
 
 
-def distances(whole: Array, without: Array, task: Task) -> Array:
-  """mean_C |p(whole) - p(without m)| f[B, M]: how far the prediction moves when m is
-  OFF, of logits `whole` f[B, C] and `without` f[M, B, C]."""
-  chex.assert_equal_shape((without[0], whole))
-  moved = probabilities(whole, task)[None] - probabilities(without, task)
-  return jnp.mean(jnp.abs(moved), axis=2).T
+def gate_cross_entropy(
+  label: Float[Array, "B M"], gate_logits: Float[Array, "B M"]
+) -> Float[Array, "B M"]:
+  """Binary cross entropy of `gate_logits` against the detached soft label."""
+  chex.assert_equal_shape((label, gate_logits))
+  return optax.sigmoid_binary_cross_entropy(gate_logits, jax.lax.stop_gradient(label))
 
 
-def importance(whole: Array, without: Array, tau: Array, task: Task) -> Array:
-  """q f[B, M], 1 where `distances` are above `tau` f[M], as their median over the
-  training rows: a label of a gate that needs no generator."""
-  moved = distances(whole, without, task)
-  return (moved > jnp.asarray(tau)[None]).astype(moved.dtype)
+def init_moments(num_outputs: int) -> dict[str, Array]:
+  """Count, sum and sum of squares of the targets, before the first batch."""
+  zeros = jnp.zeros((num_outputs,))
+  return {"count": jnp.zeros(()), "total": zeros, "square": zeros}
 
 
-def gate_cross_entropy(q: Array, gate_logits: Array) -> Array:
-  """Binary cross entropy f[B, M] of `gate_logits` against the detached soft label `q`,
-  both f[B, M]; the caller leaves out what is present."""
-  chex.assert_equal_shape((q, gate_logits))
-  return optax.sigmoid_binary_cross_entropy(gate_logits, jax.lax.stop_gradient(q))
-
-
-def gathered(moments: tuple, target: Array, where: Array) -> tuple:
-  """Count, sum and sum of squares of the targets f[B, C] of the rows so far."""
+def update_moments(
+  moments: dict[str, Array], target: Float[Array, "B C"], where: Bool[Array, " B"]
+) -> dict[str, Array]:
+  """`moments` with the targets of the rows `where` added."""
   target = missing.zero_absent(target, where)
-  new = jnp.sum(where), jnp.sum(target, axis=0), jnp.sum(jnp.square(target), axis=0)
-  return tuple(old + x for old, x in zip(moments, new, strict=True))
+  return {
+    "count": moments["count"] + jnp.sum(where),
+    "total": moments["total"] + jnp.sum(target, axis=0),
+    "square": moments["square"] + jnp.sum(jnp.square(target), axis=0),
+  }
 
 
-def deviation(moments: tuple) -> Array:
-  """Standard deviation f[C] of the targets so far."""
-  count, total, square = moments
-  count = jnp.maximum(count, 1)
-  return jnp.sqrt(jnp.maximum(square / count - jnp.square(total / count), 0))
+def target_deviation(moments: dict[str, Array]) -> Float[Array, " C"]:
+  """Standard deviation of the targets so far."""
+  count = jnp.maximum(moments["count"], 1)
+  mean = moments["total"] / count
+  return jnp.sqrt(jnp.maximum(moments["square"] / count - jnp.square(mean), 0))
 
 
-def column_medians(x: Array, where: Array) -> Array:
-  """The lower median f[M] of each column of x f[B, M] over the rows `where` bool[B, M],
-  0 where there is none."""
-  ranked = jnp.sort(jnp.where(where, x, jnp.inf), axis=0)
-  count = jnp.sum(where, axis=0)
-  middle = jnp.take_along_axis(ranked, jnp.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-  return jnp.where(count > 0, middle, 0)
-
-
-def _slot(present: Array) -> Array:
-  """Rank i32[B, M] of an absent modality among those of its row; M - 1: no slot."""
+def _rank_absent(present: Bool[Array, "B M"]) -> Int[Array, "B M"]:
+  """Rank of an absent modality among the absent ones of its row; M - 1 if present."""
   before = np.triu(np.ones((present.shape[1],) * 2, np.int32), 1)
   rank = jnp.sum(jnp.where(~present[..., None], before[None], 0), axis=1)
   return jnp.where(present, present.shape[1] - 1, rank)

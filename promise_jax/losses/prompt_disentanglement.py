@@ -1,26 +1,27 @@
-"""Private prompts that differ from each other and together keep what is shared.
+"""Losses that make private prompts differ from each other and keep what is shared.
 
-Inspired by the abstract of ProMMA (arXiv 2604.05558), the one part of the paper that
-was available: shared prompts decomposed into private ones of a modality. The formulas
-are ours. L is the length of a prompt.
+Inspired by the abstract of ProMMA (arXiv 2604.05558), the only part of the paper that was
+available to us: shared prompts are decomposed into private prompts of each modality. The
+formulas are ours. L is the length of a prompt.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from promise_jax.losses import contrastive, mutual_information
-from promise_jax.types import Array
 
 
-def orthogonality_loss(private: Array, shared: Array) -> Array:
-  """Overlap f[B] of `private` f[B, M, L, H] with `shared` f[L, H] and each other,
+def orthogonality_loss(
+  private: Float[Array, "B M L H"], shared: Float[Array, "L H"]
+) -> Float[Array, " B"]:
+  """Overlap of the private prompts P_m with the shared prompt S and with each other.
 
-    (1 / (M L^2)) (sum_m |P_m S^T|^2 + sum_{m < n} |P_m P_n^T|^2),
+    (1 / (M L^2)) (sum_m |P_m S^T|^2 + sum_{m < n} |P_m P_n^T|^2)
 
-  squared Frobenius norms of prompts whose L vectors have length 1: between 0, for
-  vectors that are all orthogonal, and (M + 1) / 2. A vector of zeros counts as
-  orthogonal; its gradient is finite.
+  Squared Frobenius norms of prompts whose L vectors have length 1. Between 0 (all vectors
+  orthogonal) and (M + 1) / 2. A vector of zeros counts as orthogonal, with finite gradient.
   """
   rows, modalities, length, width = private.shape
   chex.assert_shape(shared, (length, width))
@@ -31,12 +32,13 @@ def orthogonality_loss(private: Array, shared: Array) -> Array:
   return jnp.sum(jnp.triu(each, 1), axis=(1, 2)) / (modalities * length**2)
 
 
-def recovery_loss(private: Array, shared: Array, kernel: Array) -> Array:
-  """Mean squared error f[B] of LN(`shared`), detached, from the private prompts side by
-  side: without it, a private prompt that says nothing would be a decomposition too.
+def recovery_loss(
+  private: Float[Array, "B M L H"], shared: Float[Array, "L H"], kernel: Float[Array, "MH H"]
+) -> Float[Array, " B"]:
+  """Mean squared error of the detached LN(shared), predicted from the private prompts.
 
-  `private` f[B, M, L, H], `shared` f[L, H], `kernel` f[M * H, H], modalities in order.
-  LN has no parameters.
+  `kernel` maps the M private prompts side by side. Without this loss, private prompts that
+  say nothing would be a decomposition too.
   """
   rows, modalities, length, width = private.shape
   chex.assert_shape(shared, (length, width))

@@ -1,146 +1,118 @@
-"""MPLMM (ACL 2024): prompts teach a frozen MulT to do without modalities.
+"""MPLMM (ACL 2024): prompts teach a frozen transformer to do without modalities.
 
-Equations 1 to 5 of the paper, in the shapes of the released code, for any number of
-modalities and any kind of task. A MulT backbone (`nn/mult.py`) is trained on complete
-rows; then its encoders and the inner part of its head are frozen, and learned are
+The backbone is a MulT (`nn/mult.py`). For each modality m of a row (P are prompts):
 
-  generative prompts      steps of an absent modality from a prompt and the raw others
-                          (`nn/generators.py`),
-  missing-signal prompts  added to the steps of a modality: one set where it is there,
-                          one where it was generated,
-  missing-type prompts    a modality's prompt times sum_m (signal prompts of m)^T M_m,
-                          appended to its steps: the readout is the last of them,
+  G_m    = generated steps, from P_generate,m and the raw steps of the present modalities (1, 2)
+  U_m    = projected steps + P_present,m  where m is present, else  G_m + P_missing,m        (3)
+  Q      = sum_m P_m^T M_m  with P_m = P_present,m or P_missing,m as above                   (4)
+  Y_m    = [cross-attention of U_m to all other U_n;  P_type,m Q]                            (5)
+  logits = head([last step of self-attention over Y_m, for all m])
 
-and the projections and the output layer. The loss is that of the task alone: nothing
-that a mask hides is looked at.
+The numbers are those of the paper's equations. Where its shapes do not fit, those of the
+released code are taken. Training has up to three stages:
 
-The preset "authors" is the released code: all prompts and M_m start at zero, so that missing-type
-prompts, a product of three zeros, never move (`dead`); the mask of attention looks
-causal; padding is attended to; projections and output start afresh with the prompts
-(`fresh`). Where both would read otherwise the paper's shapes do not fit, and the code's
-are taken. Clean, the default (ours): prompts and M_m start at random and live, only
-real steps are attended to, projections and output go on from the backbone. Both: rows
-are shuffled, a mask is drawn again in each epoch only if the protocol says `redraw`,
-validation is under every pattern, the final numbers are of the test. A row with nothing
-present has zeros in place of generated steps (ours).
+  pretrain  the backbone, on complete rows
+  fit       projections and output layer, on complete rows (ours, off by default)
+  tune      prompts, projections and output layer, on rows that lack modalities
+
+The loss is that of the task alone: nothing that a mask hides is looked at.
+
+What differs between the released code and the default here (ours):
+
+                          `released_code=True`       default
+  prompts and M_m         start at 0: P_type and     start at random
+                          M_m then never learn
+  attention               sees padding, under a      sees real steps only
+                          mask that looks causal
+  dropout                 a draw for each step       one draw for all steps of a row
+  projections and output  start afresh in `tune`     continue from the backbone
+
+In both cases rows are shuffled, masks are drawn again in each epoch only if the protocol says
+`redraw`, validation is under every pattern, and final numbers are of the test split. A row
+without any modality has zeros as generated steps (ours).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_choice
-from promise_jax.method import Method, Stage, StepInfo
+from promise_jax import types
+from promise_jax.checks import check_fields
+from promise_jax.method import Method, Stage
 from promise_jax.methods import common
 from promise_jax.nn import mplmm_prompts, mult, precision, tokens
-from promise_jax.types import Array, Batch, Modality, Pattern, PyTree, Spec
+from promise_jax.types import Array, Inputs, Modality, Pattern, PyTree, Spec
 
-NOISY = "text"
 START = nn.initializers.normal(0.02)
 ZEROS = nn.initializers.zeros
-# What a data set has of its own, and what learns with the prompts: all but the encoders
-# and the inner part of the head.
+# What depends on the data set: projections, embeddings and the output layer.
+DATA_LAYERS = ("projection", "embedding", "output")
 FITTED = "params/backbone/(projection|embedding|output).*"
 TUNED = "params/(backbone/(projection|embedding|output)|(?!backbone/)).*"
 
 
 @dataclasses.dataclass(frozen=True)
 class MplmmConfig:
-  """Settings of `mplmm`.
+  """Settings of `mplmm`."""
 
-  The backbone: `width` H, `heads`, `layers` between modalities and `memory_layers`
-  within them, `steps` the most that a modality keeps (0: all; where it has more, mean
-  and deviation of windows), `causal` and `masked` as in `mult.PRESETS`; `noisy` names
-  the modalities with dropout on their raw features, joined by "+" (by default the text,
-  where there is one); `tied` draws dropout once for all steps of a row. `prompts` is
-  the length of every prompt. `generate`, `signal` and `types` switch the three kinds;
-  without the first two an absent modality is zeros, which clean attention does not see.
-
-  Stages, as parts of the steps, left out at 0: `pretrain` trains the backbone on
-  complete rows, `fit` its projections and output on complete rows, `tune` the prompts
-  with both, under the masks; `frozen` False: with everything.
-  """
-
-  width: int = 30
+  width: int = 30  # H, of the steps between modalities
   heads: int = 5
-  layers: int = 2
-  memory_layers: int = 2
-  steps: int = 0
-  causal: bool = False
-  masked: bool = True
-  noisy: str = NOISY
-  tied: bool = True
-  prompts: int = 16
-  generate: bool = True
-  signal: bool = True
-  types: bool = True
-  dead: bool = False
-  fresh: bool = False
-  frozen: bool = True
-  pretrain: float = 0.5
+  layers: int = 2  # of cross-attention
+  memory_layers: int = 2  # of self-attention
+  max_steps: int = 0  # of a modality; longer ones become windows of mean and deviation (0: no)
+  prompts: int = 16  # E, length of the generative and missing-type prompts
+  generate: bool = True  # equations 1 and 2; False: G_m is 0
+  signal_prompts: bool = True  # equation 3; False: nothing is added
+  type_prompts: bool = True  # equations 4 and 5; False: nothing is appended
+  released_code: bool = False  # see the table above
+  frozen: bool = True  # False: `tune` trains the whole backbone, too
+  pretrain: float = 0.5  # parts of the training steps; a stage with 0 is left out
   fit: float = 0.0
   tune: float = 0.5
 
+  method: ClassVar[str] = "mplmm"
+
   def __post_init__(self):
-    """ValueError for a setting without meaning, with what is allowed."""
-    check(self, "mplmm")
+    """Raises ValueError for a setting without meaning."""
+    sizes = dict.fromkeys(("width", "heads", "layers", "memory_layers", "prompts"), 1)
+    check_fields(self, self.method, **sizes, max_steps=0, pretrain=0, fit=0, tune=0)
+    if self.width % self.heads or self.width % 2 or self.width < 4:
+      raise ValueError(
+        f"{self.method}.width is {self.width}, it must be even, at least 4 and a multiple of "
+        f"the {self.heads} heads"
+      )
+    if not self.pretrain + self.fit + self.tune:
+      raise ValueError(f"{self.method}.pretrain, fit and tune are all 0, one stage is needed")
+    if self.released_code and self.fit:
+      raise ValueError(
+        f"{self.method}.fit is {self.fit}, with released_code it must be 0: tune would throw "
+        "away what fit learns"
+      )
 
 
-def check(config, name: str) -> None:
-  """ValueError for a setting of the backbone or the stages without meaning."""
-  for field in ("width", "heads", "layers", "memory_layers", "prompts"):
-    check_at_least(f"{name}.{field}", getattr(config, field), 1)
-  if config.width % config.heads or config.width % 2 or config.width < 4:
-    raise ValueError(
-      f"{name}.width is {config.width}, it must be even, at least 4 and a multiple of "
-      f"the {config.heads} heads"
-    )
-  check_at_least(f"{name}.steps", config.steps, 0)
-  shares = {field: getattr(config, field) for field in ("pretrain", "fit", "tune")}
-  for field, share in shares.items():
-    check_at_least(f"{name}.{field}", share, 0)
-  if not any(shares.values()):
-    raise ValueError(f"{name}.pretrain, fit and tune are all 0, at least one stage is needed")
-  if config.fresh and config.fit:
-    raise ValueError(
-      f"{name}.fresh is True and fit {config.fit}: what fit learns would be thrown "
-      "away, one of them must be off"
-    )
+class Encoded(NamedTuple):
+  """What the network reads of a batch."""
 
-
-def noisy(config, names: tuple[str, ...]) -> tuple[str, ...]:
-  """The modalities with dropout on their raw features, of those that there are;
-  ValueError for another, but for the text that is meant by default."""
-  found = tuple(name for name in config.noisy.split("+") if name)
-  if config.noisy == NOISY:
-    return tuple(name for name in found if name in names)
-  for name in found:
-    check_choice("noisy", name, names)
-  return found
-
-
-class Seen(NamedTuple):
-  """What is read of a batch: {modality: raw steps f[B, T, D]}, those of them that are
-  real bool[B, T], and projected f[B, T, H]; only of the modalities of a pattern."""
-
-  raw: dict[str, Array]
-  real: dict[str, Array]
-  steps: dict[str, Array]
+  raw: dict[str, Array]  # {modality: f[B, T, D]}; of a static pattern only
+  real: dict[str, Array]  # {modality: bool[B, T]}, present and no padding
+  projected: dict[str, Array]  # {modality: f[B, T, H]}; of a static pattern only
 
 
 class MplmmNet(precision.Network):
-  """The backbone and its prompts; letters: E prompts, W = (M - 1) H the width of the
-  memory encoders, H where M = 1."""
+  """The backbone and its prompts. W = (M - 1) H is the width of self-attention, H if M = 1."""
 
   modalities: tuple[Modality, ...]
   outputs: int
   config: MplmmConfig
 
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(m.name for m in self.modalities)
+
   def setup(self):
-    c, self.names = self.config, tuple(m.name for m in self.modalities)
+    c = self.config
     self.backbone = mult.MulT(
       self.modalities,
       self.outputs,
@@ -148,170 +120,161 @@ class MplmmNet(precision.Network):
       heads=c.heads,
       layers=c.layers,
       memory_layers=c.memory_layers,
-      causal=c.causal,
-      masked=c.masked,
-      noisy=noisy(c, self.names),
-      rates=mult.Rates(tied=c.tied),
-      steps=c.steps,
+      released_code=c.released_code,
+      max_steps=c.max_steps,
     )
-    count = lambda m: tokens.num_tokens(m, "steps")
-    self.counts = {m.name: min(count(m), c.steps or count(m)) for m in self.modalities}
-    self.wide = max(len(self.names) - 1, 1) * c.width
-    start = ZEROS if c.dead else START
+    num_steps = {m.name: tokens.num_tokens(m, "steps") for m in self.modalities}
+    self.num_steps = {n: min(count, c.max_steps or count) for n, count in num_steps.items()}
+    self.memory_width = max(len(self.names) - 1, 1) * c.width
+    start = ZEROS if c.released_code else START
     if c.generate:
-      counts = tuple(self.counts.values())
-      self.generators = mplmm_prompts.Generators(self.names, counts, c.width, c.prompts, start)
-    prompt = lambda kind, name, shape: self.param(f"{name}_{kind}_prompts", start, shape)
-    shapes = {n: (count, c.width) for n, count in self.counts.items()}
-    # The maps of what is appended read the signal prompts, added or not.
-    if c.signal or c.types:
-      self.there = {n: prompt("present", n, shapes[n]) for n in self.names}
-      self.made = {n: prompt("missing", n, shapes[n]) for n in self.names}
-    if self.typed:
-      shape = (c.prompts, c.width)
-      self.own = {n: prompt("type", n, shape) for n in self.names}
-    if c.types:
-      self.maps = {n: self.param(f"{n}_map", *self.map_of(n)) for n in self.names}
+      sizes = tuple(self.num_steps.values()), c.width, c.prompts
+      self.generators = mplmm_prompts.Generators(self.names, *sizes, start)
+
+    prompts = lambda kind, shape_of: {
+      n: self.param(f"{n}_{kind}_prompts", start, shape_of(n)) for n in self.names
+    }
+    # The maps read the signal prompts, whether these are added or not.
+    if c.signal_prompts or c.type_prompts:
+      self.present_prompts = prompts("present", self.steps_shape)
+      self.missing_prompts = prompts("missing", self.steps_shape)
+    if self.has_type_prompts:
+      self.type_prompts = prompts("type", lambda n: (c.prompts, c.width))
+    if c.type_prompts:
+      self.maps = {n: self.param(f"{n}_map", *self.map_start(n)) for n in self.names}
+
+  def steps_shape(self, name):
+    return self.num_steps[name], self.config.width
+
+  def map_start(self, name):
+    count = self.num_steps[name]
+    start = ZEROS if self.config.released_code else nn.initializers.normal(count**-0.5)
+    return start, (count, self.memory_width)
 
   @property
-  def typed(self):
-    """Whether there are missing-type prompts."""
-    return self.config.types
+  def has_type_prompts(self):
+    """Whether each modality has a free prompt of its own. ProMMA may have others."""
+    return self.config.type_prompts
 
-  def map_of(self, name):
-    count = self.counts[name]
-    start = nn.initializers.normal(count**-0.5)
-    return ZEROS if self.config.dead else start, (count, self.wide)
+  def __call__(self, batch: Inputs) -> Array:
+    """Logits f[B, C] through all parameters."""
+    return self.prompted_logits(batch, batch.present)
 
-  def __call__(self, batch: Batch) -> Array:
-    """f[B, outputs], through the prompts; every parameter is used."""
-    return self.prompted(batch, batch.present)
+  def backbone_logits(self, batch: Inputs, present: Array, pattern=None, key=None) -> Array:
+    """Logits f[B, C] of the backbone alone, which does not see absent modalities."""
+    del pattern  # its encoders run for every pattern
+    return self.backbone(batch.inputs, present, batch.length, key=key, ids=batch.id)
 
-  def plain(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
-    """f[B, outputs] of the backbone alone, nothing in place of what is absent; its
-    encoders run whatever the `pattern`."""
-    del pattern
+  def prompted_logits(self, batch: Inputs, present: Array, pattern=None, key=None) -> Array:
+    """Logits f[B, C] of the backbone with its prompts."""
     noise = {"key": key, "ids": batch.id}
-    return self.backbone(batch.inputs, present, batch.length, **noise)
+    encoded = self.encode(batch, present, pattern, key)
+    generated = self.generate(encoded, present, pattern)
+    steps, real = self.input_steps(encoded, generated, present)
+    steps, _ = self.backbone.cross_attend(steps, real, **noise)
+    if self.config.type_prompts:
+      prompts = {n: x[None] for n, x in self.type_prompts.items()}
+      steps, real = self.append_prompts(steps, real, prompts, self.prompt_map(present))
+    return self.backbone.head(self.backbone.self_attend(steps, real, **noise), **noise)
 
-  def prompted(self, batch: Batch, present: Array, pattern=None, key=None) -> Array:
-    """f[B, outputs] of the backbone and its prompts."""
+  def encode(self, batch: Inputs, present: Array, pattern: Pattern | None, key) -> Encoded:
+    """Reads and projects the steps that are `present` bool[B, M] and in the static pattern."""
     noise = {"key": key, "ids": batch.id}
-    seen = self.read(batch, present, pattern, noise)
-    made = self.generated(seen, present, pattern)
-    steps, real = self.streams(seen, made, present)
-    found = self.backbone.cross(steps, real, **noise)
-    if self.config.types:
-      own = {n: self.own[n][None] for n in self.names}
-      found, real = self.append(found, real, own, self.mapping(present))
-    return self.backbone.head(self.backbone.remember(found, real, **noise), **noise)
-
-  def read(self, batch: Batch, present: Array, pattern: Pattern | None, noise) -> Seen:
-    """What is `present` bool[B, M], and of the static `pattern`."""
     raw, real = self.backbone.read(batch.inputs, present, batch.length, **noise)
     if pattern is not None:
-      kept = [n for n, there in zip(self.names, pattern, strict=True) if there]
-      raw = {n: raw[n] for n in kept}
-    return Seen(raw, real, self.backbone.project(raw))
+      raw = {n: raw[n] for n, kept in zip(self.names, pattern, strict=True) if kept}
+    return Encoded(raw, real, self.backbone.project(raw))
 
-  def generated(self, seen: Seen, present: Array, pattern=None) -> dict[str, Array]:
-    """{modality: f[B, T_m, H]} from what is present; zeros if nothing generates."""
+  def generate(self, encoded: Encoded, present: Array, pattern=None) -> dict[str, Array]:
+    """Generated steps {modality: f[B, T, H]} of every modality, from the present ones."""
     if self.config.generate:
-      return self.generators(seen.raw, present, pattern)
-    shape = lambda n: (len(present), self.counts[n], self.config.width)
+      return self.generators(encoded.raw, present, pattern)
+    shape = lambda n: (len(present), *self.steps_shape(n))
     return {n: jnp.zeros(shape(n), precision.param_dtype(self)) for n in self.names}
 
-  def streams(self, seen: Seen, made: dict, present: Array):
-    """The steps that enter the encoders: projected + present prompts, or generated +
-    missing prompts, and which of them are real."""
+  def input_steps(self, encoded: Encoded, generated: dict, present: Array):
+    """The steps U_m {modality: f[B, T, H]}, and which are real {modality: bool[B, T]}."""
     c, steps, real = self.config, {}, {}
     for i, n in enumerate(self.names):
-      own, other = seen.steps.get(n, 0.0), made[n]
-      if c.signal:
-        own, other = own + self.there[n][None], other + self.made[n][None]
-      there = present[:, i, None]
-      steps[n] = jnp.where(there[..., None], own, other)
-      real[n] = jnp.where(there, seen.real[n], c.generate or c.signal)
+      own, other = encoded.projected.get(n, 0.0), generated[n]
+      if c.signal_prompts:
+        own, other = own + self.present_prompts[n][None], other + self.missing_prompts[n][None]
+      is_present = present[:, i, None]
+      steps[n] = jnp.where(is_present[..., None], own, other)
+      real[n] = jnp.where(is_present, encoded.real[n], c.generate or c.signal_prompts)
     return steps, real
 
-  def mapping(self, present: Array) -> Array:
-    """sum_m (prompts of m)^T M_m f[B, H, W]: of its present prompts where m is there,
-    else of its missing ones (equation 4 in the shapes of the code)."""
+  def prompt_map(self, present: Array) -> Array:
+    """Q f[B, H, W], equation 4 in the shapes of the released code."""
     total = 0.0
     for i, n in enumerate(self.names):
-      there, made = (x.T @ self.maps[n] for x in (self.there[n], self.made[n]))
-      total += jnp.where(present[:, i, None, None], there[None], made[None])
+      prompts = self.present_prompts[n], self.missing_prompts[n]
+      own, other = ((x.T @ self.maps[n])[None] for x in prompts)
+      total += jnp.where(present[:, i, None, None], own, other)
     return total
 
-  def append(self, found, real, prompts, mapping):
-    """`found` {modality: f[B, T, W]} with prompts f[B or 1, E, H] times the mapping
-    f[B, H, W] behind the steps; all of these are real."""
-    out, there = {}, {}
+  def append_prompts(self, steps: dict, real: dict, prompts: dict, prompt_map: Array):
+    """Appends prompts f[B or 1, E, H] times Q to the steps {modality: f[B, T, W]}."""
+    longer, longer_real = {}, {}
     for n in self.names:
-      new = prompts[n] @ mapping.astype(found[n].dtype)
-      out[n] = jnp.concatenate([found[n], new], axis=1)
-      there[n] = jnp.concatenate([real[n], jnp.ones(new.shape[:2], bool)], axis=1)
-    return out, there
+      new = prompts[n] @ prompt_map.astype(steps[n].dtype)
+      longer[n] = jnp.concatenate([steps[n], new], axis=1)
+      longer_real[n] = jnp.concatenate([real[n], jnp.ones(new.shape[:2], bool)], axis=1)
+    return longer, longer_real
 
 
 def mplmm(config: MplmmConfig, spec: Spec) -> Method:
-  """MPLMM as a `Method`."""
+  """MPLMM as a `Method`; it has no model_state."""
   net = MplmmNet(spec.modalities, spec.task.outputs, config)
   init = lambda key: (net.init(key, types.example_batch(spec)), {})
 
-  def enter(key, params, model_state):
-    return renewed(config, init, key, params), model_state
+  def start_tuning(key, params, model_state):
+    return reset_data_layers(config, init, key, params), model_state
 
-  loss, predict = of_network(net, "prompted", spec.task)
-  trains = (TUNED,) if config.frozen else (".*",)
-  tune = Stage("tune", loss, trains, on_start=enter, predict=predict)
-  return assembled(config, init, net, spec.task, tune)
+  loss, predict = loss_and_predict(net, net.prompted_logits, spec.task)
+  tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
+  return make_method(config, init, net, spec.task, tune)
 
 
-def of_network(net: MplmmNet, method: str, task: types.Task):
-  """The loss of the task and `predict`, by "plain" or "prompted" of the network."""
+def loss_and_predict(net: MplmmNet, logits_of, task: types.Task):
+  """The loss of the task and `predict`, by a method of the network that returns logits."""
 
-  def loss(params, model_state, batch, key, clock: StepInfo):
-    del clock
-    present = batch.present
-    logits = net.apply(params, batch, present, key=key, method=method)
-    supervised = common.supervised_loss(logits, batch, task)
-    return supervised.value, (model_state, {"sup": supervised})
+  def loss(params, model_state, batch, key, step_info):
+    del step_info
+    logits = net.apply(params, batch, batch.present, key=key, method=logits_of)
+    term = common.supervised_loss(logits, batch, task)
+    return term.value, (model_state, {"supervised": term})
 
-  def predict(params, model_state, batch, pattern=None):
+  def predict(params, model_state, inputs, pattern=None):
     del model_state
-    present = missing.restrict_to_pattern(batch.present, pattern)
-    return {"logits": net.apply(params, batch, present, pattern, method=method)}
+    inputs = common.keep_pattern(inputs, pattern)
+    return {"logits": net.apply(params, inputs, inputs.present, pattern, method=logits_of)}
 
   return loss, predict
 
 
-def assembled(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
-  """The method of the stages that have a share of the steps: two that train the
-  backbone on complete rows, `tune` last. It predicts as its last stage does."""
-  noisy(config, tuple(m.name for m in net.modalities))  # a wrong name is refused here
-  loss, predict = of_network(net, "plain", task)
-  form = {"hide": False, "predict": predict}
-  every = (
-    Stage("pretrain", loss, ("params/backbone/.*",), **form),
-    Stage("fit", loss, (FITTED,), **form),
-    tune,
+def make_method(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
+  """The method with those of the three stages that have a part of the training steps."""
+  loss, predict = loss_and_predict(net, net.backbone_logits, task)
+  complete = {"hide": False, "predict": predict}
+  stages = (
+    Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, **complete),
+    Stage("fit", loss, (FITTED,), config.fit, **complete),
+    tune._replace(trainable=(TUNED if config.frozen else ".*",), fraction=config.tune),
   )
-  shares = zip(every, (config.pretrain, config.fit, config.tune), strict=True)
-  stages = tuple(stage._replace(fraction=share) for stage, share in shares if share)
+  stages = tuple(stage for stage in stages if stage.fraction)
   return Method(init, stages[-1].predict, stages)
 
 
-def renewed(config: MplmmConfig, init, key: Array, params: PyTree) -> PyTree:
-  """`params` as the prompts are trained on: with new `ends` if `config.fresh`."""
-  if not config.fresh:
+def reset_data_layers(config: MplmmConfig, init, key: Array, params: PyTree) -> PyTree:
+  """`params` with new data layers, as the released code starts the prompts; ours keeps them."""
+  if not config.released_code:
     return params
-  backbone = params["params"]["backbone"] | ends(init(key)[0])
+  backbone = params["params"]["backbone"] | data_layers(init(key)[0])
   return {"params": params["params"] | {"backbone": backbone}}
 
 
-def ends(params: PyTree) -> dict[str, PyTree]:
+def data_layers(params: PyTree) -> dict[str, PyTree]:
   """The projections, embeddings and output layer of the backbone, by name."""
   backbone = params["params"]["backbone"]
-  names = ("projection", "embedding", "output")
-  return {name: x for name, x in backbone.items() if name.split("_")[0] in names}
+  return {name: x for name, x in backbone.items() if name.split("_")[0] in DATA_LAYERS}

@@ -112,8 +112,7 @@ PRESETS = {
   # What the released code of a method does, where the default mends it.
   "authors": {
     "redcore": _REDCORE_AUTHORS,
-    "mplmm": _PAPER_MULT
-    | {"causal": True, "masked": False, "dead": True, "fresh": True, "tied": False},
+    "mplmm": _PAPER_MULT | {"released_code": True},
   },
   # The sizes of the paper without the faults of the released code.
   "clean": {"redcore": _REDCORE_CLEAN, "mplmm": _PAPER_MULT, "promma": _PAPER_MULT},

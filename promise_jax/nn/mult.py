@@ -1,15 +1,15 @@
 """MulT (ACL 2019) over M modalities: each asks every other one, then itself.
 
-Built to what the released code of MulT and of MPLMM (ACL 2024) does, for any M. Two
-switches make up the presets: "authors" sees padding and absent modalities as steps like
-others, under a mask that looks causal; "clean" (ours) attends to real steps only and to
-all of them. Two things differ in both: keys and values share one draw of dropout, and
-a modality is projected even if it has the width already.
+Built to what the released code of MulT and of MPLMM (ACL 2024) does, for any M.
+The released code sees padding and absent modalities as steps like others, under a mask that
+looks causal (`released_code`). By default (ours) attention sees real steps only, and all of
+them. Two things differ in both: keys and values share one draw of dropout, and a modality is
+projected even if it has the width already.
 
 Encoders of one form keep their weights stacked, whatever the lengths: weights move from
 one data set to another. Those whose steps have the same lengths run as one.
 
-`cross` and `remember` take and tell what ProMMA needs, see `Told` and `Connection`.
+`cross_attend` and `self_attend` take and give what ProMMA needs, see `Connection`.
 """
 
 import itertools
@@ -20,15 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_choice
+from promise_jax.checks import check_at_least
 from promise_jax.nn import encoders, precision, transformer
-from promise_jax.nn.mult_layers import TELLS, Connection, Encoder, Rates
+from promise_jax.nn.mult_layers import Connection, Encoder, Rates
 from promise_jax.types import Array
 
-PRESETS = {
-  "authors": {"causal": True, "masked": False},
-  "clean": {"causal": False, "masked": True},
-}
+NOISY = ("text",)  # modalities with dropout on their raw features, as in the released code
 # PyTorch's default for layers: uniform up to 1 / sqrt(inputs).
 TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -44,12 +41,12 @@ class Encoders(nn.Module):
   rates: Rates
 
   @nn.compact
-  def __call__(self, *lists: list, tells: str | None = None) -> list:
+  def __call__(self, *lists: list) -> list:
     """What encoder i makes of the i-th of each list, as in a call of `Encoder`; lists
     of x, sources, real, sources_real, keys, scale, connection, the last may be left
     out, with None in all places or in none."""
     # Without a parent: its weights are not its own, but slices of `stack`.
-    form = (self.heads, self.layers, self.causal, self.rates, tells)
+    form = (self.heads, self.layers, self.causal, self.rates)
     form = Encoder(*form, parent=None)
 
     def start(key):
@@ -85,15 +82,13 @@ def _take(params, group):
 
 
 class MulT(nn.Module):
-  """Steps of M modalities -> f[B, outputs]: `read`, `project`, `cross`, `remember` and
+  """Steps of M modalities -> f[B, outputs]: `read`, `project`, `cross_attend`, `self_attend` and
   `head`, which may be called one by one, with other steps in between.
 
   `layers` of each of the M (M - 1) encoders of width H = `width` between modalities,
   `memory_layers` of the M of width (M - 1) H within them. M = 1 has only the latter, of
-  width H. `noisy` modalities have dropout on their raw features (the text, in the
-  released code). Of more than `steps` steps, unless 0, `windows` are made. `causal` and
-  `masked` as in `PRESETS`; masked, nothing attends to steps that are not real, whose
-  places are not counted either. Raises ValueError for a `width` that is odd, below 4,
+  width H. Of more than `max_steps` steps, unless 0, `windows` are made. Raises ValueError for
+  a `width` that is odd, below 4,
   or not a multiple of the `heads`.
   """
 
@@ -103,18 +98,14 @@ class MulT(nn.Module):
   heads: int = 5
   layers: int = 5
   memory_layers: int = 5
-  causal: bool = False
-  masked: bool = True
-  noisy: tuple[str, ...] = ()
-  rates: Rates = Rates()
-  steps: int = 0
+  released_code: bool = False
+  max_steps: int = 0
 
   def setup(self):
     names = [m.name for m in self.modalities]
     if self.width % self.heads:
       raise ValueError(f"width is {self.width}, not a multiple of the {self.heads} heads")
-    for name in self.noisy:
-      check_choice("noisy", name, tuple(names))
+    self.rates = Rates(tied=not self.released_code)
     check_at_least("layers", min(self.layers, self.memory_layers), 1)
     self.pairs = tuple(itertools.permutations(names, 2))
     wide = max(len(names) - 1, 1) * self.width
@@ -123,7 +114,7 @@ class MulT(nn.Module):
     self.embedding = {
       m.name: nn.Embed(m.vocabulary, self.width) for m in self.modalities if m.kind == "tokens"
     }
-    form = {"heads": self.heads, "causal": self.causal, "rates": self.rates}
+    form = {"heads": self.heads, "causal": self.released_code, "rates": self.rates}
     if self.pairs:
       count = len(self.pairs)
       self.crossing = Encoders(count, self.width, layers=self.layers, **form)
@@ -138,8 +129,8 @@ class MulT(nn.Module):
     `encoders.Encoder`. What is not present is not read, NaN or not."""
     noise = {"key": key, "ids": ids}
     raw, real = self.read(inputs, present, length, **noise)
-    steps = self.cross(self.project(raw), real, **noise)
-    return self.head(self.remember(steps, real, **noise), **noise)
+    steps, _ = self.cross_attend(self.project(raw), real, **noise)
+    return self.head(self.self_attend(steps, real, **noise), **noise)
 
   def read(self, inputs, present, length, *, key=None, ids=None):
     """({modality: raw steps f[B, T, D]}, {modality: real bool[B, T]}): steps that are
@@ -156,9 +147,9 @@ class MulT(nn.Module):
       real[m.name] &= there[:, None]
       # Once more: an absent image has cells that are not 0, and tokens a padding.
       x = missing.zero_absent(x, real[m.name])
-      if 0 < self.steps < x.shape[1]:
-        x, real[m.name] = windows(x, real[m.name], self.steps)
-      rate = self.rates.inputs if m.name in self.noisy else 0.0
+      if 0 < self.max_steps < x.shape[1]:
+        x, real[m.name] = windows(x, real[m.name], self.max_steps)
+      rate = self.rates.inputs if m.name in NOISY else 0.0
       keys = _keys(key, m.name, ids)
       x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
       raw[m.name] = encoders.row_dropout(x, rate, keys, self.rates.tied)
@@ -168,21 +159,18 @@ class MulT(nn.Module):
     """{modality: f[B, T, H]} of the raw steps."""
     return {name: self.projection[name](x) for name, x in raw.items()}
 
-  def cross(self, steps, real, *, scale=None, tells=None, key=None, ids=None):
-    """{modality: f[B, T, (M - 1) H]}: what each finds in every other, side by side in
-    the order of the modalities. `steps` {modality: f[B, T, H]}, any T; `real` marks
-    those that are real, bool[B, T], and is not read unless `masked`.
+  def cross_attend(self, steps, real, *, scale=None, key=None, ids=None):
+    """({modality: f[B, T, (M - 1) H]}, {(m, n): f[B, T, H]}): what each finds in every other,
+    side by side in the order of the modalities, and what attention added to m from n, the
+    mean over layers. `steps` {modality: f[B, T, H]}, any T; `real` marks those that are
+    real, bool[B, T], and is not read by `released_code`.
 
-    `scale` {modality: f[B]} or None: what is found in this one is multiplied by it in
-    each layer; at 0 nothing of its steps, which must be finite, is in the outcome. With
-    `tells` also {(m, n): `Told`} of what m finds in n, its information for "attention"
-    only, which costs more than "found". Raises ValueError for other `tells`.
+    `scale` {modality: f[B]} or None: what is found in this one is multiplied by it in each
+    layer; at 0 nothing of its steps, which must be finite, is in the outcome.
     """
-    if tells is not None:
-      check_choice("tells", tells, TELLS)
     if not self.pairs:
-      return (steps, {}) if tells else steps
-    real = real if self.masked else dict.fromkeys(steps)
+      return steps, {}
+    real = dict.fromkeys(steps) if self.released_code else real
     scale = dict.fromkeys(steps) if scale is None else scale
     outs = self.crossing(
       [steps[m] for m, _ in self.pairs],
@@ -191,16 +179,15 @@ class MulT(nn.Module):
       [real[n] for _, n in self.pairs],
       [_keys(key, f"{m}<-{n}", ids) for m, n in self.pairs],
       [scale[n] for _, n in self.pairs],
-      tells=tells,
     )
-    outs, told = zip(*outs, strict=True) if tells else (outs, None)
+    outs, attended = zip(*outs, strict=True)
     parts = {m.name: [] for m in self.modalities}
     for (m, _), out in zip(self.pairs, outs, strict=True):
       parts[m].append(out)
     steps = {name: jnp.concatenate(x, -1) for name, x in parts.items()}
-    return (steps, dict(zip(self.pairs, told, strict=True))) if tells else steps
+    return steps, dict(zip(self.pairs, attended, strict=True))
 
-  def remember(
+  def self_attend(
     self,
     steps,
     real,
@@ -217,12 +204,13 @@ class MulT(nn.Module):
     """
     names = [m.name for m in self.modalities]
     nothing = dict.fromkeys(names)
-    real = real if self.masked else nothing
+    real = nothing if self.released_code else real
     pick = lambda x: [x[name] for name in names]
     keys = [_keys(key, f"{name}<-{name}", ids) for name in names]
     none = pick(nothing)
     connect = none if connect is None else pick(connect)
     outs = self.memory(pick(steps), none, pick(real), none, keys, none, connect)
+    outs = [x for x, _ in outs]
     return jnp.concatenate([last(x, r) for x, r in zip(outs, pick(real), strict=True)], -1)
 
   def head(self, r, *, key=None, ids=None) -> Array:

@@ -1,8 +1,7 @@
 """Parts of MulT: places of steps, layers that ask others or themselves, encoders.
 
-`mult` says what is the released code's here. `Told` and `Connection` are what ProMMA
-asks of the layers (arXiv 2604.05558; its equations could not be had, so these are
-ours). Unused, neither is part of the program.
+`mult` says what is the released code's here. `Connection` is for ProMMA (arXiv 2604.05558)
+and ours.
 """
 
 import functools
@@ -20,7 +19,6 @@ from promise_jax.losses import mutual_information
 from promise_jax.nn import attention, encoders
 from promise_jax.types import Array
 
-TELLS = ("found", "attention")
 XAVIER = nn.initializers.xavier_uniform()
 product = functools.partial(checkpoint_name, name=attention.PRODUCT)
 
@@ -39,19 +37,6 @@ class Rates(NamedTuple):
   residual: float = 0.1
   head: float = 0.1
   tied: bool = False
-
-
-class Told(NamedTuple):
-  """What an encoder tells of its attention, means over its layers.
-
-  `found` f[B, Q, H]: what is added to the stream, after the scale and before dropout,
-  whatever stands at steps that are not real. `information` f[B], in nats: how far what
-  a query attends to depends on the query, see `dependence.attention_information`;
-  without the scale and dropout, None unless asked for ("attention").
-  """
-
-  found: Array
-  information: Array | None
 
 
 class Connection(NamedTuple):
@@ -119,13 +104,12 @@ class Layer(nn.Module):
   the norm of x, or are x itself if None. A query that sees nothing is given zeros.
 
   `noise`, 4 in turn or None: dropout, as in `drop`. `scale` s f[B] or None: 1.
-  `connection`, of this layer, or None; `real` bool[B, Q] is read by it and by what is
-  told. The signature is that of a step of `nn.scan`: (x, None or `Told`) if `tells`.
+  `connection`, of this layer, or None; it reads `real` bool[B, Q]. The signature is that of
+  a step of `nn.scan`: (x, what attention added, after the scale and before dropout).
   """
 
   heads: int
   rates: Rates
-  tells: str | None = None
 
   @nn.compact
   def __call__(self, x, noise, connection, sources, sees, real, scale):
@@ -137,20 +121,20 @@ class Layer(nn.Module):
     else:  # all layers have the same, standardised already
       gain, bias = (norm.get_variable("params", name) for name in ("scale", "bias"))
       sources = sources * gain[None, None] + bias[None, None]
-    out, information = self.attention(asked, sources, sees, real, noise[0])
+    out = self.attention(asked, sources, sees, noise[0])
     out = out if scale is None else out * scale[:, None, None]
-    told = Told(out, information) if self.tells else None
+    attended = out
     x = x + self.drop(out, self.rates.residual, noise[1])
     wide = nn.Dense(4 * x.shape[-1], kernel_init=XAVIER)(nn.LayerNorm(1e-5)(x))
     wide = self.drop(nn.relu(product(wide)), self.rates.inner, noise[2])
     out = product(nn.Dense(x.shape[-1], kernel_init=XAVIER)(wide))
     x = x + self.drop(out, self.rates.residual, noise[3])
-    return x if connection is None else self.connect(x, connection, real), told
+    return x if connection is None else self.connect(x, connection, real), attended
 
   def drop(self, x, rate, noise):
     return drop(x, rate, noise, self.rates.tied)
 
-  def attention(self, x, sources, sees, real, noise):
+  def attention(self, x, sources, sees, noise):
     width = x.shape[-1]
     # One matrix for queries, keys and values: its initial scale is that of the whole.
     kernel = self.param("packed_kernel", XAVIER, (width, 3 * width))
@@ -159,10 +143,6 @@ class Layer(nn.Module):
     pair = product(sources @ kernel[:, width:] + bias[None, None, width:])
     by_head = lambda x: x.reshape(*x.shape[:2], self.heads, -1)
     query, key, value = map(by_head, (query, *jnp.split(pair, 2, axis=-1)))
-    information = None
-    if self.tells == "attention":
-      weight = attention.weights(query, key, sees)
-      information = mutual_information.attention_information(weight, real, sees)
     rate, factor = self.rates.attention, None
     if self.rates.tied:  # all queries lose the same weights: those of what is lost here
       value = self.drop(value.transpose(0, 2, 3, 1), rate, noise).transpose(0, 3, 1, 2)
@@ -172,9 +152,9 @@ class Layer(nn.Module):
     out = attention.sparing(query, key, value, sees, factor).reshape(x.shape)
     out = product(nn.Dense(width, kernel_init=XAVIER)(out))
     if sees is None:
-      return out, information
+      return out
     some = jnp.any(sees, axis=-1)
-    return missing.zero_absent(out, jnp.broadcast_to(some, x.shape[:2])), information
+    return missing.zero_absent(out, jnp.broadcast_to(some, x.shape[:2]))
 
   def connect(self, x, connection, real):
     norm = nn.LayerNorm(1e-5, use_bias=False, use_scale=False)(x)
@@ -192,7 +172,6 @@ class Encoder(nn.Module):
   layers: int
   causal: bool
   rates: Rates = Rates()
-  tells: str | None = None
 
   @nn.compact
   def __call__(
@@ -205,7 +184,7 @@ class Encoder(nn.Module):
     scale=None,
     connection=None,
   ):
-    """f[B, Q, H], with `Told` beside it if `tells`. `real` bool[B, Q] and
+    """f[B, Q, H], and what attention added to it, the mean over layers. `real` bool[B, Q] and
     `sources_real` bool[B, T] tell the real steps, None leaves them to the rule of
     fairseq and attends to all; `keys` [B]: dropout; `scale` f[B] of what is found in
     the sources; `connection` of all layers."""
@@ -216,7 +195,7 @@ class Encoder(nn.Module):
     if sources is not None:
       sources = drop(embed(sources, sources_real), rate, second, tied)
       sources = mutual_information.layer_norm(sources)
-    if connection is None and self.tells != "attention":
+    if connection is None:
       real = None  # not read: no input of the layers
     # Of two layers a loop costs more than it saves in compiling.
     unroll = self.layers if self.layers < 3 else 1
@@ -230,10 +209,9 @@ class Encoder(nn.Module):
       in_axes=(0, 0, *(nn.broadcast,) * 4),
       length=self.layers,
       unroll=unroll,
-    )(self.heads, self.rates, self.tells, name="layers")
-    x, told = stack(x, later, connection, sources, sees, real, scale)
-    x = nn.LayerNorm(1e-5)(x)
-    return (x, jax.tree.map(lambda t: t.mean(0), told)) if self.tells else x
+    )(self.heads, self.rates, name="layers")
+    x, attended = stack(x, later, connection, sources, sees, real, scale)
+    return nn.LayerNorm(1e-5)(x), attended.mean(0)
 
   def noise(self, keys, x, sources):
     """The noise of x, of its sources, and of the layers, on a first axis. Tied, one
