@@ -1,15 +1,14 @@
-"""Which modalities are there: patterns, masks, and the named protocols that draw them.
+"""Which modalities are present: patterns, masks, and the protocols that hide modalities.
 
-A pattern is a static tuple of M booleans, a mask is an array bool[N, M]; True means
-kept. A mask is what a protocol keeps; what a method may read is `recorded & mask`,
-which can be nothing where the data have holes of their own.
+A pattern is a static tuple of M booleans; a mask is an array bool[N, M]. True means kept.
+A protocol draws a mask; what a method may read is `recorded & mask`, which can be
+nothing where the data themselves lack modalities.
 
-Everything random is counter-based (`counter`). Protocols share these numbers: at a
-higher rate `exact`, and `bernoulli` with one rate, hide what they hid at a lower one
-and more, and the rows that `map` and `mplmm` make incomplete stay incomplete.
+All draws are counter-based (`counter_rng`). Protocols share their random numbers: at a
+higher rate `exact`, and `bernoulli` with one rate, hide what they hid at a lower one and
+more, and the rows that `map` and `mplmm` make incomplete stay incomplete.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -17,11 +16,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
 
 from promise_jax import counter_rng
-from promise_jax.types import Array, Pattern
+from promise_jax.types import Pattern
 
-FORMS = {  # kind -> the rates and the keywords it takes
+# Kind of a protocol -> its rates and its keywords.
+PROTOCOLS = {
   "none": ("no rate", ("redraw",)),
   "patterns": ("no rate", ("redraw",)),
   "bernoulli": ("one rate or one a modality", ("keep_one", "redraw")),
@@ -31,102 +32,84 @@ FORMS = {  # kind -> the rates and the keywords it takes
 }
 
 
-def all_patterns(modalities: int) -> tuple[Pattern, ...]:
-  """The 2^M - 1 non-empty patterns: fewest modalities first, the full one last."""
-  if modalities < 1:
-    raise ValueError(f"at least 1 modality is expected, found {modalities}")
-  everyone = range(modalities)
+def all_patterns(num_modalities: int) -> tuple[Pattern, ...]:
+  """The 2^M - 1 non-empty patterns: those with fewest modalities first, the full one last."""
+  if num_modalities < 1:
+    raise ValueError(f"at least 1 modality is expected, found {num_modalities}")
+  indices = range(num_modalities)
   return tuple(
-    tuple(m in kept for m in everyone)
-    for size in range(1, modalities + 1)
-    for kept in itertools.combinations(everyone, size)
+    tuple(m in kept for m in indices)
+    for size in range(1, num_modalities + 1)
+    for kept in itertools.combinations(indices, size)
   )
 
 
 def pattern_name(pattern: Sequence[bool], names: Sequence[str]) -> str:
-  """The names of the modalities that are there, as in "fou+zer"; else "nothing"."""
+  """The names of the modalities in a pattern, as in "image+text", or "nothing"."""
   if len(pattern) != len(names):
-    raise ValueError(
-      f"a pattern of {len(names)} modalities ({', '.join(names)}) is expected, "
-      f"found {tuple(pattern)}"
-    )
-  kept = itertools.compress(names, pattern)
-  return "+".join(kept) or "nothing"
+    known = f"{len(names)} modalities ({', '.join(names)})"
+    raise ValueError(f"a pattern of {known} is expected, found {tuple(pattern)}")
+  return "+".join(itertools.compress(names, pattern)) or "nothing"
 
 
-def pattern_index(mask: np.ndarray) -> np.ndarray:
-  """Index int[...] into `all_patterns` for `mask` bool[..., M]; -1: nothing is left.
-
-  For arrays on the host.
-  """
+def pattern_index(mask: Bool[np.ndarray, "... M"]) -> Int[np.ndarray, "..."]:
+  """The index of each row of a mask in `all_patterns`, -1 where nothing is left."""
   mask = np.asarray(mask, bool)
-  return _index_by_bits(mask.shape[-1])[mask @ (1 << np.arange(mask.shape[-1]))]
+  patterns = np.array(all_patterns(mask.shape[-1]))
+  powers = 1 << np.arange(mask.shape[-1])
+  index = np.full(len(patterns) + 1, -1)
+  index[patterns @ powers] = np.arange(len(patterns))
+  return index[mask @ powers]
 
 
-@functools.cache
-def _index_by_bits(num_modalities: int) -> np.ndarray:
-  patterns = np.array(all_patterns(num_modalities))
-  table = np.full(len(patterns) + 1, -1)
-  table[patterns @ (1 << np.arange(num_modalities))] = np.arange(len(patterns))
-  return table
-
-
-def restrict_to_pattern(present: Array, pattern: Pattern | None) -> Array:
-  """`present` bool[B, M] without the modalities that a static `pattern` leaves out."""
+def restrict_to_pattern(present: Bool[Array, "B M"], pattern: Pattern | None) -> Array:
+  """`present` without the modalities that a static `pattern` leaves out."""
   return present if pattern is None else present & jnp.asarray(pattern)[None]
 
 
-def zero_absent(x: Array, present: Array) -> Array:
-  """`x` [B, ...] with zeros in the rows whose `present` bool[B] is False.
-
-  Selects, never multiplies: 0 * nan is nan, and so is its gradient.
-  """
-  return jnp.where(_align(present, x), x, jnp.zeros_like(x))
+def zero_absent(x: Array, present: Bool[Array, " B"]) -> Array:
+  """`x` [B, ...] with zeros in the rows that are not present."""
+  # It selects and never multiplies: 0 * nan is nan, and so is its gradient.
+  return jnp.where(_add_axes(present, x), x, jnp.zeros_like(x))
 
 
 def masked_mean(x: Array, where: Array, axis: int | tuple[int, ...] | None) -> Array:
-  """Mean over `axis` of those `x` where `where` is True; 0 where there are none.
+  """Mean of `x` over `axis` where `where` is True, 0 where nothing is.
 
-  `where` has the shape of `x` or of its leading axes (bool[B, M] for f[B, M, D]). The
-  gradient is finite, and 0 for what is not selected, whatever stands there.
+  Args:
+    x: any array; entries that are not selected may be NaN and get no gradient.
+    where: a mask of the shape of `x` or of its leading axes, as bool[B, M] for f[B, M, D].
+    axis: to average over.
   """
-  where = jnp.broadcast_to(_align(where, x), x.shape)
+  where = jnp.broadcast_to(_add_axes(where, x), x.shape)
   total = jnp.sum(jnp.where(where, x, jnp.zeros_like(x)), axis)
   return total / jnp.maximum(jnp.sum(where, axis), 1)
 
 
 class Protocol(NamedTuple):
-  """A way to hide modalities, as plain numbers; `str` gives the canonical text.
+  """A way to hide modalities. `str` gives the text that `parse_protocol` reads.
 
   none       keep everything.
-  patterns   one of the 2^M - 1 patterns, each as likely (MMIN trains on the incomplete
-             ones alone: that is mplmm(1.0)).
-  bernoulli  hide modality m with probability rates[m], each on its own. With `keep_one`
-             a row that lost everything keeps one modality: the one with the largest
-             u / rate, which is each of the M with the same probability, so the realised
-             rate is rates[m] - prod(rates) / M, at most (M - 1) / M when all are equal
-             (the meaning of GCNet; how the one is chosen is ours).
-  exact      hide modality m in exactly floor(N rates[m]) rows of the split, those with
-             the smallest u, each modality on its own: rows without any modality occur
-             (RedCore's released code).
-  map        exactly n = floor(N rate) rows are incomplete, the others complete. M = 2:
-             floor(n both) of them miss the SECOND modality and have only the first, the
-             rest miss the first; so `both` = 0 leaves each of them only the second, 1
-             only the first. M > 2: the 2^M - 2 incomplete patterns get n / (2^M - 2)
-             rows each, rounded so that they add up to n; `both` must stay 0.5 (MAP and
-             its family).
-  mplmm      with probability rate one of the 2^M - 2 incomplete patterns, each as
-             likely, else complete (MPLMM's released code).
-
-  Floors are of the decimal product: 100 rows at 0.29 are 29. With `redraw` a new mask
-  is drawn each epoch (augmentation), else it belongs to the example.
+  patterns   keep one of the 2^M - 1 patterns, all equally likely. (MMIN trains on the
+             incomplete ones alone: that is mplmm(1.0).)
+  bernoulli  hide modality m with probability rates[m], independently. With `keep_one` a
+             row that lost everything keeps one, all equally likely: the realised rate
+             is rates[m] - prod(rates) / M. As GCNet; how the one is chosen is ours.
+  exact      hide modality m in exactly floor(N rates[m]) rows, independently: some rows
+             have nothing left. As in RedCore's released code.
+  map        exactly n = floor(N rate) rows are incomplete. For two modalities
+             floor(n both) of them have only the first, the others only the second. For
+             more the 2^M - 2 incomplete patterns get n / (2^M - 2) rows each, rounded so
+             that they add up to n, and `both` must stay 0.5. MAP and its family.
+  mplmm      with probability rate one of the 2^M - 2 incomplete patterns, all equally
+             likely. As in MPLMM's released code.
   """
 
-  kind: str = "none"
-  rates: tuple[float, ...] = ()
+  kind: str = "none"  # a key of PROTOCOLS
+  rates: tuple[float, ...] = ()  # one for all modalities, or one for each
   keep_one: bool = True
   both: float = 0.5
-  redraw: bool = False
+  redraw: bool = False  # a new mask in each epoch; False: the mask belongs to the row
 
   def __str__(self) -> str:
     words = [str(float(rate)) for rate in self.rates]
@@ -138,27 +121,28 @@ class Protocol(NamedTuple):
 
 
 def parse_protocol(text: str) -> Protocol:
-  """The protocol of a text such as "bernoulli(0.2,0.5,keep_one=false,redraw=true)".
+  """Reads a protocol, as "bernoulli(0.2,0.5,keep_one=false,redraw=true)".
 
-  Rates and `both` lie in [0, 1], both ends allowed; `parse(str(protocol)) == protocol`.
-  Raises ValueError that lists what is known.
+  Raises:
+    ValueError: an unknown kind or keyword, a wrong number of rates, or a rate outside
+      [0, 1]; it says what is known.
   """
   match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
-  if not match or match[1] not in FORMS:
-    raise ValueError(f"unknown protocol {text!r}; known: {', '.join(FORMS)}")
+  if not match or match[1] not in PROTOCOLS:
+    raise ValueError(f"unknown protocol {text!r}; known: {', '.join(PROTOCOLS)}")
   kind, words = match[1], [word.strip() for word in (match[2] or "").split(",")]
-  takes, keywords = FORMS[kind]
+  num_rates, keywords = PROTOCOLS[kind]
   try:
-    rates = tuple(_read_share(word) for word in words if word and "=" not in word)
-    if not {"no rate": not rates, "one rate": len(rates) == 1}.get(takes, rates):
+    rates = tuple(_parse_rate(word) for word in words if word and "=" not in word)
+    if not {"no rate": not rates, "one rate": len(rates) == 1}.get(num_rates, rates):
       raise ValueError(f"found {len(rates)} rates")
     options = {}
     for name, value in (re.split(r"\s*=\s*", w, maxsplit=1) for w in words if "=" in w):
       if name not in keywords or name in options:
         raise ValueError(f"{'repeated' if name in options else 'unknown'} {name!r}")
-      options[name] = _read_share(value) if name == "both" else _read_truth(value)
+      options[name] = _parse_rate(value) if name == "both" else _parse_bool(value)
   except ValueError as e:
-    known = f"{kind} takes {takes} and the keywords {', '.join(keywords)}"
+    known = f"{kind} takes {num_rates} and the keywords {', '.join(keywords)}"
     raise ValueError(f"protocol {text!r}: {e}; {known}") from None
   return Protocol(kind, rates, **options)
 
@@ -168,15 +152,20 @@ def draw_mask(
   *,
   seed: int,
   split: str,
-  ids: np.ndarray,
+  ids: Int[np.ndarray, " N"],
   modalities: int,
   epoch: int = 0,
-) -> np.ndarray:
-  """The mask bool[N, M] of `ids` int[N]; True: kept. `epoch` counts only with `redraw`.
+) -> Bool[np.ndarray, "N M"]:
+  """Draws a mask for the rows of a split; True is kept.
 
-  A row depends on its id alone; with the exact counts of `exact` and `map` on the set
-  of all ids, which must then be those of the whole split, each once. Test masks are one
-  fixed table: pass seed=0. Raises ValueError for a protocol that does not fit M.
+  Args:
+    protocol: how to hide modalities; ValueError if it does not fit their number.
+    seed: of the run; 0 for test masks, which are one fixed table.
+    split: name of the split, part of the random stream.
+    ids: of the rows. `exact` and `map` count rows and need all ids of the split, each
+      once; with the others a row's mask depends on its id alone.
+    modalities: M.
+    epoch: counts only with `redraw`.
   """
   protocol = parse_protocol(str(protocol))
   known = (1, modalities) if protocol.kind in ("bernoulli", "exact") else (0, 1)
@@ -204,6 +193,7 @@ def _draw_modalities(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.n
     return ranks >= _floor(len(u) * rates)
   mask = u >= rates
   if protocol.keep_one:
+    # u / rate is uniform in [0, 1) given u < rate: its largest is a fair choice.
     (lost,) = np.nonzero(~mask.any(axis=1))
     mask[lost, np.argmax(u[lost] / rates[lost], axis=1)] = True
   return mask
@@ -226,8 +216,8 @@ def _draw_pattern(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.ndar
   return patterns[index]
 
 
-def _align(where: Array, x: Array) -> Array:
-  where = jnp.asarray(where)
+def _add_axes(where: Array, x: Array) -> Array:
+  where = jnp.asarray(where)  # with axes of size 1 behind it broadcasts against `x`
   return where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
 
 
@@ -241,10 +231,11 @@ def _rank(u: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _floor(x: np.ndarray) -> np.ndarray:
+  # Of the decimal product: 100 rows at a rate of 0.29 are 29, not 28.
   return np.floor(x + 1e-9).astype(int)
 
 
-def _read_share(word: str) -> float:
+def _parse_rate(word: str) -> float:
   try:
     value = float(word)
   except ValueError:
@@ -254,7 +245,7 @@ def _read_share(word: str) -> float:
   return value + 0.0  # -0.0 would not round-trip
 
 
-def _read_truth(word: str) -> bool:
+def _parse_bool(word: str) -> bool:
   if word not in ("true", "false"):
     raise ValueError(f"true or false is expected, found {word!r}")
   return word == "true"

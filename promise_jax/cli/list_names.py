@@ -53,7 +53,7 @@ def list_protocols() -> dict[str, str]:
   from promise_jax import missing
 
   lines = {}
-  for kind, (rates, keywords) in missing.FORMS.items():
+  for kind, (rates, keywords) in missing.PROTOCOLS.items():
     # The docstring of Protocol has a paragraph for each kind: take its first clause.
     text = re.search(
       rf"^ +{kind}  +(.+?)(?= \(|[.;:]\s|\n *\n)", missing.Protocol.__doc__, re.M | re.S
