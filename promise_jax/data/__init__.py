@@ -1,5 +1,4 @@
-"""Data sets: `load(name)` -> `Dataset`. Only `load` imports tensorflow-datasets, and
-only for a data set that needs it."""
+"""Data sets: `load(name)` -> `Dataset`, without TensorFlow."""
 
 from promise_jax.data.dataset import Dataset
 from promise_jax.data.loading import load

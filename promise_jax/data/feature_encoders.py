@@ -1,28 +1,20 @@
 """Frozen encoders of one modality: a function, or a folder of features.
 
-  "package.module:function"   a function that can be imported
-  Encoder(function, version)  a function of this process
-  a folder                    features that were computed elsewhere
+An encoder is one of
 
-A function is `encode(x[B, ...]) -> f[B, D] or f[B, T, D]`, NumPy in, any array of
-finite numbers out, T and D the same in every call. It is shown at most `BLOCK` rows at
-a time, of one split, and only rows that have the modality: recorded values, after
-`cleaning.clean`, not standardised. So an image is uint8 [B, height, width, channels],
-tokens are i32[B, T] (ids of the data set, or the hashed pieces of its texts, never the
-texts; 0 is padding), sequences f32[B, T, D] (padding and what was lost are zeros),
-vectors f32[B, D]. A function with a parameter `length` gets i32[B] there for sequences
-and tokens, the real steps. f[B, T, D] becomes a sequence: with the T of the sequence or
-the tokens shown it has their real steps, with another T all steps are real. To say
-otherwise, give `(f[B, T, D], i[B])`: real steps, 1 to T.
+  "package.module:function"           a function that can be imported
+  FeatureEncoder(function, version)   any function of this process
+  a folder                            features computed elsewhere, <id>.npy for each row
+                                      that has the modality: f[D] in all, or f[T, D] with
+                                      any T
 
-A folder holds `<id>.npy` for each row that has the modality, `id` in decimal digits:
-f[D] for all rows (a vector) or f[T, D] (a sequence; T may differ, all T are real).
-Other files are not looked at.
-
-What stands for an encoder in the hash: of an imported function its name and the whole
-source file of its module (not what that imports, nor weights: say those in the source),
-of a function of this process its name and `version`, of a folder the names, sizes and
-contents of the files that are read.
+A function is `encode(x[B, ...]) -> f[B, D] or f[B, T, D]`: NumPy in, any array of finite
+numbers out, D and T the same in every call. It sees at most 128 rows at a time, only those
+that have the modality, cleaned but not standardised: images as uint8 [B, height, width,
+channels], tokens as ids i32[B, T] (of texts the hashed pieces, never the words; 0 is
+padding), sequences as f32[B, T, D], vectors as f32[B, D]. A parameter named `length` gets
+the valid steps i32[B] of sequences and tokens. Features f[B, T, D] have the valid steps of
+the input if T is the same, else T; return (features, length i[B]) to say otherwise.
 """
 
 import hashlib
@@ -36,228 +28,202 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
-import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 128
+BLOCK_ROWS = 128
 IMPORTED = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
 
 
 class FeatureEncoder(NamedTuple):
-  """A function as an encoder, see above. `version` stands for all that it does (code,
-  weights, settings), which cannot be hashed: change it when they change."""
+  """A function as an encoder."""
 
   encode: Callable
-  version: str
+  version: str  # stands for code, weights and settings: change it when they change
 
 
 EncoderSpec = str | os.PathLike | FeatureEncoder
 
 
 class EncoderInputs(NamedTuple):
-  """What an encoder is shown of one split: `x` [n, ...] and `length` i32[n] (None but
-  for sequences and tokens) of the n rows that have the modality, the ids i[n] of these,
-  and `recorded` bool[N]."""
+  """The rows of all splits that have a modality."""
 
-  x: np.ndarray
-  length: np.ndarray | None
-  id: np.ndarray
-  recorded: np.ndarray
+  x: np.ndarray  # [n, ...]
+  length: np.ndarray | None  # i32[n], of sequences and tokens
+  id: np.ndarray  # i[n]
 
 
-Block = tuple[np.ndarray, np.ndarray | None]  # f32[n, D], None or f32[n, T, D], i[n]
+Features = tuple[np.ndarray, np.ndarray | None]  # f32[n, D], None or f32[n, T, D], i[n]
 
 
 def fingerprint(*parts: Any) -> str:
   """SHA-256 of arrays (type, shape, content) and of what has a plain `repr`."""
   digest = hashlib.sha256()
   for part in parts:
-    if isinstance(part, tuple):
-      digest.update(f"{len(part)} parts: {fingerprint(*part)}\n".encode())
-    elif isinstance(part, np.ndarray):
-      digest.update(f"{part.dtype.str} {part.shape}\n".encode() + part.tobytes())
+    if isinstance(part, np.ndarray):
+      digest.update(f"{part.dtype.str} {part.shape}\n".encode())
+      digest.update(np.ascontiguousarray(part))
     else:
       digest.update(f"{part!r}\n".encode())
   return digest.hexdigest()
 
 
-def refuse(name: str, given: Any, why: str) -> NoReturn:
-  """ValueError for the encoder of modality `name`."""
-  raise ValueError(f"frozen.{name} is {str(given)!r}: {why}.")
+def refuse(name: str, encoder: Any, why: str) -> NoReturn:
+  """Raises ValueError for the encoder of modality `name`."""
+  raise ValueError(f"frozen.{name} is {str(encoder)!r}: {why}.")
 
 
-def identify(name: str, given: EncoderSpec, shown: list[EncoderInputs]) -> tuple[str, str]:
-  """An encoder in words, and what stands for it in the hash. Nothing is imported or
-  called; ValueError for what is none."""
-  if isinstance(given, FeatureEncoder):
-    known = callable(given.encode) and isinstance(given.version, str)
-    if not known or not given.version.strip():
-      refuse(name, given, "expected is Encoder(function, version='...')")
-    what = f"{name_of(given.encode)}, version {given.version}"
-    return what, fingerprint("function", what)
-  if callable(given):
+def identify_encoder(name: str, encoder: EncoderSpec, ids: np.ndarray) -> tuple[str, str]:
+  """An encoder in words, and what stands for it in the hash. Nothing is imported or called."""
+  if isinstance(encoder, FeatureEncoder):
+    good = callable(encoder.encode) and isinstance(encoder.version, str)
+    if not good or not encoder.version.strip():
+      refuse(name, encoder, "expected is FeatureEncoder(function, version='...')")
+    words = f"{function_name(encoder.encode)}, version {encoder.version}"
+    return words, words
+  if callable(encoder):
     refuse(
       name,
-      given,
+      encoder,
       "a function has weights and settings that cannot be hashed, so its version must "
-      "be said: Encoder(function, version='...')",
+      "be given: FeatureEncoder(function, version='...')",
     )
-  if not isinstance(given, str | os.PathLike):
-    refuse(name, given, "an encoder is text, a folder or Encoder(function, version)")
-  if match := IMPORTED.fullmatch(os.fspath(given)):
-    return str(given), fingerprint(match[2], read_source(name, given, match[1]))
-  folder = pathlib.Path(given).expanduser()
-  if not os.fspath(given) or not folder.is_dir():
-    refuse(name, given, "this is neither a folder nor of the form package.module:name")
+  if not isinstance(encoder, str | os.PathLike):
+    refuse(name, encoder, "an encoder is text, a folder or FeatureEncoder(function, version)")
+  if match := IMPORTED.fullmatch(os.fspath(encoder)):
+    return str(encoder), fingerprint(match[2], find_module(name, encoder, match[1]).read_bytes())
+  folder = pathlib.Path(encoder).expanduser()
+  if not os.fspath(encoder) or not folder.is_dir():
+    refuse(name, encoder, "this is neither a folder nor of the form package.module:name")
   digest = hashlib.sha256()
-  for path in row_files(name, folder, shown):
+  for path in row_files(name, folder, ids):
     content = path.read_bytes()
     digest.update(f"{path.name} {len(content)}\n".encode() + content)
   return f"the folder {folder}", digest.hexdigest()
 
 
-def name_of(function: Callable) -> str:
-  """The name of a function, or of the class of what can be called."""
+def function_name(function: Callable) -> str:
+  """The name of a function, or of the class of an object that can be called."""
   return getattr(function, "__name__", type(function).__name__)
 
 
-def row_files(
-  name: str, folder: pathlib.Path, shown: list[EncoderInputs]
-) -> Iterator[pathlib.Path]:
-  """The file of each row that is shown; ValueError for one that is not there."""
-  for row in (row for part in shown for row in part.id.tolist()):
+def row_files(name: str, folder: pathlib.Path, ids: np.ndarray) -> Iterator[pathlib.Path]:
+  """The file of each row; refuses a folder that lacks one."""
+  for row in ids.tolist():
     path = folder / f"{row}.npy"
     if not path.is_file():
       refuse(name, folder, f"there is no {path.name}, and the row of id {row} has {name}")
     yield path
 
 
-def read_source(name: str, given: str, module: str) -> bytes:
-  """The source file of `module`, whose packages are imported, itself not."""
+def find_module(name: str, encoder: str, module: str) -> pathlib.Path:
+  """The source file of a module, which is not imported (its packages are)."""
   importlib.invalidate_caches()
   try:
     spec = importlib.util.find_spec(module)
-  except Exception as error:  # of its packages, as they are imported
-    refuse(name, given, f"the module {module} cannot be imported, {error}")
+  except Exception as error:  # of its packages
+    refuse(name, encoder, f"the module {module} cannot be imported, {error}")
   if spec is None:
-    refuse(name, given, f"there is no module {module} on Python's path")
+    refuse(name, encoder, f"there is no module {module} on Python's path")
   if not spec.has_location or not pathlib.Path(spec.origin).is_file():
-    refuse(name, given, f"the module {module} has no file that can be hashed")
-  return pathlib.Path(spec.origin).read_bytes()
+    refuse(name, encoder, f"the module {module} has no file that can be hashed")
+  return pathlib.Path(spec.origin)
 
 
-def load_function(name: str, given: str) -> Callable:
-  """The function that "package.module:function" means, as the file says it now."""
-  module, _, function = given.partition(":")
+def import_function(name: str, encoder: str) -> Callable:
+  """The function "package.module:function" as its file has it now."""
+  module, _, function = encoder.partition(":")
   try:
-    # An older state of the file would be kept under the hash of the new one.
-    if loaded := sys.modules.get(module):
-      loaded = importlib.reload(loaded)
-    else:
-      loaded = importlib.import_module(module)
+    # Reloaded, or an older state of the file would be cached under the hash of the new one.
+    loaded = sys.modules.get(module)
+    loaded = importlib.reload(loaded) if loaded else importlib.import_module(module)
   except Exception as error:
-    refuse(name, given, f"the module {module} cannot be imported, {error}")
+    refuse(name, encoder, f"the module {module} cannot be imported, {error}")
   if not callable(found := getattr(loaded, function, None)):
-    refuse(name, given, f"the module {module} has no function {function}")
+    refuse(name, encoder, f"the module {module} has no function {function}")
   return found
 
 
-def encode(name: str, given: EncoderSpec, shown: list[EncoderInputs]) -> Iterator[Block]:
-  """The features of all rows that are shown, in their order, block by block."""
-  if isinstance(given, FeatureEncoder):
-    return call(name, given.encode, shown)
-  if IMPORTED.fullmatch(os.fspath(given)):
-    return call(name, load_function(name, os.fspath(given)), shown)
-  return read_folder(name, pathlib.Path(given).expanduser(), shown)
+def compute_features(name: str, encoder: EncoderSpec, inputs: EncoderInputs) -> Features:
+  """The features of all rows, padded with zeros to the longest."""
+  if isinstance(encoder, FeatureEncoder):
+    blocks = list(call_function(name, encoder.encode, inputs))
+  elif IMPORTED.fullmatch(os.fspath(encoder)):
+    function = import_function(name, os.fspath(encoder))
+    blocks = list(call_function(name, function, inputs))
+  else:
+    blocks = list(read_folder(name, pathlib.Path(encoder).expanduser(), inputs.id))
+  if blocks[0][1] is None:
+    return np.concatenate([x for x, _ in blocks]), None
+  steps = max(x.shape[1] for x, _ in blocks)
+  padded = [np.pad(x, ((0, 0), (0, steps - x.shape[1]), (0, 0))) for x, _ in blocks]
+  return np.concatenate(padded), np.concatenate([length for _, length in blocks])
 
 
-def read_folder(name: str, folder: pathlib.Path, shown: list[EncoderInputs]) -> Iterator[Block]:
-  """The rows of a folder, one a block."""
+def read_folder(name: str, folder: pathlib.Path, ids: np.ndarray) -> Iterator[Features]:
+  """The features in a folder, one row at a time."""
   first = None
-  for path in row_files(name, folder, shown):
+  for path in row_files(name, folder, ids):
     try:
       with path.open("rb") as file:
         row = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
       refuse(name, folder, f"{path.name} cannot be read, {error}")
     row = check_features(name, folder, row, f"{path.name} holds", "f[D] or f[T, D]", 0)
-    if first is None:
-      first = path.name, row
-    if row.ndim != first[1].ndim or row.shape[-1] != first[1].shape[-1]:
-      told = f"{path.name} has shape {row.shape}, {first[0]} has {first[1].shape}"
-      refuse(name, folder, f"{told}; all have the same D, and all T or none")
+    first = first or (path.name, row.shape)
+    if len(row.shape) != len(first[1]) or row.shape[-1] != first[1][-1]:
+      found = f"{path.name} has shape {row.shape}, {first[0]} has {first[1]}"
+      refuse(name, folder, f"{found}; all have the same D, and all T or none")
     yield row[None], None if row.ndim == 1 else np.array([len(row)])
 
 
-def call(name: str, function: Callable, shown: list[EncoderInputs]) -> Iterator[Block]:
-  """What `function` makes of the rows, at most `BLOCK` at a time."""
-  shape, told = None, name_of(function)
+def call_function(name: str, function: Callable, inputs: EncoderInputs) -> Iterator[Features]:
+  """What a function returns for the rows, `BLOCK_ROWS` at a time."""
+  who, shape = function_name(function), None
   try:
-    takes = "length" in inspect.signature(function).parameters
-  except (TypeError, ValueError):  # a function written in C need not have one
-    takes = False
-  for part in shown:
-    for start in range(0, len(part.id), BLOCK):
-      x = part.x[start : start + BLOCK]
-      real = None if part.length is None else part.length[start : start + BLOCK]
-      made = function(x, **({} if real is None or not takes else {"length": real}))
-      said = None
-      if isinstance(made, tuple) and len(made) == 2:
-        made, said = made
-      form = f"f[{len(x)}, D] or f[{len(x)}, T, D]"
-      made = check_features(name, told, made, "it gave", form, 1)
-      if len(made) != len(x) or (said is not None and made.ndim == 2):
-        refuse(name, told, f"it gave features of shape {made.shape}, expected: {form}")
-      shape = shape or made.shape[1:]
-      if made.shape[1:] != shape:
-        refuse(name, told, f"it gave rows of shape {shape}, then of {made.shape[1:]}")
-      yield made, real_steps(name, told, made, said, x, real)
+    takes_length = "length" in inspect.signature(function).parameters
+  except (TypeError, ValueError):  # a function written in C need not have a signature
+    takes_length = False
+  for start in range(0, len(inputs.id), BLOCK_ROWS):
+    x = inputs.x[start : start + BLOCK_ROWS]
+    valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
+    with_length = takes_length and valid is not None
+    y, length = function(x, **({"length": valid} if with_length else {})), None
+    if isinstance(y, tuple) and len(y) == 2:
+      y, length = y
+    form = f"f[{len(x)}, D] or f[{len(x)}, T, D]"
+    y = check_features(name, who, y, "it gave", form, 1)
+    if len(y) != len(x) or (length is not None and y.ndim == 2):
+      refuse(name, who, f"it gave features of shape {y.shape}, expected: {form}")
+    shape = shape or y.shape[1:]
+    if y.shape[1:] != shape:
+      refuse(name, who, f"it gave rows of shape {shape}, then of {y.shape[1:]}")
+    if y.ndim == 3 and length is None:
+      same_steps = valid is not None and x.shape[1] == y.shape[1]
+      length = valid if same_steps else np.full(len(y), y.shape[1])
+    yield y, None if length is None else check_length(name, who, np.asarray(length), y)
 
 
-def real_steps(
-  name: str,
-  told: str,
-  made: np.ndarray,
-  said: Any,
-  x: np.ndarray,
-  real: np.ndarray | None,
-) -> np.ndarray | None:
-  """The real steps i[n] of the features f[n, T, D] of `x`; None for f[n, D]."""
-  if made.ndim == 2:
-    return None
-  steps = made.shape[1]
-  if said is None:
-    as_shown = real is not None and x.shape[1] == steps
-    return real if as_shown else np.full(len(made), steps)
-  said = np.asarray(said)
-  if said.shape != (len(made),) or said.dtype.kind not in "iu":
-    told_shape = f"{said.dtype} of shape {said.shape}"
-    refuse(name, told, f"the lengths it gave are {told_shape}, expected: i[{len(made)}]")
-  if said.min() < 1 or said.max() > steps:
-    span = f"{said.min()} to {said.max()}"
-    refuse(name, told, f"the lengths it gave are {span}, allowed are 1 to {steps}")
-  return said
+def check_length(name: str, who: str, length: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """The valid steps of features [n, T, D], 1 to T in each row."""
+  if length.shape != (len(y),) or length.dtype.kind not in "iu":
+    found = f"{length.dtype} of shape {length.shape}"
+    refuse(name, who, f"the lengths it gave are {found}, expected: i[{len(y)}]")
+  if length.min() < 1 or length.max() > y.shape[1]:
+    span = f"{length.min()} to {length.max()}"
+    refuse(name, who, f"the lengths it gave are {span}, allowed are 1 to {y.shape[1]}")
+  return length
 
 
 def check_features(
-  name: str, given: Any, values: Any, what: str, form: str, rows: int
+  name: str, encoder: Any, values: Any, what: str, form: str, row_axes: int
 ) -> np.ndarray:
-  """`values` as f32 [D] or [T, D] after as many dimensions of `rows`."""
+  """Features as f32 [D] or [T, D], after the axes of rows."""
   values = np.asarray(values)
-  number = any(jnp.issubdtype(values.dtype, k) for k in (np.floating, np.integer, np.bool_))
-  if not number or values.ndim - rows not in (1, 2) or 0 in values.shape:
-    refuse(name, given, f"{what} {values.dtype} of shape {values.shape}, expected: {form}")
+  is_number = values.dtype.kind in "biuf" or values.dtype.name == "bfloat16"
+  if not is_number or values.ndim - row_axes not in (1, 2) or 0 in values.shape:
+    refuse(name, encoder, f"{what} {values.dtype} of shape {values.shape}, expected: {form}")
   with np.errstate(over="ignore"):
     values = values.astype(np.float32)
   if not np.isfinite(values).all():
-    refuse(name, given, f"{what} NaN or inf, features are finite in f32")
+    refuse(name, encoder, f"{what} NaN or inf, features are finite in f32")
   return values
-
-
-def join(blocks: list[Block]) -> Block:
-  """All blocks as one, padded with zeros to the longest."""
-  if blocks[0][1] is None:
-    return np.concatenate([x for x, _ in blocks]), None
-  steps = max(x.shape[1] for x, _ in blocks)
-  padded = [np.pad(x, ((0, 0), (0, steps - x.shape[1]), (0, 0))) for x, _ in blocks]
-  return np.concatenate(padded), np.concatenate([length for _, length in blocks])

@@ -1,13 +1,10 @@
-"""Features of frozen encoders: computed once, kept as npz files, read in place of the
-modality that was encoded.
+"""Features of frozen encoders: computed once, cached, used in place of a modality.
 
-What an encoder is, and what it is shown, is in `frozen_encoders`. The file of a
-modality is <data set>-<modality>-<hash>.npz, by the convention in `arrays`, with the
-labels, splits, ids and groups of the data set: a data set of its own. The hash covers
-all that is in it but the features: data set, task, splits, labels, ids, groups; the
-values that the encoder is shown, so that every option of reading counts by what it
-changes; and the encoder. The same hash means the same features: an encoder whose file
-is there is not called, nor imported. Ours.
+`feature_encoders` says what an encoder is. A cache file is named by a hash of the data
+set's name, of the values that the encoder sees and of the encoder: for an imported function
+the source file of its module (not what that imports, nor weights: name those in the source),
+for `FeatureEncoder` its version, for a folder the contents of its files. The same hash means
+the same features, so a cached encoder is neither called nor imported. Ours.
 """
 
 import os
@@ -24,33 +21,35 @@ from promise_jax.data.feature_encoders import (
   EncoderInputs,
   EncoderSpec,
   FeatureEncoder,
-  encode,
+  Features,
+  compute_features,
   fingerprint,
-  identify,
-  join,
+  identify_encoder,
 )
-from promise_jax.data.readers import npz, npz_file, npz_labels
+from promise_jax.types import Modality
 
-__all__ = ["FeatureEncoder", "EncoderSpec", "features_dir", "replace_by_features"]
-
-FORM = 1  # of the hash and of what functions are shown; another one computes anew
+__all__ = ["FeatureEncoder", "extract_features"]
 
 
-def replace_by_features(
+def extract_features(
   source: data_source.Source,
   encoders: Mapping[str, EncoderSpec],
   *,
   nonfinite: str = "frame",
   folder: str | os.PathLike | None = None,
 ) -> data_source.Source:
-  """`source` with features in place of the modalities that `encoders` {modality:
-  encoder} names, as vectors or sequences; all else is as it was.
+  """Replaces modalities by the features of frozen encoders, as vectors or sequences.
 
-  All splits are read here; labels are kept, not used. `nonfinite` as in
-  `cleaning.clean`, `folder` (default: `features_dir()`) is where the files are. The
-  notes of the source say what was computed or read, and where. ValueError for an
-  unknown modality, for what is no encoder or gives no features, and for a
-  data set that an npz file cannot hold: it has train, valid and test, and no id twice.
+  All splits are read; the labels are not used.
+
+  Args:
+    source: the data set.
+    encoders: {modality: encoder}, see above.
+    nonfinite: see `cleaning.clean_modality`.
+    folder: of the cache; default promise_jax/features in the user's cache folder.
+
+  Raises:
+    ValueError: an unknown modality, no encoder, or features of a wrong shape.
   """
   if not isinstance(encoders, Mapping):
     raise ValueError(f"frozen is {encoders!r}, expected is {{modality: encoder}}.")
@@ -59,155 +58,79 @@ def replace_by_features(
     if name not in names:
       raise ValueError(f"frozen names {name!r}, the modalities are {', '.join(names)}.")
   check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
-  folder = pathlib.Path(folder or features_dir()).expanduser()
-  rows = read_rows(source)
-  small = describe_rows(source, rows, tuple(encoders))
-  modalities, notes, stored = list(source.modalities), list(source.notes), {}
+  folder = pathlib.Path(folder or files.cache_folder("features")).expanduser()
+  rows = {split: source.rows(split) for split in source.splits}
+  modalities, notes = list(source.modalities), list(source.notes)
+  new_rows = dict(rows)
   for i, name in enumerate(names):
-    if name in encoders:
-      shown = show(source, rows, i, nonfinite, notes)
-      path, how = keep(source, name, encoders[name], shown, small, folder)
-      stored[i] = npz.read_npz(path)
-      (modalities[i],) = stored[i].modalities
-      shape = " x ".join(map(str, modalities[i].shape))
-      notes.append(f"{source.name}, {name}: features {shape} of {how} {path}.")
-  left = {
-    split: part._replace(inputs={m: x for m, x in part.inputs.items() if m not in encoders})
-    for split, part in rows.items()
-  }
-
-  def combined(split: str) -> data_source.Rows:
-    own = left.pop(split) if split in left else source.rows(split)
-    inputs, steps, recorded = dict(own.inputs), dict(own.length), own.recorded.copy()
-    for i, read in stored.items():
-      features = read.rows(split)
-      steps.pop(names[i], None)
-      inputs |= features.inputs
-      steps |= features.length
-      recorded[:, i] = features.recorded[:, 0]
-    return own._replace(inputs=inputs, length=steps, recorded=recorded)
-
+    if name not in encoders:
+      continue
+    inputs, recorded = collect_inputs(source, rows, i, nonfinite)
+    words, key = identify_encoder(name, encoders[name], inputs.id)
+    digest = fingerprint(source.name, name, key, *inputs)
+    path = folder / f"{source.name}-{name}-{digest[:16]}.npz"
+    how = "read from" if path.exists() else "computed and kept in"
+    if not path.exists():
+      x, length = compute_features(name, encoders[name], inputs)
+      folder.mkdir(parents=True, exist_ok=True)
+      files.write_npz(path, {"x": x} | ({} if length is None else {"length": length}))
+    with np.load(path) as file:
+      x, length = file["x"], file.get("length")
+    shape = x.shape[1:]
+    modalities[i] = Modality(name, "vector" if length is None else "sequence", shape)
+    notes.append(
+      f"{source.name}, {name}: features {' x '.join(map(str, shape))} of {words}, {how} {path}."
+    )
+    start = 0
+    for split, here in recorded.items():
+      stop = start + int(here.sum())
+      block = x[start:stop], None if length is None else length[start:stop]
+      new_rows[split] = insert_features(new_rows[split], i, name, here, block)
+      start = stop
   return source._replace(
-    modalities=tuple(modalities), rows=combined, notes=tuple(notes), blocks=None
+    modalities=tuple(modalities), rows=new_rows.__getitem__, notes=tuple(notes), blocks=None
   )
 
 
-def features_dir() -> str:
-  """Where features are kept: promise_jax/features in the user's cache folder."""
-  return str(files.cache_folder("features"))
-
-
-def read_rows(source: data_source.Source) -> dict[str, data_source.Rows]:
-  """{split: rows} of all splits, in the order of `labels.SPLITS`."""
-  if set(source.splits) != set(npz_labels.SPLITS):
-    raise ValueError(
-      f"data set {source.name!r} has the splits {', '.join(source.splits)}; features "
-      f"are kept for {', '.join(npz_labels.SPLITS)}, all of them and no other."
-    )
-  rows = {split: source.rows(split) for split in npz_labels.SPLITS}
-  for split, part in rows.items():
-    data_source.check_rows(source, split, part)
-  return rows
-
-
-def describe_rows(
-  source: data_source.Source, rows: dict[str, data_source.Rows], names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-  """The arrays of an npz file but those of a modality; ValueError where the file that
-  has them, and modalities of these `names`, could not be read."""
-  task, parts = source.task, rows.values()
-  sizes = [len(part.id) for part in parts]
-  small = {
-    "y": np.concatenate([part.label for part in parts]),
-    "split": np.repeat(npz_labels.SPLITS, sizes),
-    "id": np.concatenate([part.id for part in parts]).astype(np.int64),
-  }
-  if all(part.group is not None for part in parts):
-    small["group"] = np.concatenate([part.group for part in parts]).astype(np.int64)
-  if task.kind == "regression":
-    small["scale"] = np.float64(task.scale)
-  elif task.names or task.kind == "classes":
-    small["classes"] = np.array(task.names or [str(c) for c in range(task.outputs)])
-  small = {array: np.asarray(values) for array, values in small.items()}
-  headers = {a: npz_file.Header(v.shape, v.dtype) for a, v in small.items()}
-  feature = npz_file.Header((sum(sizes), 1), np.dtype(np.float32))
-  try:
-    npz.check_headers(headers | {f"x_{name}": feature for name in names})
-    label, found = npz_labels.read_labels(small)
-    ids, group = npz.read_ids(small, len(label)), npz.read_group(small)
-    npz_labels.read_split(small, label, found, ids, group, seed=0)
-  except ValueError as error:
-    raise ValueError(
-      f"{source.place or f'data set {source.name!r}'}: its features cannot be kept in "
-      f"an npz file: {error}"
-    ) from error
-  return small
-
-
-def show(
-  source: data_source.Source,
-  rows: dict[str, data_source.Rows],
-  i: int,
-  nonfinite: str,
-  notes: list[str],
-) -> list[EncoderInputs]:
-  """What the encoder of modality number `i` is shown, split by split; adds to `notes`
-  what was wrong there."""
+def collect_inputs(
+  source: data_source.Source, rows: dict[str, data_source.Rows], i: int, nonfinite: str
+) -> tuple[EncoderInputs, dict[str, np.ndarray]]:
+  """What the encoder of modality number `i` sees, and {split: bool[N]} which rows that are."""
   name = source.modalities[i].name
   modality = cleaning.resolve_length(source.modalities[i], rows["train"].inputs[name])
-  shown = []
-  for split, part in rows.items():
-    values, steps = part.inputs[name], part.length.get(name)
-    try:
-      clean = cleaning.clean_modality(modality, values, steps, part.recorded[:, i], nonfinite)
-    except ValueError as error:
-      raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
+  one = data_source.keep_modalities(source, [name])._replace(modalities=(modality,))
+  parts, recorded = [], {}
+  for split, every in rows.items():
+    part = every._replace(recorded=every.recorded[:, i : i + 1])
+    clean = dataset.clean_rows(one, split, (modality,), part, nonfinite)[name]
     dataset.log_report(source.name, split, {name: clean.report})
-    if any(clean.report):
-      notes.append(f"{source.name}, {split}, {name}: {clean.report.describe()}.")
-    length = None
-    if modality.kind == "sequence":
-      length = clean.length[clean.recorded]
-    elif modality.kind == "tokens":
-      last = clean.kept_mask * np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
-      length = last.max(axis=1, initial=0)[clean.recorded]
-    x = cleaning.standardise(clean, None)[clean.recorded]
-    shown.append(EncoderInputs(x, length, part.id[clean.recorded], clean.recorded))
-  if not any(len(part.id) for part in shown):
+    here = recorded[split] = clean.recorded
+    length = clean.length
+    if modality.kind == "tokens":  # zeros inside a row count
+      steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
+      length = (clean.kept_mask * steps).max(axis=1, initial=0)
+    parts.append((cleaning.standardise(clean, None)[here], length[here], part.id[here]))
+  x, length, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+  if not len(ids):
     raise ValueError(
       f"{source.place or f'data set {source.name!r}'}: modality {name!r} is in no row, "
       "there is nothing to encode."
     )
-  return shown
+  has_steps = modality.kind in ("sequence", "tokens")
+  return EncoderInputs(x, length if has_steps else None, ids), recorded
 
 
-def keep(
-  source: data_source.Source,
-  name: str,
-  given: EncoderSpec,
-  shown: list[EncoderInputs],
-  small: dict[str, np.ndarray],
-  folder: pathlib.Path,
-) -> tuple[pathlib.Path, str]:
-  """The file that has the features, computed unless it is there, and how it came to be
-  there, as the middle of a sentence."""
-  told, code = identify(name, given, shown)
-  about = (FORM, source.name, source.task, name, code)
-  values = [value for part in shown for value in part]
-  digest = fingerprint(*about, *small.items(), *values)
-  path = folder / f"{source.name}-{name}-{digest[:16]}.npz"
-  if path.exists():
-    return path, f"{told}, read from"
-  x, length = join(list(encode(name, given, shown)))
-  recorded = np.concatenate([part.recorded for part in shown])
-  features = {
-    f"x_{name}": np.zeros((len(recorded), *x.shape[1:]), np.float32),
-    f"present_{name}": recorded,
-  }
-  features[f"x_{name}"][recorded] = x
+def insert_features(
+  rows: data_source.Rows, i: int, name: str, recorded: np.ndarray, features: Features
+) -> data_source.Rows:
+  """`rows` with the features of the recorded ones as modality number `i`."""
+  x, length = features
+  values = np.zeros((len(recorded), *x.shape[1:]), np.float32)
+  values[recorded] = x
+  lengths = {m: n for m, n in rows.length.items() if m != name}
   if length is not None:
-    features[f"length_{name}"] = np.zeros(len(recorded), np.int32)
-    features[f"length_{name}"][recorded] = length
-  folder.mkdir(parents=True, exist_ok=True)
-  files.write_npz(path, features | small)
-  return path, f"{told}, computed and kept in"
+    lengths[name] = np.zeros(len(recorded), np.int64)
+    lengths[name][recorded] = length
+  every = rows.recorded.copy()
+  every[:, i] = recorded
+  return rows._replace(inputs=rows.inputs | {name: values}, length=lengths, recorded=every)

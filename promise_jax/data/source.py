@@ -1,5 +1,7 @@
 """Rows of a data set before cleaning: what a reader returns, and the checks on it."""
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from promise_jax.types import Modality, Task
 
+SPLITS = ("train", "valid", "test")
 SHOWN = 10  # class names in a message
 
 
@@ -88,6 +91,26 @@ def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
 def describe_place(source: Source, split: str) -> str:
   """The start of an error message: the source and the split."""
   return f"{source.place or f'data set {source.name!r}'}, split {split!r}"
+
+
+@contextlib.contextmanager
+def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None]:
+  """Makes each error of opening or checking a file one sentence that starts with its path.
+
+  Args:
+    path: the file.
+    expected: what it should be, as "an npz file".
+  """
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise ValueError(f"{path}: there is no such file.") from error
+  except IsADirectoryError as error:
+    raise ValueError(f"{path}: this is a folder, expected is {expected}.") from error
+  except PermissionError as error:
+    raise ValueError(f"{path}: there is no permission to read this file.") from error
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def check_rows(source: Source, split: str, rows: Rows) -> None:

@@ -132,17 +132,15 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
   """The data set `name` with the options in section `data` of a config."""
   options = dict(values)
   reading = {k: options.pop(k) for k in PREFETCH_OPTIONS if k in options}
+  # `data.load` refuses options that are not for its source, so only those that are set go.
+  options = {k: v for k, v in options.items() if (k, v) not in DATA_OPTIONS.items()}
   options["data_dir"] = options.get("data_dir") or None
-  if name == "synthetic":
-    # It is made, not read: options of how to read are not for it, unless somebody set them.
-    options = {k: v for k, v in options.items() if (k, v) not in DATA_OPTIONS.items()}
-    count = options.get("modalities")
-    if isinstance(count, str) and count.isdecimal():
-      options["modalities"] = int(count)  # how many to make, not which to keep
-  else:
-    options["scale"] = options["scale"] or None
-    options["kinds"] = parse_pairs(options["kinds"])
-    options["frozen"] = parse_pairs(options["frozen"])
+  for key in ("kinds", "frozen"):
+    if key in options:
+      options[key] = parse_pairs(options[key])
+  count = options.get("modalities", "")
+  if name == "synthetic" and count.isdecimal():
+    options["modalities"] = int(count)  # how many to make, not which to keep
   prefetching = prefetch.check_prefetch(prefetch.PrefetchConfig(**reading))
   return DataConfig(name, options, prefetching)
 

@@ -92,8 +92,8 @@ def test_a_function_is_called_once_and_sees_recorded_raw_rows(own, cache):
   assert len(encode.shown) == 3
   (path,) = cache.iterdir()
   told = f"own, photo: features 2 of Counting, version 1, computed and kept in {path}."
-  assert told in first.told()
-  assert told.replace("computed and kept in", "read from") in second.told()
+  assert told in first.notes
+  assert told.replace("computed and kept in", "read from") in second.notes
 
   assert first.spec.names == plain.spec.names == ("photo", "v", "s")
   assert first.spec.modalities[0] == Modality("photo", "vector", (2,))
@@ -261,7 +261,7 @@ def test_a_folder_of_features(own, tmp_path, cache):
     np.save(folder / f"{7 * r + 5}.npy", value)
   (folder / "5.npy").write_text("row 0 is absent, so this is not read")
   found = data.load(own, frozen={"photo": folder})
-  assert f"of the folder {folder}, computed" in found.told()[0]
+  assert f"of the folder {folder}, computed" in found.notes[0]
   assert found.spec.modalities[0] == Modality("photo", "sequence", (3, 2))
   train = np.concatenate([rows[r] for r in rows_of("train") if r % 4])
   for split in dataset_splits():
@@ -274,9 +274,9 @@ def test_a_folder_of_features(own, tmp_path, cache):
       if steps:
         expected = standard(rows[r], train)
         np.testing.assert_allclose(part.inputs["photo"][i, :steps], expected, rtol=1e-4, atol=1e-5)
-  assert "read from" in data.load(own, frozen={"photo": str(folder)}).told()[0]
+  assert "read from" in data.load(own, frozen={"photo": str(folder)}).notes[0]
   np.save(folder / "12.npy", rows[1] + 1)
-  assert "computed" in data.load(own, frozen={"photo": folder}).told()[0]
+  assert "computed" in data.load(own, frozen={"photo": folder}).notes[0]
   assert len(list(cache.iterdir())) == 2
   for r in has:
     np.save(folder / f"{7 * r + 5}.npy", rows[r][0])
@@ -300,7 +300,7 @@ def test_other_labels_and_open_steps_stay(tmp_path):
     "own", "card", open_steps, Task("regression", 1, scale=3.0), dataset_splits(), rows
   )
   last = data_features.FeatureEncoder(lambda x: x[:, 0], "first step")
-  found = dataset.assemble(data_features.replace_by_features(source, {"s": last}, folder=tmp_path))
+  found = dataset.assemble(data_features.extract_features(source, {"s": last}, folder=tmp_path))
   assert found.spec.task == source.task
   assert found.spec.modalities == (Modality("s", "vector", (2,)), open_steps[1])
   assert found.group("train") is None
@@ -310,10 +310,10 @@ def test_other_labels_and_open_steps_stay(tmp_path):
   assert data.load(path).spec.task == source.task
   more = source._replace(splits=(*dataset_splits(), "dev"))
   with pytest.raises(ValueError, match="train, valid, test, dev; .* and no other"):
-    data_features.replace_by_features(more, {"s": last}, folder=tmp_path)
+    data_features.extract_features(more, {"s": last}, folder=tmp_path)
   twice = source._replace(rows=lambda split: rows("train"))
   with pytest.raises(ValueError, match="cannot be kept in an npz file: id, row 8"):
-    data_features.replace_by_features(twice, {"s": last}, folder=tmp_path)
+    data_features.extract_features(twice, {"s": last}, folder=tmp_path)
 
 
 def test_bad_raw_values_are_told(own):
@@ -324,7 +324,7 @@ def test_bad_raw_values_are_told(own):
   found = data.load(own, frozen={"v": data_features.FeatureEncoder(encode, "1")})
   assert np.isfinite(np.concatenate(encode.shown)).all()
   assert sum(len(x) for x in encode.shown) == N - 1
-  assert any("1 non-finite values, 1 frames lost to them" in x for x in found.told())
+  assert any("1 non-finite values, 1 frames lost to them" in x for x in found.notes)
   with pytest.raises(ValueError, match="own.npz, split '.*'v': 1 values are NaN"):
     encoder = {"v": data_features.FeatureEncoder(encode, "1")}
     data.load(own, frozen=encoder, nonfinite="error")

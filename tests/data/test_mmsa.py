@@ -8,7 +8,6 @@ import pytest
 
 from promise_jax import data
 from promise_jax.data import cleaning, loading
-from promise_jax.data.builtin import sentiment_builders
 from promise_jax.data.readers import mmsa
 from promise_jax.evaluation import measure, sentiment_metrics
 from promise_jax.experiments import config as experiment_config
@@ -250,7 +249,7 @@ def test_nonfinite_values_are_found_and_counted(save):
   assert rows.recorded.tolist() == [[True, True, i != 1] for i in range(6)]
   assert rows.length["vision"][1] == 0
   assert not found.split("valid").recorded[2, 1]
-  assert "own, train, audio: 2 non-finite values, 1 frames lost to them." in found.told()
+  assert "own, train, audio: 2 non-finite values, 1 frames lost to them." in found.notes
   value = data.load(save(files), nonfinite="value")
   assert value.report["train"]["audio"][:2] == (2, 0)
   with pytest.raises(ValueError, match="'audio': 2 values are NaN or inf"):
@@ -290,22 +289,22 @@ def test_the_hash_is_compared_and_told(save, monkeypatch):
   path = save(make()[0])
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   own = f"own.pkl: the SHA-256 is that of none of MMSA's files, {digest}."
-  assert own in data.load(path).told()
-  monkeypatch.setitem(mmsa.KNOWN, (digest[:8], "zzzzz"), "another")
-  assert own in data.load(path).told()
-  monkeypatch.setitem(mmsa.KNOWN, (digest[:8], digest[-5:]), "MOSI made up")
+  assert own in data.load(path).notes
+  monkeypatch.setitem(mmsa.KNOWN_FILES, (digest[:8], "zzzzz"), "another")
+  assert own in data.load(path).notes
+  monkeypatch.setitem(mmsa.KNOWN_FILES, (digest[:8], digest[-5:]), "MOSI made up")
   told = f"that of MMSA's MOSI made up, {digest[:8]}...{digest[-5:]}."
-  assert any(told in line for line in data.load(path).told())
+  assert any(told in line for line in data.load(path).notes)
 
 
 def test_the_range_decides_the_unit_and_metrics(save):
   found = data.load(save(make("sims")[0]))
-  (line,) = (line for line in found.told() if "labels lie" in line)
+  (line,) = (line for line in found.notes if "labels lie" in line)
   assert "taken for CH-SIMS, unit 1." in line
   of_sims = {m.__name__ for m in sentiment_metrics.SIMS}
   assert measure.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_sims
   found = data.load(save(make()[0]))
-  assert any("taken for MOSI or MOSEI, unit 3." in line for line in found.told())
+  assert any("taken for MOSI or MOSEI, unit 3." in line for line in found.notes)
   of_mosi = {m.__name__ for m in sentiment_metrics.SENTIMENT}
   assert measure.metrics_for(found.spec.task).keys() == {"mae", "corr"} | of_mosi
   # A unit that is given decides, but CH-SIMS has no label beyond 1.
@@ -348,7 +347,7 @@ def test_builders_hold_what_the_pickle_holds(save, tmp_path):
     expected, found = data.load(path), data.load(name, data_dir=tmp_path)
     assert found.spec.modalities == expected.spec.modalities
     assert found.spec.task == expected.spec.task
-    assert any("none of MMSA's files" in line for line in found.told())
+    assert any("none of MMSA's files" in line for line in found.notes)
     for split in SIZES:
       one, other = expected.split(split), found.split(split)
       order = np.argsort(one.id)

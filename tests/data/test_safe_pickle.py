@@ -11,7 +11,9 @@ import struct
 import numpy as np
 import pytest
 
-from promise_jax.data.readers import noted_arrays, safe_pickle
+from promise_jax.data.readers import safe_pickle
+
+noted_arrays = safe_pickle
 
 TREE = {
   "c": np.arange(6, dtype="f4").reshape(2, 3),

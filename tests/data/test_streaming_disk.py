@@ -188,8 +188,8 @@ def stored_name(folder) -> str:
 def test_fashion_is_read_where_it_is_and_as_it_is(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   images, labels = rng.integers(0, 256, (3, 28, 28), np.uint8), np.arange(3, dtype="u1")
-  manual = tmp_path / fashion.MANUAL
-  monkeypatch.setattr(fashion, "SYSTEM", tmp_path / "none")
+  manual = tmp_path / fashion.MANUAL_FOLDER
+  monkeypatch.setattr(fashion, "SYSTEM_FOLDER", tmp_path / "none")
   with pytest.raises(ValueError, match="neither in .*apt-get install dataset-fashion"):
     fashion.find_files(tmp_path)
   manual.mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_fashion_is_read_where_it_is_and_as_it_is(tmp_path, monkeypatch):
   reason="apt-get install dataset-fashion-mnist",
 )
 def test_the_fashion_of_the_system_is_the_one_that_is_known():
-  images, labels = fashion.read_images(fashion.SYSTEM, "t10k")
+  images, labels = fashion.read_images(fashion.SYSTEM_FOLDER, "t10k")
   assert images.shape == (10_000, 28, 28)
   assert np.bincount(labels).tolist() == [1000] * 10
 

@@ -1,8 +1,9 @@
-"""The embedded data sets as tfds builders, and the convention for one's own.
+"""The built-in data sets as tfds builders, and the convention for a builder of your own.
 
-A builder that `promise_jax.data.load` can read has the features
+A builder that `promise_jax.data.load` can read has splits `train`, `valid` (or
+`validation`), `test` and the features
 
-  inputs   {modality: feature}; at least one. Its kind follows from the feature:
+  inputs   {modality: feature}; at least one. The kind follows from the feature:
              Tensor uint8 [height, width, channels]   image
              Text, or Tensor of integers [T]          tokens (0 is padding)
              Tensor of floats [T, D]                  sequence
@@ -11,13 +12,13 @@ A builder that `promise_jax.data.load` can read has the features
   label    ClassLabel (classes), float Scalar (regression), Tensor [C] of 0/1
            (multilabel); every row has a valid one
   id       Scalar int64, unique in the whole data set, 0 to 2^31-1; orders the rows
-  present  optional {modality: Scalar bool}: False where the data do not have it; such
-           a row still holds a value of the right shape, which is never looked at
-  length   optional {modality: Scalar int32}: the real steps of a row that is padded
-  group    optional Scalar int64, 0 to 2^31-1: rows of one recording (speaker, ...)
-           share it; a group lies in one split, and labels are given to whole groups
+  present  optional {modality: Scalar bool}: False where the data lack the modality; such a
+           row still holds a value of the right shape, which is ignored
+  length   optional {modality: Scalar int32}: the valid steps of a row that is padded
+  group    optional Scalar int64, 0 to 2^31-1: rows of one recording, speaker, ... share
+           it; a group lies in one split, and labels are given to whole groups
 
-and splits `train`, `valid` (or `validation`), `test`. `describe` writes that down:
+`describe` makes the info of such a builder:
 
   class Mine(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
@@ -25,8 +26,8 @@ and splits `train`, `valid` (or `validation`), `test`. `describe` writes that do
     def _info(self):
       return builders.describe(self, inputs={...}, label=..., present=("audio",))
 
-tfds stores features sorted by name, so `describe` keeps the order of the modalities in
-the metadata; a builder that goes without has its modalities in alphabetical order.
+tfds sorts features by name, so `describe` keeps the order of the modalities in the
+metadata; a builder without it has its modalities in alphabetical order.
 """
 
 import contextlib
@@ -40,8 +41,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
+from promise_jax.data.source import SPLITS
+
 EMBEDDED = pathlib.Path(__file__).parent
-SPLITS = ("train", "valid", "test")
 
 
 def describe(
@@ -59,10 +61,17 @@ def describe(
 ) -> tfds.core.DatasetInfo:
   """The DatasetInfo of a builder that keeps the convention above.
 
-  `present` and `length` name the modalities that carry such a feature, `group` says
-  that rows have one, `scale` is the unit of a regression label, `names` are those of
-  its task (see `types.Task`), `notes` are sentences to be told whenever the data are
-  read.
+  Args:
+    builder: the builder.
+    inputs: {modality: feature}, in the order that masks will have.
+    label: the label feature.
+    present: modalities with such a feature.
+    length: modalities with such a feature.
+    group: whether rows have a group.
+    scale: unit of a regression label.
+    names: see `types.Task`.
+    description: the card of the data set.
+    notes: sentences that are shown whenever the data are read.
   """
   features = {
     "inputs": tfds.features.FeaturesDict(inputs),
@@ -71,14 +80,10 @@ def describe(
   }
   if group:
     features["group"] = tfds.features.Scalar(np.int64)
-  for name, modalities, kind in (
-    ("present", present, np.bool_),
-    ("length", length, np.int32),
-  ):
+  for name, modalities, dtype in (("present", present, np.bool_), ("length", length, np.int32)):
     if modalities:
-      features[name] = tfds.features.FeaturesDict(
-        {m: tfds.features.Scalar(kind) for m in modalities}
-      )
+      scalars = {m: tfds.features.Scalar(dtype) for m in modalities}
+      features[name] = tfds.features.FeaturesDict(scalars)
   return tfds.core.DatasetInfo(
     builder=builder,
     features=tfds.features.FeaturesDict(features),
@@ -89,27 +94,34 @@ def describe(
   )
 
 
-class Mfeat(tfds.core.GeneratorBasedBuilder):
-  """Handwritten digits in three views, see mfeat.md."""
+class Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A builder of the arrays in <name>.npz beside this file."""
 
   VERSION = tfds.core.Version("1.0.0")
 
+  def arrays(self) -> dict[str, np.ndarray]:
+    """What the file holds."""
+    with np.load(EMBEDDED / f"{self.name}.npz") as file:
+      return dict(file)
+
+  def _split_generators(self, dl_manager):
+    arrays = self.arrays()
+    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
+
+
+class Mfeat(Embedded):
+  """Handwritten digits in three views, see mfeat.md."""
+
   def _info(self) -> tfds.core.DatasetInfo:
+    sizes = {"fou": 76, "zer": 47, "mor": 6}
     return describe(
       self,
       inputs={
-        "fou": tfds.features.Tensor(shape=(76,), dtype=np.float32),
-        "zer": tfds.features.Tensor(shape=(47,), dtype=np.float32),
-        "mor": tfds.features.Tensor(shape=(6,), dtype=np.float32),
+        name: tfds.features.Tensor(shape=(size,), dtype=np.float32) for name, size in sizes.items()
       },
       label=tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
       description="Handwritten digits in three views (UCI Multiple Features).",
     )
-
-  def _split_generators(self, dl_manager):
-    with np.load(EMBEDDED / "mfeat.npz") as file:
-      arrays = dict(file)
-    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
 
   def _generate_examples(self, arrays, split):
     for row in np.flatnonzero(arrays["split"] == split).tolist():
@@ -117,19 +129,18 @@ class Mfeat(tfds.core.GeneratorBasedBuilder):
       yield row, {"inputs": inputs, "label": int(arrays["y"][row]), "id": row}
 
 
-class Emoji(tfds.core.GeneratorBasedBuilder):
-  """Emoji as image, text and properties, see emoji.md. The text of config
-  `label` is the name; that of config `tags` has the search words too."""
+class Emoji(Embedded):
+  """Emoji as image, text and properties, see emoji.md.
 
-  VERSION = tfds.core.Version("1.0.0")
+  The text of config `label` is the name; that of config `tags` has the search words too.
+  """
+
   BUILDER_CONFIGS = (
     tfds.core.BuilderConfig(name="label", description="text: the name"),
     tfds.core.BuilderConfig(name="tags", description="text: the name and the tags"),
   )
 
   def _info(self) -> tfds.core.DatasetInfo:
-    with np.load(EMBEDDED / "emoji.npz") as arrays:
-      names = arrays["names"].tolist()
     return describe(
       self,
       inputs={
@@ -137,14 +148,9 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         "text": tfds.features.Text(),
         "props": tfds.features.Tensor(shape=(5,), dtype=np.float32),
       },
-      label=tfds.features.ClassLabel(names=names),
+      label=tfds.features.ClassLabel(names=self.arrays()["names"].tolist()),
       description="Emoji as image, text and Unicode properties.",
     )
-
-  def _split_generators(self, dl_manager):
-    with np.load(EMBEDDED / "emoji.npz") as file:
-      arrays = dict(file)
-    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
 
   def _generate_examples(self, arrays, split):
     tags = self.builder_config.name == "tags"
@@ -158,33 +164,27 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
       yield row, {"inputs": inputs, "label": int(arrays["label"][row]), "id": row}
 
 
-class Watch(tfds.core.GeneratorBasedBuilder):
-  """Exercises seen by the two sensors of a watch, see watch.md. The configs
-  are two ways to split the subjects; a row is a segment, its group the recording."""
+class Watch(Embedded):
+  """Exercises seen by the two sensors of a watch, see watch.md.
 
-  VERSION = tfds.core.Version("1.0.0")
+  The configs are two ways to split the subjects; a row is a segment, its group the
+  recording.
+  """
+
   BUILDER_CONFIGS = (
     tfds.core.BuilderConfig(name="fold0", description="tested on subjects 5 and 7"),
     tfds.core.BuilderConfig(name="fold1", description="tested on subjects 4 and 6"),
   )
 
   def _info(self) -> tfds.core.DatasetInfo:
-    with np.load(EMBEDDED / "watch.npz") as arrays:
-      names = arrays["names"].tolist()
+    sensor = tfds.features.Tensor(shape=(None, 3), dtype=np.float32)
     return describe(
       self,
-      inputs={
-        name: tfds.features.Tensor(shape=(None, 3), dtype=np.float32) for name in ("accel", "gyro")
-      },
-      label=tfds.features.ClassLabel(names=names),
+      inputs={"accel": sensor, "gyro": sensor},
+      label=tfds.features.ClassLabel(names=self.arrays()["names"].tolist()),
       group=True,
       description="Shoulder exercises, accelerometer and gyroscope of a watch.",
     )
-
-  def _split_generators(self, dl_manager):
-    with np.load(EMBEDDED / "watch.npz") as file:
-      arrays = dict(file)
-    return {name: self._generate_examples(arrays, i) for i, name in enumerate(SPLITS)}
 
   def _generate_examples(self, arrays, split):
     fold = int(self.builder_config.name.removeprefix("fold"))
@@ -197,20 +197,22 @@ class Watch(tfds.core.GeneratorBasedBuilder):
 
 
 def cut_segments(
-  length: np.ndarray, most: int = 200, least: int = 50
+  length: np.ndarray, longest: int = 200, shortest: int = 50
 ) -> Iterator[tuple[int, int, int]]:
-  """(recording, start, stop) of consecutive segments of `most` steps, counted over all
-  recordings; what a recording has left is a segment from `least` steps on."""
+  """(recording, start, stop) of consecutive segments, positions counted over all recordings.
+
+  The rest of a recording is a segment if it has `shortest` steps.
+  """
   offset = 0
   for recording, steps in enumerate(length.tolist()):
-    for start in range(0, steps, most):
-      stop = min(start + most, steps)
-      if stop - start >= least:
+    for start in range(0, steps, longest):
+      stop = min(start + longest, steps)
+      if stop - start >= shortest:
         yield recording, offset + start, offset + stop
     offset += steps
 
 
-BUILTIN = {
+BUILTIN = {  # name: builder, config
   "mfeat": (Mfeat, None),
   "emoji/label": (Emoji, "label"),
   "emoji/tags": (Emoji, "tags"),
@@ -219,27 +221,30 @@ BUILTIN = {
 }
 
 
+def read_card(name: str) -> str:
+  """The card of a built-in data set."""
+  return (EMBEDDED / f"{name}.md").read_text("utf-8")
+
+
 def write_tfds(
   builder: type[tfds.core.DatasetBuilder],
   config: str | None,
   data_dir: str | os.PathLike,
 ) -> pathlib.Path:
-  """Writes the data set of `builder` under `data_dir` unless it is there; its folder.
+  """Writes the data set of a builder under `data_dir` unless it is there; returns its folder.
 
-  tfds writes into a folder of its own and renames it at the end, so a folder with the
-  final name is complete. A lock lets one process prepare while others wait; the system
-  drops it when its holder is killed, and the next one clears what was left half
-  written.
+  tfds writes into a folder of its own and renames it at the end, so a folder with the final
+  name is complete. One process writes while others wait for its lock; the lock of a killed
+  process is gone, and the next one clears what it left.
   """
   data_dir = pathlib.Path(data_dir).expanduser()
   folder = data_dir / builder.name / (config or "") / str(builder.VERSION)
   if folder.exists():  # without the lock: a shared folder may be read-only
     return folder
   data_dir.mkdir(parents=True, exist_ok=True)
-  with open(data_dir / f".{builder.name}.lock", "w") as lock, _quiet():
+  with open(data_dir / f".{builder.name}.lock", "w") as lock, hide_output():
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # without TensorFlow array_record is the one format that tfds 4.9 both writes and
-    # reads back whole
+    # Without TensorFlow, tfds 4.9 can both write and read array_record alone.
     made = builder(data_dir=str(data_dir), config=config, file_format="array_record")
     folder = pathlib.Path(made.data_path)
     if not folder.exists():
@@ -250,7 +255,7 @@ def write_tfds(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def hide_output() -> Iterator[None]:
   """Keeps the progress bars and notes of tfds, which are prints, off the console."""
   sink = io.StringIO()
   with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):

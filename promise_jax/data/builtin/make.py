@@ -1,5 +1,4 @@
-"""Makes `mfeat.npz`, `emoji.npz` and `watch.npz` from the arrays of their sources; the
-cards beside this file say what they hold.
+"""Makes mfeat.npz, emoji.npz and watch.npz; the cards beside this file describe them.
 
   python make.py SOURCES OUT
 
@@ -21,7 +20,7 @@ PROPERTIES = ("version", "n_codepoints", "zwj", "bmp_low", "text_presentation")
 
 
 def stratify(label: np.ndarray, counts: tuple[int, ...], seed: int = 0) -> np.ndarray:
-  """Split index u8[N]: of every class `counts[k]` rows go to split k, by chance."""
+  """Draws a split index u8[N]: `counts[k]` rows of every class go to split k."""
   rng = np.random.default_rng(seed)
   split = np.zeros(len(label), np.uint8)
   for value in np.unique(label):
@@ -31,6 +30,7 @@ def stratify(label: np.ndarray, counts: tuple[int, ...], seed: int = 0) -> np.nd
 
 
 def make_mfeat(source: pathlib.Path) -> dict[str, np.ndarray]:
+  """Three of the six views."""
   with np.load(source / "mfeat.npz") as arrays:
     label = arrays["y"]
     views = {name: arrays[name] for name in VIEWS}
@@ -38,6 +38,7 @@ def make_mfeat(source: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def make_emoji(source: pathlib.Path) -> dict[str, np.ndarray]:
+  """Pictures, names, tags and properties."""
   with open(source / "emoji.jsonl", encoding="utf-8") as lines:
     rows = [json.loads(line) for line in lines]
   with np.load(source / "images_fluent_48.npz") as arrays:
@@ -56,8 +57,10 @@ def make_emoji(source: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def draw_folds(subject: np.ndarray, folds: int = 2, seed: int = 0) -> np.ndarray:
-  """Split index u8[folds, N] of rows by their subject: of the subjects in random order
-  each fold tests on the next two and validates on the two after them."""
+  """Draws split indices u8[folds, N] by subject.
+
+  Of the shuffled subjects each fold tests on the next two and validates on two more.
+  """
   order = np.random.default_rng(seed).permutation(np.unique(subject))
   split = np.zeros((folds, len(subject)), np.uint8)
   for fold, test in zip(split, order[: 4 * folds].reshape(folds, 4), strict=True):
@@ -67,6 +70,7 @@ def draw_folds(subject: np.ndarray, folds: int = 2, seed: int = 0) -> np.ndarray
 
 
 def make_watch(source: pathlib.Path) -> dict[str, np.ndarray]:
+  """Recordings, whole; the builder cuts them."""
   with np.load(source / "watch.npz") as arrays:
     subject = arrays["subject"]
     return {
@@ -80,6 +84,7 @@ def make_watch(source: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def main(sources: str, out: str) -> None:
+  """Writes the three files."""
   makers = (("mfeat", make_mfeat), ("emoji", make_emoji), ("watch", make_watch))
   for name, make in makers:
     arrays = make(pathlib.Path(sources) / name)

@@ -1,174 +1,154 @@
-"""Data whose answer is known: what each pattern of modalities can know of the label."""
+"""Synthetic data with a known answer: the best score for each number of modalities."""
 
+import dataclasses
 import functools
 import math
+import numbers
 
 import numpy as np
 
+from promise_jax.checks import check_at_least, check_choice
 from promise_jax.data import dataset
 from promise_jax.data import source as data_source
+from promise_jax.data.source import SPLITS
 from promise_jax.types import TASKS, Modality, Task
 
-SPLITS = ("train", "valid", "test")
 KINDS = ("vector", "sequence")
 
 
-def synthetic(
-  *,
-  seed: int = 0,
-  rows: tuple[int, int, int] = (1200, 400, 400),
-  modalities: int = 3,
-  classes: int = 4,
-  shared: float = 1.0,
-  private: float = 1.0,
-  noise: float = 1.0,
-  dim: int = 16,
-  kind: str = "vector",
-  steps: int = 8,
-  task: str = "classes",
-) -> dataset.Dataset:
-  """A label made of a factor that every modality has and of one private to each.
+@dataclasses.dataclass(frozen=True)
+class SyntheticOptions:
+  """What is made, see `make_synthetic`."""
 
-  With C = `classes` (1 for regression), s and p_1..p_M independent and normal in R^C,
-  the score is
+  seed: int = 0
+  rows: tuple[int, int, int] = (1200, 400, 400)  # of train, valid, test
+  modalities: int = 3  # M, named m0, m1, ...
+  classes: int = 4  # C; regression has one output
+  shared: float = 1.0  # strength of the factor that all modalities hold
+  private: float = 1.0  # strength of the factors that one modality holds
+  noise: float = 1.0  # standard deviation, values have variance 1
+  dim: int = 16  # features of a modality, at least 2 C
+  kind: str = "vector"  # or "sequence"
+  steps: int = 8  # longest sequence; the shortest has half
+  task: str = "classes"  # one of types.TASKS
+
+  def __post_init__(self):
+    check_choice("task", self.task, TASKS)
+    check_choice("kind", self.kind, KINDS)
+    if not isinstance(self.modalities, numbers.Integral):
+      raise ValueError(
+        f"modalities is {self.modalities!r}, of data set 'synthetic' it is how many are made, "
+        "a whole number."
+      )
+    if len(self.rows) != len(SPLITS) or min(self.rows) < 1:
+      raise ValueError(f"rows is {self.rows}, it must be three positive numbers.")
+    check_at_least("modalities", self.modalities, 1)
+    check_at_least("classes", self.classes, 1 + (self.task == "classes"))
+    check_at_least("steps", self.steps, 1)
+    check_at_least("dim", self.dim, 2 * self.num_factors)
+    if min(self.shared, self.private, self.noise) < 0 or self.shared == self.private == 0:
+      raise ValueError(
+        f"shared, private, noise are {self.shared}, {self.private}, {self.noise}: they must "
+        "not be negative, and shared and private not both 0."
+      )
+
+  @property
+  def num_factors(self) -> int:
+    """C, the outputs of the task."""
+    return 1 if self.task == "regression" else self.classes
+
+
+def make_synthetic(options: SyntheticOptions | None = None) -> dataset.Dataset:
+  """Makes a label from a factor that every modality holds and one private to each.
+
+  With s and p_1..p_M independent and normal in R^C, the score is
 
     u = (shared s + private (p_1 + ... + p_M) / sqrt(M)) / sqrt(shared^2 + private^2)
 
-  and the label argmax u (classes), u > 0 (multilabel) or u itself (regression).
-  Modality m holds `A_m (s, p_m)` plus noise: A_m [dim, 2C] has orthogonal columns, a
-  value has variance 1 on average and the noise on it the std `noise`. A sequence has
-  steps/2 to `steps` such frames of one signal, their noise scaled so that their mean is
-  distributed as the vector.
+  and the label argmax u (classes), u > 0 (multilabel) or u itself (regression). Modality m
+  holds A_m (s, p_m) plus noise: A_m [dim, 2C] has orthogonal columns, a value has variance
+  1 on average. A sequence has steps/2 to `steps` such frames of one signal, with noise
+  scaled so that their mean is distributed as the vector.
 
   What can be known: (s, p_m) is read off modality m with noise of variance
-  `v = noise^2 2C / dim`. With n modalities present the posterior of u is normal and
-  isotropic around a mean whose correlation with u is rho,
+  v = noise^2 2C / dim. With n modalities present the posterior of u is normal and isotropic
+  around a mean whose correlation with u is rho,
 
     rho^2 = (shared^2 n / (n + v) + private^2 n / (M (1 + v))) / (shared^2 + private^2)
 
-  so that no predictor beats `ceiling`: the correlation rho for regression, the accuracy
-  1/2 + asin(rho)/pi for every binary label, and for classes the chance that two
-  rho-correlated normal vectors have their maximum at the same place. `private=0`: every
-  modality knows all, a second one removes noise only. `shared=0`: a modality knows its
-  own part, 1/M of the variance, and nothing of the others'. Ours.
-
-  Named m0..m{M-1}; `rows` are those of train, valid, test. ValueError for strengths
-  that are negative or both 0, dim < 2C, fewer than 1 modality or 2 classes, an unknown
-  `kind` or `task`.
+  so no predictor beats `ceiling`. With private=0 every modality knows all, and a second one
+  only removes noise; with shared=0 a modality knows 1/M of the variance, and nothing of
+  what the others know. Ours.
   """
-  if len(rows) != len(SPLITS) or min(rows) < 1:
-    raise ValueError(f"rows is {rows}, it must be three positive numbers.")
-  factors = _check(modalities, classes, shared, private, noise, dim, kind, steps, task)
-  names = tuple(f"m{i}" for i in range(modalities))
-  shape = (dim,) if kind == "vector" else (steps, dim)
-  rng = np.random.default_rng([seed, 0])
-  bases = rng.normal(size=(modalities, dim, 2 * factors))
-  mixing = math.sqrt(dim / (2 * factors)) * np.linalg.qr(bases)[0]
+  c = options or SyntheticOptions()
+  names = tuple(f"m{i}" for i in range(c.modalities))
+  shape = (c.dim,) if c.kind == "vector" else (c.steps, c.dim)
+  rng = np.random.default_rng([c.seed, 0])
+  bases = rng.normal(size=(c.modalities, c.dim, 2 * c.num_factors))
+  mixing = math.sqrt(c.dim / (2 * c.num_factors)) * np.linalg.qr(bases)[0]
 
   def draw(split: str) -> data_source.Rows:
     index = SPLITS.index(split)
-    n, rng = rows[index], np.random.default_rng([seed, index + 1])
-    s = rng.normal(size=(n, factors))
-    p = rng.normal(size=(modalities, n, factors))
-    u = shared * s + private * p.sum(0) / math.sqrt(modalities)
+    n, rng = c.rows[index], np.random.default_rng([c.seed, index + 1])
+    s = rng.normal(size=(n, c.num_factors))
+    p = rng.normal(size=(c.modalities, n, c.num_factors))
+    u = c.shared * s + c.private * p.sum(0) / math.sqrt(c.modalities)
     inputs, length = {}, {}
-    for name, own, mix in zip(names, p, mixing, strict=True):
-      signal = np.concatenate([s, own], axis=1) @ mix.T
-      if kind == "vector":
-        inputs[name] = signal + noise * rng.normal(size=signal.shape)
+    for name, private, mix in zip(names, p, mixing, strict=True):
+      signal = np.concatenate([s, private], axis=1) @ mix.T
+      if c.kind == "vector":
+        inputs[name] = signal + c.noise * rng.normal(size=signal.shape)
       else:
-        length[name] = rng.integers(max(steps // 2, 1), steps + 1, n)
-        spread = noise * np.sqrt(length[name])[:, None, None]
+        length[name] = rng.integers(max(c.steps // 2, 1), c.steps + 1, n)
+        spread = c.noise * np.sqrt(length[name])[:, None, None]
         inputs[name] = signal[:, None] + spread * rng.normal(size=(n, *shape))
-    start = sum(rows[:index])
+    start = sum(c.rows[:index])
     return data_source.Rows(
       inputs,
       length,
-      recorded=np.ones((n, modalities), bool),
-      label=_label(u / math.hypot(shared, private), task),
+      recorded=np.ones((n, c.modalities), bool),
+      label=_make_label(u / math.hypot(c.shared, c.private), c.task),
       id=np.arange(start, start + n),
     )
 
   source = data_source.Source(
     name="synthetic",
-    card=f"Synthetic: {task}, {modalities} modalities, shared {shared}, private "
-    f"{private}, noise {noise}, seed {seed}.",
-    modalities=tuple(Modality(name, kind, shape) for name in names),
-    task=Task(task, factors),
+    card=f"Synthetic: {c.task}, {c.modalities} modalities, shared {c.shared}, private "
+    f"{c.private}, noise {c.noise}, seed {c.seed}.",
+    modalities=tuple(Modality(name, c.kind, shape) for name in names),
+    task=Task(c.task, c.num_factors),
     splits=SPLITS,
     rows=draw,
   )
   return dataset.assemble(source)
 
 
-def ceiling(
-  present: int,
-  *,
-  modalities: int = 3,
-  classes: int = 4,
-  shared: float = 1.0,
-  private: float = 1.0,
-  noise: float = 1.0,
-  dim: int = 16,
-  task: str = "classes",
-) -> float:
-  """The best that `present` of the modalities allow on `synthetic` data of the same
-  arguments: accuracy, or for regression the correlation with the label.
+def ceiling(num_present: int, options: SyntheticOptions | None = None) -> float:
+  """The best score that a number of present modalities allows.
 
-  Exact but for classes, where 400,000 draws leave a standard error below 0.001.
+  With rho as in `make_synthetic`: the correlation rho (regression), the accuracy
+  1/2 + asin(rho)/pi (multilabel), or the chance that two rho-correlated normal vectors have
+  their maximum at the same place (classes), from 400,000 draws, standard error below 0.001.
   """
-  factors = _check(modalities, classes, shared, private, noise, dim, "vector", 1, task)
-  v = noise**2 * 2 * factors / dim
-  known = shared**2 * present / (present + v) if present else 0.0
-  known += private**2 * present / modalities / (1 + v)
-  rho = math.sqrt(known) / math.hypot(shared, private)
-  if task == "classes":
-    return _agreement(rho, classes)
-  return rho if task == "regression" else 0.5 + math.asin(min(rho, 1.0)) / math.pi
+  c = options or SyntheticOptions()
+  v = c.noise**2 * 2 * c.num_factors / c.dim
+  known = c.shared**2 * num_present / (num_present + v) if num_present else 0.0
+  known += c.private**2 * num_present / c.modalities / (1 + v)
+  rho = math.sqrt(known) / math.hypot(c.shared, c.private)
+  if c.task == "classes":
+    return _chance_of_equal_argmax(rho, c.classes)
+  return rho if c.task == "regression" else 0.5 + math.asin(min(rho, 1.0)) / math.pi
 
 
 @functools.cache
-def _agreement(rho: float, classes: int, draws: int = 400_000) -> float:
-  """P(argmax a = argmax b) for normal vectors a, b whose entries correlate by rho."""
+def _chance_of_equal_argmax(rho: float, classes: int, draws: int = 400_000) -> float:
   rng = np.random.default_rng(0)
   a, rest = rng.normal(size=(2, draws, classes))
   b = rho * a + math.sqrt(max(1 - rho**2, 0.0)) * rest
   return float(np.mean(a.argmax(1) == b.argmax(1)))
 
 
-def _label(u: np.ndarray, task: str) -> np.ndarray:
+def _make_label(u: np.ndarray, task: str) -> np.ndarray:
   if task == "classes":
     return u.argmax(1).astype(np.int32)
   return (u[:, 0] if task == "regression" else u > 0).astype(np.float32)
-
-
-def _check(
-  modalities: int,
-  classes: int,
-  shared: float,
-  private: float,
-  noise: float,
-  dim: int,
-  kind: str,
-  steps: int,
-  task: str,
-) -> int:
-  """ValueError for arguments without meaning; the number of factors C."""
-  if task not in TASKS:
-    raise ValueError(f"task is {task!r}, it must be one of {', '.join(TASKS)}.")
-  if kind not in KINDS:
-    raise ValueError(f"kind is {kind!r}, it must be one of {', '.join(KINDS)}.")
-  least = {"modalities": 1, "classes": 1 + (task == "classes"), "steps": 1}
-  given = {"modalities": modalities, "classes": classes, "steps": steps}
-  for name, low in least.items():
-    if given[name] < low:
-      raise ValueError(f"{name} is {given[name]}, it must be at least {low}.")
-  if min(shared, private, noise) < 0 or shared == private == 0:
-    raise ValueError(
-      f"shared, private, noise are {shared}, {private}, {noise}: they must not be "
-      "negative, and shared and private not both 0."
-    )
-  factors = 1 if task == "regression" else classes
-  if dim < 2 * factors:
-    raise ValueError(f"dim is {dim}, it must be at least {2 * factors}.")
-  return factors

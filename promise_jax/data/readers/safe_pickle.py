@@ -1,29 +1,27 @@
-"""Pickles of arrays and plain containers, read without running anything of theirs.
+"""Reads pickles of arrays and plain containers without running any code of theirs.
 
-A pickle is a program: it may name any function there is and have it called. Here it
-calls nothing but the few functions of this file. What it says of a NumPy array or dtype
-is noted down (`Noted`), and the array is made of the notes after they were checked; so
-neither a method of NumPy nor an attribute of anything is within its reach.
+A pickle is a program that may import and call any function. As in the recipe of Python's
+documentation, `find_class` hands out nothing but what an allow-list has; beyond it, no
+function of NumPy is within reach of the file. NumPy's own `dtype.__setstate__` believes
+flags that the file sets, which turns bytes into pointers, so arrays and dtypes are built
+here from parts that were checked.
 
-What is admitted: dict, list, tuple, set, text, bytes, numbers, None; arrays and scalars
-of booleans, integers, floats, text and bytes; arrays of objects that are one of these.
-All that Python 2 and 3, protocols 0 to 5, NumPy 1 and 2 write of them is read.
+Read are dict, list, tuple, set, text, bytes, numbers, None; arrays and scalars of
+booleans, integers, floats, text and bytes; arrays of objects that are one of these. All
+that Python 2 and 3, protocols 0 to 5, NumPy 1 and 2 write of them.
 """
 
 import os
 import pathlib
 import pickle
+import pickletools
+import re
 import types
 from typing import Any
 
-from promise_jax.data.readers.noted_arrays import (
-  Noted,
-  Refused,
-  check_bytes,
-  refuse,
-  settle,
-)
+import numpy as np
 
+PLAIN = (str, bytes, bytearray, bool, int, float, np.generic, types.NoneType)
 NOT_PICKLES = {
   b"\x93NUMPY": "an npy array",
   b"PK": "a zip file",
@@ -32,153 +30,164 @@ NOT_PICKLES = {
   b"version https://git-lfs": "a git-lfs pointer and not the file it stands for",
   b"<": "a web page and not the file that was asked for",
 }
+# Operations that make objects, or fetch them from elsewhere than `find_class`.
+REFUSED_OPERATIONS = (
+  *("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"),
+  *("NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"),
+)
+
+
+class RefusedPickleError(ValueError):
+  """Why a pickle is not read."""
 
 
 def load(path: pathlib.Path) -> Any:
-  """What the pickle in `path` holds; keys that are bytes (Python 2) become text.
+  """What the pickle in `path` holds; text of Python 2 is bytes.
 
-  ValueError, one sentence without the path, for a file that is no pickle, is cut short
-  or damaged, or asks for anything but the above; the function or class that it asks for
-  is named.
+  Raises:
+    OSError: the file cannot be opened.
+    ValueError: it is no pickle, is damaged, or asks for anything but the above; one
+      sentence, without the path.
   """
-  try:
-    with path.open("rb") as file:
-      _check_start(file.read(32))
-      size = file.seek(0, os.SEEK_END)
+  with path.open("rb") as file:
+    start = file.read(32)
+    size = file.seek(0, os.SEEK_END)
+
+    def read(count: int) -> bytes:
+      if count > size - file.tell():  # before memory is asked for
+        raise EOFError
+      return file.read(count)
+
+    stream = types.SimpleNamespace(read=read, readline=file.readline, tell=file.tell)
+    try:
+      if not start:
+        raise RefusedPickleError("the file is empty, expected is a pickle file")
+      for mark, words in NOT_PICKLES.items():
+        if start.startswith(mark):
+          raise RefusedPickleError(f"this is {words}, expected is a pickle file")
       file.seek(0)
-
-      def read(count: int) -> bytes:
-        if count > size - file.tell():
-          raise EOFError
-        return file.read(count)
-
-      source = types.SimpleNamespace(read=read, readline=file.readline)
-      return settle(_Reader(source, encoding="bytes").load(), "", {})
-  except FileNotFoundError:
-    reason = "there is no such file"
-  except IsADirectoryError:
-    reason = "this is a folder, expected is a pickle file"
-  except PermissionError:
-    reason = "there is no permission to read this file"
-  except EOFError:
-    reason = "the pickle is cut short: it ends before its end mark"
-  except Refused as error:
-    reason = str(error).rstrip(".")
-  except MemoryError:
-    reason = "the pickle asks for more memory than there is"
-  except RecursionError:
-    reason = "the pickle holds containers that are nested too deep or hold themselves"
-  except Exception as error:  # a damaged program can fail in any way there is
-    told = (str(error) or "no more is known").splitlines()[0].rstrip(".")
-    reason = f"this is no pickle, or a damaged one ({type(error).__name__}: {told})"
+      check_operations(stream)
+      file.seek(0)
+      return Unpickler(stream, encoding="bytes").load()
+    except RefusedPickleError as error:
+      reason = str(error)
+    except EOFError:
+      reason = "the pickle is cut short: it ends before its end mark"
+    except MemoryError:
+      reason = "the pickle asks for more memory than there is"
+    except Exception as error:  # a damaged program can fail in any way
+      what = (str(error) or "no more is known").splitlines()[0].rstrip(".")
+      reason = f"this is no pickle, or a damaged one ({type(error).__name__}: {what})"
   raise ValueError(f"{reason}.")
 
 
-def _check_start(start: bytes) -> None:
-  if not start:
-    refuse("the file is empty, expected is a pickle file")
-  for mark, words in NOT_PICKLES.items():
-    if start.startswith(mark):
-      refuse(f"this is {words}, expected is a pickle file")
+def check_operations(stream: Any) -> None:
+  """Refuses a program with an operation that arrays and containers never need."""
+  for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+    # The unpickler's memo takes memory up to the largest index that a file names.
+    far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 1
+    if operation.name in REFUSED_OPERATIONS or far:
+      raise RefusedPickleError(
+        f"it has the operation {operation.name}, which no array and no plain container "
+        "needs; it was not done"
+      )
 
 
-# ---- what a pickle may call
-
-
-def _new_array(kind: Any, shape: Any, code: Any) -> Noted:
-  del shape, code  # of the empty array that NumPy would make first
-  if kind != "ndarray":
-    refuse("it asks for an array that is no numpy.ndarray")
-  return Noted("array")
-
-
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> Noted:
-  return Noted("array", (shape, dtype, order == "F", content))
-
-
-def _new_scalar(dtype: Any, content: Any = b"") -> Noted:
-  return Noted("array", ((), dtype, False, content))
-
-
-def _new_dtype(code: Any, align: Any = False, copy: Any = False) -> Noted:
-  del align, copy
-  return Noted("dtype", (code, "="))
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-  if type(text) is not str or encoding not in ("latin1", "latin-1"):
-    refuse("it asks for another use of _codecs.encode than bytes")
-  return text.encode("latin1")
-
-
-def _to_bytes(value: Any = b"", encoding: Any = "latin1") -> bytes:
-  return _encode(value, encoding) if type(value) is str else check_bytes(value)
-
-
-def _to_set(values: Any = ()) -> set:
-  return set(values)
-
-
-def _to_dict(pairs: Any = ()) -> dict:
-  return dict(pairs)
-
-
-ADMITTED = {
-  ("numpy", "ndarray"): "ndarray",
-  ("numpy", "dtype"): _new_dtype,
-  ("_codecs", "encode"): _encode,
-  ("collections", "OrderedDict"): _to_dict,
-}
-for _core in ("numpy.core", "numpy._core"):
-  ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _new_array
-  ADMITTED[f"{_core}.multiarray", "scalar"] = _new_scalar
-  ADMITTED[f"{_core}.numeric", "_frombuffer"] = _from_buffer
-for _builtins in ("builtins", "__builtin__"):
-  ADMITTED[_builtins, "bytes"] = ADMITTED[_builtins, "bytearray"] = _to_bytes
-  ADMITTED[_builtins, "set"] = ADMITTED[_builtins, "frozenset"] = _to_set
-
-
-_NAMES = """
-  PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1
-  BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
-  BINUNICODE BINUNICODE8 SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES BYTEARRAY8
-  LIST EMPTY_LIST APPEND APPENDS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 DICT EMPTY_DICT
-  SETITEM SETITEMS EMPTY_SET FROZENSET ADDITEMS GET BINGET LONG_BINGET PUT BINPUT
-  LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE
-"""  # without instances, attributes, persistent ids, extension codes, outside buffers
-OPERATIONS = [getattr(pickle, name)[0] for name in _NAMES.split()]
-
-
-# The C unpickler cannot be kept from the others; in the one written in Python an
-# operation is an entry of a table.
-class _Reader(pickle._Unpickler):
-  """Knows `OPERATIONS` and BUILD, which here tells the state of an array."""
+class Unpickler(pickle.Unpickler):
+  """Finds what `ADMITTED` has."""
 
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) not in ADMITTED:
       asked = repr(f"{module}.{name}"[:80])
-      refuse(f"it asks for {asked}, which no array and no plain container needs; it was not called")
-    return ADMITTED[module, name]
+      raise RefusedPickleError(
+        f"it asks for {asked}, which no array and no plain container needs; it was not called"
+      )
+    return Admitted(ADMITTED[module, name])
 
-  def tell_state(self) -> None:
-    """BUILD, which otherwise sets attributes or calls __setstate__."""
-    state, noted = self.stack.pop(), self.stack[-1]
-    if not isinstance(noted, Noted) or not isinstance(state, tuple):
-      refuse("it sets attributes of something that is no array")
-    if noted.what == "array" and len(state) == 5:
-      noted.state = state[1:]
-    elif noted.what == "dtype" and len(state) >= 5 and state[2:5] == (None,) * 3:
-      noted.state = (noted.state[0], state[1])
-    else:
-      refuse("it holds an array with named fields or of an unknown make")
 
-  def stop_at(self) -> None:
-    refuse(
-      "this is no pickle, or one with an operation that no array and no plain "
-      "container needs; it was not done"
-    )
+class Admitted:
+  """A function that a pickle may call, and do nothing else with."""
 
-  dispatch = dict.fromkeys(pickle._Unpickler.dispatch, stop_at) | {
-    code: pickle._Unpickler.dispatch[code] for code in OPERATIONS
-  }
-  dispatch[pickle.BUILD[0]] = tell_state
+  def __init__(self, function):
+    self.function = function
+
+  def __call__(self, *args):
+    return self.function(*args)
+
+  def __setstate__(self, state):  # else the file may set attributes
+    raise RefusedPickleError("it sets attributes of something that is no array")
+
+
+class PickledDtype:
+  """A dtype of numbers, text, bytes or objects, without fields."""
+
+  def __init__(self, code, align=False, copy=False):
+    code = code.decode("latin1") if isinstance(code, bytes) else code
+    if not isinstance(code, str) or not re.fullmatch(r"[biufSUO]\d{1,9}", code):
+      raise RefusedPickleError(
+        f"it has an array of dtype {str(code)[:20]!r}, admitted are numbers, text and bytes"
+      )
+    self.dtype = np.dtype(code)
+
+  def __setstate__(self, state):
+    order = state[1].decode() if isinstance(state[1], bytes) else state[1]
+    if tuple(state[2:5]) != (None, None, None):
+      raise RefusedPickleError("it has an array with named fields or of an unknown make")
+    self.dtype = self.dtype.newbyteorder(order)
+
+
+class PickledArray(np.ndarray):
+  """An array whose state is checked before NumPy sees it."""
+
+  def __setstate__(self, state):
+    _, shape, dtype, by_column, content = state
+    if self.size:  # its memory may be in use elsewhere
+      raise RefusedPickleError("it has an array that is set twice")
+    if dtype.dtype.hasobject:
+      count = np.empty(shape, bool).size
+      if not isinstance(content, list) or len(content) != count:
+        raise RefusedPickleError("it has an array of objects without its objects")
+      if not all(isinstance(value, PLAIN) for value in content):
+        raise RefusedPickleError(
+          "it has an array of objects that are neither text nor numbers, as rows of "
+          "different shapes make it"
+        )
+    super().__setstate__((1, shape, dtype.dtype, bool(by_column), content))
+
+
+def _new_array(kind: Any, shape: Any, code: Any) -> PickledArray:
+  return np.ndarray.__new__(PickledArray, (0,), "i1")  # until __setstate__
+
+
+def _array_from_buffer(content: Any, dtype: PickledDtype, shape: Any, order: Any) -> np.ndarray:
+  return np.frombuffer(_to_bytes(content), dtype.dtype).reshape(shape, order=order)
+
+
+def _new_scalar(dtype: PickledDtype, content: bytes = b"") -> np.generic:
+  if not dtype.dtype.itemsize:
+    return np.zeros((), dtype.dtype)[()]  # empty text
+  (value,) = np.frombuffer(_to_bytes(content), dtype.dtype)
+  return value
+
+
+def _to_bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
+  if isinstance(value, str) and encoding in ("latin1", "latin-1"):
+    return value.encode("latin1")
+  if not isinstance(value, bytes | bytearray):  # a number would make so many zeros
+    raise RefusedPickleError("it asks for bytes of something else than text or bytes")
+  return bytes(value)
+
+
+ADMITTED = {
+  ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
+  ("numpy", "dtype"): PickledDtype,
+  ("_codecs", "encode"): _to_bytes,
+  ("collections", "OrderedDict"): dict,
+}
+for _core in ("numpy.core", "numpy._core"):
+  ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _new_array
+  ADMITTED[f"{_core}.multiarray", "scalar"] = _new_scalar
+  ADMITTED[f"{_core}.numeric", "_frombuffer"] = _array_from_buffer
+for _builtins in ("builtins", "__builtin__"):
+  ADMITTED[_builtins, "bytes"] = ADMITTED[_builtins, "bytearray"] = _to_bytes
+  ADMITTED[_builtins, "set"] = ADMITTED[_builtins, "frozenset"] = set

@@ -1,7 +1,7 @@
-"""A prepared tfds folder -> Source; the convention is in `builders`."""
+"""Reads a data set that tensorflow-datasets prepared; `builders` has the convention."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,144 +11,129 @@ from promise_jax.data.readers import records
 from promise_jax.types import Modality, Task
 
 KNOWN = "inputs, label, id and, where needed, present, length and group"
-PART = 1024  # records whose ids are read at a time
+BLOCK_IDS = 1024  # records whose ids are read at a time
 
 
 def read_tfds(
-  folder: pathlib.Path,
-  *,
-  vocabulary: int = 8192,
-  scale: float | None = None,
+  folder: pathlib.Path, *, vocabulary: int = 8192, scale: float | None = None
 ) -> data_source.Source:
-  """The data set in `folder`, a version folder that tfds prepared.
+  """The source in a version folder that tensorflow-datasets prepared.
 
-  `vocabulary` bounds token ids and is the size of the hash of texts; `scale` replaces
-  the unit of a regression label. ValueError names the first feature off the convention.
+  Args:
+    folder: as mine/1.0.0.
+    vocabulary: token ids are smaller than this; texts are hashed into it.
+    scale: unit of a regression label; None: what the data set says.
+
+  Raises:
+    ValueError: names the first feature that breaks the convention.
   """
   builder = tfds.builder_from_directory(str(folder))
-  name = builder.name
-  features, metadata = builder.info.features, builder.info.metadata or {}
-  where = f"data set {name!r} ({folder})"
-  if (stored := builder.info.file_format.value) != "array_record":
-    raise ValueError(f"{where} is stored as {stored}, prepare it with file_format='array_record'.")
-  _check_features(features, where)
+  info = builder.info
+  place = f"data set {builder.name!r} ({folder})"
+  if (file_format := info.file_format.value) != "array_record":
+    raise ValueError(
+      f"{place} is stored as {file_format}, prepare it with file_format='array_record'."
+    )
+  features, metadata = info.features, info.metadata or {}
+  check_features(features, place)
   modalities = tuple(
-    _modality(m, features["inputs"][m], vocabulary, where)
+    describe_modality(m, features["inputs"][m], vocabulary, place)
     for m in metadata.get("modalities", sorted(features["inputs"].keys()))
   )
-  told = metadata.get("scale", 1.0)
-  # Whose convention the label keeps is said of the unit it was prepared with.
-  names = tuple(metadata.get("names", ())) if scale in (None, told) else ()
-  task = _task(features["label"], told if scale is None else scale, names)
-  if task is None:
-    raise ValueError(
-      f"{where}: label is {features['label']!r}, expected a ClassLabel, a float Scalar "
-      "or a Tensor of 0/1 with one dimension."
-    )
-  splits = {"valid" if s == "validation" else s: s for s in builder.info.splits}
+  own_scale = metadata.get("scale", 1.0)
+  # The names of a regression task say what the unit means; they go with it.
+  names = tuple(metadata.get("names", ())) if scale in (None, own_scale) else ()
+  task = make_task(features["label"], scale or own_scale, names, place)
+  splits = {"valid" if s == "validation" else s: s for s in info.splits}
+
+  def rows(split: str) -> data_source.Rows:
+    examples = builder.as_data_source(splits[split])
+    ordered = sorted(examples.__getitems__(range(len(examples))), key=lambda r: r["id"])
+    return records.make_rows(ordered, modalities, task)
+
+  def blocks(split: str) -> Iterator[data_source.Rows]:
+    order = sort_by_id(builder, splits[split], modalities)
+    examples = builder.as_data_source(splits[split])
+    return records.read_blocks(examples, order.tolist(), modalities, task)
+
+  stats = ((f.name, f.stat()) for f in sorted(folder.iterdir()))
   return data_source.Source(
-    name=name,
-    card=builder.info.description,
+    name=builder.name,
+    card=info.description,
     modalities=modalities,
     task=task,
     splits=tuple(splits),
-    rows=lambda split: _rows(builder, splits[split], modalities, task),
-    place=where,
+    rows=rows,
+    place=place,
     notes=tuple(metadata.get("notes", ())),
-    blocks=lambda split: _pieces(builder, splits[split], modalities, task),
-    identity=_identity(folder),
-    train_bytes=builder.info.splits[splits["train"]].num_bytes if "train" in splits else 0,
+    blocks=blocks,
+    identity=f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in stats]}",
+    train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
 
 
-def _check_features(features: tfds.features.FeaturesDict, where: str) -> None:
+def check_features(features: tfds.features.FeaturesDict, place: str) -> None:
+  """Raises ValueError for features that are missing or of no modality."""
   for name in ("inputs", "label", "id"):
     if name not in features:
       raise ValueError(
-        f"{where} has the features {', '.join(features)} and no {name!r}; expected are {KNOWN}."
+        f"{place} has the features {', '.join(features)} and no {name!r}; expected are {KNOWN}."
       )
   if not hasattr(features["inputs"], "keys"):
-    raise ValueError(f"{where}: inputs is {features['inputs']!r}, expected a FeaturesDict.")
+    raise ValueError(f"{place}: inputs is {features['inputs']!r}, expected a FeaturesDict.")
   for name in ("present", "length"):
-    for modality in _marked(features, name):
+    for modality in features[name].keys() if name in features else ():
       if modality not in features["inputs"]:
         raise ValueError(
-          f"{where}: {name} names {modality!r}, the modalities are {', '.join(features['inputs'])}."
+          f"{place}: {name} names {modality!r}, the modalities are {', '.join(features['inputs'])}."
         )
 
 
-def _marked(features: tfds.features.FeaturesDict, name: str) -> tuple[str, ...]:
-  """The modalities that carry the optional feature `name`."""
-  return tuple(features[name].keys()) if name in features else ()
-
-
-def _modality(
-  name: str, feature: tfds.features.FeatureConnector, vocabulary: int, where: str
+def describe_modality(
+  name: str, feature: tfds.features.FeatureConnector, vocabulary: int, place: str
 ) -> Modality:
+  """The modality of a feature, whose kind follows from type and shape."""
   shape, dtype = feature.shape, feature.np_dtype
   if isinstance(feature, tfds.features.Text):
     return Modality(name, "tokens", (None,), vocabulary)
   if isinstance(shape, tuple) and None not in shape[1:]:
-    integer, real = (np.issubdtype(dtype, k) for k in (np.integer, np.floating))
+    is_integer, is_float = (np.issubdtype(dtype, k) for k in (np.integer, np.floating))
     if dtype == np.uint8 and len(shape) == 3 and shape[0]:
       return Modality(name, "image", shape)
-    if integer and len(shape) == 1:
+    if is_integer and len(shape) == 1:
       return Modality(name, "tokens", shape, vocabulary)
-    if real and len(shape) == 2:
+    if is_float and len(shape) == 2:
       return Modality(name, "sequence", shape)
-    if real and len(shape) == 1 and shape[0]:
+    if is_float and len(shape) == 1 and shape[0]:
       return Modality(name, "vector", shape)
   raise ValueError(
-    f"{where}: modality {name!r} is {feature!r}, expected a Text or a Tensor: uint8 "
+    f"{place}: modality {name!r} is {feature!r}, expected a Text or a Tensor: uint8 "
     "[height, width, channels], integers [T], floats [T, D] or floats [D]."
   )
 
 
-def _task(
-  feature: tfds.features.FeatureConnector, scale: float, names: tuple[str, ...]
-) -> Task | None:
+def make_task(
+  feature: tfds.features.FeatureConnector, scale: float, names: tuple[str, ...], place: str
+) -> Task:
+  """The task of the label feature."""
   if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
     return Task("classes", feature.num_classes, tuple(feature.names))
   if feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
     return Task("regression", 1, names, float(scale))
   if isinstance(feature.shape, tuple) and len(feature.shape) == 1 and feature.shape[0]:
     return Task("multilabel", feature.shape[0])
-  return None
+  raise ValueError(
+    f"{place}: label is {feature!r}, expected a ClassLabel, a float Scalar or a Tensor of "
+    "0/1 with one dimension."
+  )
 
 
-def _order(source: Sequence) -> np.ndarray:
-  """The numbers of the records of a split in the order of their ids: tfds shuffles as
-  it writes, and sorting undoes it, whatever tfds hashes with."""
-  numbers = np.arange(len(source))
-  parts = [numbers[i : i + PART] for i in range(0, len(source), PART)]
-  ids = [r["id"] for part in parts for r in source.__getitems__(part.tolist())]
-  return np.argsort(np.array(ids, np.int64), kind="stable")
-
-
-def _rows(
-  builder: tfds.core.DatasetBuilder,
-  split: str,
-  modalities: tuple[Modality, ...],
-  task: Task,
-) -> data_source.Rows:
-  source = builder.as_data_source(split)
-  every = sorted(source.__getitems__(range(len(source))), key=lambda r: r["id"])
-  return records.to_rows(every, modalities, task)
-
-
-def _pieces(
-  builder: tfds.core.DatasetBuilder,
-  split: str,
-  modalities: tuple[Modality, ...],
-  task: Task,
-) -> Iterator[data_source.Rows]:
+def sort_by_id(builder: tfds.core.DatasetBuilder, split: str, modalities) -> np.ndarray:
+  """Record numbers in the order of their ids: tfds shuffles rows as it writes them."""
   skipped = {"inputs": {m.name: tfds.decode.SkipDecoding() for m in modalities}}
-  order = _order(builder.as_data_source(split, decoders=skipped)).tolist()
-  source = builder.as_data_source(split)
-  return records.read_pieces(source, order, modalities, task)
-
-
-def _identity(folder: pathlib.Path) -> str:
-  """The files of a prepared folder, by size and the time they were written."""
-  about = ((f.name, f.stat()) for f in sorted(folder.iterdir()))
-  return f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in about]}"
+  examples = builder.as_data_source(split, decoders=skipped)
+  ids = []
+  for start in range(0, len(examples), BLOCK_IDS):
+    numbers = range(start, min(start + BLOCK_IDS, len(examples)))
+    ids += [r["id"] for r in examples.__getitems__(numbers)]
+  return np.argsort(np.array(ids, np.int64), kind="stable")

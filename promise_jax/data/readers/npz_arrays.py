@@ -1,0 +1,213 @@
+"""The arrays of an npz file: their headers, the modalities that they are, their values."""
+
+import contextlib
+import math
+import pathlib
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from promise_jax.data import source
+from promise_jax.data.readers import text
+from promise_jax.types import KINDS, Modality
+
+FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
+  "x": ("biufU", (1, 2, 3, 4), "numbers [N, ...], up to 4-D, or unicode strings [N]"),
+  "y": ("biufU", (1, 2), "integers, names or floats [N], or 0/1 [N, C]"),
+  "present": ("biu", (1,), "bool [N]"),
+  "length": ("iu", (1,), "integers [N]"),
+  "split": ("U", (1,), "strings [N]"),
+  "id": ("iu", (1,), "integers [N]"),
+  "group": ("iuU", (1,), "integers or strings [N]"),
+  "scale": ("iuf", (0,), "one number without dimensions"),
+  "classes": ("U", (1,), "strings [C]"),
+}
+ALONE = ("y", "split", "id", "group", "scale", "classes")  # arrays of no modality
+RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
+# What zipfile, zlib and numpy raise for a member that is damaged, encrypted or lies.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError)
+
+
+class Header(NamedTuple):
+  """What an array is, without reading it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  by_column: bool  # Fortran order
+
+  @property
+  def row_bytes(self) -> int:
+    """The size of one row."""
+    return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+@contextlib.contextmanager
+def open_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+  """Opens an npz file to read its arrays one by one; pickles in it are never loaded.
+
+  Every ValueError, also of the code in the context, names the file.
+  """
+  with source.name_file_in_errors(path, "an npz file"), path.open("rb") as content:
+    try:
+      file = np.load(content, allow_pickle=False)
+    except EOFError:
+      raise ValueError("the file is empty, expected is an npz file.") from None
+    except (zipfile.BadZipFile, NotImplementedError):
+      why = "the npz file is cut short or damaged: it has no sound directory at its end."
+      raise ValueError(why) from None
+    except ValueError:  # numpy takes what it does not know for a pickle
+      why = "this is not an npz file (a zip of arrays, as numpy.savez writes it)."
+      raise ValueError(why) from None
+    if isinstance(file, np.ndarray):
+      raise ValueError("this is one npy array, expected is an npz file (numpy.savez writes it).")
+    with file:
+      yield file
+
+
+@contextlib.contextmanager
+def name_array_in_errors(array: str) -> Iterator[None]:
+  """Turns whatever reading an array raises into a ValueError that names it."""
+  try:
+    yield
+  except DAMAGED as error:
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    raise ValueError(f"{array} cannot be read: {reason}.") from None
+
+
+def read_headers(file: np.lib.npyio.NpzFile) -> dict[str, Header]:
+  """{array: header} in the order of the file."""
+  headers = {}
+  members = file.zip.namelist()
+  for member in members:
+    name = member.removesuffix(".npy")
+    if name == member:
+      raise ValueError(f"{member} is no array, expected are members *.npy alone.")
+    if members.count(member) > 1:
+      raise ValueError(f"{name} is there twice, arrays have names of their own.")
+    with name_array_in_errors(name), file.zip.open(member) as content:
+      headers[name] = header = read_header(content)
+      size = file.zip.getinfo(member).file_size - content.tell()
+      expected = math.prod(header.shape) * header.dtype.itemsize
+      if not header.dtype.hasobject and size != expected:
+        raise ValueError(f"it holds {size} bytes, its header says {expected}")
+  return headers
+
+
+def read_header(content: IO[bytes]) -> Header:
+  """The header of an npy file that is read from its start."""
+  version = np.lib.format.read_magic(content)
+  if version > (2, 0):
+    raise ValueError("it has fields with names, expected is a plain array")
+  formats = np.lib.format
+  old = version == (1, 0)
+  read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+  shape, by_column, dtype = read(content)
+  return Header(shape, dtype, by_column)
+
+
+def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
+  """The names of the modalities.
+
+  Raises:
+    ValueError: an array is unknown, cannot be what its name says, or has another number
+      of rows than y.
+  """
+  names = tuple(a[2:] for a in headers if re.fullmatch(r"x_\w+", a))
+  for array, header in headers.items():
+    form, _, modality = array.partition("_")
+    known = array in ALONE or (form in FORMS and form not in ALONE and modality)
+    if not known or (modality and not re.fullmatch(r"\w+", modality)):
+      raise ValueError(
+        f"the array {array!r} is unknown, known are x_<modality>, present_<modality>, "
+        f"length_<modality> (letters, digits and _) and {', '.join(ALONE)}."
+      )
+    if form in ("present", "length") and modality not in names:
+      raise ValueError(f"{array} is of no modality, these are {', '.join(names) or 'none'}.")
+    kinds, ranks, words = FORMS[form]
+    shape, dtype = header.shape, header.dtype
+    if dtype.kind == "O":
+      raise ValueError(
+        f"{array} is an array of objects, which only a pickle can hold and none is "
+        f"loaded; expected: {words}."
+      )
+    if dtype.kind not in kinds or len(shape) not in ranks or 0 in shape[1:]:
+      raise ValueError(f"{array} is {dtype} of shape {shape}, expected: {words}.")
+  for array in ("x_<modality>",) * (not names) + ("y",) * ("y" not in headers):
+    raise ValueError(f"there is no array {array}, found are {', '.join(headers)}.")
+  count = headers["y"].shape[0]
+  for array, header in headers.items():
+    if array not in ("scale", "classes") and header.shape[0] != count:
+      raise ValueError(f"{array} has {header.shape[0]} rows, y has {count}.")
+  if not count:
+    raise ValueError("y has no rows, expected is at least one in every split.")
+  return names
+
+
+def check_kinds(kinds: Mapping[str, str], names: tuple[str, ...]) -> None:
+  """Raises ValueError for a kind that is unknown, or of a modality that is."""
+  for name, kind in kinds.items():
+    if name not in names:
+      raise ValueError(f"kinds names {name!r}, the modalities are {', '.join(names)}.")
+    if kind not in KINDS:
+      raise ValueError(f"kinds.{name} is {kind!r}, known are {', '.join(KINDS)}.")
+
+
+def describe_modality(name: str, header: Header, kind: str | None, vocabulary: int) -> Modality:
+  """The modality of the array x_<name>, of the `kind` that is given or follows from it."""
+  shape, dtype, rank = header.shape, header.dtype, len(header.shape)
+  array, integer = f"x_{name} is {dtype} of shape {shape}", dtype.kind in "iu"
+  if dtype.kind == "U":
+    possible = ("tokens",) if rank == 1 else ()
+  else:
+    possible = tuple(k for k in KINDS if rank in (RANKS[k] - 1, RANKS[k]))
+    possible = tuple(k for k in possible if k != "tokens" or integer)
+  if not possible:
+    raise ValueError(f"{array}, expected: unicode strings [N].")
+  if kind is None and integer and (rank == 1 or (rank == 2 and dtype == np.uint8)):
+    raise ValueError(f"{array}, which could be {' or '.join(possible)}: say so by kinds.{name}.")
+  kind = kind or _infer_kind(dtype, rank)
+  if kind not in possible:
+    raise ValueError(f"{array}, which can be {' or '.join(possible)}, not {kind}.")
+  if dtype.kind == "U":
+    return Modality(name, "tokens", (None,), vocabulary)
+  shape = (*shape[1:], *(1,) * (RANKS[kind] - rank))
+  return Modality(name, kind, shape, vocabulary if kind == "tokens" else 0)
+
+
+def _infer_kind(dtype: np.dtype, rank: int) -> str:
+  if rank == 4 or (rank == 3 and dtype == np.uint8):
+    return "image"
+  if dtype.kind == "U" or (rank == 2 and dtype.kind in "iu"):
+    return "tokens"
+  return "sequence" if rank == 3 else "vector"
+
+
+def convert_values(
+  modality: Modality, values: Shaped[np.ndarray, "N ..."], index: Int[np.ndarray, " N"]
+) -> tuple[Shaped[np.ndarray, "N ..."], np.ndarray | bool]:
+  """Rows in a type that `cleaning` takes, and which of them have a finite value, bool[N].
+
+  `index` are the row numbers in the file, for messages.
+  """
+  if values.dtype.kind == "U":
+    return text.hash_ngrams(values.tolist(), modality.vocabulary), True
+  values = values.reshape(len(values), *modality.shape)
+  if values.dtype.kind == "f":
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
+      values = values.astype(np.float32)
+    return values, np.isfinite(values).reshape(len(values), -1).any(axis=1)
+  if modality.kind == "image" and values.dtype != np.uint8:
+    bad = (values < 0) | (values > 255)
+    if bad.any():
+      row = int(bad.reshape(len(values), -1).any(axis=1).argmax())
+      raise ValueError(
+        f"x_{modality.name}, row {index[row]}: a pixel is {values[bad][0]}, integers "
+        "of an image lie in 0 to 255."
+      )
+    values = values.astype(np.uint8) * (255 if values.dtype == bool else 1)
+  return values, True
