@@ -88,8 +88,8 @@ def check_operations(stream: Any) -> None:
     far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 1
     if operation.name in REFUSED_OPERATIONS or far:
       raise RefusedPickleError(
-        f"it has the operation {operation.name}, which no array and no plain container "
-        "needs; it was not done"
+        f"this is no pickle, or one with an operation ({operation.name}) that no array and "
+        "no plain container needs; it was not done"
       )
 
 
