@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a number depends on (seed, stream, id, column) alone.
+"""Counter-based random numbers: each depends on (seed, stream, id, column) alone.
 
-So what is drawn is the same at any batch size, on any number of hosts, with any version
-of any library, and after any resume.
+Masks and label subsets are drawn with them. They are the same at any batch size, on any
+number of hosts, with any version of any library, and after any resume.
 """
 
 import hashlib
@@ -9,13 +9,16 @@ import json
 import operator
 
 import numpy as np
+from jaxtyping import Float, Int
 
 
 def splitmix64(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
-  """Outputs u64 number `index` (from 0) of splitmix64 generators started at `seed`.
+  """The output number `index`, from 0, of a splitmix64 generator that starts at `seed`.
 
-  Both are u64 arrays that broadcast. Source: Steele, Lea, Flood, "Fast splittable
-  pseudorandom number generators", OOPSLA 2014, with the finaliser "Mix13" of Stafford.
+  Both are u64 arrays that broadcast.
+
+  Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA
+  2014, with the finaliser "Mix13" of Stafford.
   """
   z = seed + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
   z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -23,12 +26,19 @@ def splitmix64(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
   return z ^ (z >> np.uint64(31))
 
 
-def uniform(seed: int, stream: str | tuple, ids: np.ndarray, columns: int) -> np.ndarray:
-  """Numbers f64[N, columns] in [0, 1), multiples of 2^-53, for `ids` int[N].
+def uniform(
+  seed: int, stream: str | tuple, ids: Int[np.ndarray, " N"], columns: int
+) -> Float[np.ndarray, "N columns"]:
+  """Uniform numbers f64 in [0, 1), multiples of 2^-53, for the rows `ids`.
 
-  Number (n, c) is output c of a generator started at output ids[n] of a generator that
-  is started at a digest of (seed, stream). `stream` says what the numbers are for: a
-  string, or a tuple of strings and integers. Source: ours.
+  A digest of (seed, stream) starts a generator; its output number ids[n] starts that of
+  row n, whose output c is number (n, c).
+
+  Args:
+    seed: of the run.
+    stream: what the numbers are for, a string or a tuple of strings and integers.
+    ids: of the rows.
+    columns: numbers for each row.
   """
   parts = (stream,) if isinstance(stream, str) else stream
   words = [p if isinstance(p, str) else operator.index(p) for p in (seed, *parts)]
@@ -40,7 +50,7 @@ def uniform(seed: int, stream: str | tuple, ids: np.ndarray, columns: int) -> np
 
 
 def as_int64_ids(ids: np.ndarray) -> np.ndarray:
-  """`ids` as i64[N]; ValueError for what is not one axis of integers."""
+  """`ids` as i64[N]; ValueError unless it is one axis of integers."""
   ids = np.asarray(ids)
   if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
     raise ValueError(f"ids must be integers of shape (N,), found {ids.dtype} of shape {ids.shape}")

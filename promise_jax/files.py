@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, text, JSON, npz; the cache folder."""
+"""Writes files whole or not at all: bytes, text, JSON, JSON lines, npz."""
 
 import io
 import json
@@ -12,21 +12,22 @@ import numpy as np
 
 
 def cache_folder(name: str) -> pathlib.Path:
-  """promise_jax/<name> in the user's cache folder: what can be made again."""
+  """promise_jax/<name> in the user's cache folder, for files that can be made again."""
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(cache, "promise_jax", name).expanduser()
 
 
 def write_bytes(path, content: bytes) -> None:
-  """Writes a file whole or not at all, and on disk when this returns."""
+  """Writes a file that readers see whole or not at all; it is on disk when this returns."""
   path = pathlib.Path(path)
+  # In the same folder, because a rename is atomic inside a file system only.
   handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
   try:
     with open(handle, "wb") as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, 0o644)  # mkstemp makes files for the owner alone
     os.replace(temporary, path)
   except BaseException:
     pathlib.Path(temporary).unlink(missing_ok=True)
@@ -34,28 +35,29 @@ def write_bytes(path, content: bytes) -> None:
 
 
 def write_text(path, text: str) -> None:
-  """Text as UTF-8."""
+  """Writes text as UTF-8."""
   write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path, value) -> None:
-  """JSON with one field a line; NaN and infinity as null."""
-  write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+  """Writes JSON with one field a line."""
+  write_text(path, json.dumps(to_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path, rows: Iterable[dict]) -> None:
+  """Writes one JSON object a line."""
+  write_text(path, "".join(map(to_line, rows)))
 
 
 def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Arrays, compressed."""
+  """Writes arrays, compressed."""
   content = io.BytesIO()
   np.savez_compressed(content, **arrays)
   write_bytes(path, content.getvalue())
 
 
 def read_jsonl(path) -> list[dict]:
-  """The rows of a file with one JSON object a line.
-
-  Raises:
-    ValueError: a line that is not a JSON object, by file and number.
-  """
+  """Reads one JSON object a line; ValueError names the line that is none."""
   rows = []
   for number, line in enumerate(pathlib.Path(path).read_text("utf-8").splitlines(), 1):
     try:
@@ -70,21 +72,16 @@ def read_jsonl(path) -> list[dict]:
 
 
 def to_line(row: dict) -> str:
-  """One row as a line of JSON; NaN and infinity as null."""
-  return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+  """One JSON object as a line."""
+  return json.dumps(to_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_jsonl(path, rows: Iterable[dict]) -> None:
-  """Writes rows one a line, whole or not at all; NaN and infinity as null."""
-  write_text(path, "".join(map(to_line, rows)))
-
-
-def _plain(value):
-  """JSON has no NaN: null. Arrays become lists, their scalars numbers."""
+def to_plain(value):
+  """What JSON can hold: arrays become lists, NaN and infinity null."""
   if isinstance(value, dict):
-    return {str(k): _plain(v) for k, v in value.items()}
+    return {str(k): to_plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(v) for v in value]
+    return [to_plain(v) for v in value]
   if hasattr(value, "tolist"):
-    return _plain(value.tolist())
+    return to_plain(value.tolist())
   return None if isinstance(value, float) and not math.isfinite(value) else value

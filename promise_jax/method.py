@@ -15,7 +15,7 @@ from promise_jax.types import PyTree
 
 
 class StepInfo(NamedTuple):
-  """Where training stands. One for all seeds: batched over seeds, it would make
+  """Where training stands, the same for all seeds: batched over seeds it would make
   `lax.cond` run both branches under `vmap`."""
 
   step: Int[Array, ""]  # counts from 0 over the whole run

@@ -44,12 +44,12 @@ class Task(NamedTuple):
 
 
 class Spec(NamedTuple):
-  """What a method, and a later reader of its checkpoint, must know of the data."""
+  """What a method must know of the data. It is saved with every run."""
 
   modalities: tuple[Modality, ...]
   task: Task
-  # {modality: (mean f32[D], std f32[D])} over the last axis, fitted on the recorded
-  # train values before a protocol hides any. Modalities without an entry are unchanged.
+  # {modality: (mean f32[D], std f32[D])} of the last axis, fitted on the recorded train
+  # values before a protocol hides any. Modalities without an entry stay as they are.
   standardise: dict[str, tuple[np.ndarray, np.ndarray]]
   num_labelled: int = 1024  # train rows of one seed that carry a label
 

@@ -1,4 +1,4 @@
-"""The methods and the controls, one file each: name -> (settings, factory)."""
+"""The methods and the baselines, one file each: {name: (config, factory)}."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,36 +28,38 @@ METHODS = {
   "share": (share.ShareConfig, share.share),
 }
 
-# Built on the network of another method: a run of one may start from one of the other.
-HOST = {"promma": "mplmm"}
+# A method that is built on the network of another: its runs may start from those of it.
+BUILT_ON = {"promma": "mplmm"}
 
 
 def family(name: str) -> str:
-  """The method whose network `name` is built on: its host, or itself."""
-  return HOST.get(name, name)
+  """The method whose network `name` is built on, or `name` itself."""
+  return BUILT_ON.get(name, name)
 
 
 def make_config(name: str, values: Mapping[str, Any]) -> Any:
-  """The settings of method `name` with `values` in place of defaults.
+  """The config dataclass of a method, with `values` in place of defaults.
 
-  Raises ValueError, listing what is known, for an unknown method or field, or a value
-  of another type than the default's.
+  Raises:
+    ValueError: an unknown method or setting, a value of another type than the default's,
+      or one that makes no sense; it says what is allowed.
   """
   if name not in METHODS:
     raise ValueError(f"method is {name!r}, known are {', '.join(METHODS)}")
-  config = METHODS[name][0]
-  fields = {f.name: f.default for f in dataclasses.fields(config)}
+  config, _ = METHODS[name]
+  defaults = {f.name: f.default for f in dataclasses.fields(config)}
   for field, value in values.items():
-    if field not in fields:
-      known = ", ".join(fields)
+    if field not in defaults:
+      known = ", ".join(defaults)
       raise ValueError(f"{name}.{field} is not a setting of {name}, known are {known}")
-    kind = type(fields[field])
+    kind = type(defaults[field])
     if type(value) is not kind and not (kind is float and type(value) is int):
       raise ValueError(f"{name}.{field} is {value!r}, expected a {kind.__name__}")
   return config(**values)
 
 
 def build_method(name: str, values: Mapping[str, Any], spec: Spec) -> Method:
-  """The method `name` with settings `values` for the data of `spec`."""
+  """The method `name` with the settings `values`, for data of the form `spec`."""
   config = make_config(name, values)
-  return METHODS[name][1](config, spec)
+  _, factory = METHODS[name]
+  return factory(config, spec)

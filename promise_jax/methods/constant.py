@@ -1,19 +1,23 @@
 """The constant predictor: majority class, label priors, or the median label.
 
-What a model that reads nothing scores; every table shows it, because some metrics
+It shows what a model scores that reads nothing. Every table has it, because some metrics
 flatter it.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from promise_jax.types import Task
 
 
-def constant_logits(label: np.ndarray, labelled: np.ndarray, task: Task) -> np.ndarray:
-  """Logits f[C] fitted on the rows `labelled` bool[N] of `label`.
+def constant_logits(
+  label: np.ndarray, labelled: Bool[np.ndarray, " N"], task: Task
+) -> Float[np.ndarray, " C"]:
+  """Logits of every row, fitted on the labelled ones.
 
-  Log class frequency (its argmax is the majority class), log odds of each label, or
-  the median label, the best under mean absolute error, in units of `task.scale`.
+  Log frequencies of classes (the argmax is the majority class), log odds of each label of
+  a multilabel task, or for regression the median label in units of `task.scale`, which is
+  best under mean absolute error.
   """
   known = label[labelled]
   if task.kind == "classes":

@@ -241,7 +241,7 @@ def test_variants_of_the_method_start_there_too(source):
 
 def test_a_method_on_the_network_of_another_starts_there_too(source, monkeypatch):
   """As if distil were built on fusion: either serves the other, no third method."""
-  monkeypatch.setitem(methods.HOST, "distil", "fusion")
+  monkeypatch.setitem(methods.BUILT_ON, "distil", "fusion")
   assert [methods.family(x) for x in ("distil", "fusion")] == ["fusion", "fusion"]
   assert methods.family("robult") == "robult"
   baselines = ("fusion", "distil(weight=2.0)", "share")
@@ -306,7 +306,7 @@ def test_trials_of_the_family_start_there_too(monkeypatch, tmp_path):
     raise InterruptedError
 
   monkeypatch.setattr(train_variant, "prepare", prepare)
-  monkeypatch.setitem(methods.HOST, "distil", "fusion")
+  monkeypatch.setitem(methods.BUILT_ON, "distil", "fusion")
   for trials in (("fusion", "distil(weight=2.0)"), ("distil",), ("fusion", "share")):
     with pytest.raises(InterruptedError):
       compare.choose(config("there"), trials, 2, tmp_path, show=None)
