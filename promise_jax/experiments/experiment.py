@@ -72,7 +72,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
   """
   fields = {f.name for f in dataclasses.fields(Experiment)} - {"variants", "config"}
   known = fields | {"method", "baselines", "dataset", *methods.METHODS}
-  for field in config.keys() ^ known:
+  for field in sorted(config.keys() ^ known):
     what = "has no" if field in known else "has an unknown"
     near = difflib.get_close_matches(field, known - config.keys(), 1)
     hint = f"; did you mean {near[0]}?" if near and field not in known else ""
@@ -139,7 +139,7 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
     if key in options:
       options[key] = parse_pairs(options[key])
   count = options.get("modalities", "")
-  if name == "synthetic" and count.isdecimal():
+  if name == "synthetic" and isinstance(count, str) and count.isdecimal():
     options["modalities"] = int(count)  # how many to make, not which to keep
   prefetching = prefetch.check_prefetch(prefetch.PrefetchConfig(**reading))
   return DataConfig(name, options, prefetching)

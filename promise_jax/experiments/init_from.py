@@ -152,5 +152,6 @@ def list_paths(reasons: Mapping[str, str]) -> str:
 
 def write_init_note(path: Path, plan: InitPlan, name: str) -> None:
   """Adds the plan of the variant `name` to init.json."""
+  path.parent.mkdir(parents=True, exist_ok=True)
   entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
   files.write_json(path, entries | {name: dataclasses.asdict(plan)})
