@@ -23,7 +23,7 @@ VALUES = {
   "share": SMALL,
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
   "redcore": SMALL | {"imputer": 4, "links": 2},
-  "promma": TINY | {"rank": 2, "codes": 2},
+  "promma": TINY,
   "mplmm": TINY,
   "promise": {"hidden": 4, "prompts": 1, "heads": 1, "code": 2},
 }
