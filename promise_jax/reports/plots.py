@@ -39,8 +39,8 @@ def rates(metric: str, cells: pd.DataFrame) -> bytes:
   """A metric over missing rates, the index of `cells`; one line a method."""
   fig, (ax,) = _figure(7, 3.6)
   for i, method in enumerate(cells.columns):
-    known = cells[method].dropna()
-    _band(ax, known.index, *_scaled(metric, known), i, method, marker="o")
+    if len(known := cells[method].dropna()):
+      _band(ax, known.index, *_scaled(metric, known), i, method, marker="o")
   ax.set(xlabel="missing rate", ylabel=_literal(formatting.metric_label(metric)))
   return _svg(fig, ax, len(cells.columns))
 

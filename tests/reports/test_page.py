@@ -1,0 +1,104 @@
+"""The HTML page: whole, escaped, and in need of nothing else."""
+
+from html.parser import HTMLParser
+
+import pandas as pd
+
+from made_up_results import PATTERNS, PROTOCOLS, RATES, STILL, UPPER, frame, line, protocol_lines
+from promise_jax.reports import html
+
+ODD = '<b>"$x$ & co'
+
+
+class Page(HTMLParser):
+  """Collects text, links and tags, and checks that every element is closed in turn."""
+
+  def __init__(self, run: html.Run):
+    super().__init__()
+    self.source = html.render_page(run)
+    self.open, self.links, self.tags, self.pieces = [], [], [], []
+    self.feed(self.source)
+    self.close()
+    self.text = " ".join(" ".join(self.pieces).split())
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "data")]
+    if tag not in ("meta", "img", "br"):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.pieces.append(data)
+
+
+def odd_run() -> html.Run:
+  rename = {"robult": ODD, "fusion": "_fusion"}
+  results = [x | {"method": rename[x["method"]]} for x in PATTERNS + RATES]
+  steps = [
+    {"method": ODD, "seed": s, "step": t, "loss": 1 / (1 + t), "valid": v}
+    for s in range(2)
+    for t, v in ((0, None), (10, 0.4), (20, 0.6))
+  ]
+  difference = {"rows": "incomplete", "method": ODD, "baseline": "_fusion", "metric": "accuracy"}
+  difference |= {"difference": 0.031, "low": 0.012, "high": 0.05, "verdict": "better"}
+  speed = [{"method": ODD, "compile_s": 3.21, "examples_per_s": 12345.6}]
+  config = {"name": "</style><script>", "optim": {"lr": 0.001}, "commit": "abc1234"}
+  frames = map(pd.DataFrame, (steps, [difference], speed))
+  return html.Run(f"run {ODD}", config, frame(results), *frames)
+
+
+def test_the_page_is_whole_escaped_and_needs_nothing_else():
+  seen = Page(odd_run())
+  assert seen.open == [] and "script" not in seen.tags and "b" not in seen.tags
+  assert seen.tags.count("img") == 3  # patterns, rates, training
+  assert all(link.startswith("data:image/svg+xml;base64,") for link in seen.links)
+  source = seen.source
+  for link in seen.links:
+    source = source.replace(link, "")
+  assert not any(load in source for load in ("http", "url(", "@import"))
+  for piece in (
+    *(f"run {ODD}", "toy, 5 % of labels", "60.0 ± 14.1", "</style><script>"),
+    *("+3.1 points +1.2 to +5.0 better", "bernoulli(rate, keep=1)", "61.7 ± 2.4"),
+    *("3.21 12,346", "c0ffee", "abc1234", "optim.lr 0.001"),
+  ):
+    assert piece in seen.text, piece
+  assert html.render_page(odd_run()) == seen.source
+
+
+def test_a_run_that_only_trained_has_a_page():
+  seen = Page(html.Run("x", training=odd_run().training))
+  assert seen.tags.count("img") == 1 and "Training" in seen.text
+
+
+def test_the_page_has_the_stages_of_a_variant_that_has_several():
+  one, two = {"stage": "train", "trains": 9, "parameters": 9}, {"stage": "prompts"}
+  two |= {"trains": 881, "parameters": 11494}
+  speed = pd.DataFrame([{"method": "a", "stages": [one]}, {"method": "b", "stages": [one, two]}])
+  table = "stage trains parameters b train 9 9 b prompts 881 11,494"
+  assert table in Page(html.Run("x", speed=speed)).text
+  assert "stage" not in Page(html.Run("x", speed=speed[:1])).text
+
+
+def test_the_page_has_the_tables_of_test_protocols_and_of_pooled_patterns():
+  lines = protocol_lines("robult", "pooled(all)", (0.5, 0.7), n=120)
+  run = html.Run("x", results=frame(PATTERNS, PROTOCOLS))
+  text = Page(run).text
+  assert "By test protocol" not in text and "Pooled" not in text
+  results = frame(PATTERNS, PROTOCOLS, lines)
+  text = Page(html.Run("x", results=results, test_protocols=("map(0.5)",))).text
+  assert "protocol n robult fusion map(0.5) 40 60.0 ± 14.1 45.0 ± 7.1" in text
+  assert "protocol method accuracy pooled(all) robult 60.0 ± 14.1" in text
+
+
+def test_a_page_has_a_section_for_every_label_rate():
+  text = Page(html.Run("x", results=frame([line(), line(label_rate=0.5)]))).text
+  assert "toy, 5 % of labels" in text and "toy, 50 % of labels" in text
+
+
+def test_terms_by_modality_and_upper_levels_are_shown():
+  seen = Page(html.Run("toy", results=frame(PATTERNS), training=pd.DataFrame(UPPER + STILL)))
+  assert seen.source.count("one line a modality") == 1
+  assert "did not move" in seen.text

@@ -1,0 +1,178 @@
+"""Tables of made-up numbers, worked by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from made_up_results import PATTERNS, PROTOCOLS, RATES, STILL, UPPER, frame, line, protocol_lines
+from promise_jax.reports import comparison, plots, tables
+
+BOTH = ["robult", "fusion"]
+ROOT = math.sqrt(0.5)  # the sample std of a and b is |a - b| * ROOT
+
+
+def means(table: tables.Table) -> list[list[float]]:
+  return table.cells.map(lambda cell: cell.mean).to_numpy().tolist()
+
+
+def test_the_pattern_table_has_means_and_sample_deviations_over_seeds():
+  table = tables.pattern_table(frame(PATTERNS), "accuracy", BOTH)
+  names = ["text", "audio", "text + audio", "mean, incomplete", "mean, all"]
+  assert table.cells.index.tolist() == names
+  want = [
+    [(0.6, 0.2 * ROOT), (0.7, 0.2 * ROOT)],
+    [(0.3, 0), (0.2, 0)],
+    [(0.9, 0.2 * ROOT), (0.9, 0)],
+    # Incomplete by seed: robult .4, .5; fusion .4, .5.
+    [(0.45, 0.1 * ROOT), (0.45, 0.1 * ROOT)],
+    # All by seed: robult 1.6 / 3, 2 / 3; fusion 1.7 / 3, 1.9 / 3.
+    [(0.6, 0.4 / 3 * ROOT), (0.6, 0.2 / 3 * ROOT)],
+  ]
+  got = table.cells.map(lambda cell: cell[:2]).to_numpy().tolist()
+  np.testing.assert_allclose(got, want, atol=1e-12)
+  assert table.best().to_numpy()[:2].tolist() == [[False, True], [True, False]]
+  assert set(table.n) == {"40"}
+
+
+def test_the_text_of_a_pattern_table_in_full():
+  table = tables.pattern_table(frame(PATTERNS), "accuracy", ["robult"])
+  assert table.to_text().splitlines() == [
+    "accuracy (%), mean ± std over 2 seeds",
+    "present            n       robult",
+    "---------------------------------",
+    "text              40  60.0 ± 14.1",
+    "audio             40   30.0 ± 0.0",
+    "text + audio      40  90.0 ± 14.1",
+    "---------------------------------",
+    "mean, incomplete  40   45.0 ± 7.1",
+    "mean, all         40   60.0 ± 9.4",
+  ]
+
+
+def test_the_means_of_every_metric_in_full():
+  errors = [x | {"metric": "mae", "value": 2 * x["value"]} for x in PATTERNS]
+  # Robult by seed: incomplete .4, .5; all 1.6 / 3, 2 / 3.
+  assert comparison.means_text(frame(PATTERNS, errors), ["robult"]).splitlines() == [
+    "mean, incomplete         robult",
+    "accuracy (%)         45.0 ± 7.1",
+    "mae               0.900 ± 0.141",
+    "",
+    "mean, all            robult",
+    "accuracy (%)     60.0 ± 9.4",
+    "mae           1.200 ± 0.189",
+  ]
+
+
+def test_markdown_marks_the_best_and_less_error_wins():
+  rows = [line("a|b", value=0.25, metric="mae"), line("c", value=1.5, metric="mae")]
+  text = tables.pattern_table(frame(rows), "mae", ["a|b", "c"]).to_markdown()
+  assert text.splitlines()[0] == "mae, 1 seed"
+  assert text.splitlines()[2:5] == [
+    "| present | n | a\\|b | c |",
+    "| --- | ---: | ---: | ---: |",
+    "| text | 40 | **0.250** | 1.500 |",
+  ]
+
+
+def test_many_patterns_are_grouped_by_how_many_modalities_are_present():
+  patterns = [p for k in range(1, 6) for p in itertools.combinations("abcde", k)]
+  rows = [line(pattern="+".join(p), value=len(p) / 10, n=30 + len(p)) for p in patterns]
+  table = tables.pattern_table(frame(rows), "accuracy", ["robult"])
+  assert list(zip(table.cells.index, table.n, strict=True)) == [
+    *((f"{k} of 5 present", str(30 + k)) for k in range(1, 6)),
+    ("mean, incomplete", "31-34"),
+    ("mean, all", "31-35"),
+  ]
+  # Incomplete: 5 * .1 + 10 * .2 + 10 * .3 + 5 * .4 = 7.5 over 30; all: 8 over 31.
+  want = [0.1, 0.2, 0.3, 0.4, 0.5, 0.25, 8 / 31]
+  np.testing.assert_allclose(np.ravel(means(table)), want)
+
+
+def test_missing_and_undefined_values_are_shown_not_filled():
+  rows = [x for x in PATTERNS if x["method"] == "robult" or x["pattern"] != "audio"]
+  rows = [x | {"value": None} if x["pattern"] == "text" else x for x in rows]
+  table = tables.pattern_table(frame(rows), "accuracy", BOTH)
+  _, text, audio, full, incomplete, _ = table.lines()
+  assert text[2:] == ["undefined", "undefined"] and not table.best().to_numpy()[0].any()
+  assert audio[2:] == ["30.0 ± 0.0", "-"] and incomplete[2:] == ["undefined", "-"]
+  assert full[3] == "90.0 ± 0.0"
+
+
+def test_a_table_of_mixed_or_doubled_lines_is_refused():
+  with pytest.raises(ValueError, match="No test results by pattern for 'mae'; .*accur"):
+    tables.pattern_table(frame(PATTERNS), "mae", ["robult"])
+  with pytest.raises(ValueError, match="one data set and label rate"):
+    tables.pattern_table(frame([line(), line(label_rate=0.5)]), "accuracy", ["robult"])
+  with pytest.raises(ValueError, match="twice"):
+    tables.pattern_table(frame([line(), line()]), "accuracy", ["robult"])
+
+
+def test_the_protocol_table_in_full():
+  results = frame(PATTERNS, RATES, PROTOCOLS)
+  table = tables.protocol_table(results, "accuracy", BOTH, ["exact(0.2)", "map(0.5)"])
+  assert table.to_text().splitlines() == [
+    "accuracy (%), mean ± std over 2 seeds",
+    "protocol     n       robult      fusion",
+    "---------------------------------------",
+    "exact(0.2)  39   80.0 ± 0.0   undefined",
+    "map(0.5)    40  60.0 ± 14.1  45.0 ± 7.1",
+  ]
+  assert table.to_markdown().splitlines()[2:] == [
+    "| protocol | n | robult | fusion |",
+    "| --- | ---: | ---: | ---: |",
+    "| exact(0.2) | 39 | **80.0 ± 0.0** | undefined |",
+    "| map(0.5) | 40 | **60.0 ± 14.1** | 45.0 ± 7.1 |",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("protocols", "sentence"),
+  [
+    (["map(0.5)", "map(0.1)"], r"protocol is 'map\(0.1\)', known are map\(0.5\)"),
+    (["map(0.1)"], "No test results by protocol for 'accuracy'; there is: nothing"),
+  ],
+)
+def test_a_protocol_without_lines_has_no_row(protocols, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    tables.protocol_table(frame(PROTOCOLS), "accuracy", ["robult"], protocols)
+
+
+def test_rate_curves_have_an_area_divided_by_the_range_of_rates():
+  results = frame(PATTERNS, RATES)
+  ((family, cells, areas),) = tables.rate_cells(results, "accuracy", BOTH)
+  assert family == "bernoulli(rate, keep=1)"
+  assert cells.index.tolist() == [0.1, 0.3, 0.7] and cells["fusion"].isna().all()
+  np.testing.assert_allclose([c.mean for c in cells["robult"]], [0.8, 0.7, 0.4])
+  # Seed 0: .2 * .8 + .4 * .5 = .36; seed 1: .2 * .7 + .4 * .6 = .38; range .6.
+  np.testing.assert_allclose(areas["robult"].mean, 0.37 / 0.6)
+  np.testing.assert_allclose(areas["robult"].std, 0.02 / 0.6 * ROOT)
+  assert not list(tables.rate_cells(frame(PATTERNS), "accuracy", BOTH))
+
+
+def test_one_protocol_has_a_row_a_method_and_a_column_a_metric():
+  lines = protocol_lines("robult", "exact(0.5)", (0.5, 0.7))
+  lines += [x | {"metric": "mae"} for x in lines] + [lines[0] | {"method": "fusion"}]
+  assert comparison.metric_text(frame(lines)).splitlines() == [
+    "toy, test, exact(0.5), n = 40, mask c0ffee",
+    "method     accuracy            mae",
+    "robult  60.0 ± 14.1  0.600 ± 0.141",
+    "fusion         50.0              -",
+  ]
+
+
+def test_an_upper_level_that_does_not_move_is_reported():
+  when = "on average over the last call of training"
+  assert comparison.upper_levels(pd.DataFrame(UPPER + STILL)) == [
+    f"redcore: the upper level moved, |beta - beta0| = 0.200 {when}",
+    f"redcore(step=0.0): the upper level did not move, |beta - beta0| = 0.000 {when}",
+  ]
+  assert comparison.upper_levels(pd.DataFrame(STILL[1:])) == []
+
+
+def test_terms_by_modality_are_found_in_the_log():
+  log = pd.DataFrame(UPPER + STILL)
+  found = {m: plots.modality_terms(part) for m, part in log.groupby("method")}
+  assert found.pop("redcore") == {"beta": ["text", "audio"]} and not any(found.values())
