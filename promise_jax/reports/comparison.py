@@ -52,8 +52,11 @@ def variant_table(
     comparison: of `method` with the others.
     metric: the primary one.
   """
-  lines = comparison[(comparison["method"] == method) & (comparison["rows"] == "incomplete")]
-  verdicts = {line["baseline"]: line for _, line in lines.iterrows()}
+  verdicts = {
+    line["baseline"]: line
+    for _, line in comparison.iterrows()
+    if (line["method"], line["rows"]) == (method, "incomplete")
+  }
   header = ["variant", "seeds", "validation", "incomplete", "full"]
   header += [f"{method} minus it, incomplete", "verdict for " + method]
   rows = [header, ["---"] * len(header)]

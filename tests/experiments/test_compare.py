@@ -1,253 +1,213 @@
 """Several runs into one table: choice on validation, merging, intervals, files."""
 
 import json
-import runpy
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny_runs
 from promise_jax import data, files
-from promise_jax.evaluation import bootstrap, metrics
-from promise_jax.experiments import compare, run_dir
-from promise_jax.experiments import config as experiment_config
+from promise_jax.evaluation import bootstrap
+from promise_jax.experiments import compare, results, run_dir
 from promise_jax.reports import tables
+from promise_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
+TRIALS = ("fusion(fill=zeros)", "fusion(fill=zeros,dropout=false)")
 
 
 def config() -> dict:
   headline = tiny_runs.get_config("seeds=3,baselines=majority+{fusion}").to_dict()
   others = tiny_runs.get_config("seeds=2,baselines=fusion(fill=token)").to_dict()
-  trials = ("fusion(fill=zeros)", "fusion(fill=zeros,dropout=false)")
   return {
     "title": "A test",
-    "trials": {"fusion": trials},
+    "trials": {"fusion": TRIALS},
     "trial_seeds": 2,
     "runs": {"headline": headline, "others": others},
   }
 
 
+def quietly(given: dict, folder) -> str:
+  return compare.run_comparison(given, folder, show=lambda line: None)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """The folder, the text, and the splits that were read, in order."""
-  folder, events = tmp_path_factory.mktemp("comparison"), []
-  patch = pytest.MonkeyPatch()
+  folder, reads = tmp_path_factory.mktemp("comparison"), []
   load = data.load
 
-  def watched(*args, **options):
-    source = load(*args, **options)
-    read = source.read
-    object.__setattr__(source, "read", lambda name: events.append(name) or read(name))
-    return source
+  def watched_load(*args, **options):
+    dataset = load(*args, **options)
+    read = dataset.read
+    object.__setattr__(dataset, "read", lambda name: reads.append(name) or read(name))
+    return dataset
 
-  patch.setattr(data, "load", watched)
-  with patch.context():
-    text = compare.run_comparison(config(), folder, show=lambda line: None)
-  patch.undo()
-  return folder, text, events
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, "load", watched_load)
+    text = quietly(config(), folder)
+  return folder, text, reads
+
+
+def comparison_of(folder) -> list[dict]:
+  return json.loads((folder / "comparison.json").read_text())
+
+
+def merged_of(folder) -> dict[str, compare.MergedVariant]:
+  return compare.merge_variants([folder / "others", folder / "headline"])
 
 
 def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
-  folder, _, events = finished
+  folder, text, reads = finished
   trials = files.read_jsonl(folder / "trials" / "trials.jsonl")
-  assert [t["variant"] for t in trials] == list(config()["trials"]["fusion"])
+  assert [t["variant"] for t in trials] == list(TRIALS)
   best = max(trials, key=lambda t: t["valid"])["variant"]
-  variants = json.loads((folder / "headline" / "config.json").read_text())["config"]
-  assert variants["baselines"] == ["majority", best]
+  headline = json.loads((folder / "headline" / "config.json").read_text())["config"]
+  assert headline["baselines"] == ["majority", best]
+  assert f"fusion: {best}, chosen on validation among 2 trials." in text
   # Two runs read the test split, once each; the trials before them did not.
-  assert events.count("test") == 2
+  assert reads.count("test") == 2
   assert not list((folder / "trials").rglob("results.jsonl"))
 
 
-def test_trials_are_in_groups_that_divide_their_seeds(tmp_path, monkeypatch):
-  """Those of a run of 12 seeds in four groups, with six seeds, are in two."""
-  one = tiny_runs.get_config().to_dict()
-  one["train"]["seed_devices"], found = 4, []
+def test_trials_use_as_many_groups_of_devices_as_divide_their_seeds(tmp_path, monkeypatch):
+  given = tiny_runs.get_config().to_dict()
+  given["train"]["seed_devices"] = 4
 
   class Enough(Exception):
     pass
 
-  def prepare(config):
-    found.append((config["train"]["seed_devices"], config["seeds"]))
+  def set_up(experiment, folder):
+    assert (experiment.train.seed_devices, len(experiment.seeds)) == (2, 6)
     raise Enough
 
-  monkeypatch.setattr(compare.variants, "prepare", prepare)
+  monkeypatch.setattr(compare, "set_up", set_up)
   with pytest.raises(Enough):
-    compare.choose(one, ("fusion", "distil"), 6, tmp_path, print)
-  assert found == [(2, 6)] and one["train"]["seed_devices"] == 4
+    compare.choose_variant(given, ("fusion", "distil"), 6, tmp_path, print)
+  assert given["train"]["seed_devices"] == 4
 
 
-def test_arms_are_merged_with_the_run_of_most_seeds(finished):
-  folder, _, _ = finished
-  merged = compare.merge([folder / "others", folder / "headline"])
+def test_a_variant_is_merged_from_the_run_with_the_most_seeds(finished):
+  merged = merged_of(finished[0])
   seeds = {name: len(variant.seeds) for name, variant in merged.items()}
   assert seeds["fusion"] == 3 and seeds["fusion(fill=token)"] == 2
-  assert {x["seed"] for x in merged["fusion"].lines} == {0, 1, 2}
+  assert set(merged["fusion"].results["seed"]) == {0, 1, 2}
 
 
 def test_a_difference_is_that_of_plain_accuracies_on_common_seeds(finished):
   folder, _, _ = finished
-  merged = compare.merge([folder / "headline", folder / "others"])
-  lines = json.loads((folder / "comparison.json").read_text())
+  merged, lines = merged_of(folder), comparison_of(folder)
   with np.load(folder / "headline" / "predictions.npz") as file:
-    label, table = file["label"], file["pattern"]
-  incomplete = ~table.all(axis=1)
-  assert {x["control"] for x in lines} == set(merged) - {"fusion"}
+    label, incomplete = file["label"], ~file["pattern"].all(axis=1)
+  assert {x["baseline"] for x in lines} == set(merged) - {"fusion"}
   for line in (x for x in lines if x["rows"] == "incomplete"):
-    control = merged[line["control"]]
-    common = len(control.seeds)
+    baseline = merged[line["baseline"]]
+    common = len(baseline.seeds)
     means = [
-      (m.logits[:common, incomplete].argmax(-1) == label).mean()
-      for m in (merged["fusion"], control)
+      (v.logits[:common, incomplete].argmax(-1) == label).mean()
+      for v in (merged["fusion"], baseline)
     ]
     assert line["seeds"] == common
     assert line["difference"] == pytest.approx(means[0] - means[1], abs=1e-6)
     assert line["low"] <= line["difference"] <= line["high"]
 
 
-def test_the_table_names_every_variant_and_the_files_are_there(finished):
+def test_the_report_names_every_variant_and_counts_the_rows(finished):
   folder, text, _ = finished
   assert text == (folder / "comparison.md").read_text()
-  for name in compare.merge([folder / "headline", folder / "others"]):
+  for name in merged_of(folder):
     assert f"`{name}`" in text
-  assert text.count("best on validation") == 1 and "among 2 trials" in text
-  assert "A test" in (folder / "report.html").read_text()
-
-
-def test_the_test_protocols_of_the_arms_with_most_seeds_follow_the_patterns(finished):
-  folder, text, _ = finished
-  lines = files.read_jsonl(folder / "headline" / "results.jsonl")
-  variants = tables.order_methods(x["method"] for x in lines)
-  tests = config()["runs"]["headline"]["test_protocols"]
-  table = tables.protocol_table(lines, "accuracy", variants, tests)
-  assert text.endswith("|\n\n" + tables.to_markdown(table))
-  assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
-  assert text.count("map(0.5,both=1.0)") == text.count("bernoulli(0.3)") == 1
-
-
-def test_two_runs_of_one_base():
-  base = tiny_runs.get_config("label_rate=0.25")
-  before = base.to_dict()
-  fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil", "b")}
-  found = compare.make_two_runs("label_rate=0.25", base, **fixed).to_dict()
-  assert found == {
-    "title": "T",
-    "trials": {},
-    "trial_seeds": 5,
-    "runs": {
-      "headline": before | {"seeds": 20, "baselines": ("majority", "{a}")},
-      "others": before | {"seeds": 5, "method": "distil", "baselines": ("b",)},
-    },
-  }
-  more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
-  assert compare.make_two_runs("", base, **fixed, **more).to_dict() == found | more
-  assert base.to_dict() == before
-  for field in ("seeds", "baselines"):
-    with pytest.raises(ValueError, match=f"{field} is fixed"):
-      compare.make_two_runs(f"fold=1,{field}=3", base, **fixed)
-
-
-@pytest.mark.parametrize("name", ["redcore", "robult"])
-def test_the_comparisons_of_the_results_fit(name):
-  path = Path(__file__).parents[2] / "configs" / "results" / f"{name}.py"
-  scope = runpy.run_path(str(path))
-  for arguments in ("", "dataset=watch", "dataset=emoji,label_rate=0.5"):
-    given = scope["get_config"](arguments).to_dict()
-    compare.check_comparison(given)
-    for one in given["runs"].values():
-      fields = ("seeds", "method", "baselines", "train_protocol")
-      own = {field: one[field] for field in fields}
-      plain = experiment_config.default_config(name, one["dataset"], one["label_rate"]).to_dict()
-      assert one == plain | own
-    assert [one["seeds"] for one in given["runs"].values()] == [20, 5]
-    named = [[one["method"], *one["baselines"]] for one in given["runs"].values()]
-    assert named[0][0] == name and not set(named[0]) & set(named[1])
-
-
-def test_the_rows_that_were_used_are_told(finished, tmp_path):
-  # 48, 20 and 20 rows; 24 labelled.
-  _, text, _ = finished
+  assert text.count("best on validation") == 1
   assert (
     "Train has 48 rows, 24 of them labelled (mean over seeds); validation has 20 rows, "
     "all labelled; test has 20 rows.\n"
   ) in text
-  assert compare.describe_rows(tmp_path) == ""
-  grouped = {
+  assert "A test" in (folder / "report.html").read_text()
+
+
+def test_the_test_protocols_of_the_variants_with_most_seeds_follow_the_patterns(finished):
+  folder, text, _ = finished
+  lines = results.read_results(folder / "headline" / "results.jsonl")
+  names = list(lines["method"].unique())
+  table = tables.protocol_table(lines, "accuracy", names, ("map(0.5,both=1.0)", "bernoulli(0.3)"))
+  assert text.endswith("|\n\n" + table.to_markdown())
+  assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
+
+
+def test_rows_in_groups_are_counted_as_groups():
+  counts = {
     "rows": {"train": 1774, "valid": 213, "test": 272},
     "groups": {"train": 50, "valid": 7, "test": 9},
     "labelled": [77, 78, 78],
   }
-  files.write_json(tmp_path / "rows.json", grouped)
-  assert compare.describe_rows(tmp_path) == (
-    "\nTrain has 1,774 rows in 50 groups, 77.7 of them labelled (mean over seeds); "
+  assert compare.describe_rows(counts) == (
+    "Train has 1,774 rows in 50 groups, 77.7 of them labelled (mean over seeds); "
     "validation has 213 rows in 7 groups, all labelled; test has 272 rows in 9 "
     "groups.\n"
   )
 
 
 def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
-  """With the array `group`, with one group a row, and without, as older runs are."""
   rng, group = np.random.default_rng(0), np.arange(24) // 6
-  label = rng.integers(0, 2, 24)
-  rows = {"label": label, "recorded": np.ones((24, 2), bool)}
-  rows["pattern"] = np.array([[True, False], [False, True], [True, True]])
-  logits = rng.normal(size=(2, 2, 3, 24, 2)).astype(np.float32)
-  merged = {
-    name: compare.Merged((0, 1), values, 0.5, []) for name, values in zip("ab", logits, strict=True)
+  spec = tiny_runs.dataset().spec
+  arrays = {
+    "label": rng.integers(0, 2, 24),
+    "recorded": np.ones((24, 2), bool),
+    "id": np.arange(24),
+    "pattern": tiny_runs.PATTERNS,
   }
-  spec = run_dir.spec_to_json(tiny_runs.dataset().spec)
-  files.write_json(tmp_path / "spec.json", spec)
+  logits = rng.normal(size=(2, 2, 3, 24, 2)).astype(np.float32)
+  merged = {n: compare.MergedVariant((0, 1), x, None) for n, x in zip("ab", logits, strict=True)}
+  files.write_json(tmp_path / "spec.json", run_dir.spec_to_json(spec))
 
-  def found(**more):
-    files.write_npz(tmp_path / "predictions.npz", rows | more)
-    return compare.differences("a", merged, tmp_path)
+  def differences(**more):
+    files.write_npz(tmp_path / "predictions.npz", arrays | more)
+    return compare.compare_all("a", merged, tmp_path).set_index("rows")
 
-  old, alone, together = found(), found(group=np.arange(24)), found(group=group)
-  assert old == alone != together
-  arguments = metrics.accuracy, 1, *logits.swapaxes(1, 2), label, np.ones((3, 24))
-  want = bootstrap.paired_difference_over_patterns(*arguments, group=group)
-  got = [together[1][key] for key in ("difference", "low", "high", "verdict")]
-  assert together[1]["rows"] == "all" and tuple(got) == want
+  without, alone, together = (
+    differences(),
+    differences(group=np.arange(24)),
+    differences(group=group),
+  )
+  assert without.equals(alone) and not without.equals(together)
+  pair = logits.swapaxes(1, 2)
+  every = [np.ones(3, bool)]
+  (want,) = bootstrap.paired_intervals(
+    spec.task, *pair, arrays["label"], np.ones((3, 24)), every, group=group
+  )
+  assert tuple(together.loc["all", ["difference", "low", "high"]]) == want
 
 
 def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
   folder, text, _ = finished
-  monkeypatch.setattr(compare.variants.train, "fit", None)
-  assert compare.run_comparison(config(), folder, show=lambda line: None) == text
+  monkeypatch.setattr(loop, "fit", None)
+  assert quietly(config(), folder) == text
 
 
-def test_a_variant_is_compared_as_the_method_is(finished, tmp_path):
-  folder, text, _ = finished
+def test_a_variant_can_be_compared_as_the_method_is(finished, tmp_path):
+  folder, _, _ = finished
   copy, variant = tmp_path / "copy", "fusion(fill=token)"
   shutil.copytree(folder, copy)
-  show = lambda line: None
-  longer = compare.run_comparison(config() | {"variants": (variant,)}, copy, show=show)
-  assert f"| {variant} minus it, incomplete |" in longer.replace("`", "")
-  lines = json.loads((copy / "comparison.json").read_text())
-  before = json.loads((folder / "comparison.json").read_text())
-  assert [x for x in lines if x["method"] == "fusion"] == before
-  swapped = {(x["method"], x["control"]): x["difference"] for x in lines if x["rows"] == "all"}
-  there, back = swapped["fusion", variant], swapped[variant, "fusion"]
-  assert there == pytest.approx(-back, abs=1e-6)
+  text = quietly(config() | {"variants": (variant,)}, copy)
+  assert f"| {variant} minus it, incomplete |" in text.replace("`", "")
+  lines = comparison_of(copy)
+  assert [x for x in lines if x["method"] == "fusion"] == comparison_of(folder)
+  pairs = {(x["method"], x["baseline"]): x["difference"] for x in lines if x["rows"] == "all"}
+  assert pairs["fusion", variant] == pytest.approx(-pairs[variant, "fusion"], abs=1e-6)
 
 
-def test_runs_start_from_one_that_is_run_before(finished, tmp_path, monkeypatch):
+def test_runs_start_from_one_that_is_run_before(finished, tmp_path):
   """The one before is finished already; it is not a line of the table."""
   folder, _, _ = finished
   shutil.copytree(folder / "headline", tmp_path / "backbone")
   before = json.loads((folder / "headline" / "config.json").read_text())["config"]
   main = tiny_runs.get_config("seeds=2,baselines=none").to_dict() | {"init_from": "backbone"}
   given = {"trials": {}, "before": {"backbone": before}, "runs": {"main": main}}
-  seen, fit = [], compare.variants.train.fit
-  watched = lambda *args, start, **more: seen.append(start) or fit(*args, start=start, **more)
-  monkeypatch.setattr(compare.variants.train, "fit", watched)
-  text = compare.run_comparison(config() | given, tmp_path, show=lambda line: None)
-  assert "majority" not in text and len(seen) == 1 and len(seen[0]) > 3
-  told = json.loads((tmp_path / "main" / "init.json").read_text())["fusion"]
-  assert told["init_from"] == str(tmp_path / "backbone") and told["fresh"] == {}
+  text = quietly(config() | given, tmp_path)
+  assert "majority" not in text
+  note = json.loads((tmp_path / "main" / "init.json").read_text())["fusion"]
+  assert note["init_from"] == str(tmp_path / "backbone") and note["fresh"] == {}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import example_batches
@@ -23,7 +24,7 @@ from promise_jax.method import StepInfo, TrainState
 from promise_jax.methods import presets, redcore
 from promise_jax.nn import encoders, imputers
 from promise_jax.optim import optimizer, relative_advantage, update_rules
-from promise_jax.reports import curves
+from promise_jax.reports import comparison, plots
 from promise_jax.training import checkpoint, loop
 from promise_jax.types import Average
 
@@ -679,8 +680,8 @@ def test_the_log_tells_of_the_upper_level(whole):
   _, _, lines = whole
   names = ["m0", "m1"]
   groups = dict.fromkeys(("beta", "advantage", "imputation"), names)
-  assert curves.by_modality(lines) == {"redcore": groups}
-  (sentence,) = curves.upper_levels(lines)
+  assert plots.modality_terms(pd.DataFrame(lines)) == groups
+  (sentence,) = comparison.upper_levels(pd.DataFrame(lines))
   assert sentence.startswith("redcore: the upper level moved, |beta - beta0| = 0.")
 
 
@@ -695,7 +696,7 @@ def test_an_upper_level_without_steps_does_not_move():
     terms = redcore.told(config, SPEC, beta, state[0], losses)
     numbers = {"step": step, "moved": float(terms["moved"])}
     lines.append({"method": "redcore(step=0.0)"} | numbers)
-  (sentence,) = curves.upper_levels(lines)
+  (sentence,) = comparison.upper_levels(pd.DataFrame(lines))
   assert "did not move, |beta - beta0| = 0.000" in sentence
   assert "moved" not in redcore.told(
     redcore.RedcoreConfig(upper="none"), SPEC, beta, state[0], losses
