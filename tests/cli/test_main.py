@@ -1,0 +1,191 @@
+"""The command line in this process: help, lists, configs by name, and what is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_runs
+from promise_jax import methods, missing
+from promise_jax.cli import configs, old_names
+from promise_jax.cli.main import COMMANDS, main, split_overrides
+
+ROOT = Path(__file__).parents[2]
+TINY = str(Path(tiny_runs.__file__))
+# (command line, a part of the sentence)
+REFUSED = [
+  ("", "arguments are required: COMMAND"),
+  ("fly", "invalid choice: 'fly'"),
+  ("train --colour=red", "unrecognized arguments: --colour=red; promise-jax --help"),
+  ("train rubbish", "unrecognized arguments: rubbish"),
+  ("train", "--config is missing, for instance --config robult"),
+  ("train --config nowhere.py", "there is no config 'nowhere.py'; known are distil, "),
+  ("train --config results/robult", "has no method; one with runs is for `promise-jax compare`"),
+  ("compare --config robult", "has no runs; one with a method is for `promise-jax train`"),
+  ("train --config robult:stepz=3", "'stepz' is unknown, known are"),
+  ("train --config robult:steps=3", "'steps' is unknown, write --config.train.steps=3"),
+  ("train --config robult:seeds", "'seeds' is not of the form key=value"),
+  ("train --config robult:modalities=fou,zer", "joined by +, as modalities=fou+zer"),
+  ("train --config robult:preset=huge", "preset is 'huge', known are"),
+  ("train --config robult --config.train.lr=3", "did you mean --config.train.optim.lr?"),
+  ("train --config robult --config.sseds=3", "did you mean --config.seeds?"),
+  ("train --config robult --config.train.steps=few", "train.steps is 'few', expected a whole"),
+  ("train --config robult --config.train=3", "train is a group of settings: batch_size,"),
+  ("train --config robult --config.seeds", "--config.seeds needs a value"),
+  ("train --config robult --config.robult.contrast=typo", "robult.contrast is 'typo', known are"),
+  ("train --config robult:dataset=minst", "'minst'"),
+  ("train --config robult --config.kinds.fou=image", "kinds"),
+  ("train --config robult:dataset=own.npz --config.kinds.sound=sequence", "kinds names 'sound'"),
+  ("train --config robult:dataset=own.npz --config.kinds.b=audio", "kinds.b is 'audio'"),
+  ("train --config TINY:train_protocol=often", "known: none"),
+  ("train --config TINY:train_protocol=bernoulli(2)", "[0, 1]"),
+  ("train --config TINY:label_rate=0", "label_rate is 0.0, it must lie in"),
+  ("train --config TINY:seeds=0", "seeds is 0"),
+  ("train --config TINY:baselines=nonsense", "'nonsense' is not a method or a baseline"),
+  ("train --config TINY:baselines=fusion", "repeat"),
+  ("train --config TINY --config.train.steps=21", "steps is 21"),
+  ("train --config TINY --config.train.optim.lr=-1.0", "lr is -1.0"),
+  ("train --config TINY --workdir=file", "file is a file"),
+  ("train --config TINY --workdir=ours", "label_rate was 0.25, is 0.5"),
+  ("train --config TINY --workdir=full", "full is not empty"),
+  ("train --config TINY --processes=2", "processes is 2 and process is None"),
+  ("evaluate --protocol=none", "--workdir is missing"),
+  ("evaluate --protocol=none --workdir=full", "is not a run"),
+  ("evaluate --protocol=none --config.seeds=3", "evaluate takes no --config.seeds"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """The working folder: a file, a folder with something in it, a run of another config."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "file").write_text("x")
+  np.savez(tmp_path / "own.npz", x_a=np.eye(9), x_b=np.eye(9), y=np.arange(9) % 3)
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full" / "thesis.txt").write_text("x")
+  other = {"config": tiny_runs.get_config("label_rate=0.25").to_dict()}
+  (tmp_path / "ours").mkdir()
+  (tmp_path / "ours" / "config.json").write_text(json.dumps(other))
+  return tmp_path
+
+
+@pytest.mark.parametrize(("line", "sentence"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_a_mistake_is_one_sentence_and_nothing_is_written(line, sentence, folder, capsys):
+  before = sorted(folder.rglob("*"))
+  assert main(line.replace("TINY", TINY).split()) == 2
+  out, err = capsys.readouterr()
+  assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+  assert sentence in err
+  assert sorted(folder.rglob("*")) == before
+
+
+def test_a_bug_is_a_traceback(monkeypatch):
+  def fail(args):
+    np.zeros(3).reshape(2)
+
+  monkeypatch.setattr(COMMANDS["evaluate"], "run", fail)
+  with pytest.raises(ValueError, match="reshape"):
+    main(["evaluate"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_defaults(command, capsys):
+  for flag in ("--help", "-h"):
+    with pytest.raises(SystemExit) as end:
+      main([command, flag])
+    assert end.value.code == 0
+  text = capsys.readouterr().out
+  assert f"promise-jax {command}" in text and "example" in text
+  flags = re.findall(r"^  --(\w+)", text, re.MULTILINE)
+  assert command == "list" or flags
+
+
+def test_help_starts_without_jax():
+  code = "import sys; from promise_jax.cli.main import make_parser; make_parser().format_help(); "
+  code += "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_lists_name_everything_with_a_line_each(capsys):
+  names = {}
+  for kind in ("methods", "datasets", "protocols", "metrics", "configs", "settings"):
+    assert main(["list", kind]) == 0
+    lines = [x.split(maxsplit=1) for x in capsys.readouterr().out.splitlines()]
+    assert all(len(x) == 2 for x in lines), lines
+    names[kind] = {x[0] for x in lines}
+  assert names["methods"] == {*methods.METHODS, "majority"}
+  assert names["protocols"] == set(missing.FORMS)
+  assert {"mfeat", "emoji", "watch", "synthetic"} <= names["datasets"]
+  assert {"accuracy", "macro_f1", "mae"} <= names["metrics"]
+  assert {"robult", "results/robult"} <= names["configs"]
+  assert {"--config.train.optim.lr", "--config.data.fold"} <= names["settings"]
+
+
+def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  path = ROOT / "configs" / "results" / "robult.py"
+  for name in ("results/robult", "configs/results/robult.py", str(path)):
+    assert configs.find_config(name).resolve() == path
+  Path("robult.py").write_text((ROOT / "configs" / "fusion.py").read_text())
+  config, name = configs.load_config("robult.py", [], "robult")
+  assert (config["method"], name) == ("fusion", "robult")
+
+
+def test_settings_of_the_command_line_take_the_type_of_the_config():
+  flags = ["--config.train.steps", "8", "--config.data.stream", "--noconfig.data.tags"]
+  flags += ["--config.init_filter=('params/a.*',)", "--config.baselines=fusion(fill=zeros)+distil"]
+  rest, overrides = split_overrides(["--workdir=x", *flags, "--config.kinds.fou=vector"])
+  assert rest == ["--workdir=x"]
+  config, _ = configs.load_config("robult:seeds=2", overrides, "robult")
+  assert (config["seeds"], config["train"]["steps"]) == (2, 8)
+  assert config["data"]["stream"] is True and config["data"]["tags"] is False
+  assert config["init_filter"] == ("params/a.*",) and config["data"]["kinds"] == "fou=vector"
+  assert config["baselines"] == ("fusion(fill=zeros)", "distil")
+
+
+def test_names_of_the_first_version_are_mapped_with_a_note(capsys):
+  arguments = old_names.rename_arguments("controls=majority+fusion(absent=zeros),seeds=2")
+  assert arguments == "baselines=majority+fusion(fill=zeros),seeds=2"
+  renamed = {
+    "train.every": "train.eval_every",
+    "runs.headline.train.batch": "runs.headline.train.batch_size",
+    "train.seed_groups": "train.seed_devices",
+    "init_only": "init_filter",
+    "fusion.absent": "fusion.fill",
+    "train.steps": "train.steps",
+  }
+  for old, new in renamed.items():
+    assert old_names.rename_override(old, "3") == (new, "3")
+  notes = capsys.readouterr().out.splitlines()
+  assert notes[0] == "note: controls is now called baselines" and len(notes) == 7
+  defaults = configs.load_config("robult", [], "robult")[0]
+  for method, names in old_names.SETTINGS.items():
+    assert set(names.values()) <= defaults[method].keys()
+    assert not names.keys() & defaults[method].keys()
+
+
+def test_the_scripts_in_launch_are_the_same_commands(tmp_path):
+  for name in ("train", "evaluate", "compare", "benchmark"):
+    call = [sys.executable, str(ROOT / "launch" / f"{name}.py"), "--help"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: promise-jax {name} ")
+
+
+def test_compiled_programs_are_kept_in_the_cache_folder(tmp_path):
+  """Unless the user says otherwise: a second process compiles nothing new."""
+  unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+  own = {k: v for k, v in os.environ.items() if k not in unset}
+  own |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"}
+  code = "from promise_jax.cli import startup; startup.enable_compilation_cache(); "
+  code += "import jax; jax.jit(lambda x: x + 1)(1)"
+  kept = []
+  for _ in range(2):
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, check=True, timeout=120)
+    folder = tmp_path / "promise_jax" / "programs"
+    kept.append(sorted(x.name for x in folder.iterdir() if x.name.endswith("-cache")))
+  assert kept[0] == kept[1] and len(kept[0]) > 0
