@@ -35,18 +35,15 @@ def list_methods() -> dict[str, str]:
 
 
 def list_datasets() -> dict[str, str]:
-  """Built-in sets by the heading of their card, then those made of the user's own files."""
+  """Built-in sets, by the heading of their card or the first line of their module."""
   from promise_jax.data import loading
   from promise_jax.data.builtin import builders, fashion, synthetic
 
-  lines = {}
-  for name in loading.BUILTIN:
-    card = builders.EMBEDDED / f"{name}.md"
-    heading = first_line(card.read_text("utf-8")) if card.exists() else ""
-    lines[name] = heading.removeprefix(f"# {name}: ") or first_line(synthetic.synthetic.__doc__)
-  lines[loading.FASHION] = first_line(fashion.__doc__)
-  lines |= dict.fromkeys(loading.MANUAL_DOWNLOADS, "a file of yours in the manual folder of tfds")
-  return lines | {"FILE.npz, FILE.pkl, FOLDER": "your own data, see the documentation"}
+  lines = {"synthetic": first_line(synthetic.__doc__), loading.FASHION: first_line(fashion.__doc__)}
+  for card in builders.EMBEDDED.glob("*.md"):
+    lines[card.stem] = first_line(card.read_text("utf-8")).removeprefix(f"# {card.stem}: ")
+  own = "a file or folder of your own; the documentation says how it is laid out"
+  return dict(sorted(lines.items())) | {"PATH": own}
 
 
 def list_protocols() -> dict[str, str]:

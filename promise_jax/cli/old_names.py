@@ -11,8 +11,32 @@ FIELDS = {
   "train.replicate": "train.seed_parallelism",
   "train.seed_groups": "train.seed_devices",
 }
+_MULT = {"steps": "max_steps", "signal": "signal_prompts", "types": "type_prompts"}
 # {method: {setting: setting}}, where only the name changed.
-SETTINGS: dict[str, dict[str, str]] = {}
+SETTINGS = {
+  "fusion": {"absent": "fill"},
+  "robult": {
+    "stop_s": "detach_shared",
+    "tau": "temperature",
+    "lb": "labelled_weight",
+    "ulb": "unlabelled_weight",
+    "rec": "reconstruction_weight",
+    "sup": "supervised_patterns",
+    "bank": "bank_size",
+  },
+  "mplmm": _MULT,
+  "promma": _MULT
+  | {
+    "skip": "identity_skip",
+    "aim": "generation_target",
+    "judge_every": "gate_every",
+    "evaluator": "gate_weight",
+    "orthogonal": "orthogonality_weight",
+    "recover": "recovery_weight",
+    "information": "information_weight",
+    "generator": "generation_weight",
+  },
+}
 
 
 def rename_arguments(text: str) -> str:

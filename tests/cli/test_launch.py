@@ -1,7 +1,6 @@
 """Processes of the command line: what a signal does, and what another process may do."""
 
 import json
-import os
 import random
 import signal
 import subprocess

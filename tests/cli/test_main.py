@@ -119,7 +119,7 @@ def test_lists_name_everything_with_a_line_each(capsys):
     assert all(len(x) == 2 for x in lines), lines
     names[kind] = {x[0] for x in lines}
   assert names["methods"] == {*methods.METHODS, "majority"}
-  assert names["protocols"] == set(missing.FORMS)
+  assert names["protocols"] == set(missing.PROTOCOLS)
   assert {"mfeat", "emoji", "watch", "synthetic"} <= names["datasets"]
   assert {"accuracy", "macro_f1", "mae"} <= names["metrics"]
   assert {"robult", "results/robult"} <= names["configs"]
