@@ -1,14 +1,16 @@
-"""Which baseline a method is compared with."""
+"""The results of a run: its baseline, the best constant, and results.jsonl."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tiny_runs
-from promise_jax import missing
-from promise_jax.evaluation import verdicts
-from promise_jax.experiments import results
+from promise_jax import files, missing
+from promise_jax.evaluation import sentiment_metrics
+from promise_jax.experiments import config as experiment_config
+from promise_jax.experiments import results, run
 
 
 def test_the_baseline_is_the_best_on_validation():
@@ -31,13 +33,40 @@ def test_the_baseline_is_the_best_on_validation():
   assert inside.all()
 
 
-@pytest.mark.parametrize(
-  ("scores", "chosen"),
-  [
-    ({"a": 1, "a(x=1)": 0.9, "b": 0.5, "c": 0.6, "majority": 0.8}, "c"),
-    ({"a": 1, "a(x=1)": 0.2, "a(x=2)": 0.3, "majority": 0.8}, "a(x=2)"),
-    ({"a": 1, "majority": 0.8}, "majority"),
-  ],
-)
-def test_a_variant_of_the_method_is_no_baseline_beside_another_method(scores, chosen):
-  assert verdicts.best_baseline("a", scores, "majority") == chosen
+@pytest.fixture(scope="module")
+def sentiment_run(tmp_path_factory):
+  """The folder and the text of a run of the constant predictor on sentiment labels."""
+  folder, rng = tmp_path_factory.mktemp("sentiment"), np.random.default_rng(0)
+  split = np.repeat(["train", "valid", "test"], (30, 11, 19))
+  x = {f"x_m{i}": rng.normal(size=(60, 2)) for i in range(2)}
+  np.savez(folder / "mine.npz", y=rng.uniform(-3, 3, 60).round(1), split=split, scale=3.0, **x)
+  given = tiny_runs.get_config("method=majority,baselines=none").to_dict()
+  given |= {"dataset": str(folder / "mine.npz"), "test_protocols": ()}
+  given["data"] = experiment_config.default_config("fusion", "mfeat", 0.5).data.to_dict()
+  return folder / "run", run.run_experiment(given, folder / "run", show=lambda text: None)
+
+
+def test_the_best_constant_stands_beside_the_variants_of_a_sentiment_run(sentiment_run):
+  folder, text = sentiment_run
+  found = results.read_results(folder / "results.jsonl")
+  key = ["seed", "metric", "protocol", "mask_hash", "split", "pattern", "n"]
+  where = lambda frame: sorted(map(str, frame[key].to_numpy().tolist()))
+  test = found[found["split"] == "test"]
+  best = test[test["method"] == results.BEST_CONSTANT]
+  assert where(best) == where(test[test["method"] == "majority"])
+  names = ["mae", "corr", *(m.__name__ for m in sentiment_metrics.SENTIMENT)]
+  for head in ("mean, incomplete", "mean, all"):
+    block = re.search(rf"\n{head} +majority +best constant\n(.+?)(?:\n\n|\n?$)", text, re.S)[1]
+    assert [line.split(" ")[0] for line in block.split("\n")] == names
+  assert results.BEST_CONSTANT in (folder / "report.html").read_text()
+
+
+def test_results_are_read_as_they_were_written(sentiment_run, tmp_path):
+  path = sentiment_run[0] / "results.jsonl"
+  results.write_results(tmp_path / "again.jsonl", results.read_results(path))
+  assert (tmp_path / "again.jsonl").read_text() == path.read_text()
+  lines = files.read_jsonl(path)
+  assert {str(x["pattern"]) for x in lines} == {"None", "['m0']", "['m1']", "['m0', 'm1']"}
+  # A field without a value is not there.
+  assert {x["split"] for x in lines if "step" in x} == {"valid"}
+  assert {x["protocol"][:9] for x in lines if "rate" in x} == {"bernoulli"}
