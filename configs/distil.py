@@ -1,10 +1,9 @@
-"""Fusion with self-distillation over all subsets: the control for unlabelled data.
+"""Self-distillation over all subsets of the modalities, beside fusion.
 
-  python launch/train.py --config configs/distil.py
-  python launch/train.py --config configs/distil.py:dataset=mfeat,label_rate=0.05
+  python launch/train.py --config distil
+  python launch/train.py --config distil:dataset=mfeat,label_rate=0.05
 
-Default: emoji (image, text, properties) with all labels. Arguments as in
-configs/robult.py.
+Default: emoji (image, text, properties) with all labels.
 """
 
 from promise_jax.experiments import config as experiment_config

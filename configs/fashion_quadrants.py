@@ -1,14 +1,14 @@
-"""Clothes in four quarters, 70,000 rows that are streamed from disk while training.
+"""Clothes in four quarters: 70,000 rows that are read from disk while training.
 
   apt-get install dataset-fashion-mnist
-  python launch/train.py --config configs/fashion_quadrants.py
+  python launch/train.py --config fashion_quadrants
 
 Fashion-MNIST with the quarters of a picture as modalities (see
-promise_jax/data/fashion_builder.py), all 50,000 train rows labelled; fusion beside the
-majority class. 95 s of processor time on 2 CPU cores, 40 s more the first time, when
-the data are prepared and written; peak memory 1.2 GB. Expect 84.7 +- 0.2 % with
-everything present (2 seeds, test), 79.2 +- 0.1 % as mean over the incomplete patterns.
-With stream=false the same numbers in 1.5 GB. Arguments as in configs/robult.py.
+promise_jax/data/builtin/fashion.py), all 50,000 train rows labelled; fusion beside the
+majority class. 95 s of processor time on 2 CPU cores, and 40 s more the first time, when the
+data are prepared; peak memory 1.2 GB. Expect 84.7 +- 0.2 % with everything present (2 seeds,
+test) and 79.2 +- 0.1 % as mean over the incomplete patterns. With stream=false the numbers
+are the same, in 1.5 GB.
 """
 
 from promise_jax.experiments import config as experiment_config

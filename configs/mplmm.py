@@ -1,14 +1,14 @@
-"""MPLMM: prompts teach a frozen MulT to do without modalities.
+"""MPLMM: prompts teach a frozen MulT to work without some modalities.
 
-  python launch/train.py --config configs/mplmm.py
-  python launch/train.py --config configs/mplmm.py:dataset=aligned_50.pkl,preset=clean
-  python launch/train.py --config configs/mplmm.py:dataset=aligned_50.pkl,preset=authors
+  python launch/train.py --config mplmm
+  python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=clean
+  python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=authors
 
-Default: accelerometer and gyroscope (watch), two layers, at most 20 steps a modality.
-Half of the steps train the backbone on complete rows, the others the prompts, with 70 %
-of the rows incomplete, drawn again in each epoch. The presets have the five layers of
-the paper and all steps; preset=authors is the released code, dead prompts and all. A
-backbone of other data serves by
+Default: accelerometer and gyroscope (watch), two layers, at most 20 time steps a modality.
+Half of the training steps train the backbone on complete rows, the others the prompts, with
+70 % of the rows incomplete, drawn again in each epoch. The presets have the five layers of
+the paper and all time steps; preset=authors also has the faults of the released code. To use
+the backbone of another run:
 
   --config.init_from=FOLDER_OF_THAT_RUN --config.mplmm.pretrain=0
 """

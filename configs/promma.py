@@ -1,13 +1,13 @@
-"""ProMMA (reconstructed from its abstract): evaluate an absent modality, then generate.
+"""ProMMA, reconstructed from its abstract: evaluate an absent modality, then generate it.
 
-  python launch/train.py --config configs/promma.py
-  python launch/train.py --config configs/promma.py:dataset=aligned_50.pkl,preset=clean
+  python launch/train.py --config promma
+  python launch/train.py --config promma:dataset=aligned_50.pkl,preset=clean
 
-Default: accelerometer and gyroscope (watch), two layers, at most 20 steps a modality.
-Of the steps, half train the backbone on complete rows, a tenth its projections and
-output, the others the prompts, with 70 % of the rows incomplete, drawn again in each
-epoch. Beside it: MPLMM, the same without the evaluator, fusion, distil, the majority
-class. preset=clean has the five layers of MPLMM and all steps.
+Default: accelerometer and gyroscope (watch), two layers, at most 20 time steps a modality.
+Half of the training steps train the backbone on complete rows, a tenth its projections and
+output, the others the prompts, with 70 % of the rows incomplete, drawn again in each epoch.
+Baselines: MPLMM, the method without its evaluator, fusion, distil, the majority class.
+preset=clean has the five layers of MPLMM and all time steps.
 """
 
 from promise_jax.experiments import config as experiment_config

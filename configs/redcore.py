@@ -1,18 +1,17 @@
-"""RedCore against its baselines, where modalities go missing at different rates.
+"""RedCore and its baselines, where modalities go missing at different rates.
 
-  python launch/train.py --config configs/redcore.py
-  python launch/train.py --config "configs/redcore.py:train_protocol=exact(0.5)"
-  python launch/train.py --config configs/redcore.py:preset=authors
+  python launch/train.py --config redcore
+  python launch/train.py --config "redcore:train_protocol=exact(0.5)"
+  python launch/train.py --config redcore:preset=authors
 
-Default: three views of handwritten digits (mfeat), all rows labelled, the first view
-missing in 20 %, the second in 50 %, the third in 80 % of the training rows, for good:
-what is missing is never seen, but by the mean and deviation that standardise a view:
-they are of all recorded train values, before any is hidden. Beside RedCore in its clean
-version: without an upper level, fusion (mean + modality dropout), distil, the majority
-class. Expect, as mean accuracy over the incomplete patterns (20 seeds, RESULTS.md),
-82.8 +- 0.6 % for redcore, 82.0 +- 0.7 % for fusion, 82.7 +- 0.7 % for distil. With
-preset=authors the settings of the released code; their widths, rate and 60 epochs (of
-ten batches of 128 for 1,200 rows: their last one is not full) are
+Default: three views of handwritten digits (mfeat), all rows labelled. The first view is
+missing in 20 %, the second in 50 %, the third in 80 % of the train rows, in all epochs the
+same ones; only the mean and deviation that standardise a view see them. Baselines: RedCore
+without an upper level, fusion (mean and modality dropout), distil, the majority class. Expect,
+as mean accuracy over the incomplete patterns (20 seeds, RESULTS.md), 82.8 +- 0.6 % for
+redcore, 82.0 +- 0.7 % for fusion, 82.7 +- 0.7 % for distil. preset=authors has the settings of
+the released code. Their widths, learning rate and 60 epochs (of ten batches of 128 for 1,200
+rows: the last batch is not full) are
 
   --config.redcore.hidden=128 --config.redcore.imputer=256
   --config.redcore.head_hidden=128 --config.train.optim.lr=2e-4

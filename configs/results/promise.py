@@ -1,13 +1,12 @@
-"""PROMISE-style training, its ablations and the baselines, under the MAP protocol.
+"""PROMISE-style training, its ablations and its baselines, under the protocol of MAP.
 
-  python launch/compare.py --config configs/results/promise.py
-  python launch/compare.py --config configs/results/promise.py:dataset=mfeat
+  python launch/compare.py --config results/promise
+  python launch/compare.py --config results/promise:dataset=mfeat
+  python launch/compare.py --config results/promise:modalities=image+text+props
 
-and with another choice of modalities, "...promise.py:modalities=image+text+props".
-Default: emoji as image and text. 70 % of the training rows are incomplete; tests are
-all patterns and the grid of rates .1 to .9, unless test_protocols= says otherwise; of
-two modalities it has three parts for watch and where modalities= names two. Headline
-variants have 20 seeds, the others 5. Resumable.
+Default: emoji with image and text. 70 % of the train rows are incomplete. Tests: all patterns
+and the rates 0.1 to 0.9, unless test_protocols= says otherwise. The main variants have 20
+seeds, the others 5.
 """
 
 from promise_jax.experiments import compare

@@ -1,16 +1,16 @@
-"""ProMMA (reconstructed) and MPLMM on one backbone, their ablations and the baselines.
+"""ProMMA (reconstructed) and MPLMM on one backbone, their ablations and their baselines.
 
-  python launch/compare.py --config configs/results/promma.py
-  python launch/compare.py --config configs/results/promma.py:dataset=standin.pkl
+  python launch/compare.py --config results/promma
+  python launch/compare.py --config results/promma:dataset=emoji,modalities=image+text
+  python launch/compare.py --config results/promma:dataset=standin.pkl
 
-the latter after `python configs/results/standin.py standin.pkl`; emoji as image and
-text by ":dataset=emoji,modalities=image+text".
+the last one after `python configs/results/standin.py standin.pkl`.
 
-Two layers, at most 20 steps a modality. A MulT is trained on complete rows, once for
-each of 20 seeds, in 150 steps; all variants of MPLMM and ProMMA start from it (`init_from`)
-and train their prompts, in 150 steps on watch and 100 elsewhere, with 70 % of the rows
-incomplete, drawn again in each epoch. The baselines have all these steps for themselves.
-Headline variants have 20 seeds, the others 5. Resumable.
+Two layers, at most 20 time steps a modality. A MulT is trained on complete rows, once for each
+of 20 seeds, in 150 steps. All variants of MPLMM and ProMMA start from it (`init_from`) and
+train their prompts, in 150 steps on watch and 100 elsewhere, with 70 % of the rows incomplete,
+drawn again in each epoch. The baselines have all these steps for themselves. The main variants
+have 20 seeds, the others 5.
 """
 
 from promise_jax.experiments import compare

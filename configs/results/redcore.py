@@ -1,12 +1,12 @@
-"""RedCore against its baselines where modalities go missing at different rates.
+"""RedCore, its ablations and its baselines, where modalities go missing at different rates.
 
-  python launch/compare.py --config configs/results/redcore.py
-  python launch/compare.py --config configs/results/redcore.py:dataset=emoji
+  python launch/compare.py --config results/redcore
+  python launch/compare.py --config results/redcore:dataset=emoji
+  python launch/compare.py --config "results/redcore:train_protocol=exact(0.5)"
 
-and with another training protocol, "...redcore.py:train_protocol=exact(0.5)". Default:
-mfeat, all labels, the views missing in 20, 50 and 80 % of the training rows;
-on watch, the accelerometer in 20 and the gyroscope in 80 %. Headline variants have 20
-seeds, the others 5. About 20 minutes on one CPU core; resumable.
+Default: mfeat with all labels, the views missing in 20, 50 and 80 % of the train rows; on
+watch, the accelerometer in 20 and the gyroscope in 80 %. The main variants have 20 seeds, the
+others 5. About 20 minutes on one CPU core.
 """
 
 from promise_jax.experiments import compare

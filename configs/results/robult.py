@@ -1,13 +1,12 @@
-"""Robult-style and its variant `share` against the baselines, at few labels: the tables
-of RESULTS.md.
+"""Robult-style training and `share`, their ablations and baselines, with few labels.
 
-  python launch/compare.py --config configs/results/robult.py
-  python launch/compare.py --config configs/results/robult.py:label_rate=0.5
-  python launch/compare.py --config configs/results/robult.py:dataset=emoji
-  python launch/compare.py --config configs/results/robult.py:dataset=watch,fold=1
+  python launch/compare.py --config results/robult
+  python launch/compare.py --config results/robult:label_rate=0.5
+  python launch/compare.py --config results/robult:dataset=emoji
+  python launch/compare.py --config results/robult:dataset=watch,fold=1
 
-Default: mfeat; 5 % labels, on watch 10 % (one recording an exercise). Headline variants
-have 20 seeds, ablations 5; those of `share` are for the default rate alone. Resumable.
+Default: mfeat with 5 % of the labels, on watch 10 % (one recording an exercise). The main
+variants have 20 seeds, the ablations 5; those of `share` are for the default rate alone.
 """
 
 from promise_jax.experiments import compare
@@ -32,7 +31,7 @@ SHARE = (
   "share(evidence=false)",
   "share(gated=false)",
   "share(decay=0.0)",
-  # On mfeat the control gains as much from a larger weight on validation.
+  # On mfeat the baseline gains as much from a larger weight on validation.
   "distil(weight=3.0)",
 )
 

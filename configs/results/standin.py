@@ -2,9 +2,9 @@
 
   python configs/results/standin.py standin.pkl
 
-As many rows and features as MOSI has, 20 steps a modality, as long as its text is. A
-label in [-3, 3] is a part that all modalities show, plus one part each that no other
-shows; text says its own most clearly, audio least.
+It has the rows and features of MOSI and at most 20 time steps. A label in [-3, 3] is the sum
+of a part that all modalities show and a part for each modality that only it shows; text shows
+its part most clearly, audio least.
 """
 
 import pathlib
@@ -20,8 +20,8 @@ STREAMS = {"text": (768, 4.0), "audio": (5, 6.0), "vision": (20, 8.0)}
 
 
 def split(name: str, rows: int, shown: dict, rng: np.random.Generator) -> dict:
-  """The fields of one split; `shown` {stream: f[2, D]}: how its frames show the part
-  of all and its own."""
+  """The fields of one split. `shown` {stream: f[2, D]} has the directions in which the frames
+  show the common part and their own."""
   common = np.clip(rng.normal(0, 1.6, rows), -3, 3)
   own = {stream: rng.normal(size=rows) for stream in STREAMS}
   label = common + 0.5 * sum(own.values())
