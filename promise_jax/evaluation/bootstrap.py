@@ -17,6 +17,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,13 +62,11 @@ def paired_intervals(
     group: [N], equal where rows belong together; by default every row is on its own.
     resamples: resample r depends on (seed, r) alone.
     seed: of the draws.
-
-  Raises:
-    ValueError: shapes that do not fit, or a pattern without a row that counts.
   """
-  ours, baseline, weight, label = map(np.asarray, (ours, baseline, weight, label))
-  group = np.arange(len(label)) if group is None else np.asarray(group)
-  _check_shapes(ours, baseline, label, weight, group)
+  num_patterns, _, num_rows, _ = ours.shape
+  group = np.arange(num_rows) if group is None else group
+  chex.assert_equal_shape([ours, baseline])
+  chex.assert_shape([weight, group], [(num_patterns, num_rows), (num_rows,)])
   counts = (weight > 0).any(0)
   logits = np.stack([ours, baseline])[:, :, :, counts]
   names, group = np.unique(group[counts], return_inverse=True)
@@ -142,20 +141,3 @@ def _interval(observed: float, resampled: np.ndarray) -> Interval:
   if np.isnan(observed) or not resampled.size:
     return Interval(float(observed), np.nan, np.nan)
   return Interval(float(observed), *(float(q) for q in np.percentile(resampled, LEVELS)))
-
-
-def _check_shapes(ours, baseline, label, weight, group) -> None:
-  if ours.ndim != 4 or ours.shape != baseline.shape:
-    raise ValueError(
-      f"Both want logits of one shape [P, S, N, C], not {ours.shape} and {baseline.shape}."
-    )
-  num_patterns, _, num_rows, _ = ours.shape
-  if weight.shape != (num_patterns, num_rows) or len(label) != num_rows:
-    raise ValueError(
-      f"{num_patterns} patterns of {num_rows} rows want weights {(num_patterns, num_rows)} "
-      f"and as many labels, not {weight.shape} and {len(label)}."
-    )
-  if group.shape != (num_rows,):
-    raise ValueError(f"{num_rows} rows want a group each, not an array {group.shape}.")
-  if not (weight > 0).any(-1).all():
-    raise ValueError(f"Pattern {(weight > 0).any(-1).argmin()} has no row that counts.")

@@ -28,16 +28,10 @@ def predict_patterns(
   mesh: Mesh,
   max_block: int = device_data.BLOCK,
 ) -> Float[Array, "P N C"]:
-  """Logits of one seed under each pattern, computed block by block; to be traced.
+  """Logits of one seed under each pattern; to be traced.
 
-  Args:
-    predict: the method's or, while a stage trains, the stage's `predict`.
-    params: of one seed.
-    model_state: of one seed.
-    rows: as `device_data.pad_to_blocks` returns them.
-    patterns: which modalities each pattern shows.
-    mesh: the rows of a block are spread over its devices.
-    max_block: most rows in one block; bounds the memory of the activations.
+  `rows`, as `device_data.pad_to_blocks` returns them, are computed in blocks of at most
+  `max_block`, which bounds the memory, and each block is spread over the devices of `mesh`.
   """
   num_rows = rows["id"].shape[0]
   num_blocks = -(-num_rows // device_data.block_size(mesh, max_block))
@@ -66,13 +60,8 @@ def predict_split(
 ) -> Float[np.ndarray, "S P N C"]:
   """Logits of every seed under every pattern, for all rows of a split.
 
-  Args:
-    method: whose `predict` and `preprocess` are used.
-    params: stacked over seeds.
-    model_state: stacked over seeds.
-    split: the rows; their labels are not read.
-    patterns: usually `missing.all_patterns(M)`.
-    mesh: all devices unless given.
+  `params` and `model_state` are stacked over seeds. Labels are not read. The rows are
+  spread over all devices unless there is a `mesh`.
   """
   mesh = mesh or devices_mesh.make_mesh()
 

@@ -182,25 +182,3 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
   # A share of 200 at .05 has a standard error of .015.
   assert 0.015 <= (above + below) / 200 <= 0.095, (above, below)
   assert max(above, below) / 200 <= 0.07, (above, below)
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    ({"baseline": np.zeros((1, 2, 5, 4))}, "logits of one shape"),
-    ({"weight": np.ones((1, 4))}, r"want weights \(1, 5\)"),
-    ({"weight": np.zeros((1, 5))}, "Pattern 0 has no row"),
-    ({"group": np.zeros(4)}, "5 rows want a group each"),
-  ],
-)
-def test_shapes_that_do_not_fit_are_refused(change, message):
-  fits = {
-    "task": CLASSES,
-    "ours": np.zeros((1, 2, 5, 3)),
-    "baseline": np.zeros((1, 2, 5, 3)),
-    "label": np.zeros(5, int),
-    "weight": np.ones((1, 5)),
-    "pattern_sets": [[True]],
-  }
-  with pytest.raises(ValueError, match=message):
-    bootstrap.paired_intervals(**(fits | change))
