@@ -9,7 +9,7 @@ and the rates 0.1 to 0.9, unless test_protocols= says otherwise. The main varian
 seeds, the others 5.
 """
 
-from promise_jax.experiments import compare
+from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
 OTHERS = (
@@ -33,7 +33,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_map_config("promise", arguments)
   what = base.data.modalities.replace("+", ", ")
   where = f"{base.dataset} ({what})" if what else base.dataset
-  return compare.make_two_runs(
+  return compare_config.make_two_runs(
     arguments,
     base,
     title=f"PROMISE-style on {where}, training with {base.train_protocol}",

@@ -13,7 +13,7 @@ drawn again in each epoch. The baselines have all these steps for themselves. Th
 have 20 seeds, the others 5.
 """
 
-from promise_jax.experiments import compare
+from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
 OTHERS = (
@@ -49,7 +49,7 @@ def get_config(arguments: str = ""):
     "method": "mplmm(pretrain=1,tune=0)",
     "train": base.train.to_dict() | {"steps": BACKBONE, "select_on": "full"},
   }
-  config = compare.make_two_runs(
+  config = compare_config.make_two_runs(
     arguments,
     base,
     title=f"ProMMA-R and MPLMM on {base.dataset}, training with {base.train_protocol}",

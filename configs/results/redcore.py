@@ -9,7 +9,7 @@ watch, the accelerometer in 20 and the gyroscope in 80 %. The main variants have
 others 5. About 20 minutes on one CPU core.
 """
 
-from promise_jax.experiments import compare
+from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
 PROTOCOL = {"watch": "exact(0.2,0.8)"}
@@ -27,7 +27,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config(method="redcore", dataset=dataset, label_rate=1.0)
   base.train_protocol = PROTOCOL.get(dataset, "exact(0.2,0.5,0.8)")
   base = experiment_config.apply_arguments(base, arguments)
-  return compare.make_two_runs(
+  return compare_config.make_two_runs(
     arguments,
     base,
     title=f"RedCore on {dataset}, training with {base.train_protocol}",

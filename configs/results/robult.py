@@ -9,7 +9,7 @@ Default: mfeat with 5 % of the labels, on watch 10 % (one recording an exercise)
 variants have 20 seeds, the ablations 5; those of `share` are for the default rate alone.
 """
 
-from promise_jax.experiments import compare
+from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
 LABEL_RATE = {"watch": 0.1}
@@ -42,7 +42,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config(method="robult", dataset=dataset, label_rate=rate)
   base = experiment_config.apply_arguments(base, arguments)
   where = f"{dataset}, fold {base.data.fold}" if dataset == "watch" else dataset
-  return compare.make_two_runs(
+  return compare_config.make_two_runs(
     arguments,
     base,
     title=f"Robult-style on {where}, {100 * base.label_rate:g} % labels",
