@@ -7,7 +7,6 @@ import signal
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,7 +19,7 @@ from promise_jax.experiments.experiment import parse_experiment, parse_variant
 from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import load_start, train_variant
 from promise_jax.method import TrainState
-from promise_jax.optim import optimizer, param_paths
+from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
 from promise_jax.training import step as training_step
 
@@ -147,26 +146,6 @@ def test_long_lists_are_cut():
   listed = ", ".join(f"p{i}" for i in range(8))
   text = f"{listed} and 2 more (is not there); q (is x, there y)"
   assert init_from.list_paths(reasons) == text
-
-
-@pytest.mark.parametrize("seed_parallelism", ["map", "vmap"])
-def test_the_first_training_state(seed_parallelism, one_device):
-  """Leaves that are taken over are those given, bit by bit, all others those of a random
-  start; no buffer is there twice, as the state is donated."""
-  task, run = tiny_runs.dataset(), tiny_runs.settings(seed_parallelism=seed_parallelism)
-  method, tx = tiny_runs.linear(task.spec), optimizer.make_optimizer(run.optim, 5)
-  start = training_step.make_stage_start(method, 0, tx, run, one_device)
-  keys = jax.vmap(jax.random.key)(jnp.arange(2))
-  given = {"head/w": np.arange(12, dtype=np.float32).reshape(2, 3, 2)}
-  random, warm = start(keys, None, {}), start(keys, None, given)
-  for params in (warm.state.params, warm.best[0]):
-    assert tiny_runs.same(params["head"]["w"], given["head/w"])
-  head = random.state.params["head"] | {"w": given["head/w"]}
-  params = random.state.params | {"head": head}
-  state = random.state._replace(params=params)
-  assert tiny_runs.same(warm, random._replace(state=state, best=(params, random.best[1])))
-  leaves = [x for x in jax.tree.leaves(warm) if x.size]
-  assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
 def test_a_stopped_run_continues_without_the_other_folder(source, other, tmp_path, monkeypatch):

@@ -17,10 +17,9 @@ from promise_jax.experiments import run as experiment_run
 from promise_jax.training import checkpoint, loop
 
 VARIANTS = ["robult", "majority", "distil"]
-FIELDS = {
-  *("method", "dataset", "split", "protocol", "mask_hash", "pattern", "metric"),
-  *("value", "n", "seed", "label_rate"),
-}
+FIELDS = set(
+  "method dataset split protocol mask_hash pattern metric value n seed label_rate".split()
+)
 
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -98,11 +97,9 @@ def test_garbage_in_the_test_rows_leaves_training_as_it_is(finished, tmp_path):
   finally:
     patch.undo()
   assert tiny_runs.same(fits, finished.fits)
-  of_valid = [
-    [x for x in lines_of(folder) if x["split"] == "valid"]
-    for folder in (finished.folder, tmp_path / "run")
-  ]
-  assert of_valid[0] == of_valid[1] and len(of_valid[0]) == 6
+  lines = map(lines_of, (finished.folder, tmp_path / "run"))
+  ours, theirs = ([x for x in run if x["split"] == "valid"] for run in lines)
+  assert ours == theirs and len(ours) == 6
   assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -128,8 +125,7 @@ def test_every_line_has_its_fields(finished):
 
 
 def test_accuracy_follows_from_the_predictions(finished):
-  with np.load(finished.folder / "predictions.npz") as file:
-    stored = dict(file)
+  stored = dict(np.load(finished.folder / "predictions.npz"))
   test = tiny_runs.dataset().split("test")
   np.testing.assert_array_equal(stored["label"], test.label)
   np.testing.assert_array_equal(stored["id"], test.id)
@@ -233,23 +229,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
   assert tiny_runs.same(*(dict(np.load(path)) for path in paths))
 
 
-def test_a_signal_between_two_variants_stops_there(tmp_path, monkeypatch):
-  """One that comes when all are trained ends the process, as it does by default."""
-  train = SimpleNamespace(steps=20)
-  setup = SimpleNamespace(experiment=SimpleNamespace(train=train), variants=VARIANTS)
-  trained, default = [], signal.getsignal(signal.SIGTERM)
-
-  def train_one(setup, variant, folder, **options):
-    trained.append(variant)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-  monkeypatch.setattr(experiment_run, "train_variant", train_one)
-  with pytest.raises(loop.TrainingInterrupted) as stopped:
-    experiment_run.train_variants(setup, tmp_path, None)
-  assert stopped.value.signal == signal.SIGTERM and len(trained) == 1
-  assert signal.getsignal(signal.SIGTERM) is default
-
-
 def test_a_finished_run_under_another_protocol(finished, tmp_path):
   """Its lines join results.jsonl once, whatever was there stays as it was."""
   before = (finished.folder / "results.jsonl").read_text().splitlines()
@@ -263,8 +242,7 @@ def test_a_finished_run_under_another_protocol(finished, tmp_path):
   drawn = mask_files.load_masks(masks)
   np.testing.assert_array_equal((~drawn.mask).sum(axis=0), [10, 10])
   assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(drawn.mask, drawn.ids)}
-  with np.load(finished.folder / "predictions.npz") as file:
-    stored = dict(file)
+  stored = dict(np.load(finished.folder / "predictions.npz"))
   index, some = drawn.mask @ [1, 2] - 1, drawn.mask.any(axis=1)
   for x in added:
     if x["metric"] == "accuracy":

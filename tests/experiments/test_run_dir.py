@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from promise_jax.experiments import run_dir
 from promise_jax.experiments.config import DATA_OPTIONS, PREFETCH_OPTIONS
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import load_dataset
+from promise_jax.training import loop
 
 
 def config(arguments: str = "") -> dict:
@@ -164,3 +168,20 @@ def test_an_evaluation_needs_a_finished_run_with_its_parameters(tmp_path):
   (tmp_path / "results.jsonl").write_text("")
   with pytest.raises(ValueError, match="parameters are gone"):
     experiment_run.evaluate_run(tmp_path, "exact(0.5)")
+
+
+def test_a_signal_between_two_variants_stops_there(tmp_path, monkeypatch):
+  """One that comes when all are trained ends the process, as it does by default."""
+  train = SimpleNamespace(steps=20)
+  setup = SimpleNamespace(experiment=SimpleNamespace(train=train), variants=("a", "b"))
+  trained, default = [], signal.getsignal(signal.SIGTERM)
+
+  def train_one(setup, variant, folder, **options):
+    trained.append(variant)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(experiment_run, "train_variant", train_one)
+  with pytest.raises(loop.TrainingInterrupted) as stopped:
+    experiment_run.train_variants(setup, tmp_path, None)
+  assert stopped.value.signal == signal.SIGTERM and len(trained) == 1
+  assert signal.getsignal(signal.SIGTERM) is default
