@@ -1,29 +1,31 @@
-"""Which rows, masks and label flags every step sees, and the batch made of them.
+"""What each training step reads: rows, the mask that hides modalities, label flags.
 
-The host draws them for a call of K steps ahead of time, a pure function of
-(seed, step). With one process the device gathers, from all rows; with several every
-process reads the rows of its own devices from host memory and gives them those alone.
-Streamed rows (`ahead`) are read so too, whether there are several processes or one.
+The host draws this for a block of K steps ahead of time, as a pure function of (seed, step).
+One process with the rows in memory keeps them all on its devices, and the device gathers.
+Streamed rows, and those of several processes, are read on the host, by each process for its
+own devices alone.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool
 
 from promise_jax import missing
 from promise_jax.data import prefetch, sampling
 from promise_jax.devices import mesh as devices_mesh
-from promise_jax.method import Stage
+from promise_jax.devices import placement
+from promise_jax.method import StepInfo
 from promise_jax.types import Batch, Split
 
 
-class BatchSizes(Protocol):
-  """The part of `train.TrainConfig` that decides what a step sees."""
+class BlockSizes(Protocol):
+  """The part of `TrainConfig` that decides what a step reads."""
 
   eval_every: int
   batch_size: int
@@ -31,139 +33,152 @@ class BatchSizes(Protocol):
 
 
 class TrainData(NamedTuple):
-  """The training rows and what is random about them, one entry a seed.
+  """The train rows, and what differs between seeds."""
 
-  `labelled` bool[S, N]; `protocol` hides modalities in training; `reading` is how
-  streamed rows are read: the inputs of `split` are streamed where they are no arrays,
-  but anything with `len`, `shape`, `dtype` and `inputs[index int[...]] -> [..., *row]`,
-  several threads at a time.
-  """
-
-  split: Split
-  labelled: np.ndarray
+  split: Split  # its inputs are streamed where they are no arrays, see `prefetch.is_streamed`
+  labelled: Bool[np.ndarray, "S N"]  # rows whose label a seed may read
   seeds: tuple[int, ...]
-  protocol: missing.Protocol = missing.Protocol()
-  reading: prefetch.PrefetchConfig = prefetch.PrefetchConfig()
+  protocol: missing.Protocol = missing.Protocol()  # hides modalities in training
+  prefetch_config: prefetch.PrefetchConfig = prefetch.PrefetchConfig()
+
+
+class StageSteps(NamedTuple):
+  """The steps of one stage, and whether they hide modalities."""
+
+  begin: int  # its first step, counted over the whole run
+  end: int
+  hide: bool
+
+
+class Block(NamedTuple):
+  """What K steps of all seeds read."""
+
+  info: StepInfo  # [K]
+  # [S, K, B, ...]: "index" of the row, "keep" [.., M], "labelled", "bank_index", and "rows",
+  # the arrays of the rows themselves where the device does not have them
+  choice: dict[str, Any]
 
 
 def iterate_blocks(
-  rows: TrainData,
-  sizes: BatchSizes,
-  stage: Stage,
-  span: tuple[int, int],
-  at: int,
-  data: dict | None,
+  train_data: TrainData,
+  sizes: BlockSizes,
+  steps: StageSteps,
+  first: int,
+  host_rows: dict | None,
+  preprocess: Callable[[dict], dict],
   mesh: Mesh,
-  prepare: Callable[[dict], dict],
-) -> Iterator[dict]:
-  """What the calls read, from the one that starts at step `at` to the end of `span`, in
-  turn. `data`: see `with_rows`; the inputs of streamed ones, [S, K, B, ...] on the
-  devices, are what `prepare` makes of them."""
-  if not prefetch.is_streamed(rows.split):
-    for start in range(at, span[1], sizes.eval_every):
-      yield attach_rows(draw_block(rows, sizes, stage, span, start), data, mesh)
+) -> Iterator[Block]:
+  """Yields the blocks of a stage from step `first` on.
+
+  Args:
+    train_data: the rows and seeds.
+    sizes: K, B and the labelled rows of a batch.
+    steps: the stage.
+    first: where to start, a multiple of K steps after the start of the stage.
+    host_rows: arrays [N, ...] that are read on the host; None where the device has them.
+    preprocess: `Method.preprocess` of streamed inputs [S, K, B, ...] on the devices.
+    mesh: where the rows go.
+  """
+  draw = functools.partial(draw_block, train_data, sizes, steps)
+  starts = range(first, steps.end, sizes.eval_every)
+  if host_rows is None:
+    yield from map(draw, starts)
     return
-  own = devices_mesh.local_rows(len(rows.seeds), sizes.batch_size, mesh)
-  # Other processes are sent what they need to know of the stage, not its functions.
-  known = stage._replace(loss=None, on_start=None, update=None, predict=None)
-  draw = functools.partial(_drawn, rows, sizes, known, span)
-  take = functools.partial(_taken, data, own)
-  steps = prefetch.Steps(draw, take, sizes.eval_every, span[1] - span[0])
-  with prefetch.open_reader(steps, at - span[0], rows.reading) as every:
-    for ready in every:
-      read = jax.tree.map(
-        lambda x: devices_mesh.place_local_rows(x, own, len(rows.seeds), sizes.batch_size, mesh),
-        ready["chosen"]["rows"],
-      )
-      read["inputs"] = prepare(read["inputs"])
-      yield ready | {"chosen": ready["chosen"] | {"rows": read}}
+  shape = (len(train_data.seeds), sizes.eval_every, sizes.batch_size)
+  local = placement.local_slices(shape, devices_mesh.batch_sharding(mesh))
+  read = functools.partial(read_block, draw, host_rows, local)
+  streamed = prefetch.is_streamed(train_data.split)
+  reader = prefetch.open_reader if streamed else lambda read, starts, _: map(read, starts)
+  for block, rows in reader(read, starts, train_data.prefetch_config):
+    rows = place_rows(rows, shape, mesh)
+    if streamed:
+      rows |= {"inputs": preprocess(rows["inputs"])}
+    yield block._replace(choice=block.choice | {"rows": rows})
 
 
-def _drawn(rows, sizes, stage, span, call: int) -> dict:
-  return draw_block(rows, sizes, stage, span, span[0] + call * sizes.eval_every)
+def draw_block(train_data: TrainData, sizes: BlockSizes, steps: StageSteps, start: int) -> Block:
+  """The block of the K steps from `start` on, without rows."""
+  now = np.arange(start, start + sizes.eval_every)
+  progress = (now - steps.begin) / (steps.end - steps.begin)
+  choices = [
+    draw_choice(train_data, sizes, steps.hide, s, now) for s in range(len(train_data.seeds))
+  ]
+  info = StepInfo(now.astype(np.int32), progress.astype(np.float32))
+  return Block(info, jax.tree.map(lambda *x: np.stack(x), *choices))
 
 
-def _taken(data: dict, own: tuple, drawn: dict, k: int) -> dict:
-  """Step k of `host_rows`, with the rows of its `sharding.own_part`."""
-  chosen = {name: x[:, k] for name, x in drawn["chosen"].items()}
-  index = chosen["index"][np.ix_(*own)]
-  chosen["rows"] = jax.tree.map(lambda x: x[index], data)
-  return {"chosen": chosen, "clock": tuple(x[k] for x in drawn["clock"])}
-
-
-def draw_block(
-  rows: TrainData, sizes: BatchSizes, stage: Stage, span: tuple[int, int], at: int
-) -> dict:
-  """What a call that starts at step `at` reads: for each of the K steps the clock, and
-  "chosen" [S, K, B]: row index, kept modalities, label flag, bank slot."""
-  steps = np.arange(at, at + sizes.eval_every)
-  progress = (steps - span[0]) / (span[1] - span[0])
-  every = [_chosen(rows, sizes, stage, s, steps) for s in range(len(rows.seeds))]
-  return {
-    "chosen": jax.tree.map(lambda *x: np.stack(x), *every),
-    "clock": (steps.astype(np.int32), progress.astype(np.float32)),
-  }
-
-
-def _chosen(rows: TrainData, sizes: BatchSizes, stage: Stage, s: int, steps) -> dict:
-  ids, labelled, seed = rows.split.id, rows.labelled[s], rows.seeds[s]
+def draw_choice(
+  train_data: TrainData, sizes: BlockSizes, hide: bool, s: int, steps: np.ndarray
+) -> dict[str, np.ndarray]:
+  """What seed number `s` reads at `steps` int[K]: arrays [K, B, ...]."""
+  split, protocol, labelled = train_data.split, train_data.protocol, train_data.labelled[s]
   index = sampling.sample_batches(
     labelled,
-    ids,
-    seed=seed,
+    split.id,
+    seed=train_data.seeds[s],
     steps=steps,
-    batch=sizes.batch_size,
+    batch_size=sizes.batch_size,
     labelled_per_batch=sizes.labelled_per_batch,
   )
-  keep = np.ones((*index.shape, rows.split.recorded.shape[1]), bool)
-  if stage.hide and rows.protocol.kind != "none":
-    epochs = steps * sizes.batch_size // len(ids) if rows.protocol.redraw else 0 * steps
+  keep = np.ones((*index.shape, split.recorded.shape[1]), bool)
+  if hide and protocol.kind != "none":
+    epochs = steps * sizes.batch_size // len(split.id) if protocol.redraw else 0 * steps
     for epoch in np.unique(epochs):
-      now = epochs == epoch
-      keep[now] = train_mask(rows, seed, int(epoch))[index[now]]
+      mask = train_mask(train_data, train_data.seeds[s], int(epoch))
+      keep[epochs == epoch] = mask[index[epochs == epoch]]
+  bank_index = sampling.bank_indices(labelled, len(split.id))
   return {
     "index": index,
     "keep": keep,
     "labelled": labelled[index],
-    "bank_index": sampling.bank_indices(labelled, len(ids))[index],
+    "bank_index": bank_index[index],
   }
 
 
-def train_mask(rows: TrainData, seed: int, epoch: int = 0) -> np.ndarray:
-  """What the training protocol keeps bool[N, M], for one seed (and epoch)."""
+def train_mask(train_data: TrainData, seed: int, epoch: int = 0) -> Bool[np.ndarray, "N M"]:
+  """What the training protocol keeps of every row, for one seed and epoch."""
   return missing.draw_mask(
-    rows.protocol,
+    train_data.protocol,
     seed=seed,
     split="train",
-    ids=rows.split.id,
-    modalities=rows.split.recorded.shape[1],
+    ids=train_data.split.id,
+    modalities=train_data.split.recorded.shape[1],
     epoch=epoch,
   )
 
 
-def attach_rows(ready: dict, data: dict | None, mesh: Mesh) -> dict:
-  """`ready` (of `host_rows`) with the rows that it names, "rows" [S, K, B, ...], read
-  from the host arrays `data` for the devices of this process alone; as it is if there
-  are no `data`."""
-  if data is None:
-    return ready
-  index = ready["chosen"]["index"]
-  read = jax.tree.map(lambda x: devices_mesh.place_rows(x, index, mesh), data)
-  return ready | {"chosen": ready["chosen"] | {"rows": read}}
+def read_block(
+  draw: Callable[[int], Block], host_rows: dict, local: tuple[slice, ...], start: int
+) -> tuple[Block, dict]:
+  """The block that starts at step `start`, and those of its rows that `local` names."""
+  block = draw(start)
+  index = block.choice["index"][local]
+  return block, jax.tree.map(lambda x: x[index], host_rows)
 
 
-def make_batch(data: dict, chosen: dict, redraw: bool, mesh: Mesh) -> dict:
-  """The batch of one step, its rows spread over the devices: gathered from `data`, or
-  those of `with_rows`.
+def place_rows(rows: dict, shape: tuple[int, int, int], mesh: Mesh) -> dict:
+  """The rows [s, K, b, ...] that this process has read -> [S, K, B, ...] on all devices."""
+  sharding = devices_mesh.batch_sharding(mesh)
+  place = jax.make_array_from_process_local_data
+  return jax.tree.map(lambda x: place(sharding, x, (*shape, *x.shape[3:])), rows)
 
-  A mask that belongs to the example is a hole in the data (recorded := present); one
-  that is redrawn is augmentation, and a loss may read what it hid.
+
+def make_batch(data: dict, choice: dict[str, Array], redraw: bool, mesh: Mesh) -> Batch:
+  """The batch of one seed and step, its rows spread over the devices.
+
+  A mask that belongs to the example is a hole in the data: what it hides is not recorded.
+  A mask that is redrawn every epoch is augmentation, and a loss may read what it hid.
+
+  Args:
+    data: the rows [N, ...] on the device, unless `choice` has its own "rows".
+    choice: the part [B, ...] of `Block.choice`.
+    redraw: whether masks are redrawn.
+    mesh: the devices.
   """
-  if "rows" in chosen:
-    rows = chosen["rows"]
-  else:
-    rows = jax.tree.map(lambda x: x[chosen["index"]], data)
-  present = rows["recorded"] & chosen["keep"]
+  rows = choice.get("rows")
+  if rows is None:
+    rows = jax.tree.map(lambda x: x[choice["index"]], data)
+  present = rows["recorded"] & choice["keep"]
   batch = Batch(
     inputs=rows["inputs"],
     length=rows["length"],
@@ -171,8 +186,8 @@ def make_batch(data: dict, chosen: dict, redraw: bool, mesh: Mesh) -> dict:
     id=rows["id"],
     recorded=rows["recorded"] if redraw else present,
     label=rows["label"],
-    labelled=chosen["labelled"],
-    bank_index=chosen["bank_index"],
-    row_mask=jnp.ones_like(chosen["labelled"]),
+    labelled=choice["labelled"],
+    bank_index=choice["bank_index"],
+    row_mask=jnp.ones_like(choice["labelled"]),
   )
-  return devices_mesh.shard_rows(batch, mesh)
+  return placement.shard_rows(batch, mesh)

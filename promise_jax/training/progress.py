@@ -1,93 +1,120 @@
-"""What training tells while it runs: log lines, a bar, the first sign of harm."""
+"""What training shows and logs while it runs, and the first sign of harm."""
 
 import pathlib
 import re
 import resource
+import sys
+import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
+import tqdm
 
 from promise_jax.types import Average
 
 STATUS = pathlib.Path("/proc/self/status")
+LINE_EVERY = 10.0  # seconds between two plain lines
 
 
-def check_finite(metrics: dict, at: int, seeds: tuple[int, ...]) -> None:
-  """Raises FloatingPointError that names the first step, seed and term."""
+class Progress:
+  """Reports blocks: to the log, and under a `title` to a person, as a bar on a terminal and as
+  plain lines elsewhere."""
+
+  def __init__(
+    self,
+    seeds: tuple[int, ...],
+    log: Callable[[list[dict]], None],
+    title: str | None,
+    done: int,
+    total: int,
+    rows_per_step: int,
+  ):
+    self.seeds, self.log, self.title, self.total = seeds, log, title, total
+    self.step = self.first = done
+    self.rows_per_step, self.since, self.shown = rows_per_step, time.monotonic(), -LINE_EVERY
+    if title and done:
+      print(f"{title}: resuming from step {done} of {total}", flush=True)
+    # A bar redraws its line, which makes a file or a pipe unreadable.
+    self.bar = None
+    if title and sys.stderr.isatty():
+      self.bar = tqdm.tqdm(total=total, initial=done, desc=title, unit="step")
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    if self.bar:
+      self.bar.close()
+
+  def report(self, stage: str, step: int, metrics: dict) -> None:
+    """Waits for the metrics of the block that ends at `step`, then checks and shows them."""
+    metrics = jax.device_get(metrics)
+    check_finite(metrics, step, self.seeds)
+    lines = summarise(metrics, stage, step, self.seeds)
+    self.log(lines)
+    loss, valid = (float(np.mean([x[k] for x in lines])) for k in ("loss", "valid"))
+    if self.bar:
+      self.bar.update(step - self.step)
+      self.bar.set_postfix(loss=f"{loss:.3f}", valid=f"{valid:.3f}")
+    elif self.title and (step == self.total or time.monotonic() - self.shown >= LINE_EVERY):
+      self.shown = time.monotonic()
+      speed = (step - self.first) / max(self.shown - self.since, 1e-9)
+      left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / speed))
+      print(
+        f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, valid {valid:.3f}, "
+        f"{speed * self.rows_per_step:,.0f} examples/s, {left} left",
+        flush=True,
+      )
+    self.step = step
+
+
+def check_finite(metrics: dict, end: int, seeds: tuple[int, ...]) -> None:
+  """Raises FloatingPointError that names the first step, seed and term, for the metrics of
+  the K steps before step `end`."""
   loss = metrics["terms"]["loss"]  # [S, K]
-  bad = ~np.isfinite(loss)
+  bad, start = ~np.isfinite(loss), end - loss.shape[1]
   if not bad.any():
-    # A loss is taken before its step: what the last step broke, no loss has seen.
+    # A loss is taken before its step: no loss has seen what the last step did.
     if not metrics["finite"].all():
-      seed, last = seeds[int(np.argmin(metrics["finite"]))], at + loss.shape[1] - 1
+      seed = seeds[int(np.argmin(metrics["finite"]))]
       raise FloatingPointError(
-        f"the parameters of seed {seed} are not finite after step {last}; "
+        f"the parameters of seed {seed} are not finite after step {end - 1}; "
         "the last checkpoint is from before"
       )
     return
   k = int(np.argmax(bad.any(axis=0)))
   s = int(np.argmax(bad[:, k]))
   values = {
-    name: float((m.total / np.maximum(m.count, 1) if isinstance(m, Average) else m)[s, k])
-    for name, m in metrics["terms"].items()
+    name: float((x.total / np.maximum(x.count, 1) if isinstance(x, Average) else x)[s, k])
+    for name, x in metrics["terms"].items()
   }
   terms = [f"{n} = {v}" for n, v in values.items() if n != "loss" and not np.isfinite(v)]
   raise FloatingPointError(
-    f"the loss is {loss[s, k]} at step {at + k} of seed {seeds[s]} "
+    f"the loss is {loss[s, k]} at step {start + k} of seed {seeds[s]} "
     f"({', '.join(terms) or 'every term is finite, their sum is not'}); "
     "the last checkpoint is from before"
   )
 
 
-def of_steps(metrics: dict, steps: np.ndarray) -> dict:
-  """The metrics of a part of a call, with the terms of its `steps` [from, to) alone."""
-  own = slice(*steps)
-  return metrics | {"terms": jax.tree.map(lambda x: x[:, own], metrics["terms"])}
-
-
-def restored(terms: dict) -> dict:
-  """The terms of a checkpoint, where a `Mean` is a dict, as they were, on the host."""
-  terms = jax.device_get(terms)
-  return {k: Average(**x) if isinstance(x, dict) else x for k, x in terms.items()}
-
-
-def joined(parts: list[dict]) -> dict:
-  """The terms of all parts, step after step."""
-  join = lambda *x: np.concatenate(x, axis=1)
-  return jax.tree.map(join, *(part["terms"] for part in parts))
-
-
-def summarise(parts: list[dict], stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
-  """One line a seed, of the parts of a call: the loss and its terms over all of them,
-  and the validation score, which the last part has."""
-  terms, lines = joined(parts), []
+def summarise(metrics: dict, stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
+  """The log lines of a block, one for each seed: the validation score after `step`, and the
+  loss and its terms over the K steps before."""
+  lines = []
   for s, seed in enumerate(seeds):
-    line = {"seed": int(seed), "stage": stage, "step": step}
-    line["valid"] = float(parts[-1]["valid"][s])
-    for name, m in terms.items():
-      if isinstance(m, Average):
-        line[name] = float(m.total[s].sum() / max(m.count[s].sum(), 1))
+    line = {"seed": int(seed), "stage": stage, "step": step, "valid": float(metrics["valid"][s])}
+    for name, x in metrics["terms"].items():
+      if isinstance(x, Average):
+        line[name] = float(x.total[s].sum() / max(x.count[s].sum(), 1))
       else:
-        line[name] = float(m[s].mean())
+        line[name] = float(x[s].mean())
     lines.append(line)
   return lines
-
-
-def mean_over_seeds(lines: list[dict]) -> dict[str, str]:
-  """Loss and validation score over the seeds, as the bar shows them."""
-  return {k: f"{np.mean([x[k] for x in lines]):.3f}" for k in ("loss", "valid")}
-
-
-def progress_bar(title: str | None, total: int, done: int):
-  """A tqdm bar over steps; silent without a title."""
-  from tqdm import tqdm
-
-  return tqdm(total=total, initial=done, desc=title, disable=title is None, unit="step")
 
 
 def peak_memory_mb() -> float:
   """The most host memory that this process has held so far, in MB."""
   if STATUS.exists():
-    # Linux: ru_maxrss would count what the process held that started this one, too.
+    # On Linux ru_maxrss also counts what the parent process held.
     return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 2**10
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes

@@ -1,0 +1,48 @@
+"""The settings of training, and what is refused of them."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from jax.sharding import Mesh
+
+from promise_jax.checks import check_choice
+from promise_jax.devices import mesh as devices_mesh
+from promise_jax.optim import optimizer
+
+SelectOn = Literal["all", "full"]
+SeedParallelism = Literal["auto", "map", "vmap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How long a method trains, on what batches, and on which devices."""
+
+  steps: int = 300  # optimizer updates in all stages together
+  eval_every: int = 25  # K steps that are one compiled block and end in a validation
+  batch_size: int = 128
+  labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
+  select_on: SelectOn = "all"  # patterns that select the step: all (mean), or the complete one
+  seed_parallelism: SeedParallelism = (
+    "auto"  # seeds in turn (map) or at once (vmap); auto: map on CPU
+  )
+  seed_devices: int = 1  # parts of the devices, each of which trains its share of the seeds
+  optim: optimizer.OptimConfig = optimizer.OptimConfig()
+
+
+def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
+  """Raises ValueError for settings that do not fit each other, the devices or the seeds."""
+  optimizer.check_optimizer(config.optim)
+  if config.batch_size < 1 or not 0 <= config.labelled_per_batch <= config.batch_size:
+    raise ValueError(
+      f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "
+      "at least 1 row is needed, and from 0 to all of them labelled"
+    )
+  devices_mesh.check_batch_size(config.batch_size, mesh)
+  devices_mesh.check_seeds(num_seeds, mesh.shape["seed"])
+  check_choice("train.seed_parallelism", config.seed_parallelism, get_args(SeedParallelism))
+  check_choice("train.select_on", config.select_on, get_args(SelectOn))
+  if config.eval_every < 1 or config.steps < 1 or config.steps % config.eval_every:
+    raise ValueError(
+      f"train.steps is {config.steps}, it must be a positive multiple of "
+      f"train.eval_every, {config.eval_every}"
+    )
