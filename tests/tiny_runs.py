@@ -12,7 +12,8 @@ from promise_jax import data, missing
 from promise_jax.data import batches, sampling
 from promise_jax.experiments import config as experiment_config
 from promise_jax.method import Method, Stage
-from promise_jax.training import loop
+from promise_jax.optim import optimizer
+from promise_jax.training.config import TrainConfig
 from promise_jax.types import Average, Spec
 
 SMALL = {"hidden": 4, "head_hidden": 4}
@@ -90,11 +91,11 @@ def rows(
   return batches.TrainData(split, np.stack(known), tuple(seeds), missing.parse_protocol(protocol))
 
 
-def settings(**changed) -> loop.TrainConfig:
+def settings(**changed) -> TrainConfig:
   """20 steps in calls of 5, batches of 16."""
-  fast = loop.optimizer.OptimConfig(lr=3e-2)
+  fast = optimizer.OptimConfig(lr=3e-2)
   values = {"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8}
-  return loop.TrainConfig(**(values | {"optim": fast} | changed))
+  return TrainConfig(**(values | {"optim": fast} | changed))
 
 
 def stopping(after: int):

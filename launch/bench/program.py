@@ -9,10 +9,10 @@ import numpy as np
 from bench import workloads
 from promise_jax.data import batches, device_data
 from promise_jax.devices import mesh as devices_mesh
+from promise_jax.devices import placement
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.optim import optimizer, update_rules
 from promise_jax.training import step as training_step
-from promise_jax.training.keys import training_keys
 from promise_jax.types import PyTree
 
 VALID = 8  # rows of the validation that ends a call
@@ -53,23 +53,22 @@ def made(
     workloads.settings(load, seed_parallelism),
     workloads.rows_of(load, load.seeds),
   )
-  mesh, method = devices_mesh.make_mesh(jax.devices()[:devices], groups), case.build()
+  mesh, method = devices_mesh.make_mesh(jax.devices()[:devices], seed_devices=groups), case.build()
   number = range(len(method.stages))[case.stage]
   stage = method.stages[number]
   tx = optimizer.make_optimizer(config.optim, config.steps, stage.trainable)
   carry = started(method, number, tx, config, rows.seeds, mesh)
-  span = (0, config.steps)
+  steps_of_stage = batches.StageSteps(0, config.steps, stage.hide)
   # From the middle: what comes in by and by (Robult's guesses) is at work.
-  ready = batches.draw_block(rows, config, stage, span, config.steps // 2)
+  ready = batches.draw_block(rows, config, steps_of_stage, config.steps // 2)
   data = device_data.to_devices(method, device_data.rows_of(rows.split), mesh)
   valid = device_data.pad_to_blocks(workloads.split(load, VALID, seed=1), mesh)
-  ready = devices_mesh.place(ready, devices_mesh.replicated(mesh))
-  whole = np.array([0, config.eval_every], np.int32)
-  keys, judge = training_keys(rows.seeds), device_data.to_devices(method, valid, mesh)
-  args = (ready, keys, data, judge, whole)
+  ready = placement.place(ready, devices_mesh.replicated(mesh))
+  keys, judge = make_keys(rows.seeds), device_data.to_devices(method, valid, mesh)
+  args = (ready, keys, data, judge)
   call = training_step.make_train_steps(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
-  call = training_step.compiled(call, (carry, *args), speed, once=load.quick)
+  call = training_step.compile_program(call, (carry, *args), speed, once=load.quick)
   update = (stage.update or update_rules.gradient_update)(stage, tx)
   held = memory_mb(call)
   count = load.seeds * load.steps
@@ -81,11 +80,16 @@ def started(method, number, tx, config, seeds, mesh) -> training_step.TrainLoopS
   best = None
   for n in sorted({0, number}):
     first = training_step.make_stage_start(method, n, tx, config, mesh)
-    carry = training_step.compiled(
-      first, args := (training_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
+    carry = training_step.compile_program(
+      first, args := (make_keys(seeds), best, {}), {"compile_s": 0.0}, once=True
     )(*args)
     best = carry.best
   return carry
+
+
+def make_keys(seeds: tuple[int, ...]) -> jax.Array:
+  """The keys of training, one for each seed."""
+  return jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
 
 
 def memory_mb(compiled) -> float:
@@ -127,7 +131,7 @@ def choices(ready: dict) -> list[tuple]:
   """What each of the K steps of the first seed reads, on the device."""
   host = jax.device_get(ready)
   each = []
-  for k in range(len(host["clock"][0])):
-    chosen = {name: x[0, k] for name, x in host["chosen"].items()}
-    each.append(jax.device_put((chosen, StepInfo(*(x[k] for x in host["clock"])))))
+  for k in range(len(host.info.step)):
+    chosen = {name: x[0, k] for name, x in host.choice.items()}
+    each.append(jax.device_put((chosen, StepInfo(*(x[k] for x in host.info)))))
   return each

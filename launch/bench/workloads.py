@@ -14,7 +14,7 @@ from promise_jax import methods, missing
 from promise_jax.data import batches
 from promise_jax.method import Method
 from promise_jax.optim import optimizer
-from promise_jax.training import loop
+from promise_jax.training.config import TrainConfig
 from promise_jax.types import Modality, Spec, Split, Task
 
 
@@ -111,10 +111,10 @@ def rows_of(workload: Workload, seeds: int) -> batches.TrainData:
   return batches.TrainData(data, labelled, tuple(range(seeds)), missing.parse_protocol("patterns"))
 
 
-def settings(workload: Workload, seed_parallelism: str = "auto") -> loop.TrainConfig:
+def settings(workload: Workload, seed_parallelism: str = "auto") -> TrainConfig:
   """Training with the usual optimiser at a constant rate; validation, which a twin
   does not have, of a few rows under one pattern."""
-  return loop.TrainConfig(
+  return TrainConfig(
     steps=4 * workload.steps,
     eval_every=workload.steps,
     batch_size=workload.batch,

@@ -24,14 +24,8 @@ def run_with_config(args, overrides) -> None:
   if "runs" not in config:
     raise ValueError("--config has no runs; one with a method is for `promise-jax train`")
   startup.enable_compilation_cache()
-  from promise_jax.devices import distributed
   from promise_jax.experiments import compare, run_dir
 
-  if cluster := distributed.detect_cluster(os.environ):
-    raise ValueError(
-      f"{cluster} has started several processes, compare is for one; train can make its "
-      "runs, and compare then shows them"
-    )
   folder = Path(args.workdir or f"runs/{name}-{run_dir.config_hash(config)}")
   print("\n" + compare.run_comparison(config, folder))
   print(f"files: {folder}/  (report.html, comparison.md)")

@@ -91,7 +91,7 @@ def sample_batches(
   *,
   seed: int,
   steps: np.ndarray,
-  batch: int,
+  batch_size: int,
   labelled_per_batch: int,
 ) -> np.ndarray:
   """Row indices i32[K, B] of the batches at `steps` int[K], of any values >= 0.
@@ -106,10 +106,10 @@ def sample_batches(
   fit.
   """
   labelled, steps = np.asarray(labelled, bool), np.asarray(steps, np.int64)
-  if batch < 1 or not 0 <= labelled_per_batch <= batch:
+  if batch_size < 1 or not 0 <= labelled_per_batch <= batch_size:
     raise ValueError(
-      "batch >= 1 and 0 <= labelled_per_batch <= batch are expected, "
-      f"found {batch} and {labelled_per_batch}"
+      "batch_size >= 1 and 0 <= labelled_per_batch <= batch_size are expected, "
+      f"found {batch_size} and {labelled_per_batch}"
     )
   if not len(labelled):
     raise ValueError("at least 1 row is expected, found none")
@@ -117,9 +117,9 @@ def sample_batches(
     raise ValueError(f"steps >= 0 are expected, found {steps.min()}")
   share = labelled_per_batch
   if labelled.all() or not labelled.any():
-    share = batch if labelled.all() else 0
+    share = batch_size if labelled.all() else 0
   known = _read_stream(labelled, ids, seed, "labelled", steps, share)
-  other = _read_stream(~labelled, ids, seed, "unlabelled", steps, batch - share)
+  other = _read_stream(~labelled, ids, seed, "unlabelled", steps, batch_size - share)
   return np.concatenate([known, other], axis=1).astype(np.int32)
 
 

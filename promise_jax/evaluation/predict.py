@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from promise_jax.data import device_data
 from promise_jax.devices import mesh as devices_mesh
+from promise_jax.devices import placement
 from promise_jax.method import Method, Predict
 from promise_jax.types import Inputs, Pattern, PyTree, Split
 
@@ -38,7 +39,7 @@ def predict_patterns(
   blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), rows)
 
   def predict_block(pattern, block: dict) -> Array:
-    block = devices_mesh.shard_rows(block, mesh)
+    block = placement.shard_rows(block, mesh)
     present = block["recorded"] & pattern[None]
     inputs = Inputs(block["inputs"], block["length"], present, block["id"])
     return predict(params, model_state, inputs)["logits"]

@@ -8,7 +8,6 @@ validation alone, and the test split is never read.
 """
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

@@ -15,7 +15,7 @@ from promise_jax.checks import check_choice
 from promise_jax.data import prefetch
 from promise_jax.evaluation import conditions
 from promise_jax.methods.presets import METHOD_PRESETS, PRESET_TRAINING, PRESETS
-from promise_jax.training import loop
+from promise_jax.training.config import TrainConfig
 
 CONSTANT_VARIANT = "majority"
 
@@ -53,7 +53,7 @@ def default_config(method: str, dataset: str, label_rate: float):
   config.init_filter = (".*",)
   config.data = {"data_dir": "", **DATA_OPTIONS, **PREFETCH_OPTIONS}
   config.precision = "float32"
-  config.train = dataclasses.asdict(loop.TrainConfig())
+  config.train = dataclasses.asdict(TrainConfig())
   for name, (settings, _) in methods.METHODS.items():
     config[name] = dataclasses.asdict(settings())
   return config

@@ -20,7 +20,7 @@ from promise_jax.experiments.config import (
 from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import precision
 from promise_jax.optim import optimizer
-from promise_jax.training import loop
+from promise_jax.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Experiment:
   train_protocol: missing.Protocol  # hides modalities while training
   test_protocols: tuple[missing.Protocol, ...]  # beside all patterns and the rates 0 to 0.9
   metrics: tuple[str, ...]  # beside those of the task
-  train: loop.TrainConfig
+  train: TrainConfig
   init_from: str  # a finished run whose best parameters the method starts from, or ""
   init_filter: tuple[str, ...]  # regexes on the paths of the parameters to take over
   precision: Literal["float32", "bfloat16"]  # of the matrix products
@@ -96,7 +96,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     train_protocol=missing.parse_protocol(config["train_protocol"]),
     test_protocols=parse_test_protocols(config["test_protocols"]),
     metrics=tuple(config["metrics"]),
-    train=loop.TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train["optim"])})),
+    train=TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train["optim"])})),
     init_from=config["init_from"],
     init_filter=tuple(config["init_filter"]),
     precision=config["precision"],

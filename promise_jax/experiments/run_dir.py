@@ -35,7 +35,11 @@ from promise_jax.experiments.experiment import Experiment
 from promise_jax.types import Modality, Spec, Task
 
 # Fields that cannot change a result: a run may continue with other ones.
-NEUTRAL_FIELDS = (*(f"data.{name}" for name in PREFETCH_OPTIONS), "train.seed_devices")
+NEUTRAL_FIELDS = (
+  *(f"data.{name}" for name in PREFETCH_OPTIONS),
+  "train.seed_devices",
+  "train.save_every",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -70,14 +70,14 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   batches.train_mask(train_data, experiment.seeds[0])
   conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
   measure.metrics_for(spec.task, experiment.metrics)
-  mesh = devices_mesh.make_mesh(None, experiment.train.seed_devices)
+  mesh = devices_mesh.make_mesh(seed_devices=experiment.train.seed_devices)
   variants = []
   for config in experiment.variants:
     checkpoints, method, init = checkpoint.variant_folder(folder, config.folder), None, None
     if config.method != CONSTANT_VARIANT:
       method = methods.build_method(config.method, config.settings, spec)
       method = precision.with_precision(method, experiment.precision)
-      loop.check_training(method, experiment.train, mesh, len(experiment.seeds))
+      loop.check_training(method, experiment.train, mesh, len(experiment.seeds), config.name)
       if not checkpoint.has_checkpoint(checkpoints):
         init = init_from.plan_init(experiment, config, method)
     variants.append(Variant(config.name, checkpoints, method, init))

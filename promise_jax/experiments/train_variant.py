@@ -41,13 +41,13 @@ def train_variant(
 
   `stop` is asked while it trains, see `loop.fit`. `show` takes lines for a person.
   """
+  title = variant.name if show and distributed.is_primary() else None
   show = show or (lambda text: None)
   if variant.method is None:
     return fit_constant(setup, variant.name)
-  with checkpoint.open_manager(variant.checkpoints) as manager:
-    step = checkpoint.latest_step(manager)
-    if 0 < step < setup.experiment.train.steps:
-      show(f"{variant.name}: continues from step {step}")
+  save_every = setup.experiment.train.save_every
+  with checkpoint.Checkpoints(variant.checkpoints, save_every=save_every) as checkpoints:
+    step = checkpoints.latest_step()
     init_params = {} if step else load_start(setup, variant, folder, show)
     with open_metrics_log(folder / "metrics.jsonl", variant.name, step) as log:
       trained = loop.fit(
@@ -57,11 +57,11 @@ def train_variant(
         setup.valid_data,
         setup.experiment.train,
         mesh=setup.mesh,
-        start=init_params,
-        manager=manager,
+        init_params=init_params,
+        checkpoints=checkpoints,
         log=log,
         stop=stop,
-        title=variant.name if distributed.is_primary() else None,
+        title=title,
       )
   if trained.speed["steps"] and distributed.is_primary():
     write_speed(folder / "speed.jsonl", variant.name, trained.speed)
@@ -71,7 +71,7 @@ def train_variant(
     params, model_state = trained.params, trained.model_state
     return predict.predict_split(variant.method, params, model_state, split, setup.patterns)
 
-  return TrainedVariant(variant.name, trained.score, trained.at, predict_split)
+  return TrainedVariant(variant.name, trained.best_score, trained.best_step, predict_split)
 
 
 def load_start(

@@ -25,6 +25,7 @@ class TrainConfig:
   seed_parallelism: SeedParallelism = (
     "auto"  # seeds in turn (map) or at once (vmap); auto: map on CPU
   )
+  save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block
   seed_devices: int = 1  # parts of the devices, each of which trains its share of the seeds
   optim: optimizer.OptimConfig = optimizer.OptimConfig()
 

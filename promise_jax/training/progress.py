@@ -31,9 +31,9 @@ class Progress:
     rows_per_step: int,
   ):
     self.seeds, self.log, self.title, self.total = seeds, log, title, total
-    self.step = self.first = done
-    self.rows_per_step, self.since, self.shown = rows_per_step, time.monotonic(), -LINE_EVERY
-    if title and done:
+    self.step, self.rows_per_step = done, rows_per_step
+    self.first, self.since, self.shown = None, 0.0, 0.0
+    if title and 0 < done < total:
       print(f"{title}: resuming from step {done} of {total}", flush=True)
     # A bar redraws its line, which makes a file or a pipe unreadable.
     self.bar = None
@@ -58,15 +58,20 @@ class Progress:
       self.bar.update(step - self.step)
       self.bar.set_postfix(loss=f"{loss:.3f}", valid=f"{valid:.3f}")
     elif self.title and (step == self.total or time.monotonic() - self.shown >= LINE_EVERY):
+      text = f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, valid {valid:.3f}"
+      print(text + self.describe_speed(step), flush=True)
       self.shown = time.monotonic()
-      speed = (step - self.first) / max(self.shown - self.since, 1e-9)
-      left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / speed))
-      print(
-        f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, valid {valid:.3f}, "
-        f"{speed * self.rows_per_step:,.0f} examples/s, {left} left",
-        flush=True,
-      )
+    if self.first is None:  # the speed is that after the first block, without compilation
+      self.first, self.since = step, time.monotonic()
     self.step = step
+
+  def describe_speed(self, step: int) -> str:
+    """Examples per second and the time that is left, once they are known."""
+    if self.first is None:
+      return ""
+    speed = (step - self.first) / max(time.monotonic() - self.since, 1e-9)
+    left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / speed))
+    return f", {speed * self.rows_per_step:,.0f} examples/s, {left} left"
 
 
 def check_finite(metrics: dict, end: int, seeds: tuple[int, ...]) -> None:
