@@ -46,18 +46,6 @@ def little_effort(request):
   jax.config.update("jax_disable_most_optimizations", not long)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def answer():
-  """Seconds that a part of a call may take. On a loaded machine a step may take them:
-  in the tests a call is cut after the first step of a stage alone."""
-  from promise_jax.training import loop
-
-  with pytest.MonkeyPatch.context() as patch:
-    seconds = loop.ANSWER
-    patch.setattr(loop, "ANSWER", 1e3)
-    yield seconds
-
-
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
   """For files that train one program many times, by `pytestmark`: see `runs`."""

@@ -14,7 +14,7 @@ from promise_jax.experiments import config as experiment_config
 from promise_jax.method import Method, Stage
 from promise_jax.optim import optimizer
 from promise_jax.training.config import TrainConfig
-from promise_jax.types import Average, Spec
+from promise_jax.types import Average, Inputs, Spec
 
 SMALL = {"hidden": 4, "head_hidden": 4}
 TINY = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 1}
@@ -71,6 +71,7 @@ def get_config(arguments: str = ""):
   config.baselines = ("majority", "fusion(fill=zeros)")
   config.test_protocols = ("map(.5,both=1)", "bernoulli(0.30)")
   config.train.update({"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8})
+  config.train.save_every = 0.0
   for name, values in VALUES.items():
     config[name].update(values)
   return experiment_config.apply_arguments(config, arguments)
@@ -203,3 +204,8 @@ def moved(arrays: np.ndarray) -> bool:
   """Whether no two of the seeds stacked in `arrays` [S, ...] are alike."""
   flat = arrays.reshape(len(arrays), -1)
   return len(np.unique(flat, axis=0)) == len(flat)
+
+
+def as_inputs(split, pattern) -> Inputs:
+  """The rows of a split of which `pattern` shows some modalities."""
+  return Inputs(split.inputs, split.length, split.recorded & np.array(pattern)[None], split.id)

@@ -7,7 +7,6 @@ Finished runs are skipped, unfinished ones resumed. The table is printed and wri
 comparison.md and report.html.
 """
 
-import os
 from pathlib import Path
 
 from promise_jax.cli import configs, startup

@@ -93,8 +93,7 @@ def choose_variant(
   if len(families) > 1:
     config = config | {"init_from": ""}
   config = config | {"method": trials[0], "baselines": tuple(trials[1:]), "seeds": seeds}
-  devices = math.gcd(config["train"]["seed_devices"], seeds)
-  config["train"] = config["train"] | {"seed_devices": devices}
+  config["train"] = config["train"] | {"seed_devices": 1}  # `seeds` may not divide
   path = folder / "trials.jsonl"
   lines = files.read_jsonl(path) if path.exists() else []
   key = run_dir.config_hash(config | {"method": "", "baselines": ()})

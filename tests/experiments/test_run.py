@@ -199,18 +199,18 @@ def test_a_finished_run_is_only_shown(finished, monkeypatch):
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
-  """SIGTERM at the third save, a line cut short, one of a step that was not saved."""
-  saved, save = [], checkpoint.save
+  """SIGTERM at the second save, a line cut short, one of a step that was not saved."""
+  saved, save = [], checkpoint.Checkpoints.save
 
-  def save_and_stop(manager, step, tree):
-    save(manager, step, tree)
+  def save_and_stop(self, step, tree):
+    save(self, step, tree)
     saved.append(step)
-    if len(saved) == 3:
+    if len(saved) == 2:
       os.kill(os.getpid(), signal.SIGTERM)
 
   before = signal.getsignal(signal.SIGTERM)
   with monkeypatch.context() as patch:
-    patch.setattr(checkpoint, "save", save_and_stop)
+    patch.setattr(checkpoint.Checkpoints, "save", save_and_stop)
     with pytest.raises(loop.TrainingInterrupted) as stopped:
       run(tmp_path / "run")
   assert (stopped.value.step, stopped.value.signal) == (15, signal.SIGTERM)

@@ -8,6 +8,7 @@ from promise_jax.data import batches
 from promise_jax.evaluation import predict
 from promise_jax.methods import fusion
 from promise_jax.training import loop
+from promise_jax.training.config import TrainConfig
 
 SEEDS = (0, 1, 2)
 LONG = True
@@ -23,7 +24,7 @@ def full_accuracy(dataset: data.Dataset, mesh) -> float:
     dataset.spec,
     batches.TrainData(rows, labelled, SEEDS),
     dataset.split("valid"),
-    loop.TrainConfig(),
+    TrainConfig(),
     mesh=mesh,
   )
   full = missing.all_patterns(len(dataset.spec.modalities))[-1:]

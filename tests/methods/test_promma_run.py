@@ -6,7 +6,8 @@ import pytest
 import tiny_runs
 from promise_jax import methods
 from promise_jax.optim import param_paths
-from promise_jax.training import checkpoint, loop
+from promise_jax.training import loop
+from promise_jax.training.checkpoint import Checkpoints
 
 # Two calls of 5 steps a stage.
 SHARES = {"pretrain": 0.0, "fit": 1.0, "tune": 1.0, "warmup": 0.0}
@@ -54,10 +55,10 @@ def whole(source, one_device):
 
 
 def test_it_can_be_stopped_between_its_ends(source, one_device, whole, tmp_path):
-  with checkpoint.open_manager(tmp_path) as manager:  # inside the second stage
-    told = fitted(source, one_device, manager=manager, stop=tiny_runs.stopping(5))[1]
-  with checkpoint.open_manager(tmp_path) as manager:
-    fit, lines = fitted(source, one_device, manager=manager)
+  with Checkpoints(tmp_path) as checkpoints:  # inside the second stage
+    told = fitted(source, one_device, checkpoints=checkpoints, stop=tiny_runs.stopping(3))[1]
+  with Checkpoints(tmp_path) as checkpoints:
+    fit, lines = fitted(source, one_device, checkpoints=checkpoints)
   assert len(lines) == 2 and told + lines == whole[1]
   names = [x["stage"] for x in whole[1] if x["seed"] == 0]
   assert names == ["fit", "fit", "tune", "tune"]

@@ -25,7 +25,8 @@ from promise_jax.methods import presets, redcore
 from promise_jax.nn import encoders, imputers
 from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.reports import comparison, plots
-from promise_jax.training import checkpoint, loop
+from promise_jax.training import loop
+from promise_jax.training.checkpoint import Checkpoints
 from promise_jax.types import Average
 
 SIZES = {"hidden": 4, "imputer": 8, "links": 2, "head_hidden": 5}
@@ -706,13 +707,13 @@ def test_an_upper_level_without_steps_does_not_move():
 def test_the_upper_level_survives_a_stop(whole, one_device, tmp_path):
   upper, fit, _ = whole
   with (
-    checkpoint.open_manager(tmp_path) as manager,
+    Checkpoints(tmp_path) as checkpoints,
     pytest.raises(loop.TrainingInterrupted) as stopped,
   ):
-    fitted(one_device, upper, manager=manager, stop=lambda: signal.SIGTERM)
-  assert stopped.value.step == 1
-  with checkpoint.open_manager(tmp_path) as manager:
-    again = fitted(one_device, upper, manager=manager)
+    fitted(one_device, upper, checkpoints=checkpoints, stop=lambda: signal.SIGTERM)
+  assert stopped.value.step == 5
+  with Checkpoints(tmp_path) as checkpoints:
+    again = fitted(one_device, upper, checkpoints=checkpoints)
   assert tiny_runs.same(again[:4], fit[:4])
 
 
@@ -721,7 +722,7 @@ def test_eight_devices_compute_what_one_does(whole, eight_devices):
   """Two rows a device: how many have a modality differs from one to the next."""
   upper, fit, _ = whole
   found = fitted(eight_devices, upper)
-  np.testing.assert_array_equal(found.at, fit.at)
+  np.testing.assert_array_equal(found.best_step, fit.best_step)
   tiny_runs.assert_close(found.params, fit.params, rtol=1e-4, atol=1e-5)
   tiny_runs.assert_close(found.model_state, fit.model_state, rtol=1e-4, atol=1e-5)
 

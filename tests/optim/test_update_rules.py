@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,8 @@ import pytest
 import tiny_runs
 from promise_jax.method import Method, Stage, StepInfo, TrainState
 from promise_jax.optim import optimizer, relative_advantage, update_rules
-from promise_jax.training import checkpoint, loop
+from promise_jax.training import loop
+from promise_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -229,12 +229,11 @@ def test_a_bilevel_run_is_the_same_by_map_by_vmap_and_resumed(one_device, tmp_pa
   with tiny_runs.compile_once(tmp_path / "compiled"):
     fit = run_fit(source, one_device, whole)
     by_vmap = run_fit(source, one_device, other, seed_parallelism="vmap")
-    stop = lambda: signal.SIGTERM if len(parts) == 2 else 0
-    with checkpoint.open_manager(tmp_path / "run") as manager:
+    with Checkpoints(tmp_path / "run") as checkpoints:
       with pytest.raises(loop.TrainingInterrupted):
-        run_fit(source, one_device, parts, manager=manager, stop=stop)
-    with checkpoint.open_manager(tmp_path / "run") as manager:
-      resumed = run_fit(source, one_device, parts, manager=manager)
+        run_fit(source, one_device, parts, checkpoints=checkpoints, stop=tiny_runs.stopping(1))
+    with Checkpoints(tmp_path / "run") as checkpoints:
+      resumed = run_fit(source, one_device, parts, checkpoints=checkpoints)
   norms = [line["hypergradient"] for line in whole]
   assert len(norms) == 4 and min(norms) > 0 and np.all(np.isfinite(norms))
   upper = np.asarray(fit.model_state["upper"])
@@ -243,5 +242,5 @@ def test_a_bilevel_run_is_the_same_by_map_by_vmap_and_resumed(one_device, tmp_pa
   tiny_runs.assert_close(by_vmap.params, fit.params, rtol=1e-4, atol=1e-5)
   tiny_runs.assert_close(by_vmap.model_state, fit.model_state, rtol=1e-3, atol=1e-5)
   assert tiny_runs.same((resumed.params, resumed.model_state), (fit.params, fit.model_state))
-  assert tiny_runs.same((resumed.score, resumed.at), (fit.score, fit.at))
+  assert tiny_runs.same((resumed.best_score, resumed.best_step), (fit.best_score, fit.best_step))
   assert parts == whole
