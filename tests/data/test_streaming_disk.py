@@ -1,10 +1,7 @@
-"""Train rows kept on disk are those in memory, bit by bit, in the memory of a piece."""
+"""Train rows that are kept on disk are those in memory, bit by bit."""
 
-import gzip
-import hashlib
 import tracemalloc
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +9,7 @@ import pytest
 import tiny_runs
 from promise_jax import data
 from promise_jax.data import cleaning, dataset, prefetch, streaming
-from promise_jax.data.builtin import fashion
 from promise_jax.data.readers import npz, records
-from promise_jax.devices import mesh
 from promise_jax.types import Modality, Task
 
 WORDS = ("a red sock", "no", "", "the blue, the green and the very red sock")
@@ -90,7 +85,7 @@ def test_an_npz_file_is_the_same_streamed(mine, nonfinite):
   assert_same(*some)
 
 
-def test_what_was_written_is_read_until_the_file_changes(mine, monkeypatch):
+def test_stored_rows_are_used_until_the_file_changes(mine, monkeypatch):
   first = data.load(mine, stream=True)
   written = []
   write = streaming.write_store
@@ -104,13 +99,13 @@ def test_what_was_written_is_read_until_the_file_changes(mine, monkeypatch):
   assert len(written) == 2
 
 
-def test_what_a_killed_process_left_is_not_used(mine, monkeypatch):
+def test_a_folder_that_a_killed_process_left_is_not_used(mine, monkeypatch):
   def killed(*args):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
     patch.setattr(streaming.shutil, "rmtree", lambda *a, **k: None)  # nor tidied up
-    patch.setattr(streaming, "write_scale", killed)
+    patch.setattr(streaming, "standardise_store", killed)
     with pytest.raises(KeyboardInterrupt):
       data.load(mine, stream=True)
   (half,) = (mine.parent / "cache/promise_jax/streamed").glob(".mine-*.half")
@@ -119,7 +114,7 @@ def test_what_a_killed_process_left_is_not_used(mine, monkeypatch):
   assert not half.exists()
 
 
-def test_a_prepared_set_is_the_same_streamed(folder):
+def test_a_tfds_set_is_the_same_streamed(folder):
   import tensorflow_datasets as tfds
 
   from promise_jax.data.builtin import builders
@@ -159,7 +154,7 @@ def some_records(start: int) -> list[dict]:
   return [{"inputs": r, "label": i % 2, "id": start + i} for i, r in enumerate(rows)]
 
 
-def test_records_of_any_sequence(folder):
+def test_records_are_the_same_streamed(folder):
   modalities = Modality("v", "vector", (3,)), Modality("t", "tokens", (None,), 50)
   splits = {s: some_records(i) for i, s in ((0, "train"), (50, "valid"))}
   given = "own", splits, modalities, Task("classes", 2)
@@ -185,56 +180,19 @@ def stored_name(folder) -> str:
   return path.name
 
 
-def test_fashion_is_read_where_it_is_and_as_it_is(tmp_path, monkeypatch):
-  rng = np.random.default_rng(0)
-  images, labels = rng.integers(0, 256, (3, 28, 28), np.uint8), np.arange(3, dtype="u1")
-  manual = tmp_path / fashion.MANUAL_FOLDER
-  monkeypatch.setattr(fashion, "SYSTEM_FOLDER", tmp_path / "none")
-  with pytest.raises(ValueError, match="neither in .*apt-get install dataset-fashion"):
-    fashion.find_files(tmp_path)
-  manual.mkdir(parents=True)
-  assert fashion.find_files(tmp_path) == manual
-  with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz: there is no such"):
-    fashion.read_images(manual, "t10k")
-  for kind, header, x in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
-    content = gzip.compress(bytes(header) + x.tobytes())
-    (manual / f"t10k-{kind}-ubyte.gz").write_bytes(content)
-  with pytest.raises(ValueError, match="images-idx3.* has the SHA-256 .*, expected is"):
-    fashion.read_images(manual, "t10k")
-  for kind, x in (("images-idx3", images), ("labels-idx1", labels)):
-    digest = hashlib.sha256(x.tobytes()).hexdigest()
-    monkeypatch.setitem(fashion.SHA256, ("t10k", kind), digest)
-  found, known = fashion.read_images(manual, "t10k")
-  assert tiny_runs.same((found, known), (images, labels))
-  picture = np.zeros((28, 28), np.uint8)
-  for at in fashion.QUARTERS.values():
-    picture[at] += found[1][at]
-  np.testing.assert_array_equal(picture, images[1])
-
-
-@pytest.mark.skipif(
-  not Path("/usr/share/datasets/fashion-mnist").is_dir(),
-  reason="apt-get install dataset-fashion-mnist",
-)
-def test_the_fashion_of_the_system_is_the_one_that_is_known():
-  images, labels = fashion.read_images(fashion.SYSTEM_FOLDER, "t10k")
-  assert images.shape == (10_000, 28, 28)
-  assert np.bincount(labels).tolist() == [1000] * 10
-
-
-def test_rows_are_taken_by_number_and_never_all(mine):
+def test_stored_rows_are_read_by_index_and_never_all(mine):
   split = data.load(mine, stream=True).split("train")
   photo, every = split.inputs["photo"], data.load(mine).split("train").inputs["photo"]
   assert (len(photo), photo.shape, photo.dtype) == (30, (30, 4, 4, 3), np.uint8)
   index = np.array([[3, 3, 29], [0, 7, 3]])
   np.testing.assert_array_equal(photo[index], every[index])
   assert photo[np.zeros(0, int)].shape == (0, 4, 4, 3)
-  with pytest.raises(IndexError, match="rows 3 to 30 of 30"):
+  with pytest.raises(IndexError, match="index 30 is out of bounds"):
     photo[np.array([3, 30])]
   with pytest.raises(ValueError, match="30 rows in .* are streamed, they cannot be"):
     np.asarray(photo)
   photo.path.write_bytes(photo.path.read_bytes()[:-1])
-  with pytest.raises(ValueError, match="photo.rows: row 29 is not there"):
+  with pytest.raises(ValueError, match="photo.rows is cut short, delete its folder"):
     photo[np.array([29])]
 
 
@@ -246,13 +204,13 @@ def test_rows_are_taken_by_number_and_never_all(mine):
     ("mine.npz", {"frozen": {"photo": "a:b"}}, "stream and frozen are given"),
   ],
 )
-def test_what_cannot_be_streamed(mine, name, options, words):
+def test_sources_that_cannot_be_streamed_are_refused(mine, name, options, words):
   name = mine.parent / name if "." in name else name
   with pytest.raises(ValueError, match=words):
     data.load(name, stream=True, **options)
 
 
-def test_arrays_by_column_and_full_disks_are_told(mine, monkeypatch):
+def test_arrays_by_column_and_full_disks_are_refused(mine, monkeypatch):
   by_column = np.asfortranarray(content()["x_numbers"])
   np.savez(mine, **(content() | {"x_numbers": by_column}))
   with pytest.raises(ValueError, match="mine.npz: x_numbers .* stored column by column"):
@@ -278,20 +236,7 @@ def test_a_file_larger_than_memory_is_refused(mine, monkeypatch):
   data.load(mine)
 
 
-@pytest.mark.parametrize(("limit", "left"), [("max", 9), ("7000", 5), ("12000", 9)])
-def test_the_memory_of_a_container_counts(limit, left, folder, monkeypatch):
-  """Of 9 kB on the host; 3,000 bytes are used, 1,120 of them can be had back."""
-  for name in ("MEMORY", "CONTAINER"):
-    monkeypatch.setattr(mesh, name, folder / name.lower())
-  mesh.MEMORY.write_text("MemTotal:  99 kB\nMemAvailable:   9 kB\n")
-  mesh.CONTAINER.mkdir()
-  stat = "anon 1880\ninactive_file 1120\n"
-  for name, text in {"max": limit, "current": "3000", "stat": stat}.items():
-    (mesh.CONTAINER / f"memory.{name}").write_text(text)
-  assert mesh.free_host_memory() == 1024 * left
-
-
-def test_writing_takes_the_memory_of_a_piece(folder, monkeypatch):
+def test_writing_takes_the_memory_of_one_block(folder, monkeypatch):
   monkeypatch.setattr(npz, "BLOCK_BYTES", 2**18)
   monkeypatch.setattr(cleaning, "BLOCK_VALUES", 2**16)
   x = np.arange(400 * 2**14, dtype=np.float32).reshape(400, -1)  # 26 MB
