@@ -15,7 +15,7 @@ from promise_jax.method import Method, no_preprocessing
 from promise_jax.types import Array, Split
 
 BLOCK = 256  # rows predicted at once
-PREPROCESSED = 128  # rows that `encoders.precompute_image_features` takes at once
+PREPROCESSED = 128  # rows that `image_features.precompute` takes at once
 PIECE = 8 * PREPROCESSED  # rows that go to a device at once to be preprocessed for the host
 
 

@@ -1,11 +1,10 @@
 """Train rows that stay on disk: for data larger than memory.
 
-`assemble_stream` reads the train split of a source in pieces, checks and cleans it as
-`dataset.assemble` does in memory, and writes it once into promise_jax/streamed in the user's
-cache folder: one file of rows of equal size for each modality, and `small.npz` for labels,
-ids, lengths and masks, which stay in memory, as do the valid and test splits. A streamed row
-is bit for bit the resident one. The folder is named by a hash of the source's identity and
-of how it is read; it can be deleted at any time except while a run reads it. Ours.
+`assemble_stream` reads the train split of a source in blocks, cleans it as `dataset.assemble`
+does in memory, and writes it once into a folder in the user's cache: a file of rows of equal
+size for each modality, and `small.npz` with labels, ids, lengths and masks. Those stay in
+memory, as do the valid and test splits. A streamed row is bit for bit the resident one. The
+folder may be deleted at any time except while a run reads it. Ours.
 """
 
 import contextlib
@@ -42,7 +41,7 @@ class StoredRows:
     return self.shape[0]
 
   def open(self, mode: str) -> np.memmap:
-    """The file as an array. Opened anew for each use: pages of a map that stays would count
+    """The file as an array. Each use opens it anew: pages of a map that stays open would count
     as memory of this process."""
     try:
       return np.memmap(self.path, self.dtype, mode, shape=self.shape)
@@ -107,7 +106,10 @@ def fit_on_disk(
   path = folder / f"{source.name}-{digest}"
   try:
     if not path.exists():
-      with lock_folder(path):
+      folder.mkdir(parents=True, exist_ok=True)
+      # The system drops the lock of a process that was killed.
+      with open(folder / f".{path.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():  # another process may have written it meanwhile
           write_store(source, nonfinite, path)
   except OSError as error:
@@ -118,15 +120,6 @@ def fit_on_disk(
   return open_store(source, path)
 
 
-@contextlib.contextmanager
-def lock_folder(path: pathlib.Path) -> Iterator[None]:
-  """Lets one process write. The system drops the lock of a process that was killed."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path.parent / f".{path.name}.lock", "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
-
-
 def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) -> None:
   """Writes the folder `path`, whole or not at all."""
   half = path.with_name(f".{path.name}.half")
@@ -135,8 +128,8 @@ def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) 
   try:
     modalities = resolve_lengths(source)
     small = write_rows(source, modalities, nonfinite, half)
-    small |= standardise_store(source, modalities, small["recorded"], half)
-    np.savez(half / SMALL, **small)
+    scales = standardise_store(source, modalities, small["recorded"], half)
+    np.savez(half / SMALL, **small, **scales)
     for file in half.iterdir():  # on disk, before the name says that all is there
       handle = os.open(file, os.O_RDONLY)
       os.fsync(handle)
@@ -203,22 +196,18 @@ def standardise_store(
       continue
     rows = stored_rows(folder, m, len(recorded))
     scale = cleaning.fit_scale_in_blocks(functools.partial(iterate_values, rows))
-    for part, (values, kept) in zip(piece_slices(rows), iterate_values(rows), strict=True):
-      rest = np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport()
+    rest, start = (np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport()), 0
+    for values, kept in iterate_values(rows):
       cleaned = cleaning.CleanModality(values, kept, *rest)
-      rows.open("r+")[part] = cleaning.standardise(cleaned, scale)
+      rows.open("r+")[start : start + len(values)] = cleaning.standardise(cleaned, scale)
+      start += len(values)
     scales[f"scale_{m.name}"] = np.stack(scale)
   return scales
 
 
-def piece_slices(rows: StoredRows) -> list[slice]:
-  """The rows in pieces, cut as `cleaning.fit_scale` cuts them in memory."""
-  return cleaning.row_slices(len(rows), int(np.prod(rows.shape[1:])))
-
-
 def iterate_values(rows: StoredRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (values, which of them count) piece by piece."""
-  for part in piece_slices(rows):
+  """Yields (values, which of them count), in the blocks in which `cleaning.fit_scale` sums."""
+  for part in cleaning.row_slices(len(rows), int(np.prod(rows.shape[1:]))):
     values = rows[part]
     yield values, ~np.isnan(values)
 

@@ -170,9 +170,10 @@ def check_training(
     )
   fractions = np.array([s.fraction for s in method.stages])
   edges = np.round(np.cumsum(fractions) / fractions.sum() * total).astype(int)
-  # Every stage gets a block: push the edges apart from the left, then from the right.
+  # Every stage gets a block: push the edges apart.
   for i in range(len(edges)):
-    edges[i] = min(max(edges[i], i + 1), total - (len(edges) - 1 - i))
+    least = edges[i - 1] + 1 if i else 1
+    edges[i] = min(max(edges[i], least), total - (len(edges) - 1 - i))
   return np.diff(edges, prepend=0).tolist()
 
 

@@ -1,3 +1,5 @@
+"""Label subsets are stratified and nested; batches pass over all rows."""
+
 import collections
 
 import numpy as np
@@ -63,7 +65,7 @@ def test_halves_are_rounded_up(rate, rows, expected):
   assert sampling.label_subset(ids, "regression", rate, 0, ids).sum() == expected
 
 
-def test_every_row_is_as_likely():
+def test_every_row_is_equally_likely_to_keep_its_label():
   label, ids = np.repeat([0, 1], [30, 10]), np.arange(40)
   times = sum(sampling.label_subset(label, "classes", 0.2, s, ids).astype(int) for s in range(500))
   deviation = np.sqrt(500 * 0.2 * 0.8)
@@ -82,7 +84,7 @@ def test_every_label_has_a_positive_row():
   assert chosen.sum() == 15
 
 
-def test_the_rarest_label_chooses_first():
+def test_the_rarest_label_gets_its_row_first():
   label = np.zeros((20, 2), np.float32)
   label[:, 0] = label[7, 1] = 1
   chosen = sampling.label_subset(label, "multilabel", 0.01, 0, np.arange(20))
@@ -94,7 +96,7 @@ def test_multilabel_without_any_positive():
   assert sampling.label_subset(label, "multilabel", 0.3, 0, np.arange(10)).sum() == 3
 
 
-def test_regression_takes_the_same_from_every_decile():
+def test_regression_labels_come_equally_from_every_decile():
   label = np.random.default_rng(0).permutation(200).astype(np.float32)
   for rate, each in ((0.05, 1), (0.1, 2), (0.5, 10)):
     chosen = sampling.label_subset(label, "regression", rate, 0, np.arange(200))
@@ -139,7 +141,7 @@ def test_label_subset_errors(kind, rate, words):
 def batches(labelled, steps, batch=8, share=3, seed=0, ids=None):
   ids = np.arange(len(labelled)) + 100 if ids is None else ids
   return sampling.sample_batches(
-    labelled, ids, seed=seed, steps=steps, batch=batch, labelled_per_batch=share
+    labelled, ids, seed=seed, steps=steps, batch_size=batch, labelled_per_batch=share
   )
 
 
@@ -167,13 +169,13 @@ def test_one_kind_of_rows_fills_the_batch(labelled):
 
 
 @pytest.mark.parametrize("share", [0, 8])
-def test_a_share_of_nothing_or_all(share):
+def test_a_batch_may_be_labelled_or_unlabelled_altogether(share):
   labelled = np.arange(20) < 10
   rows = batches(labelled, np.arange(5), share=share)
   assert (labelled[rows] == (share == 8)).all()
 
 
-def test_steps_can_be_taken_in_pieces():
+def test_batches_do_not_depend_on_the_steps_asked_with_them():
   labelled = np.arange(50) % 3 == 0
   whole = batches(labelled, np.arange(60))
   pieces = [batches(labelled, np.arange(a, b)) for a, b in ((0, 7), (7, 8), (8, 60))]
@@ -196,7 +198,7 @@ def test_seeds_give_other_orders():
   assert (first == second).mean() < 0.05
 
 
-def test_steps_far_away():
+def test_a_step_far_away_is_as_quick():
   labelled = np.arange(50) % 3 == 0
   rows = batches(labelled, np.array([10**12]))
   assert labelled[rows[0]].tolist() == [True] * 3 + [False] * 5
@@ -217,7 +219,7 @@ def test_batch_errors(rows, batch, share, step, words):
     batches(np.arange(rows) < 2, np.array([step]), batch, share)
 
 
-def test_slots_by_hand():
+def test_bank_indices_by_hand():
   labelled = np.array([True, False, True, True, False, True])
   assert sampling.bank_indices(labelled, 2).tolist() == [0, -1, 1, 0, -1, 1]
   assert sampling.bank_indices(labelled, 9).tolist() == [0, -1, 1, 2, -1, 3]

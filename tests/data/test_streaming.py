@@ -101,7 +101,7 @@ def test_streamed_images_are_preprocessed_to_the_same_bits(one_device, eight_dev
   """By the devices that read them, and in pieces for other processes."""
   rng = np.random.default_rng(0)
   photo, index = rng.integers(0, 256, (140, 8, 8, 3), np.uint8), rng.integers(0, 140, (2, 3, 32))
-  method = Method(None, None, (), image_features.precompute_image_features)
+  method = Method(None, None, (), image_features.precompute)
   expected = device_data.to_devices(method, {"inputs": {"p": photo}}, one_device)["inputs"]["p"]
   rows = batches.place_rows({"p": photo[index]}, (2, 3, 32), eight_devices)
   made = device_data.preprocess_batches(method, eight_devices)(rows)["p"]
@@ -122,8 +122,13 @@ def test_blocks_are_read_in_order(workers):
 
 def test_few_blocks_are_read_ahead():
   read = []
-  blocks = prefetch.open_reader(read.append, range(40), prefetch.PrefetchConfig(threads=1))
-  next(blocks), next(blocks)
+
+  def read_block(start):
+    read.append(start)
+    return start
+
+  blocks = prefetch.open_reader(read_block, range(40), prefetch.PrefetchConfig(threads=1))
+  assert [next(blocks), next(blocks)] == [0, 1]
   blocks.close()
   assert 2 <= len(read) <= 4
   with pytest.raises(ValueError, match="threads is 0, it must be at least 1"):
@@ -166,7 +171,7 @@ def predict(params, model_state, inputs, pattern=None):
 def loss(params, model_state, batch, key, info):
   logits = jax.nn.log_softmax(predict(params, model_state, batch)["logits"])
   loss = -jnp.mean(jnp.take_along_axis(logits, batch.label[:, None], axis=1))
-  return loss, (model_state, {"loss": Average(loss, jnp.float32(1))})
+  return loss, (model_state, {"nll": Average(loss, jnp.float32(1))})
 
 spec = Spec((Modality("x", "vector", (WIDTH,)),), Task("classes", 2), {})
 data = batches.TrainData(part(Made(), COUNT), np.ones((1, COUNT), bool), (0,))
