@@ -73,8 +73,8 @@ def finished_run(given, folder) -> SimpleNamespace:
   best = (params, model_state)
   state = training_step.TrainLoopState(last, best, np.zeros(3), np.full(3, 5))
   with run_dir.open_run(folder, experiment):
-    with checkpoint.open_manager(checkpoint.variant_folder(folder, variant.folder)) as manager:
-      checkpoint.save(manager, 15, state)
+    with checkpoint.Checkpoints(checkpoint.variant_folder(folder, variant.folder)) as checkpoints:
+      checkpoints.save(15, state)
     (folder / "results.jsonl").write_text("")
   return SimpleNamespace(folder=folder, best=param_paths.leaves_by_path(params))
 
@@ -149,19 +149,18 @@ def test_long_lists_are_cut():
 
 
 def test_a_stopped_run_continues_without_the_other_folder(source, other, tmp_path, monkeypatch):
-  """SIGTERM at the second save; then the source is gone. The bits are the same."""
+  """SIGTERM at the first save; then the source is gone. The bits are the same."""
   copy, folder = tmp_path / "copy", tmp_path / "run"
   shutil.copytree(source.folder, copy)
-  save, saved = checkpoint.save, []
+  save = checkpoint.Checkpoints.save
 
-  def save_and_stop(manager, step, tree):
-    save(manager, step, tree)
-    saved.append(step)
-    if len(saved) == 2:
+  def save_and_stop(self, step, tree):
+    save(self, step, tree)
+    if step == 5:
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(checkpoint, "save", save_and_stop)
+    patch.setattr(checkpoint.Checkpoints, "save", save_and_stop)
     with pytest.raises(loop.TrainingInterrupted):
       experiment_run.run_experiment(wider_config(copy), folder, show=lambda text: None)
   shutil.rmtree(copy)

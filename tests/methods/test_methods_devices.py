@@ -16,6 +16,7 @@ import example_batches
 import tiny_runs
 from promise_jax import methods
 from promise_jax.devices import mesh as devices_mesh
+from promise_jax.devices import placement
 from promise_jax.training import loop
 
 # What the losses of a method gather: codes [D, B] or elements [M V, D] of contrasts,
@@ -35,7 +36,7 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
     devices_mesh.make_mesh(jax.devices()[:devices]),
   )
   everywhere = devices_mesh.replicated(mesh)
-  here = devices_mesh.place((p.params, p.model_state), everywhere)
+  here = placement.place((p.params, p.model_state), everywhere)
   spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   loss = p.method.stages[0].loss
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=everywhere)
@@ -55,14 +56,14 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
 @pytest.fixture
 def texts(monkeypatch):
   """The programs of the calls that `train.fit` makes, as XLA compiled them."""
-  found, compiled = [], loop.compiled
+  found, compiled = [], loop.compile_program
 
   def keep(program, args, speed, once=False):
     call = compiled(program, args, speed, once)
     found.extend([] if once else [call.as_text()])
     return call
 
-  monkeypatch.setattr(loop, "compiled", keep)
+  monkeypatch.setattr(loop, "compile_program", keep)
   return found
 
 
@@ -96,7 +97,7 @@ def test_groups_train_what_one_device_does_and_send_each_other_nothing(name, one
   given = method, source.spec, rows, source.split("valid"), config
   alone = loop.fit(*given, mesh=one_device)
   texts.clear()
-  fit = loop.fit(*given, mesh=devices_mesh.make_mesh(groups=8))
+  fit = loop.fit(*given, mesh=devices_mesh.make_mesh(seed_devices=8))
   tiny_runs.assert_close(fit[:4], alone[:4], rtol=1e-3, atol=1e-4)
   assert len(texts) == stages
   for text in texts:
