@@ -1,34 +1,32 @@
 """Sphinx settings: MyST pages, executed notebooks, API pages from the docstrings."""
 
 import importlib.metadata
-import pathlib
 import sys
+from pathlib import Path
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
-import generated  # noqa: E402  docs/generated.py writes the reference tables
+import docstrings  # noqa: E402
+import generated  # noqa: E402
 
 project = "promise_jax"
 author = "the promise_jax authors"
 release = importlib.metadata.version("promise-jax")
 
-extensions = [
-  "myst_nb",
-  "sphinx.ext.autodoc",
-  "sphinx.ext.autosummary",
-  "sphinx.ext.napoleon",
-  "sphinx.ext.viewcode",
-]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
+exclude_patterns = ["_build", "_generated", "**/.ipynb_checkpoints"]
+default_role = "code"
+myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are committed with their outputs; a test runs them
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_typehints = "signature"
-autosummary_generate = True
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # what flax says of its modules is in the docs of flax
+napoleon_custom_sections = ["Source"]
+napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "promise_jax"
@@ -36,5 +34,6 @@ html_static_path = ["_static"]
 
 
 def setup(app):
-  """Writes the generated pages before Sphinx reads the sources."""
-  app.connect("builder-inited", lambda app: generated.write_pages(pathlib.Path(app.srcdir)))
+  """Writes the generated pages before Sphinx looks for sources."""
+  generated.write_pages(DOCS)
+  app.connect("autodoc-process-docstring", docstrings.process_docstring, priority=100)

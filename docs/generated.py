@@ -1,0 +1,273 @@
+"""Writes what the pages take from the code: commands, settings, lists, API, notebooks.
+
+Everything is read from the source when the documentation is built, so it cannot go stale.
+"""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import io
+import pkgutil
+import shutil
+import tokenize
+from pathlib import Path
+
+import promise_jax
+from promise_jax import methods
+from promise_jax.cli import list_names
+from promise_jax.cli.main import make_parser
+from promise_jax.data.prefetch import PrefetchConfig
+from promise_jax.experiments import config as experiment_config
+from promise_jax.experiments.experiment import Experiment
+from promise_jax.methods.presets import PRESETS
+from promise_jax.optim.optimizer import OptimConfig
+from promise_jax.training.loop import TrainConfig
+
+# What the top level and section `data` of a config hold beside fields of dataclasses.
+TOP_LEVEL = {
+  "method": "the method, with settings in parentheses: `robult(contrast=infonce)`",
+  "dataset": "a built-in data set, or the path of your data",
+  "label_rate": "part of the training rows that keep their label; stratified, the same for "
+  "every variant",
+  "baselines": "variants to compare with, joined by `+`: `fusion(fill=zeros)+distil`; `none` for none",
+  "train_protocol": "how training rows lose modalities, [see there](protocols.md)",
+  "test_protocols": "extra test conditions, joined by `+`; all patterns and the missing rates 0 to "
+  "0.9 are always tested",
+  "seeds": "how many repetitions",
+  "metrics": "metrics beside those of the task, joined by `+`",
+  "init_from": "folder of a finished run: variants of its method start from its best parameters "
+  "of the same seed; the optimiser starts fresh",
+  "init_filter": "regexes on parameter paths: which to load; parameters that were not loaded are "
+  "listed at start-up and in `init.json`",
+  "precision": "`float32`, or `bfloat16` for the matrix products; parameters and loss stay "
+  "float32",
+}
+DATA = {
+  "data_dir": "where prepared data sets are (default: `TFDS_DATA_DIR`, or the cache folder)",
+  "nonfinite": "what a NaN or infinite number costs: its `frame`, or its `value` alone",
+  "vocabulary": "size of the hash of texts, bound of token ids",
+  "scale": "unit of a regression label; 0: that of the data set",
+  "tags": "`emoji`: text is name and tags",
+  "fold": "`watch`: which subjects are the test, 0 or 1",
+  "kinds": "kinds of modalities of an `.npz` file: `audio=sequence,page=image`",
+  "split_seed": "draws the split of an `.npz` file without one",
+  "classes": "sentiment pickles: polarities are the labels",
+  "modalities": "which to keep, joined by `+`; empty: all",
+  "frozen": "encoders, `image=package.module:function,text=features/text`",
+  "stream": "keep training rows on disk, for data larger than memory",
+}
+API = {
+  "": "Data types, methods, missingness",
+  "losses": "Losses",
+  "methods": "Methods",
+  "nn": "Networks",
+  "optim": "Optimisation",
+  "data": "Data",
+  "training": "Training",
+  "evaluation": "Evaluation",
+  "experiments": "Experiments",
+}
+TOP_MODULES = ("types", "method", "missing", "counter_rng", "checks")
+NOTEBOOKS = ("quickstart", "bilevel")
+
+
+def write_pages(docs: Path) -> None:
+  """Writes the fragments, the API pages and the copies of the notebooks under `docs`."""
+  folder = docs / "_generated"
+  write(folder / "commands.md", commands_page())
+  write(folder / "settings.md", settings_page())
+  write(folder / "presets.md", presets_table())
+  for kind, make_lines in list_names.KINDS.items():
+    if kind != "settings":
+      rows = [(f"`{name}`", text) for name, text in make_lines().items()]
+      write(folder / f"{kind}.md", table(("name", "what it is"), rows))
+  for package, title in API.items():
+    write(docs / "api" / "generated" / f"{package or 'top'}.rst", api_page(package, title))
+  for name in NOTEBOOKS:
+    target = docs / "notebooks" / f"{name}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    source = docs.parent / "notebooks" / target.name
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+      shutil.copy(source, target)
+
+
+def write(path: Path, text: str) -> None:
+  """Writes `text` unless it stands there already: Sphinx then skips the page."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if not path.exists() or path.read_text("utf-8") != text:
+    path.write_text(text, "utf-8")
+
+
+def table(header, rows) -> str:
+  """A Markdown table."""
+  lines = [header, ["---"] * len(header), *rows]
+  escape = lambda cell: " ".join(str(cell).split()).replace("|", "\\|")
+  return "\n".join("| " + " | ".join(map(escape, row)) + " |" for row in lines) + "\n"
+
+
+# Commands.
+
+
+def commands_page() -> str:
+  """The help of every command, from argparse."""
+  subparsers = next(
+    a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)
+  )
+  parts = []
+  for name, parser in subparsers.choices.items():
+    summary, _, rest = parser.description.partition("\n")
+    parts.append(f"### {name}\n\n{summary}\n\n```text\n{rest.strip()}\n```\n")
+    rows = [row for action in parser._actions if (row := flag_row(action))]
+    if rows:
+      parts.append(table(("flag", "default", "what it does"), rows))
+  return "\n".join(parts)
+
+
+def flag_row(action: argparse.Action):
+  """(flag, default, help) of one argument; None for --help."""
+  if isinstance(action, argparse._HelpAction):
+    return None
+  value = f" {action.metavar}" if action.metavar else ""
+  name = ", ".join(action.option_strings) + value if action.option_strings else action.dest
+  shown = action.default not in (None, "", False, argparse.SUPPRESS)
+  return f"`{name}`", f"`{action.default}`" if shown else "", action.help or ""
+
+
+# Settings.
+
+
+def settings_page() -> str:
+  """Every field of a config, by section."""
+  default = experiment_config.default_config("robult", "mfeat", label_rate=0.05)
+  top = {k: v for k, v in default.items() if not hasattr(v, "items")}
+  known = {f.name for f in dataclasses.fields(Experiment)} | {"method", "dataset", "baselines"}
+  check_described(set(top), set(TOP_LEVEL), "top level")
+  assert set(top) <= known, set(top) - known
+  reading = PrefetchConfig()._asdict() if hasattr(PrefetchConfig, "_asdict") else None
+  reading = reading or dataclasses.asdict(PrefetchConfig())
+  check_described(set(default.data) - set(reading), set(DATA), "section data")
+  header = ("setting", "default", "what it is")
+  parts = ["### Top level\n", table(header, described_rows(top, TOP_LEVEL, ""))]
+  data = {k: v for k, v in default.data.items() if k in DATA}
+  parts += ["### data\n", table(header, described_rows(data, DATA, "data."))]
+  parts.append(table(header, field_rows(PrefetchConfig, "data.")))
+  parts += ["### train\n", table(header, field_rows(TrainConfig, "train.", skip=("optim",)))]
+  parts += ["### train.optim\n", table(header, field_rows(OptimConfig, "train.optim."))]
+  for name, (settings, _) in methods.METHODS.items():
+    parts.append(f"### {name}\n")
+    for base in settings.__mro__[1:]:
+      if dataclasses.is_dataclass(base):
+        parts.append(f"The settings of `{base.method}` as well, with the defaults given there.\n")
+    parts.append(table(header, field_rows(settings, f"{name}.")))
+  return "\n".join(parts)
+
+
+def check_described(found: set, described: set, where: str) -> None:
+  """Raises ValueError for settings without a description, and the reverse."""
+  if found != described:
+    raise ValueError(f"docs/generated.py, {where}: describe {sorted(found ^ described)}")
+
+
+def described_rows(values: dict, texts: dict, prefix: str):
+  """(setting, default, text) where the texts stand in this file."""
+  return [(f"`{prefix}{name}`", show(value), texts[name]) for name, value in values.items()]
+
+
+def show(value) -> str:
+  """A default as the command line takes it."""
+  if isinstance(value, tuple):
+    value = "+".join(map(str, value))
+  if isinstance(value, bool):
+    value = str(value).lower()
+  return f"`{value}`" if value != "" else ""
+
+
+def field_rows(cls, prefix: str, skip=()):
+  """(setting, default, comment) of the fields of a class, read from its source."""
+  node, comments = parse_class(cls)
+  rows = []
+  for field in node.body:
+    if not isinstance(field, ast.AnnAssign) or field.target.id in skip:
+      continue
+    kind = ast.unparse(field.annotation)
+    if kind.startswith("ClassVar"):
+      continue
+    default = getattr(cls, field.target.id, None)
+    if default is None or inspect.ismemberdescriptor(default) or callable(default):
+      default = ast.unparse(field.value) if field.value else ""
+    if hasattr(cls, "_field_defaults"):
+      default = cls._field_defaults.get(field.target.id, default)
+    text = comment_of(field, comments)
+    choices = choices_of(cls, field.target.id)
+    if choices:
+      text = f"{text + '; ' if text else ''}one of {', '.join(f'`{c}`' for c in choices)}"
+    rows.append((f"`{prefix}{field.target.id}`", show(default), text))
+  return rows
+
+
+def choices_of(cls, name: str) -> tuple:
+  """The values of a field with a Literal type."""
+  import typing
+
+  kind = typing.get_type_hints(cls)[name]
+  return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def parse_class(cls):
+  """The AST of a class, and its comments {line: (text, stands alone)}."""
+  text = inspect.getsource(inspect.getmodule(cls))
+  node = next(
+    n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__
+  )
+  lines, comments = text.splitlines(), {}
+  for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    if token.type == tokenize.COMMENT:
+      line = token.start[0]
+      alone = lines[line - 1].lstrip().startswith("#")
+      comments[line] = token.string.lstrip("# "), alone
+  return node, comments
+
+
+def comment_of(field: ast.AnnAssign, comments: dict) -> str:
+  """The comment behind a field, or the lines of comment above it."""
+  text, alone = comments.get(field.end_lineno, ("", True))
+  if text and not alone:
+    return text
+  above, line = [], field.lineno - 1
+  while comments.get(line, ("", False))[1]:
+    above.insert(0, comments[line][0])
+    line -= 1
+  return " ".join(above)
+
+
+def presets_table() -> str:
+  """What each preset sets."""
+  rows = []
+  for name, sections in PRESETS.items():
+    flat = experiment_config.flatten(sections)
+    fields = [f"`{k}={v}`" for k, v in flat.items()]
+    more = f" and {len(fields) - 6} more" if len(fields) > 6 else ""
+    rows.append((f"`{name}`", ", ".join(sections) or "the defaults", ", ".join(fields[:6]) + more))
+  return table(("preset", "sections", "settings"), rows)
+
+
+# API.
+
+
+def api_page(package: str, title: str) -> str:
+  """A page with every module of a package, from its docstrings."""
+  out = [title, "=" * len(title), ""]
+  for module in modules_of(package):
+    out += [module, "-" * len(module), "", f".. automodule:: {module}", ""]
+  return "\n".join(out)
+
+
+def modules_of(package: str) -> list[str]:
+  """The modules of a subpackage of promise_jax, without those that begin with _."""
+  if not package:
+    return [f"promise_jax.{name}" for name in TOP_MODULES]
+  root = Path(promise_jax.__file__).parent / package
+  found = pkgutil.walk_packages([str(root)], f"promise_jax.{package}.")
+  modules = [m.name for m in found if not m.ispkg and "._" not in m.name]
+  return [f"promise_jax.{package}", *modules]
