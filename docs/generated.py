@@ -40,8 +40,7 @@ TOP_LEVEL = {
   "of the same seed; the optimiser starts fresh",
   "init_filter": "regexes on parameter paths: which to load; parameters that were not loaded are "
   "listed at start-up and in `init.json`",
-  "precision": "`float32`, or `bfloat16` for the matrix products; parameters and loss stay "
-  "float32",
+  "precision": "`float32`, or `bfloat16` for the matrix products; parameters and loss stay float32",
 }
 DATA = {
   "data_dir": "where prepared data sets are (default: `TFDS_DATA_DIR`, or the cache folder)",
@@ -111,9 +110,7 @@ def table(header, rows) -> str:
 
 def commands_page() -> str:
   """The help of every command, from argparse."""
-  subparsers = next(
-    a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)
-  )
+  subparsers = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
   parts = []
   for name, parser in subparsers.choices.items():
     summary, _, rest = parser.description.partition("\n")
