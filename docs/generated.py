@@ -30,7 +30,7 @@ TOP_LEVEL = {
   "dataset": "a built-in data set, or the path of your data",
   "label_rate": "part of the training rows that keep their label; stratified, the same for "
   "every variant",
-  "baselines": "variants to compare with, joined by `+`: `fusion(fill=zeros)+distil`; `none` for none",
+  "baselines": "variants to compare with, joined by `+`, as `fusion(fill=zeros)+distil`; or `none`",
   "train_protocol": "how training rows lose modalities, [see there](protocols.md)",
   "test_protocols": "extra test conditions, joined by `+`; all patterns and the missing rates 0 to "
   "0.9 are always tested",
