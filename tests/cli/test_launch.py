@@ -42,7 +42,7 @@ class Run:
   def __init__(self, folder: Path, environment: dict, *flags: str):
     variants = "method=robult,baselines=majority+distil"
     call = command("train.py", f"--config={TINY}:{variants}", f"--workdir={folder}", *flags)
-    call += [f"--config.train.steps={STEPS}"]
+    call += [f"--config.train.steps={STEPS}", "--config.train.save_every=0"]
     self.folder = folder
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     self.process = subprocess.Popen(call, env=environment, **pipes)

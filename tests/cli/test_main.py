@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,6 +64,12 @@ REFUSED = [
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   """The working folder: a file, a folder with something in it, a run of another config."""
+
+  def find_no_cluster(**given):
+    raise ValueError("coordinator_address should be defined")
+
+  # JAX itself refuses to look for a cluster in a process that has used it.
+  monkeypatch.setattr(jax.distributed, "initialize", find_no_cluster)
   monkeypatch.chdir(tmp_path)
   (tmp_path / "file").write_text("x")
   np.savez(tmp_path / "own.npz", x_a=np.eye(9), x_b=np.eye(9), y=np.arange(9) % 3)

@@ -198,7 +198,7 @@ def test_a_finished_run_is_only_shown(finished, monkeypatch):
   assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*")} == before
 
 
-def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch, capsys):
   """SIGTERM at the second save, a line cut short, one of a step that was not saved."""
   saved, save = [], checkpoint.Checkpoints.save
 
@@ -219,9 +219,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
   path = tmp_path / "run" / "metrics.jsonl"
   late = json.dumps(files.read_jsonl(path)[-1] | {"step": 20})
   path.write_text(path.read_text() + late + "\n" + late[:30])
-  lines = []
-  table = experiment_run.run_experiment(config(), tmp_path / "run", show=lines.append)
-  assert table == finished.table and "robult: continues from step 15" in lines
+  assert run(tmp_path / "run") == finished.table
+  assert "robult: resuming from step 15 of 20" in capsys.readouterr().out
   for name in ("results.jsonl", "metrics.jsonl", "comparison.json"):
     ours, theirs = ((f / name).read_text() for f in (tmp_path / "run", finished.folder))
     assert ours == theirs
