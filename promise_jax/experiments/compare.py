@@ -17,8 +17,7 @@ import pandas as pd
 
 from promise_jax import files, methods
 from promise_jax.evaluation import metrics, verdicts
-from promise_jax.experiments import compare_config, run_dir
-from promise_jax.experiments import results as experiment_results
+from promise_jax.experiments import compare_config, result_files, run_dir
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.experiment import parse_experiment
@@ -117,7 +116,7 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
   """Every variant of the finished runs; of one that occurs twice, the run with more seeds."""
   merged = {}
   for folder in folders:
-    results = experiment_results.read_results(folder / "results.jsonl")
+    results = result_files.read_results(folder / "results.jsonl")
     with np.load(folder / "predictions.npz") as file:
       seeds = tuple(file["seed"].tolist())
       for name in (n.removeprefix("logits/") for n in file.files if n.startswith("logits/")):
@@ -172,7 +171,7 @@ def write_comparison(
   most = max(len(variant.seeds) for variant in merged.values())
   names = [name for name, variant in merged.items() if len(variant.seeds) == most]
   blocks.append(tables.pattern_table(results, metric, names).to_markdown())
-  tests = experiment_results.canonical_protocols(one["test_protocols"])
+  tests = result_files.canonical_protocols(one["test_protocols"])
   if tests:
     blocks.append(tables.protocol_table(results, metric, names, tests).to_markdown())
   text = "\n".join([f"## {config['title']}\n", *blocks])

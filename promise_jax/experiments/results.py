@@ -1,12 +1,10 @@
-"""From trained variants to the files and tables of a run.
+"""From trained variants to the results of a run, its verdicts and its tables.
 
 Results travel as pandas DataFrames: `results` has a row for every (method, pattern or
 protocol, metric, seed), `comparison` a row for every difference to the best baseline. Both
 are written and passed on in memory.
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,15 @@ import pandas as pd
 
 from promise_jax import files, missing
 from promise_jax.data import batches
-from promise_jax.evaluation import conditions as eval_conditions
-from promise_jax.evaluation import mask_files, measure, metrics, sentiment_metrics, verdicts
-from promise_jax.evaluation.conditions import Condition
+from promise_jax.evaluation import (
+  conditions,
+  mask_files,
+  measure,
+  metrics,
+  sentiment_metrics,
+  verdicts,
+)
+from promise_jax.experiments import result_files
 from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant
@@ -28,30 +32,34 @@ BEST_CONSTANT = "best constant"
 
 def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> html.Run:
   """Reads the test split, once, and writes every file about it; returns what a report shows."""
-  split, spec = setup.dataset.split("test"), setup.spec
-  tests = eval_conditions.rate_protocols()
-  tests += [p for p in setup.experiment.test_protocols if p not in tests]
-  conditions = [
-    *eval_conditions.pattern_conditions(split, setup.patterns, spec.names),
-    *eval_conditions.protocol_conditions(split, tests, "test"),
-    *eval_conditions.pooled_conditions(split, setup.patterns),
-  ]
+  split, group = setup.dataset.split("test"), setup.dataset.groups.get("test")
   logits = {v.name: np.asarray(v.predict(split)) for v in variants}
-  frames = [measure_variants(setup, logits, split, "test", conditions)]
-  frames += [validation_scores(setup, v) for v in variants]
-  group = setup.dataset.groups.get("test")
+  results = [measure_variants(setup, logits, split, "test", make_conditions(setup, split))]
+  results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
   differences = compare_with_baseline(setup, valid_scores, logits, split, group)
+  run = result_files.read_logs(folder, pd.concat(results, ignore_index=True), differences)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
   files.write_json(folder / "rows.json", count_rows(setup, split))
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
-  run = read_run(folder, results=pd.concat(frames, ignore_index=True), differences=differences)
   files.write_text(folder / "report.html", html.render_page(run))
-  write_results(folder / "results.jsonl", run.results)
+  # The last file: a run that has it is finished.
+  result_files.write_results(folder / "results.jsonl", run.results)
   return run
+
+
+def make_conditions(setup: Setup, split: Split) -> list[conditions.Condition]:
+  """Every pattern, all rates, the test protocols of the experiment, and patterns pooled."""
+  protocols = conditions.rate_protocols()
+  protocols += [p for p in setup.experiment.test_protocols if p not in protocols]
+  return [
+    *conditions.pattern_conditions(split, setup.patterns, setup.spec.names),
+    *conditions.protocol_conditions(split, protocols, "test"),
+    *conditions.pooled_conditions(split, setup.patterns),
+  ]
 
 
 def measure_variants(
@@ -59,16 +67,16 @@ def measure_variants(
   logits: dict[str, np.ndarray],
   split: Split,
   split_name: str,
-  conditions: list[Condition],
+  shown: list[conditions.Condition],
 ) -> pd.DataFrame:
   """Every metric of every variant, and of the best constant where the task is sentiment."""
   task, seeds, extra = setup.spec.task, setup.experiment.seeds, setup.experiment.metrics
   frames = {
-    name: measure.measure_conditions(task, values, split, conditions, seeds, extra)
+    name: measure.measure_conditions(task, values, split, shown, seeds, extra)
     for name, values in logits.items()
   }
   if sentiment_metrics.sentiment_set(task):
-    frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, conditions, seeds, extra)
+    frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, shown, seeds, extra)
   return pd.concat(
     [label_columns(setup, name, split_name, frame) for name, frame in frames.items()]
   )
@@ -155,61 +163,15 @@ def add_evaluation(
 ) -> str:
   """Adds another protocol to results.jsonl; returns a table of variants and metrics."""
   split, path = setup.dataset.split(split_name), folder / "results.jsonl"
-  conditions = eval_conditions.protocol_conditions(split, [protocol], split_name)
+  shown = conditions.protocol_conditions(split, [protocol], split_name)
   if masks:
-    mask = conditions[0].mask[0]
-    mask_files.export_masks(masks, mask, split.id, protocol, setup.spec.names)
+    mask_files.export_masks(masks, shown[0].mask[0], split.id, protocol, setup.spec.names)
   logits = {v.name: np.asarray(v.predict(split)) for v in variants}
-  added = measure_variants(setup, logits, split, split_name, conditions)
-  before = read_results(path)
+  added = measure_variants(setup, logits, split, split_name, shown)
+  before = result_files.read_results(path)
   same = (before["protocol"] == str(protocol)) & (before["split"] == split_name)
-  write_results(path, pd.concat([before[~(same & before["pattern"].isna())], added]))
+  result_files.write_results(path, pd.concat([before[~(same & before["pattern"].isna())], added]))
   return f"{comparison.metric_text(added)}\n\n{len(added)} lines in {path}"
-
-
-def write_results(path: Path, results: pd.DataFrame) -> None:
-  """Writes results.jsonl: `pattern` as a list of names, no field for a column without value."""
-  optional = ("rate", "step", "train_mask_hash")
-  lines = []
-  for line in results.to_dict("records"):
-    line = {k: v for k, v in line.items() if k not in optional or not pd.isna(v)}
-    line["pattern"] = None if pd.isna(line["pattern"]) else line["pattern"].split("+")
-    lines.append(line | ({"step": int(line["step"])} if "step" in line else {}))
-  files.write_jsonl(path, lines)
-
-
-def read_results(path: Path) -> pd.DataFrame:
-  """Reads results.jsonl; `pattern` is "text+audio", or null for a mixed protocol."""
-  lines = files.read_jsonl(path)
-  names = ["+".join(x["pattern"]) if x["pattern"] else None for x in lines]
-  results = pd.DataFrame(lines).assign(pattern=pd.Series(names, dtype=object))
-  return results.astype({"value": float})
-
-
-def read_run(folder: Path, results: pd.DataFrame | None = None, differences=None) -> html.Run:
-  """A run for its report; results that are not at hand are read from the folder."""
-  config = json.loads((folder / "config.json").read_text("utf-8"))
-  if results is None:
-    results = read_results(folder / "results.jsonl")
-    differences = pd.DataFrame(json.loads((folder / "comparison.json").read_text("utf-8")))
-  logs = {}
-  for name in ("metrics", "speed"):
-    path = folder / f"{name}.jsonl"
-    logs[name] = pd.DataFrame(files.read_jsonl(path) if path.exists() else [])
-  return html.Run(
-    folder.resolve().name,
-    config,
-    results,
-    logs["metrics"],
-    differences,
-    logs["speed"],
-    canonical_protocols(config["config"]["test_protocols"]),
-  )
-
-
-def canonical_protocols(texts: Iterable[str]) -> tuple[str, ...]:
-  """Protocols as the results name them."""
-  return tuple(str(missing.parse_protocol(text)) for text in texts)
 
 
 def render_console(run: html.Run) -> str:

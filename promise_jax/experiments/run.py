@@ -10,7 +10,7 @@ from typing import Any
 
 from promise_jax import files, missing
 from promise_jax.devices import distributed
-from promise_jax.experiments import results, run_dir
+from promise_jax.experiments import result_files, results, run_dir
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import Setup, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
@@ -36,7 +36,7 @@ def run_experiment(
   if distributed.all_processes_max(int(primary and run_dir.is_finished(folder))):
     if primary:
       show(f"{folder} is finished; nothing was trained.")
-    return results.render_console(results.read_run(folder)) if primary else ""
+    return results.render_console(result_files.read_run(folder)) if primary else ""
   setup = on_all_processes(lambda: set_up(experiment, folder))
   with run_dir.open_run(folder, experiment):
     if primary:

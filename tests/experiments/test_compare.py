@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from promise_jax import data, files
 from promise_jax.evaluation import bootstrap
-from promise_jax.experiments import compare, results, run_dir
+from promise_jax.experiments import compare, result_files, run_dir
 from promise_jax.reports import tables
 from promise_jax.training import loop
 
@@ -128,7 +128,7 @@ def test_the_report_names_every_variant_and_counts_the_rows(finished):
 
 def test_the_test_protocols_of_the_variants_with_most_seeds_follow_the_patterns(finished):
   folder, text, _ = finished
-  lines = results.read_results(folder / "headline" / "results.jsonl")
+  lines = result_files.read_results(folder / "headline" / "results.jsonl")
   names = list(lines["method"].unique())
   table = tables.protocol_table(lines, "accuracy", names, ("map(0.5,both=1.0)", "bernoulli(0.3)"))
   assert text.endswith("|\n\n" + table.to_markdown())

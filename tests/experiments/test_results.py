@@ -9,7 +9,7 @@ import tiny_runs
 from promise_jax import files
 from promise_jax.evaluation import sentiment_metrics
 from promise_jax.experiments import config as experiment_config
-from promise_jax.experiments import results, run
+from promise_jax.experiments import result_files, results, run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def sentiment_run(tmp_path_factory):
 
 def test_the_best_constant_stands_beside_the_variants_of_a_sentiment_run(sentiment_run):
   folder, text = sentiment_run
-  found = results.read_results(folder / "results.jsonl")
+  found = result_files.read_results(folder / "results.jsonl")
   key = ["seed", "metric", "protocol", "mask_hash", "split", "pattern", "n"]
   where = lambda frame: sorted(map(str, frame[key].to_numpy().tolist()))
   test = found[found["split"] == "test"]
@@ -42,10 +42,16 @@ def test_the_best_constant_stands_beside_the_variants_of_a_sentiment_run(sentime
 
 def test_results_are_read_as_they_were_written(sentiment_run, tmp_path):
   path = sentiment_run[0] / "results.jsonl"
-  results.write_results(tmp_path / "again.jsonl", results.read_results(path))
+  result_files.write_results(tmp_path / "again.jsonl", result_files.read_results(path))
   assert (tmp_path / "again.jsonl").read_text() == path.read_text()
   lines = files.read_jsonl(path)
   assert {str(x["pattern"]) for x in lines} == {"None", "['m0']", "['m1']", "['m0', 'm1']"}
   # A field without a value is not there.
   assert {x["split"] for x in lines if "step" in x} == {"valid"}
   assert {x["protocol"][:9] for x in lines if "rate" in x} == {"bernoulli"}
+
+
+def test_numbers_that_are_null_in_a_file_are_undefined():
+  lines = [{"metric": "mae", "low": None, "high": None}]
+  frame = result_files.make_frame(lines, "difference", "low", "high")
+  assert frame[["low", "high"]].isna().all(axis=None) and set(frame.dtypes[1:]) == {np.dtype(float)}

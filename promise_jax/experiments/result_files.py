@@ -1,0 +1,58 @@
+"""The files of results: results.jsonl there and back, and a finished run for its report."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from promise_jax import files, missing
+from promise_jax.reports import html
+
+
+def write_results(path: Path, results: pd.DataFrame) -> None:
+  """Writes results.jsonl: `pattern` as a list of names, no field for a column without value."""
+  optional = ("rate", "step", "train_mask_hash")
+  lines = []
+  for line in results.to_dict("records"):
+    line = {k: v for k, v in line.items() if k not in optional or not pd.isna(v)}
+    line["pattern"] = None if pd.isna(line["pattern"]) else line["pattern"].split("+")
+    lines.append(line | ({"step": int(line["step"])} if "step" in line else {}))
+  files.write_jsonl(path, lines)
+
+
+def read_results(path: Path) -> pd.DataFrame:
+  """Reads results.jsonl; `pattern` is "text+audio", or null for a mixed protocol."""
+  lines = files.read_jsonl(path)
+  patterns = ["+".join(line["pattern"]) if line["pattern"] else None for line in lines]
+  return make_frame(lines, "value").assign(pattern=pd.Series(patterns, dtype=object))
+
+
+def read_run(folder: Path) -> html.Run:
+  """A finished run for its report."""
+  differences = json.loads((folder / "comparison.json").read_text("utf-8"))
+  differences = make_frame(differences, "difference", "low", "high")
+  return read_logs(folder, read_results(folder / "results.jsonl"), differences)
+
+
+def read_logs(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Run:
+  """A run whose results are at hand; its config and training logs are read."""
+  config = json.loads((folder / "config.json").read_text("utf-8"))
+  training, speed = (
+    make_frame(files.read_jsonl(path) if path.exists() else [], "loss", "valid")
+    for path in (folder / "metrics.jsonl", folder / "speed.jsonl")
+  )
+  protocols = canonical_protocols(config["config"]["test_protocols"])
+  name = folder.resolve().name
+  return html.Run(name, config, results, training, differences, speed, protocols)
+
+
+def make_frame(lines: list[dict], *numbers: str) -> pd.DataFrame:
+  """Lines of JSON as a DataFrame; null is NaN in the columns `numbers`."""
+  frame = pd.DataFrame(lines)
+  return frame.astype({name: float for name in numbers if name in frame})
+
+
+def canonical_protocols(texts: Iterable[str]) -> tuple[str, ...]:
+  """Protocols as the results name them."""
+  return tuple(str(missing.parse_protocol(text)) for text in texts)
