@@ -21,7 +21,7 @@ class Condition(NamedTuple):
 
 
 def make_condition(split: Split, mask: Bool[np.ndarray, "K N M"], **columns) -> Condition:
-  """A condition that hides more than the data lack."""
+  """A condition whose mask hides modalities beside those that the data lack."""
   mask = mask & split.recorded
   ids = np.tile(split.id, len(mask))
   name = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)

@@ -117,6 +117,6 @@ def upper_levels(training: pd.DataFrame) -> list[str]:
       end = lines.loc[lines["step"] == lines["step"].max(), "moved"].mean()
       sentences.append(
         f"{method}: the upper level {'moved' if end > STILL else 'did not move'}, "
-        f"|beta - beta0| = {end:.3f} on average over the last call of training"
+        f"|beta - beta0| = {end:.3f} on average over the last block of training steps"
       )
   return sentences
