@@ -98,6 +98,6 @@ def main(words: Sequence[str] | None = None) -> int:
   """Runs the command line `words` (default: that of this process); returns the exit code.
 
   0: done, or stopped by SIGTERM with everything saved. 1: training failed. 2: a mistake in
-  the command line, a config or a file, told in one sentence. 130: stopped by Ctrl-C.
+  the command line, a config or a file, which one sentence explains. 130: stopped by Ctrl-C.
   """
   return exit_code(lambda: run(sys.argv[1:] if words is None else words))

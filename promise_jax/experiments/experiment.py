@@ -48,7 +48,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that an experiment is told, checked and typed."""
+  """All settings of an experiment."""
 
   variants: tuple[VariantConfig, ...]  # the method, then its baselines
   data: DataConfig

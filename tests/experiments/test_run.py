@@ -21,7 +21,6 @@ FIELDS = set(
   "method dataset split protocol mask_hash pattern metric value n seed label_rate".split()
 )
 
-
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 
@@ -97,8 +96,8 @@ def test_garbage_in_the_test_rows_leaves_training_as_it_is(finished, tmp_path):
   finally:
     patch.undo()
   assert tiny_runs.same(fits, finished.fits)
-  lines = map(lines_of, (finished.folder, tmp_path / "run"))
-  ours, theirs = ([x for x in run if x["split"] == "valid"] for run in lines)
+  folders = (finished.folder, tmp_path / "run")
+  ours, theirs = ([x for x in lines_of(f) if x["split"] == "valid"] for f in folders)
   assert ours == theirs and len(ours) == 6
   assert (tmp_path / "run" / "report.html").exists()
 
@@ -131,10 +130,10 @@ def test_accuracy_follows_from_the_predictions(finished):
   np.testing.assert_array_equal(stored["id"], test.id)
   names, checked = np.array(["m0", "m1"]), 0
   for line in lines_of(finished.folder):
-    if line["split"] != "test" or line["metric"] != "accuracy":
+    # tests/evaluation has what is pooled.
+    pooled = line["protocol"].startswith("pooled")
+    if pooled or (line["split"], line["metric"]) != ("test", "accuracy"):
       continue
-    if line["protocol"].startswith("pooled"):
-      continue  # tests/evaluation has these
     logits = stored[f"logits/{line['method']}"][line["seed"]]
     if line["pattern"] is None:
       protocol = missing.parse_protocol(line["protocol"])
@@ -157,9 +156,9 @@ def test_every_variant_is_measured_under_the_test_protocols(finished):
   assert mask.sum(axis=0).tolist() == [20, 10]
   lines = [x for x in lines_of(finished.folder) if x["protocol"] == name]
   assert {x["mask_hash"] for x in lines} == {mask_files.mask_hash(mask, test.id)}
-  with np.load(finished.folder / "predictions.npz") as file:
-    patterns = file["pattern"].tolist()
-    guess = {variant: file[f"logits/{variant}"].argmax(axis=-1) for variant in VARIANTS}
+  stored = dict(np.load(finished.folder / "predictions.npz"))
+  patterns = stored["pattern"].tolist()
+  guess = {variant: stored[f"logits/{variant}"].argmax(axis=-1) for variant in VARIANTS}
   alone, both = patterns.index([True, False]), patterns.index([True, True])
   cells = []
   for variant, x in guess.items():
@@ -181,8 +180,7 @@ def test_metrics_have_every_step_of_every_seed_once(finished):
 
 def test_the_report_and_the_table_name_every_variant(finished):
   page = (finished.folder / "report.html").read_text("utf-8")
-  for variant in VARIANTS:
-    assert variant in page and variant in finished.table
+  assert all(variant in page and variant in finished.table for variant in VARIANTS)
   assert "mean, incomplete" in finished.table
   assert (finished.folder / "spec.json").exists()
   assert not [p for p in finished.folder.iterdir() if p.name.startswith(".")]
@@ -239,7 +237,7 @@ def test_a_finished_run_under_another_protocol(finished, tmp_path):
   added = [json.loads(line) for line in after[len(before) :]]
   assert {x["protocol"] for x in added} == {"exact(0.5)"}
   drawn = mask_files.load_masks(masks)
-  np.testing.assert_array_equal((~drawn.mask).sum(axis=0), [10, 10])
+  assert (~drawn.mask).sum(axis=0).tolist() == [10, 10]
   assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(drawn.mask, drawn.ids)}
   stored = dict(np.load(finished.folder / "predictions.npz"))
   index, some = drawn.mask @ [1, 2] - 1, drawn.mask.any(axis=1)
