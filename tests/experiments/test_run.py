@@ -17,9 +17,7 @@ from promise_jax.experiments import run as experiment_run
 from promise_jax.training import checkpoint, loop
 
 VARIANTS = ["robult", "majority", "distil"]
-FIELDS = set(
-  "method dataset split protocol mask_hash pattern metric value n seed label_rate".split()
-)
+FIELDS = {*"method dataset split protocol mask_hash pattern metric value n seed label_rate".split()}
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
