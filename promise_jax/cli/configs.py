@@ -48,7 +48,7 @@ def config_names() -> dict[str, Path]:
 def find_config(name: str) -> Path:
   """The config file that `name` means. UsageError if there is none."""
   path = Path(name).expanduser()
-  if path.is_file():
+  if path.suffix == ".py" and path.is_file():
     return path
   known = config_names()
   short = name.removesuffix(".py").removeprefix("configs/")
@@ -79,7 +79,10 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    config = module.get_config(old_names.rename_arguments(arguments))
+    if not hasattr(module, "get_config"):
+      raise UsageError(f"{path} is no config: it has no function get_config")
+    given = [old_names.rename_arguments(arguments)] if arguments else []
+    config = module.get_config(*given)
   except ValueError as error:
     raise UsageError(str(error)) from error
   kinds = []

@@ -26,6 +26,7 @@ REFUSED = [
   ("train rubbish", "unrecognized arguments: rubbish"),
   ("train", "--config is missing, for instance --config robult"),
   ("train --config nowhere.py", "there is no config 'nowhere.py'; known are distil, "),
+  ("train --config empty.py", "empty.py is no config: it has no function get_config"),
   ("train --config results/robult", "has no method; one with runs is for `promise-jax compare`"),
   ("compare --config robult", "has no runs; one with a method is for `promise-jax train`"),
   ("train --config robult:stepz=3", "'stepz' is unknown, known are"),
@@ -72,6 +73,7 @@ def folder(tmp_path, monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", find_no_cluster)
   monkeypatch.chdir(tmp_path)
   (tmp_path / "file").write_text("x")
+  (tmp_path / "empty.py").touch()
   np.savez(tmp_path / "own.npz", x_a=np.eye(9), x_b=np.eye(9), y=np.arange(9) % 3)
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "thesis.txt").write_text("x")
