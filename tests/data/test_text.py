@@ -42,7 +42,8 @@ def test_width_cuts_pieces_before_words():
 
 def test_the_hash_does_not_depend_on_the_process():
   program = (
-    "from promise_jax.data import text;print(text.hash_ngrams(['grinning face'], 4096).tolist())"
+    "from promise_jax.data.readers import text\n"
+    "print(text.hash_ngrams(['grinning face'], 4096).tolist())"
   )
   found = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,10 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
 ALONE = ("y", "split", "id", "group", "scale", "classes")  # arrays of no modality
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
 # What zipfile, zlib and numpy raise for a member that is damaged, encrypted or lies.
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError)
+DAMAGED = (
+  *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, OSError),
+  *(RuntimeError, ValueError, MemoryError),
+)
 
 
 class Header(NamedTuple):

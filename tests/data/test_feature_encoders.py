@@ -1,0 +1,124 @@
+"""Encoders: folders of features, and one sentence for what is none or gives no features."""
+
+import numpy as np
+import pytest
+from encoded_rows import SPLITS, N, rows_of, standard
+
+from promise_jax import data
+from promise_jax.data.features import FeatureEncoder
+from promise_jax.types import Modality
+
+
+def as_function(function):
+  return {"photo": FeatureEncoder(function, "1")}
+
+
+@pytest.mark.parametrize(
+  ("given", "sentence"),
+  [
+    ({"sound": "a:b"}, "frozen names 'sound', the modalities are photo, v, s."),
+    ("photo=a:b", "frozen is 'photo=a:b', expected is {modality: encoder}."),
+    ({"photo": len}, "has weights and settings that cannot be hashed, so its version"),
+    ({"photo": 3}, "frozen.photo is '3': an encoder is text, a folder or Fea"),
+    (
+      {"photo": FeatureEncoder(len, "")},
+      r"expected is FeatureEncoder\(function, version=",
+    ),
+    (
+      {"photo": FeatureEncoder("a", "b")},
+      r"expected is FeatureEncoder\(function, version=",
+    ),
+    ({"photo": "nowhere/at/all"}, "is neither a folder nor of the form package.mod"),
+    ({"photo": "nowhere_at_all:f"}, "there is no module nowhere_at_all on Python's"),
+    ({"photo": "nowhere_at.all:f"}, "nowhere_at.all cannot be imported, No module"),
+    ({"photo": "sys:exit"}, "the module sys has no file that can be hashed"),
+    ({"photo": "this_module_is_bad:f"}, "is_bad cannot be imported, division by zero"),
+    ({"photo": "colorsys:nothing"}, "the module colorsys has no function nothing"),
+    (
+      as_function(lambda x: x[:, 0, 0, 0]),
+      r"is '<lambda>': it gave uint8 of shape \(128,\), expected: f\[128, D\] or f\[12",
+    ),
+    (as_function(lambda x: x[:5, 0, 0]), r"shape \(5, 1\), expected: f\[128, D\]"),
+    (as_function(lambda x: np.array(["a"])), r"it gave <U1 of shape \(1,\), expected"),
+    (as_function(lambda x: np.ones((len(x), 2)) * np.inf), "it gave NaN or inf"),
+    (
+      as_function(lambda x: np.ones((len(x), len(x)))),
+      r"it gave rows of shape \(128,\), then of \(97,\)",
+    ),
+    (
+      as_function(lambda x: (x[..., 0], np.full(len(x), 5))),
+      "the lengths it gave are 5 to 5, allowed are 1 to 4",
+    ),
+    (
+      as_function(lambda x: (x[..., 0], np.ones(3))),
+      r"the lengths it gave are float64 of shape \(3,\), expected: i\[128\]",
+    ),
+  ],
+)
+def test_a_bad_encoder_is_one_sentence(
+  encoded_npz, feature_cache, tmp_path, monkeypatch, given, sentence
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "this_module_is_bad.py").write_text("1 / 0\n")
+  with pytest.raises(ValueError, match=sentence) as found:
+    data.load(encoded_npz, frozen=given)
+  assert str(found.value).endswith(".") and "\n" not in str(found.value)
+  assert not feature_cache.exists()  # nothing half made
+
+
+def test_a_bad_folder_is_one_sentence(encoded_npz, tmp_path):
+  folder = tmp_path / "features"
+  folder.mkdir()
+  for r in range(N):
+    np.save(folder / f"{7 * r + 5}.npy", np.ones((2, 3)))
+
+  def refused(sentence, path, value):
+    kept = path.read_bytes()
+    path.unlink()
+    if isinstance(value, bytes):
+      path.write_bytes(value)
+    elif value is not None:
+      np.save(path, value)
+    with pytest.raises(ValueError, match=sentence):
+      data.load(encoded_npz, frozen={"photo": folder})
+    path.write_bytes(kept)
+
+  some = folder / f"{7 * 149 + 5}.npy"  # a train row
+  missing = f"is '{folder}': there is no 1048.npy, and the row of id 1048 has photo"
+  refused(missing, some, None)
+  refused("1048.npy cannot be read, ", some, b"nothing")
+  refused(r"1048.npy .*\(3,\).* the same D, and all T or none", some, np.ones(3))
+  refused(r"1048.npy .*\(2, 4\).* the same D", some, np.ones((2, 4)))
+  refused(r"1048.npy holds float64 of shape \(0, 3\)", some, np.ones((0, 3)))
+  refused("1048.npy holds NaN or inf", some, np.full((2, 3), np.nan))
+
+
+def test_a_folder_of_features_is_used_and_its_contents_count(encoded_npz, tmp_path, feature_cache):
+  folder, rng = tmp_path / "features", np.random.default_rng(1)
+  folder.mkdir()
+  rows = {r: rng.normal(size=(r % 3 + 1, 2)) for r in range(N) if r % 4}
+  for r, value in rows.items():
+    np.save(folder / f"{7 * r + 5}.npy", value)
+  (folder / "5.npy").write_text("row 0 is absent, so this is not read")
+  found = data.load(encoded_npz, frozen={"photo": folder})
+  assert f"of the folder {folder}, computed" in found.notes[0]
+  assert found.spec.modalities[0] == Modality("photo", "sequence", (3, 2))
+  train = np.concatenate([rows[r] for r in rows_of("train") if r % 4])
+  for split in SPLITS:
+    part = found.split(split)
+    for i, r in enumerate(rows_of(split)):
+      steps = r % 3 + 1 if r % 4 else 0
+      assert part.length["photo"][i] == steps
+      assert part.recorded[i, 0] == (r % 4 > 0)
+      assert not part.inputs["photo"][i, steps:].any()
+      if steps:
+        expected = standard(rows[r], train)
+        np.testing.assert_allclose(part.inputs["photo"][i, :steps], expected, rtol=1e-4, atol=1e-5)
+  assert "read from" in data.load(encoded_npz, frozen={"photo": str(folder)}).notes[0]
+  np.save(folder / "12.npy", rows[1] + 1)
+  assert "computed" in data.load(encoded_npz, frozen={"photo": folder}).notes[0]
+  assert len(list(feature_cache.iterdir())) == 2
+  for r in rows:
+    np.save(folder / f"{7 * r + 5}.npy", rows[r][0])
+  flat = data.load(encoded_npz, frozen={"photo": folder})
+  assert flat.spec.modalities[0] == Modality("photo", "vector", (2,))
