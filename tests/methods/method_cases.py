@@ -30,12 +30,10 @@ BARE = {"generate": "none", "fncl": 0.0, "hide": False}
 STEPS = {"encoder": "steps", "cross_layers": 1, "strength": 0.5, "hide": False}
 STEPS |= {"positives": "fig_edges", "project": "shared", "generate": "mix"}
 STEPS |= {"fncl": 0.02}
-TUNE = {"pretrain": 0.0, "fit": 0.0, "noisy": "a"}
+TUNE = {"pretrain": 0.0, "fit": 0.0}
 MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
-QUIET = {"noisy": ""}
-PROMMA = MPLMM | {"width": 4, "rank": 2, "codes": 3}
-OTHER = {"gate": "importance", "weigh": "attention", "connect": "static"}
-OTHER |= {"apply": "both", "private": "static"}
+PROMMA = MPLMM | {"width": 4}
+OTHER = {"gate": "off", "private_prompts": False, "generation_target": "streams"}
 PAIR = example_batches.VECTORS[:2]
 
 
@@ -79,13 +77,13 @@ CASES = {
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
   "promma": Case("promma", PROMMA, steps=120),
   "promma-kinds": Case(
-    "promma", PROMMA | OTHER | QUIET, "multilabel", example_batches.KINDS[:2], steps=300
+    "promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2], steps=300
   ),
   "mplmm": Case("mplmm", MPLMM, steps=120),
   "mplmm-authors": Case(
     "mplmm", PRESETS["authors"]["mplmm"] | MPLMM, "regression", PAIR, steps=300
   ),
-  "mplmm-kinds": Case("mplmm", MPLMM | QUIET, "multilabel", example_batches.KINDS[2:], steps=300),
+  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", example_batches.KINDS[2:], steps=300),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"fill": "zeros"}, modalities=PAIR),
