@@ -2,12 +2,9 @@
 
 All variants of the run's own method start there, and those of a method that is built on the
 same network (`methods.family`); the other baselines start from random weights. Seed s takes
-the parameters of seed s of the variant of the same name, or else of the first one of the
-same method, or of the same family.
-
-A parameter is taken over if its whole path matches a regex of `init_filter` and its shape is
-the same in both runs, whatever data they are of. Paths count the modalities (`encode_0`) and
-do not name them, so both runs should have them in one order. The optimiser and the
+the parameters of seed s. A parameter is taken over if its whole path matches a regex of
+`init_filter` and its shape is the same in both runs. Paths count the modalities (`encode_0`)
+and do not name them, so both runs should have them in one order. The optimiser and the
 model_state (running means, banks, controllers) belong to their data and start anew.
 
 The other run is read until a variant has its first checkpoint, and never after.
@@ -70,13 +67,10 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
     params, _ = checkpoint.load_shapes(checkpoints, other.train.steps, "best")
   except ValueError as error:
     raise ValueError(f"init_from: {error}") from error
-  theirs = {path: (x.shape[1:], x.dtype) for path, x in param_paths.leaves_by_path(params).items()}
+  theirs = param_paths.leaves_by_path(params)
   ours = param_paths.leaves_by_path(init_shapes(method))
-  ours = {path: (x.shape, x.dtype) for path, x in ours.items()}
-  reasons = {
-    path: why_random(path, kind, theirs.get(path), experiment.init_filter)
-    for path, kind in ours.items()
-  }
+  filters = experiment.init_filter
+  reasons = {path: why_random(path, x, theirs.get(path), filters) for path, x in ours.items()}
   random = {path: reason for path, reason in reasons.items() if reason}
   if len(random) == len(ours):
     listed = list_paths(random)
@@ -86,23 +80,22 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
 
 
 def find_variant(other: Experiment, variant: VariantConfig) -> VariantConfig | None:
-  """The variant of `other` that `variant` starts from."""
+  """The variant of `other` that `variant` starts from: the one of the same name, or else the
+  first one of the same method, or of its family."""
   family = methods.family(variant.method)
   related = [v for v in other.variants if methods.family(v.method) == family]
   key = lambda v: (v.name != variant.name, v.method != variant.method)
   return min(related, key=key, default=None)
 
 
-def why_random(path: str, ours: tuple, theirs: tuple | None, init_filter: tuple) -> str:
-  """Why a parameter of (shape, dtype) `ours` is not taken over; empty if it is."""
+def why_random(path: str, ours, theirs, init_filter: tuple[str, ...]) -> str:
+  """Why the parameter `ours` is not taken over from `theirs` [S, ...]; empty if it is."""
   if not any(re.fullmatch(pattern, path) for pattern in init_filter):
     return "matches nothing of init_filter"
   if theirs is None:
     return "is not there"
-  (our_shape, our_dtype), (shape, dtype) = ours, theirs
-  if ours != theirs:
-    return f"is {our_dtype}{list(our_shape)}, there {dtype}{list(shape)}"
-  return ""
+  shapes = f"{ours.dtype}{[*ours.shape]}", f"{theirs.dtype}{[*theirs.shape[1:]]}"
+  return "" if shapes[0] == shapes[1] else f"is {shapes[0]}, there {shapes[1]}"
 
 
 def init_shapes(method: Method):
