@@ -61,7 +61,7 @@ def made(
   steps_of_stage = batches.StageSteps(0, config.steps, stage.hide)
   # From the middle: what comes in by and by (Robult's guesses) is at work.
   ready = batches.draw_block(rows, config, steps_of_stage, config.steps // 2)
-  data = device_data.to_devices(method, device_data.rows_of(rows.split), mesh)
+  data = device_data.to_devices(method, device_data.collect_arrays(rows.split), mesh)
   valid = device_data.pad_to_blocks(workloads.split(load, VALID, seed=1), mesh)
   ready = placement.place(ready, devices_mesh.replicated(mesh))
   keys, judge = make_keys(rows.seeds), device_data.to_devices(method, valid, mesh)

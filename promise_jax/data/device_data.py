@@ -19,7 +19,7 @@ PREPROCESSED = 128  # rows that `image_features.precompute` takes at once
 PIECE = 8 * PREPROCESSED  # rows that go to a device at once to be preprocessed for the host
 
 
-def rows_of(split: Split) -> dict:
+def collect_arrays(split: Split) -> dict:
   """The arrays of a split [N, ...] as the compiled programs take them."""
   return split._asdict() | {"id": split.id.astype(np.int32)}
 
@@ -31,12 +31,12 @@ def block_size(mesh: Mesh, most: int = BLOCK) -> int:
 
 
 def pad_to_blocks(split: Split, mesh: Mesh, most: int = BLOCK) -> dict:
-  """`rows_of`, padded with zeros to equal blocks of at most `block_size` rows; "valid"
+  """`collect_arrays`, padded with zeros to equal blocks of at most `block_size` rows; "valid"
   bool[N] is False on the padding."""
   count, devices = len(split.id), mesh.shape["data"]
   blocks = -(-count // block_size(mesh, most))
   size = blocks * devices * -(-count // (blocks * devices)) if blocks else 0
-  rows = rows_of(split) | {"valid": np.ones(count, bool)}
+  rows = collect_arrays(split) | {"valid": np.ones(count, bool)}
   pad = lambda x: np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)])
   return jax.tree.map(pad, rows)
 
@@ -47,7 +47,7 @@ def place_train_rows(method: Method, split: Split, mesh: Mesh) -> tuple[dict, di
   Raises:
     ValueError: the devices have no room for the rows.
   """
-  rows = rows_of(split)
+  rows = collect_arrays(split)
   if prefetch.is_streamed(split):
     return {}, rows
   if distributed.is_multiprocess():

@@ -54,8 +54,8 @@ class StoredRows:
 
   def __array__(self, dtype=None, copy=None):
     raise ValueError(
-      f"the {len(self)} rows in {self.path} are streamed, they cannot be taken all at "
-      "once; load the data without stream."
+      f"the {len(self)} rows in {self.path} are streamed, load the data without stream to "
+      "take them all at once."
     )
 
 
@@ -72,26 +72,25 @@ def assemble_stream(
   """
   if source.blocks is None or not source.identity:
     raise ValueError(
-      f"data set {source.name!r} cannot be streamed, it is read as a whole; what can "
-      "be: npz files, data prepared by tensorflow-datasets, and `records.source` with "
-      "an identity."
+      f"data set {source.name!r} cannot be streamed, it is read as a whole; npz files, data "
+      "prepared by tensorflow-datasets, and `records.source` with an identity can be."
     )
-  # The other splits are read in pieces too: an npz file has all of them in one array.
-  source = source._replace(rows=functools.partial(gather_pieces, source))
+  # The other splits are read in blocks too: an npz file has all of them in one array.
+  source = source._replace(rows=functools.partial(gather_blocks, source))
   folder = pathlib.Path(folder or files.cache_folder("streamed"))
   fit = functools.partial(fit_on_disk, folder=folder)
   return dataset.assemble(source, nonfinite=nonfinite, fit=fit)
 
 
-def gather_pieces(source: data_source.Source, split: str) -> data_source.Rows:
-  """`source.rows(split)`, read in pieces."""
-  pieces = list(source.blocks(split))
-  if len(pieces) == 1:
-    return pieces[0]
-  first, join = pieces[0], lambda name: np.concatenate([getattr(p, name) for p in pieces])
+def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
+  """`source.rows(split)`, read in blocks."""
+  first, *rest = blocks = list(source.blocks(split))
+  if not rest:
+    return first
+  join = lambda name: np.concatenate([getattr(block, name) for block in blocks])
   return data_source.Rows(
-    inputs={m: [row for p in pieces for row in p.inputs[m]] for m in first.inputs},
-    length={m: np.concatenate([p.length[m] for p in pieces]) for m in first.length},
+    inputs={m: [row for block in blocks for row in block.inputs[m]] for m in first.inputs},
+    length={m: np.concatenate([block.length[m] for block in blocks]) for m in first.length},
     **{name: join(name) for name in ("recorded", "label", "id")},
     group=None if first.group is None else join("group"),
   )
@@ -142,14 +141,14 @@ def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) 
 def resolve_lengths(source: data_source.Source) -> tuple[Modality, ...]:
   """The modalities; an open T becomes the steps of the longest train row."""
   modalities = source.modalities
-  if all(m.shape[0] is not None for m in modalities):
-    return modalities
-  longest = dict.fromkeys(modalities, 1)
-  for rows in source.blocks("train"):
-    for m in modalities:
-      here = cleaning.resolve_length(m, rows.inputs[m.name]).shape[0]
-      longest[m] = max(longest[m], here)
-  return tuple(m._replace(shape=(longest[m], *m.shape[1:])) for m in modalities)
+  if any(m.shape[0] is None for m in modalities):
+    longest = dict.fromkeys(modalities, 1)
+    for rows in source.blocks("train"):
+      for m in modalities:
+        length = cleaning.resolve_length(m, rows.inputs[m.name]).shape[0]
+        longest[m] = max(longest[m], length)
+    modalities = tuple(m._replace(shape=(longest[m], *m.shape[1:])) for m in modalities)
+  return modalities
 
 
 def write_rows(
@@ -159,7 +158,7 @@ def write_rows(
   folder: pathlib.Path,
 ) -> dict[str, np.ndarray]:
   """Writes the cleaned rows, with NaN where a float does not count; returns the small arrays."""
-  parts: dict[str, list[np.ndarray]] = {}
+  parts = []
   with contextlib.ExitStack() as stack:
     out = {m.name: stack.enter_context(open(rows_path(folder, m), "wb")) for m in modalities}
     for rows in source.blocks("train"):
@@ -171,9 +170,8 @@ def write_rows(
         lost = np.nan if part.values.dtype == np.float32 else 0
         np.where(part.kept_mask, part.values, lost).astype(part.values.dtype).tofile(out[name])
         small |= {f"length_{name}": part.length, f"found_{name}": np.array([part.report])}
-      for name, value in small.items():
-        parts.setdefault(name, []).append(value)
-  small = {name: np.concatenate(values) for name, values in parts.items()}
+      parts.append(small)
+  small = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   whole = data_source.Rows({}, {}, small["recorded"], small["label"], small["id"])
   data_source.check_rows(source, "train", whole)  # the ids of all pieces together
   for m in modalities:

@@ -80,7 +80,7 @@ def test_rows_read_on_the_host_are_those_gathered_on_the_device(eight_devices):
   source = tiny_runs.dataset()
   rows, sizes = tiny_runs.rows(source, protocol="exact(0.5)"), tiny_runs.settings()
   steps = batches.StageSteps(0, 20, True)
-  data = device_data.rows_of(rows.split)
+  data = device_data.collect_arrays(rows.split)
   read = lambda host_rows: next(
     batches.iterate_blocks(rows, sizes, steps, 5, host_rows, None, eight_devices)
   )
@@ -138,7 +138,7 @@ def test_few_blocks_are_read_ahead():
 def test_a_split_larger_than_the_device_is_refused(monkeypatch, one_device):
   source = tiny_runs.dataset()
   method, rows = tiny_runs.linear(source.spec), tiny_runs.rows(source)
-  assert placement.num_bytes(device_data.rows_of(rows.split)) == 48 * (32 + 2 + 8)
+  assert placement.num_bytes(device_data.collect_arrays(rows.split)) == 48 * (32 + 2 + 8)
   assert placement.free_memory(one_device) > 2**20
   monkeypatch.setattr(placement, "free_memory", lambda mesh: 1000)
   with pytest.raises(ValueError, match="rows take 0.0 GB on every .* set data.stream"):

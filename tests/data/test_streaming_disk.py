@@ -171,13 +171,8 @@ def test_records_are_the_same_streamed(folder):
   splits["train"][5]["id"] = 7
   with pytest.raises(ValueError, match="split 'train': id 7 is there twice"):
     streaming.assemble_stream(records.source(*given, identity="2"))
-  left = (folder / "cache/promise_jax/streamed").iterdir()
-  assert sorted(p.name for p in left if p.is_dir()) == [stored_name(folder)]
-
-
-def stored_name(folder) -> str:
-  (path,) = (folder / "cache/promise_jax/streamed").glob("own-*")
-  return path.name
+  left = [p for p in (folder / "cache/promise_jax/streamed").iterdir() if p.is_dir()]
+  assert len(left) == 1 and left[0].name.startswith("own-")  # no half of what was refused
 
 
 def test_stored_rows_are_read_by_index_and_never_all(mine):
@@ -189,7 +184,7 @@ def test_stored_rows_are_read_by_index_and_never_all(mine):
   assert photo[np.zeros(0, int)].shape == (0, 4, 4, 3)
   with pytest.raises(IndexError, match="index 30 is out of bounds"):
     photo[np.array([3, 30])]
-  with pytest.raises(ValueError, match="30 rows in .* are streamed, they cannot be"):
+  with pytest.raises(ValueError, match="30 rows in .* are streamed, load the data without"):
     np.asarray(photo)
   photo.path.write_bytes(photo.path.read_bytes()[:-1])
   with pytest.raises(ValueError, match="photo.rows is cut short, delete its folder"):
