@@ -113,14 +113,14 @@ def _resample_differences(
 
 def _weighted_scores(task: Task, logits: Float[Array, "2 P S N C"], label: Array):
   """A function from weights [P, N] to the primary metric [2, P, S]."""
-  rows = jnp.vectorize(lambda x: selection.row_scores(x, label, task), signature="(n,c)->(n)")
   if task.kind == "multilabel":
     score = jnp.vectorize(
       lambda x, w: selection.primary_score(x, label, w, task), signature="(n,c),(n)->()"
     )
     return lambda weight: score(logits, weight[None, :, None])
-  # A mean over rows costs one matrix product a resample: hundreds of times less.
-  value = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, rows(logits))
+  # A mean over rows costs one matrix product a resample: much less than the metric anew.
+  row_scores = jnp.vectorize(lambda x: selection.row_scores(x, label, task), signature="(n,c)->(n)")
+  value = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, row_scores(logits))
 
   def score_rows(weight):
     counted = jnp.where(weight[None, :, None] == 0, 0, value)
