@@ -16,7 +16,7 @@ and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores.
 
 from promise_jax.experiments import config as experiment_config
 
-BASELINES = ("majority", "fusion", "distil", "promise(fncl=0,cccl=0)")
+BASELINES = ("majority", "fusion", "distil", "promise(fncl_weight=0,cccl_weight=0)")
 
 
 def get_config(arguments: str = ""):

@@ -13,7 +13,7 @@ redcore, 82.0 +- 0.7 % for fusion, 82.7 +- 0.7 % for distil. preset=authors has 
 the released code. Their widths, learning rate and 60 epochs (of ten batches of 128 for 1,200
 rows: the last batch is not full) are
 
-  --config.redcore.hidden=128 --config.redcore.imputer=256
+  --config.redcore.hidden=128 --config.redcore.imputer_hidden=256
   --config.redcore.head_hidden=128 --config.train.optim.lr=2e-4
   --config.train.steps=600
 """

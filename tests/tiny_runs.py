@@ -23,10 +23,10 @@ VALUES = {
   "distil": SMALL,
   "share": SMALL,
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
-  "redcore": SMALL | {"imputer": 4, "links": 2},
+  "redcore": SMALL | {"imputer_hidden": 4, "num_autoencoders": 2},
   "promma": TINY,
   "mplmm": TINY,
-  "promise": {"hidden": 4, "prompts": 1, "heads": 1, "code": 2},
+  "promise": {"hidden": 4, "num_prompts": 1, "num_heads": 1, "code_size": 2},
 }
 PATTERNS = np.array([[True, False], [False, True], [True, True]])
 

@@ -13,20 +13,20 @@ from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
 OTHERS = (
-  "promise(fncl=0)",
-  "promise(cccl=0)",
+  "promise(fncl_weight=0)",
+  "promise(cccl_weight=0)",
   "promise(generate=constant)",
   "promise(generate=memory)",
   "promise(generate=mix)",
   "promise(generate=zeros)",
   "promise(generate=none)",
-  "promise(hide=false)",
+  "promise(hide_views=false)",
   # The method figure, with the weights and the temperature of the preset "clip".
-  "promise(cross_layers=1,self_layers=1,strength=1.0,norm=true,views=2,hide=false,"
-  "prompts=8,fncl=0.1,cccl=0.1,temperature=0.07)",
+  "promise(num_cross_layers=1,num_self_layers=1,augment_strength=1.0,norm=true,num_views=2,"
+  "hide_views=false,num_prompts=8,fncl_weight=0.1,cccl_weight=0.1,temperature=0.07)",
 )
 # What the default leaves out, on the default data.
-LEFT_OUT = ("promise(cross_layers=1,self_layers=1)", "promise(strength=0.5)")
+LEFT_OUT = ("promise(num_cross_layers=1,num_self_layers=1)", "promise(augment_strength=0.5)")
 
 
 def get_config(arguments: str = ""):
@@ -37,6 +37,6 @@ def get_config(arguments: str = ""):
     arguments,
     base,
     title=f"PROMISE-style on {where}, training with {base.train_protocol}",
-    headline=("majority", "fusion", "distil", "promise(fncl=0,cccl=0)"),
+    headline=("majority", "fusion", "distil", "promise(fncl_weight=0,cccl_weight=0)"),
     others=OTHERS + (LEFT_OUT if what == "image, text" else ()),
   )

@@ -17,7 +17,7 @@ OTHERS = (
   "redcore(preset=authors,encoder=pooled)",
   "redcore(upper=hypergradient)",
   "redcore(vib=false)",
-  "redcore(subsets=0)",
+  "redcore(num_subsets=0)",
   "redcore(detach_target=true)",
 )
 

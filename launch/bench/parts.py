@@ -58,8 +58,8 @@ TINY = {
   **dict.fromkeys(("fusion", "distil"), SMALL),
   "share": SMALL | {"shared": 4},
   "robult": SMALL | {"shared": 4, "private": 4},
-  "redcore": SMALL | {"imputer": 8},
-  "promise": {"hidden": 8, "prompts": 1, "code": 4},
+  "redcore": SMALL | {"imputer_hidden": 8},
+  "promise": {"hidden": 8, "num_prompts": 1, "code_size": 4},
   **dict.fromkeys(("mplmm", "promma"), TINY_MULT),
 }
 

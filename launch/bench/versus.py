@@ -202,7 +202,7 @@ def original(case: workloads.Case, made: program.Program) -> dict:
 def drawn(config, batch: dict, key) -> tuple:
   """The noise and the shown parts that RedCore draws in a step."""
   hide_key, _, noise_key, _ = jax.random.split(key, 4)
-  shown = redcore.shows(config, hide_key, batch.id, batch.present)
+  shown = redcore.draw_visible(hide_key, batch.id, batch.present, config.num_subsets)
   keys = encoders.row_dropout_keys(noise_key, "noise", batch.id)
   shape = (batch.present.shape[1], config.hidden)
   return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), shown

@@ -1,173 +1,152 @@
-"""PROMISE-style contrast on two levels: of instances (FNCL) and of classes (CCCL).
+"""Contrast on two levels, as in PROMISE: of instances (FNCL) and of classes (CCCL).
 
-Of PROMISE (AAAI 2026, arXiv 2511.10997) we saw the method figure, not the equations.
-From the figure: which elements pull and which push each other. Ours: the form of the
-loss, which is supervised contrast with weights, the sum over positives outside the
-logarithm; the temperature; and every rule for labels that are not classes.
+PROMISE (AAAI 2026, arXiv 2511.10997). We had its method figure and not the equations. From the
+figure: which elements pull and which push each other. Ours: the form of the loss (supervised
+contrast, the sum over positives outside the logarithm), the temperature, and labels that are not
+classes.
 
-An element is one view of one modality of one row; codes are f[B, M, V, D], V views, and
-`where` bool[B, M, V] says which elements count: those of padding rows do not, and what
-stands there may be NaN. Generated elements count like any other in the figure. Both
-losses are plain sums over the whole batch, so rows may be spread over devices.
+An element is one view of one modality of one row: codes are f[B, M, V, D] for V views. `where`
+bool[B, M, V] says which elements count; what stands elsewhere may be NaN. Generated elements
+count like any other, as in the figure.
 """
 
 import functools
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
 from promise_jax.losses import contrastive, supervised
-from promise_jax.types import Array, Average, PyTree
+from promise_jax.types import Average, PyTree
 
-POSITIVES = ("all", "cross_modal", "fig_edges")
-CUT = 0.1  # below it the weight of a pair of regression labels is 0
+LABEL_WIDTH = 0.5  # of the weight of a pair of regression labels, in units of the label
+SMALLEST_WEIGHT = 0.1  # below it such a weight is 0
+BLOCK = 1024  # elements whose similarities are computed at once
 
 
 def instance_contrast(
-  code: Array,
-  where: Array,
-  ids: Array,
+  code: Float[Array, "B M V D"],
+  where: Bool[Array, "B M V"],
+  ids: Int[Array, " B"],
   *,
   temperature: float = 0.07,
-  positives: str = "all",
-  text: int = 0,
-  block: int = 1024,
+  block: int = BLOCK,
 ) -> Average:
-  """FNCL of `code` f[B, M, V, D]: `contrast` of all elements, averaged over anchors.
+  """FNCL: elements of one row pull each other, those of other rows push.
 
-  Rows of one id in `ids` i32[B] are one instance. Positives of an element are, of the
-  other elements of its instance, "all", those of other modalities ("cross_modal"), or
-  those and the other views where its modality has index `text` ("fig_edges": the arrows
-  as they are drawn). Whatever is no positive is in the denominator all the same.
-  `tasks.ratio` makes the number, 0 if no element has a positive. Raises ValueError for
-  unknown `positives`, and unless temperature and block are positive.
+  Rows with equal `ids` are one row. The average is over elements that have a positive.
   """
-  check_choice("positives", positives, POSITIVES)
-  rows, modalities, views, width = code.shape
-  chex.assert_shape(where, (rows, modalities, views))
-
-  def weigh(a, b):
-    same = a[0] == b[0]
-    if positives == "all":
-      return same
-    drawn = a[1] != b[1]
-    if positives == "fig_edges":
-      drawn |= a[1] == text
-    return same & drawn
-
-  modality = jnp.repeat(jnp.arange(modalities, dtype=jnp.int32), views)
-  tags = jnp.repeat(ids, modalities * views), jnp.tile(modality, rows)
-  code, where = code.reshape(-1, width), where.reshape(-1)
-  return Average.of(*weighted_contrast(code, where, tags, weigh, temperature, block))
+  num_elements = code.shape[1] * code.shape[2]
+  code, where = code.reshape(-1, code.shape[-1]), where.reshape(-1)
+  tags = jnp.repeat(ids, num_elements)
+  is_same_row = lambda tag, tags: tag == tags
+  return Average.of(*weighted_contrast(code, where, tags, is_same_row, temperature, block))
 
 
 def class_contrast(
-  code: Array,
-  where: Array,
-  ids: Array,
+  code: Float[Array, "B M V D"],
+  where: Bool[Array, "B M V"],
+  ids: Int[Array, " B"],
   label: Array,
-  labelled: Array,
+  labelled: Bool[Array, " B"],
   kind: str,
   *,
   temperature: float = 0.07,
-  width: float = 0.5,
-  block: int = 1024,
+  block: int = BLOCK,
 ) -> Average:
-  """CCCL of `code` f[B, M, V, D]: `contrast` inside each modality, averaged over its
-  anchors, then over the modalities that have an anchor.
+  """CCCL: inside each modality, elements of one class pull each other, the others push.
 
-  The weight of a pair is `label_weight`, and 1 for two views of one id in `ids` i32[B].
-  Rows outside `labelled` bool[B] are neither anchors nor in a denominator (ours): they
-  may be of any class. `tasks.ratio` makes the number, 0 if there is no positive pair.
-  Raises ValueError for an unknown `kind` of task, and unless temperature and block are
-  positive.
+  The weight of a pair is `label_weight`, and 1 for two views of one row. Unlabelled rows may be
+  of any class, so they are left out (ours). The average is over the elements of a modality that
+  have a positive, then over the modalities that have such an element.
   """
   check_choice("kind", kind, types.TASKS)
-  rows, modalities, views, _ = code.shape
-  chex.assert_shape(where, (rows, modalities, views))
+  num_rows, num_modalities, num_views, _ = code.shape
 
   def by_modality(x):
-    return jnp.swapaxes(x, 0, 1).reshape(modalities, rows * views, *x.shape[3:])
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(num_modalities, num_rows * num_views, *x.shape[3:])
 
-  def weigh(a, b):
-    return jnp.where(a[0] == b[0], 1, label_weight(a[1], b[1], kind, width))
+  def pair_weight(tag, tags):
+    return jnp.where(tag[0] == tags[0], 1, label_weight(tag[1], tags[1], kind))
 
   label = supervised.known_label(label, labelled)
-  tags = jnp.repeat(ids, views), jnp.repeat(label, views, axis=0)
-  of_one = functools.partial(
-    weighted_contrast, tags=tags, weigh=weigh, temperature=temperature, block=block
+  tags = jnp.repeat(ids, num_views), jnp.repeat(label, num_views, axis=0)
+  contrast = functools.partial(
+    weighted_contrast, tags=tags, pair_weight=pair_weight, temperature=temperature, block=block
   )
   where = where & labelled[:, None, None]
-  each, anchor = jax.vmap(of_one)(by_modality(code), by_modality(where))
-  mean = missing.masked_mean(each, anchor, axis=1)
-  return Average.of(mean, jnp.any(anchor, axis=1))
+  loss, has_positive = jax.vmap(contrast)(by_modality(code), by_modality(where))
+  mean = missing.masked_mean(loss, has_positive, axis=1)
+  return Average.of(mean, jnp.any(has_positive, axis=1))
 
 
-def label_weight(a: Array, b: Array, kind: str, width: float = 0.5) -> Array:
-  """How much label `a` [...] and each of `b` [N, ...] are a positive pair, f[N] in
-  [0, 1]; beyond classes, ours.
+def label_weight(a: Array, b: Array, kind: str, width: float = LABEL_WIDTH) -> Float[Array, " N"]:
+  """How much label `a` [...] is a positive pair with each of `b` [N, ...], in [0, 1].
 
-  Equality of classes i32[]; the Jaccard index of the label sets f[C] of 0 and 1, which
-  is 0 for two empty sets; for regression f[] exp(-(a - b)^2 / (2 width^2)), `width` in
-  units of the label, and 0 where that is below `CUT`.
+  Classes: 1 if equal. Multilabel (ours): the Jaccard index of the label sets, 0 for two empty
+  sets. Regression (ours): exp(-(a - b)^2 / (2 width^2)), and 0 where that is small.
   """
   if kind == "multilabel":
     both = b @ a
     return both / jnp.maximum(jnp.sum(a) + jnp.sum(b, axis=1) - both, 1)
   if kind == "regression":
-    near = jnp.exp(-jnp.square(a - b) / (2 * width**2))
-    return jnp.where(near < CUT, 0, near)
+    weight = jnp.exp(-jnp.square(a - b) / (2 * width**2))
+    return jnp.where(weight < SMALLEST_WEIGHT, 0, weight)
   return (a == b).astype(jnp.float32)
 
 
 def weighted_contrast(
-  code: Array,
-  where: Array,
+  code: Float[Array, "N D"],
+  where: Bool[Array, " N"],
   tags: PyTree,
-  weigh: Callable[[PyTree, PyTree], Array],
+  pair_weight: Callable[[PyTree, PyTree], Float[Array, " N"]],
   temperature: float,
-  block: int,
-) -> tuple[Array, Array]:
-  """Loss f[N] of each element of `code` f[N, D], and if it has a positive, bool[N].
+  block: int = BLOCK,
+) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
+  """Supervised contrast with weights of pairs, for each element as the anchor.
 
-  With unit vectors u, s_np = u_n . u_p / temperature, and sums over the elements in
-  `where` bool[N] but n itself,
+    l_n = -(1 / sum_p w_np) sum_p w_np (s_np - log sum_q exp s_nq)
 
-    l_n = -(1 / sum_p w_np) sum_p w_np (s_np - log sum_q exp s_nq),
+  with s_np = cos(code_n, code_p) / temperature, and sums over all elements of `where` but n.
 
-  in float32 at least; vectors are brought to length 1 here. An element without a
-  positive, or outside `where`, gets 0. `weigh(tag, tags)` gives w f[N] of one element
-  and all from their `tags` [N, ...]. More than `block` elements are taken in blocks
-  whose similarities are computed again in the backward pass: memory grows with
-  N * block, not with N^2. Value and gradient of 32,768 elements, D 128, in blocks of
-  1024 take under 0.9 GB on CPU.
+  Args:
+    code: Elements.
+    where: Which of them count.
+    tags: [N, ...] what `pair_weight` compares.
+    pair_weight: (tag of n, tags) -> w f[N].
+    temperature: Divides the cosines.
+    block: More elements than these are taken in blocks that the backward pass recomputes:
+      memory grows with N * block. 32,768 elements of width 128 take under 0.9 GB on CPU.
+
+  Returns:
+    The loss of each element, 0 for one without a positive, and which have a positive.
   """
   check_at_least("block", block, 1)
   if not temperature > 0:
     raise ValueError(f"temperature is {temperature}, it must be above 0")
-  count = code.shape[0]
+  num_elements = code.shape[0]
   code = missing.zero_absent(code, where)
   code = code.astype(jnp.promote_types(code.dtype, jnp.float32))
   code = contrastive.normalise(code)
-  index = jnp.arange(count, dtype=jnp.int32)
+  index = jnp.arange(num_elements, dtype=jnp.int32)
 
-  def loss(anchor):
-    u, there, tag, place = anchor
-    candidate = there & where & (place != index)
+  def anchor_loss(anchor):
+    u, counts, tag, own_index = anchor
+    candidate = counts & where & (own_index != index)
     s = jnp.matmul(code, u, precision=jax.lax.Precision.HIGHEST) / temperature
     s = jnp.where(candidate, s, -1e30)
-    weight = jnp.where(candidate, weigh(tag, tags).astype(s.dtype), 0)
+    weight = jnp.where(candidate, pair_weight(tag, tags).astype(s.dtype), 0)
     total = jnp.sum(weight)
-    away = jax.nn.logsumexp(s) - s
-    return jnp.sum(weight * away) / jnp.where(total > 0, total, 1), total > 0
+    negative_log_share = jax.nn.logsumexp(s) - s
+    return jnp.sum(weight * negative_log_share) / jnp.where(total > 0, total, 1), total > 0
 
   anchors = code, where, tags, index
-  if count <= block:
-    return jax.vmap(loss)(anchors)
-  # Inside a loop nothing can be shared with the forward pass anyway.
-  loss = jax.checkpoint(loss, prevent_cse=False)
-  return jax.lax.map(loss, anchors, batch_size=block)
+  if num_elements <= block:
+    return jax.vmap(anchor_loss)(anchors)
+  # In a loop nothing is shared with the forward pass, so no barrier is needed.
+  anchor_loss = jax.checkpoint(anchor_loss, prevent_cse=False)
+  return jax.lax.map(anchor_loss, anchors, batch_size=block)

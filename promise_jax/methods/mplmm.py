@@ -123,7 +123,7 @@ class MplmmNet(precision.Network):
       released_code=c.released_code,
       max_steps=c.max_steps,
     )
-    num_steps = {m.name: tokens.num_tokens(m, "steps") for m in self.modalities}
+    num_steps = {m.name: tokens.num_steps(m) for m in self.modalities}
     self.num_steps = {n: min(count, c.max_steps or count) for n, count in num_steps.items()}
     self.memory_width = max(len(self.names) - 1, 1) * c.width
     start = ZEROS if c.released_code else START

@@ -1,418 +1,245 @@
-"""RedCore: variational bottleneck, cross-modal imputers, bi-level weights.
+"""RedCore: Gaussian latents, cross-modal imputers, and weights that follow how hard they are.
 
-"RedCore: Relative Advantage Aware Cross-modal Representation Learning for Missing
-Modalities with Imbalanced Missing Rates", Sun, Zhang, Han, Ruan, Li, AAAI 2024, arXiv
-2312.10386. The body of the paper was not available: the equations are those of the
-released code, and what differs from it here is called ours.
+For modalities that are missing at different rates. "RedCore: Relative Advantage Aware
+Cross-modal Representation Learning for Missing Modalities with Imbalanced Missing Rates",
+Sun, Zhang, Han, Ruan, Li, AAAI 2024, arXiv 2312.10386. We had the released code and not the
+paper's body, so the equations are those of the code.
 
-  q(z|x^m) = N(mu_m, diag exp(logvar_m)), z^m = mu_m + exp(logvar_m / 2) noise
-  zhat^m = G_m(the latents of the other modalities), r^m = z^m if present, else zhat^m
-  logits = Cls([r^1 .. r^M]), unimodal logits = Cls_m(r^m)
-  L = L_J + unimodal sum_m L_U^m + kl L_KL + impute sum_m beta_m L_R^m
+  q(z|x^m) = N(mu_m, diag exp(logvar_m)),  z^m = mu_m + exp(logvar_m / 2) noise
+  zhat^m   = G_m(latents of the other modalities),  r^m = z^m if present, else zhat^m
+  logits   = Cls([r^1 .. r^M]),  unimodal logits = Cls_m(r^m)
+  L = L_J + unimodal_weight sum_m L_U^m + kl_weight L_KL + imputation_weight sum_m beta_m L_R^m
 
-L_J and L_U^m supervise the joint and the unimodal heads (L_U^m on zhat^m where m is
-absent: the label teaches the imputer), L_KL is the bottleneck of what is present, L_R^m
-the distance of zhat^m from z^m where m is present. Nothing is detached. The upper level
-sets beta: "relative_advantage" (released code: the losses of this batch move beta
-before it weighs them), "hypergradient" (ours: one step ahead on three quarters of the
-batch, the supervised loss on the held-out rest, Adam on beta) or "none" (all equal).
+L_J and L_U^m supervise the heads, also on zhat^m: the label teaches the imputer. L_KL is the
+bottleneck of what is present, L_R^m the distance of zhat^m from z^m where m is present. The
+upper level sets beta (`redcore_upper`).
 
-The preset "clean" (default) mends what "authors" reproduces:
-  released code                             clean (ours)
-  an absent source is E(0), an exploding    a learned embedding; what an encoder makes
-    layer norm at the start                   of nothing is not read
-  latents are sampled at test               mu at test
-  the step on beta grows without end        it stays
-  transformers, which attend to padding     the encoders of every method; with
-    and average it                            encoder=transformer padding is masked
-  L_R sums coordinates: its size, and RA,   it averages them
-    depend on that of the latent
-  He's weights, first L_R about a million   residual parts start at 0
-  logvar unbounded, from about 0            in [-10, 10], from about -3
-  rows with nothing present are trained on  they count in L_KL's denominator alone
-  gradient clipped per module, else one     the run's clip; nothing explodes
-    encoder freezes all
-  five auto-encoders, dropout .5 in the     one, none, 1 on the averaged L_R, and two
-    heads, w_r .15, masks as they are         random subsets a row
-As the preset of a run, "authors" also has their schedule, no weight decay, and no clip
-but that per module; as that of an arm, `redcore(preset=authors)`, it has the optimiser
-of the run. The widths stay: theirs are hidden=128, imputer=256, head_hidden=128, at a
-rate of 2e-4 for 60 epochs. E(0) needs every encoder, so that a static pattern leaves
-none out. They select on test, and deal masks anew each epoch (redraw=true of a
-protocol). Both change the controller in two places: where no row of a batch has m,
-L_R^m is 0 and its average stays (released code: NaN), and a step ends growing at 1e6.
-Kept in both: L_KL is a mean over all rows, L_R over those that have m, so the pressure
-of the first falls with the missing rate, and there is no switch for it; RA compares the
-losses of what is present and knows neither the rates nor the task; a modality that no
-row ever has keeps an average of 0, looks easy, and its beta falls to the floor. With
-two sources absent an imputer sees one latent and a stand-in, with all absent it sees
-stand-ins alone. All stacks are in the order of the data set's modalities (the released
-joint head has one of its own).
-Where training hides nothing (rate 0), only the random subsets teach heads and imputers
-to do without; "authors" has none. At exact(.9) of three modalities about 73 % of the
-rows have nothing: "clean" counts them in the denominator of L_KL alone, "authors"
-trains its heads on stand-ins.
+  released code                               here (`as_released` brings it back)
+  an absent source is the code of zeros       a learned embedding
+  latents are sampled at test                 mu at test
+  transformers attend to padding              padding is masked
+  L_R sums coordinates                        it averages them
+  He's initial weights, first L_R ~ 1e6       residual parts start at 0
+  logvar starts at 0, unbounded               starts at -3, within [-10, 10]
+  rows with nothing present are supervised    they count in the denominator of L_KL alone
+  the gradient of each module is clipped      the clip of the run
+
+The preset "authors" adds what is a setting here: transformers, five auto-encoders, dropout in
+the heads, imputation_weight .15, a growing step of beta, no random subsets.
+Known limits of both: RA compares losses of what is present and knows neither missing rates nor
+the task; a modality that no row has keeps an average of 0, looks easy, and its beta falls.
 """
 
 import dataclasses
+import functools
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_choice
+from promise_jax import types
+from promise_jax.checks import check_fields
 from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
-from promise_jax.methods import common
-from promise_jax.nn import encoders, image_features, imputers, lstm, precision, transformer
-from promise_jax.optim import optimizer, relative_advantage, update_rules
-from promise_jax.types import Array, Average, Batch, Modality, Spec
+from promise_jax.methods import common, redcore_upper
+from promise_jax.nn import encoders, image_features, imputers, precision
+from promise_jax.nn.gaussian_encoder import GaussianEncoder, Head
+from promise_jax.types import Average, Batch, Inputs, Modality, Spec, Task
 
-UPPER = ("relative_advantage", "hypergradient", "none")
-HELD = 0.25  # the part of a batch that the hypergradient holds out
-NOISE = 0  # the key of the noise at test
+TEST_NOISE_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class RedcoreConfig:
-  """Settings; sizes, `subsets`, `logvar_start` and the weight of L_R were chosen on
-  validation of mfeat and watch (ours).
+  """Settings of `redcore`, chosen on the validation rows of mfeat and watch (ours)."""
 
-  `hidden` d of every latent; `imputer` the widest layer of its auto-encoders, the next
-  two are a half and a quarter (the authors' 160, 80, 32 for MOSEI cannot be set);
-  `links` how many; `encoder` "pooled" (that of every method), "transformer" (`heads`,
-  `blocks`) or "lstm" (ours); `vib` False: z = mu, no L_KL; `kl`, `impute`, `unimodal`
-  the weights; `subsets` how often heads and imputers also see a random part of what a
-  row has, and are asked for the rest (ours: it is modality dropout, without which the
-  control `fusion` is ahead); `logvar_start` is added to logvar, which few steps cannot
-  move far. Upper level: `rho`, `step`, `growth` every `period`, `every`, `floor` as in
-  `relative_advantage.controller`; `upper_lr` of the hypergradient's Adam, which starts at
-  step `upper_from`.
-  """
-
-  hidden: int = 64
-  imputer: int = 64
-  links: int = 1
+  hidden: int = 64  # size H of every latent
+  encoder: Literal["pooled", "transformer", "lstm"] = "pooled"
+  num_blocks: int = 3  # of a transformer
+  imputer_hidden: int = 64  # widest layer of an auto-encoder; the next are a half, a quarter
+  num_autoencoders: int = 1  # in the cascade of an imputer
   head_hidden: int = 64
   head_dropout: float = 0.0
-  encoder: str = "pooled"
-  heads: int = 8
-  blocks: int = 3
-  vib: bool = True
-  kl: float = 8e-4
-  impute: float = 1.0
-  unimodal: float = 1.0
-  detach_target: bool = False
-  subsets: int = 2
-  upper: str = "relative_advantage"
-  rho: float = 0.7
-  step: float = 0.1
-  growth: float = 1.0
-  period: int = 500
-  every: int = 3
-  floor: float = 0.1
-  upper_lr: float = 0.02
-  upper_from: int = 20
-  absent: str = "learned"
-  eval_sample: bool = False
-  mask_padding: bool = True
-  average: bool = True
-  he_init: bool = False
-  logvar_start: float = -3.0
-  logvar_bound: float = 10.0
-  count_empty: bool = False
-  clip: float = 0.0
+  vib: bool = True  # False: z = mu and no L_KL
+  kl_weight: float = 8e-4
+  imputation_weight: float = 1.0
+  unimodal_weight: float = 1.0
+  detach_target: bool = False  # no gradient of L_R to z
+  # Random subsets of each row that heads and imputers also see (ours): modality dropout,
+  # without which `fusion` is ahead.
+  num_subsets: int = 2
+  upper: Literal["relative_advantage", "hypergradient", "none"] = "relative_advantage"
+  beta_step: float = 0.1  # these three: see `relative_advantage.controller`
+  beta_growth: float = 1.0
+  beta_every: int = 3
+  hypergradient_lr: float = 0.02
+  hypergradient_from: int = 20  # first step of the run at which it moves beta
+  as_released: bool = False  # the left column of the table
 
   def __post_init__(self):
-    """ValueError for a setting without meaning, with what is allowed."""
-    check_choice("redcore.encoder", self.encoder, ("pooled", "transformer", "lstm"))
-    check_choice("redcore.upper", self.upper, UPPER)
-    check_choice("redcore.absent", self.absent, ("learned", "zero"))
-    least = {
-      **dict.fromkeys(("hidden", "links", "head_hidden", "heads", "blocks"), 1),
-      **dict.fromkeys(("period", "every", "upper_from"), 1),
-      **dict.fromkeys(("kl", "impute", "unimodal", "step", "growth", "upper_lr"), 0),
-      **dict.fromkeys(("logvar_bound", "clip", "subsets"), 0),
-      "imputer": 4,
-      "floor": 1e-6,
-    }
-    for field, low in least.items():
-      check_at_least(f"redcore.{field}", getattr(self, field), low)
-    if not 0 < self.rho <= 1:
-      raise ValueError(f"redcore.rho is {self.rho}, it must lie in (0, 1]")
+    sizes = dict.fromkeys(
+      ("hidden", "num_blocks", "num_autoencoders", "head_hidden", "beta_every"), 1
+    )
+    weights = dict.fromkeys(("kl_weight", "imputation_weight", "unimodal_weight"), 0)
+    steps = {"beta_step": 0, "beta_growth": 0, "hypergradient_lr": 0, "hypergradient_from": 1}
+    check_fields(self, "redcore", **sizes, **weights, **steps, imputer_hidden=4, num_subsets=0)
     if not 0 <= self.head_dropout < 1:
       raise ValueError(f"redcore.head_dropout is {self.head_dropout}, it must lie in [0, 1)")
-    if self.encoder == "transformer" and self.hidden % self.heads:
+    if self.num_subsets and self.as_released:
       raise ValueError(
-        f"redcore.hidden is {self.hidden}, it must be a multiple of redcore.heads, {self.heads}"
+        f"redcore.num_subsets is {self.num_subsets}, it must be 0 with redcore.as_released: "
+        "what stands for an absent source is computed from the row"
       )
-    if self.subsets and self.absent == "zero":
-      raise ValueError(
-        f"redcore.subsets is {self.subsets}, it must be 0 where redcore.absent is zero"
-      )
-
-
-class GaussianEncoder(nn.Module):
-  """(mu, logvar) f[B, d] each of one modality."""
-
-  modality: Modality
-  config: RedcoreConfig
-
-  @nn.compact
-  def __call__(self, batch: Batch, present: Array, key) -> tuple[Array, Array]:
-    c = self.config
-    if c.encoder == "pooled":
-      body = encoders.Encoder(self.modality, c.hidden)
-    elif c.encoder == "lstm":
-      body = lstm.Lstm(self.modality, c.hidden)
-    else:
-      body = transformer.Transformer(self.modality, c.hidden, c.heads, c.blocks, c.mask_padding)
-    h = encoders.encode_modality(body, self.modality.name, batch, present, key)
-    init = imputers.start(c.he_init)
-    mean, logvar = jnp.split(nn.Dense(2 * c.hidden, kernel_init=init)(h), 2, axis=-1)
-    logvar = logvar + c.logvar_start
-    if c.logvar_bound:
-      logvar = jnp.clip(logvar, -c.logvar_bound, c.logvar_bound)
-    return mean, logvar
-
-
-class Head(nn.Module):
-  """Two hidden layers, f[B, D] -> logits f[B, C]; `kept` bool[B, 2, H] or None is what
-  dropout keeps of them."""
-
-  outputs: int
-  config: RedcoreConfig
-
-  @nn.compact
-  def __call__(self, x: Array, kept: Array | None = None) -> Array:
-    c = self.config
-    init = imputers.start(c.he_init)
-    for layer in range(2):
-      x = nn.relu(nn.Dense(c.head_hidden, kernel_init=init)(x))
-      if kept is not None:
-        x = jnp.where(kept[:, layer], x / (1 - c.head_dropout), 0)
-    return nn.Dense(self.outputs, kernel_init=init)(x)
 
 
 class RedcoreNet(precision.Network):
-  """The encoders E_m, imputers G_m, and heads."""
+  """Encoders, imputers G_m and heads."""
 
   modalities: tuple[Modality, ...]
-  outputs: int
+  num_outputs: int
   config: RedcoreConfig
 
   def setup(self):
-    c, count = self.config, len(self.modalities)
-    self.encode = [GaussianEncoder(m, c) for m in self.modalities]
-    self.absent = self.param("absent", nn.initializers.normal(1.0), (count, c.hidden))
-    widths = (c.imputer, c.imputer // 2, c.imputer // 4)
-    some = range(count if count > 1 else 0)
-    self.impute = [imputers.Imputer(c.hidden, widths, c.links, c.he_init) for _ in some]
-    self.joint = Head(self.outputs, c)
-    self.single = [Head(self.outputs, c) for _ in self.modalities]
+    c, num_modalities = self.config, len(self.modalities)
+    encoder = lambda m: GaussianEncoder(m, c.hidden, c.encoder, c.num_blocks, c.as_released)
+    self.encode = [encoder(m) for m in self.modalities]
+    self.absent = self.param("absent", nn.initializers.normal(1.0), (num_modalities, c.hidden))
+    widths = c.imputer_hidden, c.imputer_hidden // 2, c.imputer_hidden // 4
+    imputer = lambda: imputers.Imputer(c.hidden, widths, c.num_autoencoders, c.as_released)
+    self.impute = [imputer() for _ in self.modalities] if num_modalities > 1 else []
+    head = lambda: Head(self.num_outputs, c.head_hidden, c.head_dropout, c.as_released)
+    self.joint, self.single = head(), [head() for _ in self.modalities]
 
-  def __call__(self, batch: Batch) -> tuple:
-    z, _, _ = self.latents(batch, batch.present)
-    r = bottleneck.compose_latents(z, self.imputed(z, batch.present), batch.present)
-    return self.classify(r), self.classify_each(r)
+  def __call__(self, inputs: Inputs, pattern=None, noise_key=None):
+    """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]."""
+    z, _, _ = self.latents(inputs, pattern, None, noise_key)
+    r = bottleneck.compose_latents(z, self.impute_all(z, inputs.present), inputs.present)
+    return self.classify(r), self.classify_each(r), r
 
-  def latents(self, batch: Batch, present: Array, pattern=None, key=None, noise=None):
-    """z, mu, logvar f[B, M, d]; z is sampled with the key `noise`, else mu. With a
-    learned embedding for what is absent, what `pattern` lacks is not computed."""
+  def latents(self, inputs: Inputs, pattern=None, key=None, noise_key=None):
+    """z, mu, logvar f[B, M, H] each. Without `noise_key` z is mu; `key` is for the dropout of
+    the encoders."""
     c, codes = self.config, []
-    blank = (jnp.zeros((present.shape[0], c.hidden)),) * 2
+    blank = jnp.zeros((inputs.present.shape[0], c.hidden))
     for i, encode in enumerate(self.encode):
-      runs = pattern is None or pattern[i] or c.absent == "zero"
-      codes.append(encode(batch, present[:, i], key) if runs else blank)
+      # The code of zeros stands for an absent source in the released code: never left out.
+      is_used = pattern is None or pattern[i] or c.as_released
+      codes.append(encode(inputs, inputs.present[:, i], key) if is_used else (blank, blank))
     mean, logvar = (jnp.stack(x, axis=1) for x in zip(*codes, strict=True))
-    if noise is None or not c.vib:
+    if noise_key is None or not c.vib:
       return mean, mean, logvar
-    keys = encoders.row_dropout_keys(noise, "noise", batch.id)
-    draws = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
-    return bottleneck.reparameterise(mean, logvar, draws), mean, logvar
+    keys = encoders.row_dropout_keys(noise_key, "noise", inputs.id)
+    noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
+    return bottleneck.reparameterise(mean, logvar, noise), mean, logvar
 
-  def imputed(self, z: Array, shown: Array) -> Array:
-    """zhat f[B, M, d] from the other modalities, in their order. An absent source is
-    its embedding, or E(0) as it stands in z f[B, M, d]. A single modality has no
-    source: its embedding."""
+  def impute_all(self, z: Float[Array, "B M H"], visible) -> Float[Array, "B M H"]:
+    """Every latent from those of the other modalities; of a single one, the embedding."""
     embedding = jnp.broadcast_to(self.absent, z.shape)
-    if self.config.absent == "learned":
-      z = jnp.where(shown[..., None], z, embedding)
+    if not self.config.as_released:
+      z = jnp.where(visible[..., None], z, embedding)
     if z.shape[1] == 1:
       return embedding
-    out = []
-    for i, impute in enumerate(self.impute):
-      others = [z[:, j] for j in range(z.shape[1]) if j != i]
-      out.append(impute(jnp.concatenate(others, axis=-1)))
-    return jnp.stack(out, axis=1)
+    others = [[z[:, j] for j in range(z.shape[1]) if j != i] for i in range(z.shape[1])]
+    pairs = zip(self.impute, others, strict=True)
+    return jnp.stack([impute(jnp.concatenate(x, axis=-1)) for impute, x in pairs], axis=1)
 
-  def classify(self, r: Array, kept: Array | None = None) -> Array:
-    """Joint logits f[B, C] of composites r f[B, M, d]; `kept` as in `Head`."""
-    return self.joint(r.reshape(len(r), -1), kept)
+  def classify(self, r: Float[Array, "B M H"], keep_mask=None) -> Float[Array, "B C"]:
+    """Joint logits; `keep_mask` as in `Head`."""
+    return self.joint(r.reshape(len(r), -1), keep_mask)
 
-  def classify_each(self, r: Array, kept: Array | None = None) -> Array:
-    """Unimodal logits f[M, B, C]; `kept` bool[B, M, 2, H]."""
-    masks = [None if kept is None else kept[:, i] for i in range(len(self.single))]
-    heads = zip(self.single, masks, strict=True)
-    return jnp.stack([head(r[:, i], kept) for i, (head, kept) in enumerate(heads)])
+  def classify_each(self, r: Float[Array, "B M H"], keep_masks=None) -> Float[Array, "M B C"]:
+    """Unimodal logits; `keep_masks` bool[B, M, 2, H]."""
+    mask = lambda i: None if keep_masks is None else keep_masks[:, i]
+    return jnp.stack([head(r[:, i], mask(i)) for i, head in enumerate(self.single)])
 
 
-def dropout_masks(config: RedcoreConfig, spec: Spec, key: Array, ids: Array) -> tuple:
-  """What dropout keeps in the joint head, bool[B, 2, H], and in the others,
-  bool[B, M, 2, H]; (None, None) without dropout. One draw a row, by its id i32[B]."""
+def draw_dropout(config: RedcoreConfig, num_modalities: int, key: Key[Array, ""], ids):
+  """What dropout keeps in the joint head, bool[B, 2, H], and in the others, bool[B, M, 2, H]."""
   if not config.head_dropout:
     return None, None
-  shape = (1 + len(spec.modalities), 2, config.head_hidden)
   keys = encoders.row_dropout_keys(key, "heads", ids)
-  chance = 1 - config.head_dropout
-  kept = jax.vmap(lambda k: jax.random.bernoulli(k, chance, shape))(keys)
-  return kept[:, 0], kept[:, 1:]
+  shape = (1 + num_modalities, 2, config.head_hidden)
+  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - config.head_dropout, shape))(keys)
+  return keep[:, 0], keep[:, 1:]
 
 
-def shows(config: RedcoreConfig, key: Array, ids: Array, present: Array) -> Array:
-  """Masks bool[P, B, M] of what heads and imputers see of `present` bool[B, M]: all of
-  it, and `subsets` random parts."""
-  keys = jax.random.split(key, config.subsets) if config.subsets else []
+def draw_visible(
+  key: Key[Array, ""], ids: Int[Array, " B"], present: Bool[Array, "B M"], num_subsets: int
+) -> Bool[Array, "P B M"]:
+  """All that is present, and random subsets of it."""
+  keys = jax.random.split(key, num_subsets) if num_subsets else []
   return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
 
 
-def redcore_terms(net: RedcoreNet, spec: Spec, params, batch: Batch, key) -> dict[str, Average]:
-  """The terms of the loss: "sup" L_J, "single" the L_U^m summed over modalities, "kl",
-  "impute" with a total and a count f[M] for the L_R^m."""
+def redcore_terms(
+  net: RedcoreNet, task: Task, params, batch: Batch, key: Key[Array, ""]
+) -> dict[str, Average]:
+  """Terms of the loss: "supervised" L_J, "unimodal" the sum of the L_U^m, "kl", and
+  "imputation" with a total and a count f[M]."""
   config = net.config
-  hide_key, encode_key, noise_key, head_key = jax.random.split(key, 4)
-  valid = batch.row_mask
-  present = batch.present & valid[:, None]
-  shown = shows(config, hide_key, batch.id, present)
-  z, mean, logvar = net.apply(
-    params, batch, present, key=encode_key, noise=noise_key, method="latents"
-  )
-  # One modality has nothing to be imputed from: its embedding must not draw it in.
-  still = config.detach_target or len(spec.modalities) == 1
-  target = jax.lax.stop_gradient(z) if still else z
-  kept, kept_each = dropout_masks(config, spec, head_key, batch.id)
-  known = batch.labelled & valid
-  label = supervised.known_label(batch.label, known)
+  subset_key, encoder_key, noise_key, head_key = jax.random.split(key, 4)
+  present, labelled = batch.present & batch.row_mask[:, None], batch.labelled & batch.row_mask
+  batch = common.mask_labels(batch.replace(present=present, labelled=labelled))
+  keys = {"key": encoder_key, "noise_key": noise_key}
+  z, mean, logvar = net.apply(params, batch, method=RedcoreNet.latents, **keys)
+  # A single modality has nothing to be imputed from: its embedding must not draw z in.
+  is_detached = config.detach_target or len(net.modalities) == 1
+  target = jax.lax.stop_gradient(z) if is_detached else z
+  average = not config.as_released
+  imputation_loss = functools.partial(bottleneck.imputation_loss, average=average)
 
-  def under(shown):
-    imputed = net.apply(params, z, shown, method="imputed")
-    r = bottleneck.compose_latents(z, imputed, shown)
-    logits = net.apply(params, r, kept, method="classify")
-    each = net.apply(params, r, kept_each, method="classify_each")
-    single = jax.vmap(lambda x: supervised.task_loss(x, label, spec.task))(each)
-    where = known if config.count_empty else known & jnp.any(shown, axis=1)
+  joint_mask, unimodal_masks = draw_dropout(config, len(net.modalities), head_key, batch.id)
+  row_loss = lambda logits: supervised.task_loss(logits, batch.label, task)
+
+  def terms_under(visible):
+    imputed = net.apply(params, z, visible, method=RedcoreNet.impute_all)
+    r = bottleneck.compose_latents(z, imputed, visible)
+    logits = net.apply(params, r, joint_mask, method=RedcoreNet.classify)
+    each = net.apply(params, r, unimodal_masks, method=RedcoreNet.classify_each)
+    where = batch.labelled & (jnp.any(visible, axis=1) | config.as_released)
     return {
-      "sup": Average.of(supervised.task_loss(logits, label, spec.task), where),
-      "single": Average.of(jnp.sum(single, axis=0), where),
-      "impute": bottleneck.imputation_loss(imputed, target, present, average=config.average),
+      "supervised": Average.of(row_loss(logits), where),
+      "unimodal": Average.of(jnp.sum(jax.vmap(row_loss)(each), axis=0), where),
+      "imputation": imputation_loss(imputed, target, batch.present),
     }
 
-  terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(under)(shown))
-  return terms | {"kl": bottleneck.bottleneck_loss(mean, logvar, present, valid)}
-
-
-def controller(config: RedcoreConfig) -> optax.GradientTransformationExtraArgs:
-  """Imputation losses -> a step of beta f[M]; every run keeps its state for the log."""
-  return relative_advantage.controller(
-    rho=config.rho,
-    step_size=config.step,
-    growth=config.growth,
-    growth_every=config.period,
-    every=config.every,
-    floor=config.floor,
-  )
-
-
-def start(config: RedcoreConfig, count: int) -> Array:
-  """beta before the first step: ones under relative advantage, which its first step
-  scales to norm 1 as in the released code, else equal parts of the sphere."""
-  scale = 1 if config.upper == "relative_advantage" else count**-0.5
-  return jnp.full((count,), scale, jnp.float32)
-
-
-def told(config: RedcoreConfig, spec: Spec, beta: Array, ema: Array, losses: Average):
-  """For the log: beta, relative advantage and L_R by modality, and how far an upper
-  level has moved beta from equal parts."""
-  ratio = relative_advantage.relative_advantage(ema)
-  terms = {}
-  if config.upper != "none":
-    equal = jnp.full_like(beta, len(beta) ** -0.5)
-    terms["moved"] = jnp.linalg.norm(beta - equal)
-  for i, name in enumerate(spec.names):
-    terms |= {f"beta/{name}": beta[i], f"advantage/{name}": ratio[i]}
-    terms[f"imputation/{name}"] = Average(losses.total[i], losses.count[i])
-  return terms
+  visible = draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
+  terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(terms_under)(visible))
+  return terms | {"kl": bottleneck.bottleneck_loss(mean, logvar, batch.present, batch.row_mask)}
 
 
 def redcore(config: RedcoreConfig, spec: Spec) -> Method:
-  """RedCore as a `Method`; model_state holds the upper level: beta f[M] ("upper"), the state of
-  its controller, and that of the hypergradient's Adam."""
+  """RedCore as a `Method`."""
   net = RedcoreNet(spec.modalities, spec.task.outputs, config)
-  control, count = controller(config), len(spec.modalities)
-  adam = relative_advantage.projected_adam(config.upper_lr, config.floor)
-  weight = {"sup": 1.0, "single": config.unimodal, "kl": config.kl * config.vib}
+  kl_weight, unimodal_weight = config.kl_weight * config.vib, config.unimodal_weight
+  weights = {"supervised": 1.0, "unimodal": unimodal_weight, "kl": kl_weight}
 
   def init(key):
-    beta = start(config, count)
-    model_state = {"upper": beta, "control": control.init(beta)}
-    if config.upper == "hypergradient":
-      model_state["upper_opt"] = adam.init(beta)
-    return net.init(key, types.example_batch(spec)), model_state
+    params = net.init(key, types.example_batch(spec))
+    return params, redcore_upper.init_state(config, len(spec.modalities))
 
-  def loss(params, model_state, batch: Batch, key, clock: StepInfo):
-    del clock
-    terms = redcore_terms(net, spec, params, batch, key)
-    each = terms.pop("impute")
-    losses, seen = each.value, each.count > 0
-    still = jax.lax.stop_gradient(losses)
-    beta = model_state["upper"]
-    step, state = control.update(still, model_state["control"], beta, seen=seen)
-    if config.upper == "relative_advantage":
-      beta = optax.apply_updates(beta, step)
-    total = sum(weight[k] * v.value for k, v in terms.items())
-    total += config.impute * jnp.sum(beta * losses)
-    model_state = model_state | {"upper": beta, "control": state}
-    return total, (model_state, terms | told(config, spec, beta, state.mean_loss, each))
+  def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
+    del step_info
+    terms = redcore_terms(net, spec.task, params, batch, key)
+    losses = terms.pop("imputation")
+    model_state, metrics = redcore_upper.move_beta(config, spec.names, model_state, losses)
+    imputation = config.imputation_weight * jnp.sum(model_state["upper"] * losses.value)
+    return common.weighted_sum(terms, weights) + imputation, (model_state, terms | metrics)
 
-  def outer_loss(params, batch: Batch, key):
-    terms = redcore_terms(net, spec, params, batch, key)
-    return terms["sup"].value + config.unimodal * terms["single"].value
+  def held_out_loss(params, batch: Batch, key):
+    terms = redcore_terms(net, spec.task, params, batch, key)
+    return terms["supervised"].value + unimodal_weight * terms["unimodal"].value
 
-  def update(stage, tx):
-    if config.clip:
-      tx = optimizer.clip_by_module(tx, config.clip)
-    if config.upper != "hypergradient":
-      return update_rules.gradient_update(stage, tx)
-    return update_rules.bilevel_update(
-      stage,
-      tx,
-      outer_loss=outer_loss,
-      outer_tx=adam,
-      split=hold_out,
-      first_step=config.upper_from,
-    )
-
-  def predict(params, model_state, batch: Batch, pattern=None):
+  def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    present = missing.restrict_to_pattern(batch.present, pattern)
-    noise = jax.random.key(NOISE) if config.eval_sample else None
-    z, _, _ = net.apply(params, batch, present, pattern, noise=noise, method="latents")
-    imputed = net.apply(params, z, present, method="imputed")
-    r = bottleneck.compose_latents(z, imputed, present)
-    return {"logits": net.apply(params, r, method="classify"), "composite": r}
+    inputs = common.keep_pattern(inputs, pattern)
+    noise_key = jax.random.key(TEST_NOISE_SEED) if config.as_released else None
+    logits, _, r = net.apply(params, inputs, pattern, noise_key)
+    return {"logits": logits, "composite": r}
 
-  stages = (Stage("train", loss, update=update),)
-  raw = config.encoder != "pooled"
-  prepare = no_preprocessing if raw else image_features.precompute
-  return Method(init, predict, stages, prepare)
-
-
-def hold_out(batch: Batch, key: Array) -> tuple[Batch, Batch]:
-  """The batch without a random quarter of its rows, and that quarter (ours): padding
-  takes the place of the other rows, so that shapes and shards stay."""
-  keys = encoders.row_dropout_keys(key, "hold out", batch.id)
-  held = jax.vmap(lambda k: jax.random.uniform(k) < HELD)(keys)
-  held = held & batch.row_mask
-  return batch.replace(row_mask=batch.row_mask & ~held), batch.replace(row_mask=held)
+  is_pooled = config.encoder == "pooled"
+  preprocess = image_features.precompute if is_pooled else no_preprocessing
+  update = functools.partial(redcore_upper.make_update, config, held_out_loss)
+  return Method(init, predict, (Stage("train", loss, update=update),), preprocess)

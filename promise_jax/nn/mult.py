@@ -21,7 +21,7 @@ import numpy as np
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least
-from promise_jax.nn import encoders, precision, transformer
+from promise_jax.nn import encoders, precision, tokens
 from promise_jax.nn.mult_layers import Connection, Encoder, Rates
 from promise_jax.types import Array
 
@@ -143,7 +143,7 @@ class MulT(nn.Module):
       else:
         steps = length.get(m.name)
         steps = None if steps is None else missing.zero_absent(steps, there)
-        x, real[m.name] = transformer.as_steps(m, x, steps)
+        x, real[m.name] = tokens.to_steps(m, x, steps)
       real[m.name] &= there[:, None]
       # Once more: an absent image has cells that are not 0, and tokens a padding.
       x = missing.zero_absent(x, real[m.name])

@@ -1,70 +1,96 @@
-"""A modality as steps for attention: f[B, T, H], and which of them are real.
+"""Steps of a modality for attention: sequences as they are, images as cells, vectors as one.
 
-For PROMISE (AAAI 2026, arXiv 2511.10997), whose figure shows an encoder and tokens; all
-else is ours. Encoders: "pooled", that of every method, one step a modality; "steps", a
-trained layer on every step, token, or cell of an image; "frozen", where the inputs are
-features already and only projected (ids of tokens are embedded all the same).
+`Tokenizer` is PROMISE's (AAAI 2026, arXiv 2511.10997): its method figure shows an encoder and
+tokens; all else is ours.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Key
 
 from promise_jax import missing
-from promise_jax.nn import attention, encoders, precision, transformer
-from promise_jax.types import Array, Batch, Modality
+from promise_jax.nn import attention, encoders, image_features, precision
+from promise_jax.types import Inputs, Modality
 
-ENCODERS = ("pooled", "steps", "frozen")
+IMAGE_CELLS = 64  # an 8 x 8 grid
 
 
-class Tokeniser(nn.Module):
-  """z f[B, T, H] of one modality [B, ...], and which steps are real, bool[B, T]."""
+def num_steps(modality: Modality) -> int:
+  """T of a modality."""
+  fixed = {"vector": 1, "image": IMAGE_CELLS}
+  return fixed.get(modality.kind, modality.shape[0])
+
+
+def to_steps(
+  modality: Modality, x: Array, length: Array | None
+) -> tuple[Float[Array, "B T D"], Bool[Array, "B T"]]:
+  """Steps of an image, sequence or vector, and which are real: those before `length`.
+
+  An image becomes colour and edge features of its cells. Steps that are not real are zeros.
+  """
+  if modality.kind == "image":
+    x = image_features.to_unit_range(x)
+    cells = [2 * image_features.pool_grid(x) - 1, 16 * image_features.edge_histogram(x)]
+    x = jnp.concatenate(cells, -1).reshape(len(x), IMAGE_CELLS, -1)
+  elif modality.kind == "vector":
+    x = x[:, None]
+  step_mask = jnp.ones(x.shape[:2], bool)
+  if length is not None:
+    step_mask = encoders.step_mask(x, length)[..., 0]
+  return jnp.where(step_mask[..., None], x, 0), step_mask
+
+
+def sinusoidal_positions(num_steps: int, width: int) -> np.ndarray:
+  """Sines and cosines f32[T, H] of "Attention is all you need" (2017)."""
+  rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
+  angle = np.arange(num_steps)[:, None] * rate[None]
+  is_even = np.arange(width)[None] % 2 == 0
+  return np.where(is_even, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+class Tokenizer(nn.Module):
+  """Tokens of one modality: z = code + e_m, or Dense(LN(step)) + e_m + position.
+
+  `encoder` "pooled" gives one token, the code of the encoder of every method; "steps" projects
+  every step (embeds ids of tokens), which is meant for features of a frozen encoder.
+  """
 
   modality: Modality
   hidden: int
-  encoder: str
-  norm: bool
+  encoder: str = "pooled"
+  norm: bool = False  # layer norm before the projection
 
   @nn.compact
-  def __call__(self, batch: Batch, present: Array, key) -> tuple[Array, Array]:
-    """`key` switches the noise of the pooled encoder on. Absent rows are zeros."""
+  def __call__(
+    self, inputs: Inputs, present: Bool[Array, " B"], key: Key[Array, ""] | None = None
+  ) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
+    """Tokens, and which are real. `key` switches the dropout of the pooled encoder on."""
     m = self.modality
     if self.encoder == "pooled":
       body = encoders.Encoder(m, self.hidden)
-      z = encoders.encode_modality(body, m.name, batch, present, key)[:, None]
-      real = jnp.ones(z.shape[:2], bool)
+      z = encoders.encode_modality(body, m.name, inputs, present, key)[:, None]
+      token_mask = jnp.ones(z.shape[:2], bool)
     else:
-      h, real = self.steps(batch, present)
-      z = nn.Dense(self.hidden)(attention.Norm(self.norm)(h))
-    own = self.param("modality", nn.initializers.normal(0.02), (self.hidden,))
-    z = z + own[None, None]
+      steps, token_mask = self.read_steps(inputs, present)
+      z = nn.Dense(self.hidden)(attention.Norm(self.norm)(steps))
+    embedding = self.param("modality", nn.initializers.normal(0.02), (self.hidden,))
+    z = z + embedding[None, None]
     if z.shape[1] > 1:
-      z = z + positions(*z.shape[1:]).astype(z.dtype)[None]
-    real = real & present[:, None]
-    return missing.zero_absent(z, real), real
+      z = z + sinusoidal_positions(*z.shape[1:]).astype(z.dtype)[None]
+    token_mask = token_mask & present[:, None]
+    return missing.zero_absent(z, token_mask), token_mask
 
-  def steps(self, batch: Batch, present: Array) -> tuple[Array, Array]:
+  def read_steps(self, inputs: Inputs, present: Bool[Array, " B"]):
     m = self.modality
-    x = missing.zero_absent(batch.inputs[m.name], present)
+    x = missing.zero_absent(inputs.inputs[m.name], present)
     if m.kind == "tokens":
       return nn.Embed(m.vocabulary, self.hidden)(x), x > 0
-    length = batch.length.get(m.name)
+    length = inputs.length.get(m.name)
     length = None if length is None else missing.zero_absent(length, present)
-    h, real = transformer.as_steps(m, x, length)
-    h = h.astype(precision.param_dtype(self))  # the cells of an image are float32
-    return h if self.encoder == "frozen" else nn.gelu(nn.Dense(self.hidden)(h)), real
+    steps, step_mask = to_steps(m, x, length)
+    return steps.astype(precision.param_dtype(self)), step_mask  # cells are float32
 
-
-def num_tokens(modality: Modality, encoder: str) -> int:
-  """T of `Steps` of a modality."""
-  if encoder == "pooled" or modality.kind == "vector":
-    return 1
-  return transformer.CELLS if modality.kind == "image" else modality.shape[0]
-
-
-def positions(steps: int, width: int) -> np.ndarray:
-  """The sines and cosines of "Attention is all you need" (2017), f32[T, H]."""
-  rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
-  angle = np.arange(steps)[:, None] * rate[None]
-  even = np.arange(width)[None] % 2 == 0
-  return np.where(even, np.sin(angle), np.cos(angle)).astype(np.float32)
+  def num_tokens(self) -> int:
+    """T of the output."""
+    return 1 if self.encoder == "pooled" else num_steps(self.modality)

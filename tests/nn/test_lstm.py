@@ -1,4 +1,4 @@
-"""The LSTM against a slow loop written from its equations; what it does not read."""
+"""The LSTM encoder against a slow loop, and what it does not read."""
 
 import functools
 
@@ -13,12 +13,12 @@ ROWS, STEPS, HIDDEN = 3, 5, 4
 
 
 @functools.cache
-def encoder(steps: int = STEPS):
+def make_encoder(steps: int = STEPS):
   net = lstm.Lstm(Modality("motion", "sequence", (steps, 3)), HIDDEN)
   return net, jax.jit(net.apply)
 
 
-def inputs(rng, steps=STEPS):
+def make_inputs(rng, steps=STEPS):
   """A full row, one of three steps, one that is not there."""
   x = rng.normal(size=(ROWS, steps, 3)).astype(np.float32)
   return x, np.array([True, True, False]), np.array([steps, 3, 2], np.int32)
@@ -27,13 +27,16 @@ def inputs(rng, steps=STEPS):
 @pytest.fixture
 def params(rng):
   """Every number drawn, so that no bias is 0."""
-  net, _ = encoder()
-  shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs(rng))
+  net, _ = make_encoder()
+  shapes = jax.eval_shape(net.init, jax.random.key(0), *make_inputs(rng))
   return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
 
 
 def slow(p, x):
-  """The greatest h over the steps of one row [T, D]."""
+  """The maximum of h over the steps of one row [T, D], from the equations of an LSTM:
+
+  i, f, o = sigmoid(W x + U h + b) each, g = tanh(the same); c = f c + i g, h = o tanh(c).
+  """
   sigmoid = lambda z: 1 / (1 + np.exp(-z))
   h = c = np.zeros(HIDDEN)
   every = []
@@ -47,9 +50,9 @@ def slow(p, x):
   return np.max(every, axis=0)
 
 
-def test_it_equals_a_slow_loop(rng, params):
-  _, apply = encoder()
-  x, present, length = inputs(rng)
+def test_the_lstm_equals_a_slow_loop(rng, params):
+  _, apply = make_encoder()
+  x, present, length = make_inputs(rng)
   found = np.asarray(apply(params, x, present, length))
   (cell,) = params["params"].values()
   cell = jax.tree.map(lambda leaf: np.asarray(leaf, float), cell)
@@ -58,10 +61,10 @@ def test_it_equals_a_slow_loop(rng, params):
   assert not found[2].any()
 
 
-def test_padding_and_what_is_absent_are_not_read(rng, params):
-  _, apply = encoder()
-  _, longer = encoder(STEPS + 3)
-  x, present, length = inputs(rng)
+def test_padding_and_absent_rows_are_not_read(rng, params):
+  _, apply = make_encoder()
+  _, longer = make_encoder(STEPS + 3)
+  x, present, length = make_inputs(rng)
   before = np.asarray(apply(params, x, present, length))
   more = np.full((ROWS, STEPS + 3, 3), np.nan, np.float32)
   more[0, :STEPS], more[1, :3] = x[0], x[1, :3]
@@ -79,23 +82,23 @@ def test_padding_and_what_is_absent_are_not_read(rng, params):
 
 
 def test_the_order_of_the_steps_matters(rng, params):
-  _, apply = encoder()
-  x, present, length = inputs(rng)
+  _, apply = make_encoder()
+  x, present, length = make_inputs(rng)
   found = apply(params, x, present, length)
   turned = apply(params, x[:, ::-1], present, length)
   assert (np.abs(found - turned)[0] > 1e-3).any()
 
 
 def test_a_row_without_steps_is_zeros(rng, params):
-  _, apply = encoder()
-  x, _, _ = inputs(rng)
+  _, apply = make_encoder()
+  x, _, _ = make_inputs(rng)
   found = apply(params, x, np.ones(ROWS, bool), np.array([0, 1, 5], np.int32))
   assert not found[0].any() and np.asarray(found[1:]).any(axis=1).all()
 
 
 def test_dropout_follows_the_id(rng, params):
-  net, _ = encoder()
-  x, _, _ = inputs(rng)
+  net, _ = make_encoder()
+  x, _, _ = make_inputs(rng)
   present, length = np.ones(ROWS, bool), np.full(ROWS, STEPS, np.int32)
   ids, order = np.array([7, 3, 11], np.int32), np.array([2, 0, 1])
   drop = jax.jit(lambda x, key, ids: net.apply(params, x, present, length, key=key, ids=ids))
@@ -106,10 +109,10 @@ def test_dropout_follows_the_id(rng, params):
   np.testing.assert_allclose(moved, every[3][order], 1e-5, 1e-6)
 
 
-def test_its_start_needs_no_factorisation(rng):
-  """On two cores two of them can wait for each other for ever."""
-  net, _ = encoder()
-  given = jax.random.key(0), *inputs(rng)
+def test_the_initial_weights_need_no_factorisation(rng):
+  """On two cores two QR factorisations can wait for each other for ever."""
+  net, _ = make_encoder()
+  given = jax.random.key(0), *make_inputs(rng)
   assert "lapack" not in jax.jit(net.init).lower(*given).as_text()
   (cell,) = jax.jit(net.init)(*given)["params"].values()
   spread = np.std([np.asarray(cell[f"h{g}"]["kernel"]) for g in "ifgo"])

@@ -1,7 +1,4 @@
-"""RedCore's transformer against a slow loop; how many parameters, how they start.
-
-The sizes are those of the released code for two data sets.
-"""
+"""RedCore's transformer against a slow loop; the sizes and the start of the whole network."""
 
 import functools
 import itertools
@@ -16,7 +13,7 @@ import pytest
 import example_batches
 from promise_jax.methods import redcore
 from promise_jax.methods.presets import PRESETS
-from promise_jax.nn import imputers, transformer
+from promise_jax.nn import imputers, tokens, transformer
 from promise_jax.optim import optimizer
 from promise_jax.types import Modality
 
@@ -28,7 +25,7 @@ def dense(p, x):
   return x @ np.asarray(p["kernel"], float) + np.asarray(p["bias"], float)
 
 
-def drawn(module, *args, seed=0, **options):
+def draw_params(module, *args, seed=0, **options):
   """{"params": parameters} of a module with no zeros, drawn on the host."""
   init = functools.partial(module.init, **options)
   shapes = jax.eval_shape(init, jax.random.key(0), *args)["params"]
@@ -39,9 +36,6 @@ def drawn(module, *args, seed=0, **options):
     return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
 
   return {"params": jax.tree.map(draw, shapes)}
-
-
-# The transformer.
 
 
 def layer_norm(p, x):
@@ -74,22 +68,22 @@ def slow_block(p, h, heads, real):
 
 
 @functools.cache
-def encoder(mask_padding: bool, steps: int = STEPS):
+def make_encoder(mask_padding: bool, steps: int = STEPS):
   modality = SEQUENCE._replace(shape=(steps, 3))
   net = transformer.Transformer(modality, 4, 2, 2, mask_padding)
   return net, jax.jit(net.apply)
 
 
-def inputs(rng, steps=STEPS):
+def make_inputs(rng, steps=STEPS):
   x = rng.normal(size=(ROWS, steps, 3)).astype(np.float32)
   return x, np.array([True, True, False]), np.array([steps, 3, 2], np.int32)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
 def test_the_encoder_equals_a_slow_loop(rng, mask_padding):
-  net, apply = encoder(mask_padding)
-  x, present, length = inputs(rng)
-  params = drawn(net, x, present, length)
+  net, apply = make_encoder(mask_padding)
+  x, present, length = make_inputs(rng)
+  params = draw_params(net, x, present, length)
   found = np.asarray(apply(params, x, present, length))
   p = jax.tree.map(lambda leaf: np.asarray(leaf, float), params["params"])
   for n in range(2):
@@ -103,23 +97,22 @@ def test_the_encoder_equals_a_slow_loop(rng, mask_padding):
     np.testing.assert_allclose(found[n], expected, 1e-4, 1e-5)
 
 
-def test_the_order_of_the_steps_cannot_matter(rng):
-  """T7: there are no positions."""
-  net, apply = encoder(True)
-  x, present, length = inputs(rng)
+def test_the_order_of_the_steps_does_not_matter(rng):
+  net, apply = make_encoder(True)
+  x, present, length = make_inputs(rng)
   length = np.full_like(length, STEPS)
-  params = drawn(net, x, present, length)
+  params = draw_params(net, x, present, length)
   before = apply(params, x, present, length)
   after = apply(params, x[:, rng.permutation(STEPS)], present, length)
   np.testing.assert_allclose(after, before, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_padding_matters_only_where_the_authors_let_it(rng, mask_padding):
-  net, apply = encoder(mask_padding)
-  _, longer = encoder(mask_padding, STEPS + 3)
-  x, present, length = inputs(rng)
-  params = drawn(net, x, present, length)
+def test_padding_matters_only_without_mask_padding(rng, mask_padding):
+  net, apply = make_encoder(mask_padding)
+  _, longer = make_encoder(mask_padding, STEPS + 3)
+  x, present, length = make_inputs(rng)
+  params = draw_params(net, x, present, length)
   padded = np.concatenate([x, np.zeros((ROWS, 3, 3), np.float32)], axis=1)
   before, after = (
     apply(params, x, present, length)[:2],
@@ -130,12 +123,11 @@ def test_padding_matters_only_where_the_authors_let_it(rng, mask_padding):
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_zero_inputs_have_one_code_whatever_stands_there(rng, mask_padding):
-  """T7: E(0) is the same for every row that lacks the modality."""
-  net, apply = encoder(mask_padding)
-  x, _, length = inputs(rng)
+def test_absent_rows_have_one_code_whatever_they_hold(rng, mask_padding):
+  net, apply = make_encoder(mask_padding)
+  x, _, length = make_inputs(rng)
   x[1], length = np.nan, np.array([5, 10**6, 0], np.int32)
-  params = drawn(net, x, np.zeros(ROWS, bool), length)
+  params = draw_params(net, x, np.zeros(ROWS, bool), length)
   found = np.asarray(apply(params, x, np.zeros(ROWS, bool), length))
   assert np.isfinite(found).all() and (found == found[:1]).all()
   zeros = np.zeros_like(x)
@@ -146,10 +138,10 @@ def test_zero_inputs_have_one_code_whatever_stands_there(rng, mask_padding):
 
 
 def test_dropout_follows_the_id(rng):
-  net, apply = encoder(True)
-  x, _, _ = inputs(rng)
+  net, apply = make_encoder(True)
+  x, _, _ = make_inputs(rng)
   present, length = np.ones(ROWS, bool), np.full(ROWS, STEPS, np.int32)
-  params, ids = drawn(net, x, present, length), np.array([7, 3, 11], np.int32)
+  params, ids = draw_params(net, x, present, length), np.array([7, 3, 11], np.int32)
   key, order = jax.random.key(0), np.array([2, 0, 1])
   noisy = np.asarray(apply(params, x, present, length, key=key, ids=ids))
   clean = np.asarray(apply(params, x, present, length))
@@ -158,18 +150,18 @@ def test_dropout_follows_the_id(rng):
   np.testing.assert_allclose(moved, noisy[order], 1e-5, 1e-6)
 
 
-def test_every_kind_becomes_steps(rng):
+def test_to_steps_reads_every_kind(rng):
   photo = rng.random((2, 16, 16, 3), np.float32)
-  cells, real = transformer.as_steps(Modality("p", "image", (16, 16, 3)), photo, None)
+  cells, real = tokens.to_steps(Modality("p", "image", (16, 16, 3)), photo, None)
   assert cells.shape == (2, 64, 3 + 8) and real.all()
   corner = 2 * photo[0, :2, 2:4].mean((0, 1)) - 1
   np.testing.assert_allclose(cells[0, 1, :3], corner, 1e-5, 1e-6)
   vector = rng.normal(size=(2, 4)).astype(np.float32)
-  step, real = transformer.as_steps(Modality("v", "vector", (4,)), vector, None)
+  step, real = tokens.to_steps(Modality("v", "vector", (4,)), vector, None)
   assert step.shape == (2, 1, 4) and real.all()
   x, length = np.full((2, STEPS, 3), np.nan, np.float32), np.array([0, 2], np.int32)
   x[1, :2] = 1
-  steps, real = transformer.as_steps(SEQUENCE, jnp.asarray(x), length)
+  steps, real = tokens.to_steps(SEQUENCE, jnp.asarray(x), length)
   assert real.sum(1).tolist() == [0, 2]
   np.testing.assert_array_equal(np.asarray(steps).sum((1, 2)), [0, 6])
 
@@ -194,12 +186,12 @@ def size(tree) -> int:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_parameters_are_as_many_as_in_the_released_code(name):
-  """T8. The imputers by themselves: those of MOSEI do not end in a quarter."""
+def test_the_network_has_as_many_parameters_as_the_released_code(name):
+  """The imputers alone, because those of MOSEI do not end in a quarter."""
   widths, d, imputer, head, classes = SIZES[name]
   kinds = tuple(Modality(f"m{i}", "sequence", (50, w)) for i, w in enumerate(widths))
   task = example_batches.TASKS["classes"]._replace(outputs=classes)
-  sizes = {"hidden": d, "head_hidden": head, "links": 5, "heads": 8, "blocks": 3}
+  sizes = {"hidden": d, "head_hidden": head}
   config = redcore.RedcoreConfig(**PRESETS["authors"]["redcore"] | sizes)
   method = redcore.redcore(config, example_batches.spec(modalities=kinds)._replace(task=task))
   shapes = jax.eval_shape(method.init, jax.random.key(0))[0]["params"]
@@ -209,7 +201,7 @@ def test_parameters_are_as_many_as_in_the_released_code(name):
     assert count[f"encode_{i}"] == encoders[i] - unused
     assert count[f"single_{i}"] == single
   assert count["joint"] == joint
-  net = imputers.Imputer(d, imputer, links=5, he=True)
+  net = imputers.Imputer(d, imputer, num_autoencoders=5, he_init=True)
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 2 * d)))
   assert size(shapes) == imputing
   # What stands in for an absent source is ours; the authors' version does not use it.
@@ -218,10 +210,11 @@ def test_parameters_are_as_many_as_in_the_released_code(name):
   }
 
 
-def test_the_authors_weights_are_he_normal():
+def test_as_released_starts_from_he_weights():
   """Normal with variance 2 / fan_in, not truncated; the packed QKV has 1 / d."""
   spec = example_batches.spec(modalities=tuple(Modality(n, "vector", (40,)) for n in "ab"))
-  sizes = {"hidden": 48, "imputer": 48, "head_hidden": 40, "links": 2, "blocks": 2}
+  sizes = {"hidden": 48, "imputer_hidden": 48, "head_hidden": 40}
+  sizes |= {"num_autoencoders": 2, "num_blocks": 2}
   config = redcore.RedcoreConfig(**PRESETS["authors"]["redcore"] | sizes)
   params, _ = jax.jit(redcore.redcore(config, spec).init)(jax.random.key(0))
   del params["params"]["absent"]
@@ -242,7 +235,7 @@ def test_the_authors_weights_are_he_normal():
   assert np.mean(np.abs(unit) > 2.3) == pytest.approx(0.0214, rel=0.1)
 
 
-def test_the_gradient_of_nothing_explodes_at_the_start():
+def test_the_gradient_of_a_zero_input_explodes_at_the_start():
   """E(0) has no activations at first, and every layer norm multiplies their gradient by
   about 300. Clipped by the module's own norm it is finite."""
   net = transformer.Transformer(Modality("v", "vector", (4,)), 64, 8, 3, False)

@@ -37,7 +37,7 @@ class Transformer(nn.Module):
     super().__init__()
     self.name, width = modality.name, config.hidden
     self.project = nn.Linear(modality.shape[-1], width)
-    self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
+    self.blocks = nn.ModuleList(Block(width, 8) for _ in range(config.num_blocks))
 
   def forward(self, batch, present):
     x, length = batch.inputs[self.name], batch.length[self.name]
@@ -85,8 +85,7 @@ class Gaussian(nn.Module):
 
   def forward(self, batch, present):
     mean, logvar = self.ends(self.run[0](batch, present)).chunk(2, -1)
-    bound = self.config.logvar_bound
-    return mean, (logvar + self.config.logvar_start).clamp(-bound, bound)
+    return mean, (logvar - 3.0).clamp(-10.0, 10.0)
 
 
 class Link(nn.Module):
@@ -115,8 +114,8 @@ class Imputer(nn.Module):
   def __init__(self, width: int, config):
     super().__init__()
     c = config
-    widths = (c.imputer, c.imputer // 2, c.imputer // 4)
-    self.links = nn.ModuleList(Link(width, widths) for _ in range(c.links))
+    widths = (c.imputer_hidden, c.imputer_hidden // 2, c.imputer_hidden // 4)
+    self.links = nn.ModuleList(Link(width, widths) for _ in range(c.num_autoencoders))
     self.wide, self.out = nn.Linear(width, width), nn.Linear(width, c.hidden)
 
   def forward(self, x):
@@ -176,7 +175,7 @@ class Redcore(nn.Module):
     count = where.sum().clamp(min=1)
     each = [(self.joint(r.flatten(2)), 1.0)]
     parts = zip(self.single, r.unbind(2), strict=True)
-    each += [(head(x), c.unimodal) for head, x in parts]
+    each += [(head(x), c.unimodal_weight) for head, x in parts]
     again = label.expand(len(shown), -1).flatten()
     error = lambda x: F.cross_entropy(x.flatten(0, 1), again, reduction="none")
     total = sum(w * (error(x).view_as(where) * where).sum() for x, w in each) / count
@@ -186,12 +185,12 @@ class Redcore(nn.Module):
     losses = gap / (len(shown) * seen).clamp(min=1)
     model_state = controlled(c, losses.detach(), model_state, seen > 0)
     divergence = (mean.square() + logvar.exp() - 1 - logvar) * there
-    total = total + c.kl * divergence.sum((1, 2)).mean()
-    return total + c.impute * (model_state["beta"] * losses).sum(), model_state
+    total = total + c.kl_weight * divergence.sum((1, 2)).mean()
+    return total + c.imputation_weight * (model_state["beta"] * losses).sum(), model_state
 
   def shows(self, present):
     """All that is present and `subsets` random non-empty parts of it."""
-    size = (self.config.subsets, len(present))
+    size = (self.config.num_subsets, len(present))
     choices = (1 << present.sum(1)) - 1
     number = (torch.rand(size) * choices).long() + 1
     place = (present.cumsum(1) - 1).clamp(min=0)
@@ -202,18 +201,18 @@ class Redcore(nn.Module):
 @torch.no_grad()
 def controlled(config, losses, model_state, seen):
   """Relative advantage moves beta every `every`-th step."""
-  average = (1 - config.rho) * model_state["average"] + config.rho * losses
+  average = 0.3 * model_state["average"] + 0.7 * losses
   average = torch.where(seen, average, model_state["average"])
   mean = average.mean()
   gain = torch.where(mean > 0, (mean - average) / mean, 0.0)
-  moved = (model_state["beta"] - config.step * gain).clamp(min=config.floor)
-  now = model_state["step"] % config.every == 0
+  moved = (model_state["beta"] - config.beta_step * gain).clamp(min=0.1)
+  now = model_state["step"] % config.beta_every == 0
   beta = torch.where(now, moved / moved.norm(), model_state["beta"])
   return {"beta": beta, "average": average, "step": model_state["step"] + 1}
 
 
 def carried(model_state) -> dict[str, torch.Tensor]:
   """The weights, averages and step of the original."""
-  average, _, last = model_state["control"]
-  parts = {"beta": model_state["upper"], "average": average, "step": last.step}
+  average, step = model_state["controller"]
+  parts = {"beta": model_state["upper"], "average": average, "step": step}
   return {name: layers.tensor(x) for name, x in parts.items()}

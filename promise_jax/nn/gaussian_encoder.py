@@ -1,0 +1,62 @@
+"""RedCore's variational encoder of one modality, and its classification head.
+
+"RedCore", Sun et al., AAAI 2024, arXiv 2312.10386.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from promise_jax.nn import encoders, lstm, transformer
+from promise_jax.nn.imputers import choose_init
+from promise_jax.types import Inputs, Modality
+
+# Ours. A few hundred steps cannot move logvar far, so it starts low; the bound keeps its
+# exponential finite.
+LOGVAR_START, LOGVAR_BOUND = -3.0, 10.0
+
+
+class GaussianEncoder(nn.Module):
+  """Encodes one modality as mean and log variance of a Gaussian, f[B, H] each."""
+
+  modality: Modality
+  hidden: int
+  encoder: str = "pooled"  # or "transformer" or "lstm"
+  num_blocks: int = 3  # of the transformer
+  as_released: bool = False  # see `redcore`
+
+  @nn.compact
+  def __call__(
+    self, inputs: Inputs, present: Bool[Array, " B"], key: Key[Array, ""] | None = None
+  ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
+    if self.encoder == "transformer":
+      sizes = {"hidden": self.hidden, "num_blocks": self.num_blocks}
+      body = transformer.Transformer(self.modality, mask_padding=not self.as_released, **sizes)
+    else:
+      kind = {"pooled": encoders.Encoder, "lstm": lstm.Lstm}[self.encoder]
+      body = kind(self.modality, self.hidden)
+    h = encoders.encode_modality(body, self.modality.name, inputs, present, key)
+    out = nn.Dense(2 * self.hidden, kernel_init=choose_init(self.as_released))(h)
+    mean, logvar = jnp.split(out, 2, axis=-1)
+    if not self.as_released:
+      logvar = jnp.clip(logvar + LOGVAR_START, -LOGVAR_BOUND, LOGVAR_BOUND)
+    return mean, logvar
+
+
+class Head(nn.Module):
+  """Two hidden layers, f[B, D] -> logits f[B, C]."""
+
+  num_outputs: int
+  hidden: int
+  dropout: float = 0.0
+  he_init: bool = False
+
+  @nn.compact
+  def __call__(self, x, keep_mask: Bool[Array, "B 2 H"] | None = None):
+    """`keep_mask` says what dropout keeps of the two layers; None switches it off."""
+    init = choose_init(self.he_init)
+    for layer in range(2):
+      x = nn.relu(nn.Dense(self.hidden, kernel_init=init)(x))
+      if keep_mask is not None:
+        x = jnp.where(keep_mask[:, layer], x / (1 - self.dropout), 0)
+    return nn.Dense(self.num_outputs, kernel_init=init)(x)
