@@ -48,7 +48,6 @@ from promise_jax.types import Average, Batch, Inputs, Modality, Spec
 
 @dataclasses.dataclass(frozen=True)
 class PromiseConfig:
-
   hidden: int = 64  # width of every token
   encoder: Literal["pooled", "steps"] = "pooled"  # see `tokens.Tokenizer`
   # How absent tokens are generated; "none" masks them out.

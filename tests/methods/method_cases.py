@@ -19,17 +19,16 @@ ONE_ENCODER = {"own_encoders": False}
 GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "supervised_patterns": "all"}
 STILL = {"dropout": False}
 OPEN = {"gated": False, "decay": 0.0}
-REDCORE = SMALL | {"imputer": 8, "links": 2, "subsets": 1}
-TINY = {"encoder": "transformer", "heads": 2, "blocks": 1}
+REDCORE = SMALL | {"imputer_hidden": 8, "num_autoencoders": 2, "num_subsets": 1}
+TINY = {"encoder": "transformer", "num_blocks": 1}
 MPLMM_AUTHORS = PRESETS["authors"]["mplmm"]
-AUTHORS = REDCORE | PRESETS["authors"]["redcore"] | {"links": 2} | TINY
+AUTHORS = REDCORE | PRESETS["authors"]["redcore"] | {"num_autoencoders": 2} | TINY
 # Contrasts do not go to 0, however good the codes are: small weights.
-PROMISE = {"hidden": 8, "prompts": 2, "heads": 2, "code": 4, "views": 2}
-PROMISE |= {"fncl": 0.1, "cccl": 0.1}
-BARE = {"generate": "none", "fncl": 0.0, "hide": False}
-STEPS = {"encoder": "steps", "cross_layers": 1, "strength": 0.5, "hide": False}
-STEPS |= {"positives": "fig_edges", "project": "shared", "generate": "mix"}
-STEPS |= {"fncl": 0.02}
+PROMISE = {"hidden": 8, "num_prompts": 2, "num_heads": 2, "code_size": 4, "num_views": 2}
+PROMISE |= {"fncl_weight": 0.1, "cccl_weight": 0.1}
+BARE = {"generate": "none", "fncl_weight": 0.0, "hide_views": False}
+STEPS = {"encoder": "steps", "num_cross_layers": 1, "augment_strength": 0.5}
+STEPS |= {"generate": "mix", "fncl_weight": 0.02, "hide_views": False}
 TUNE = {"pretrain": 0.0, "fit": 0.0}
 MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
 PROMMA = MPLMM | {"width": 4}
@@ -50,7 +49,7 @@ class Case(NamedTuple):
   @property
   def has_test_noise(self) -> bool:
     """Whether predictions have noise, which follows the ids of the rows."""
-    return self.values.get("eval_sample", False)
+    return self.values.get("as_released", False)
 
 
 # The case that is called like its method also runs the tests that compile more
@@ -61,7 +60,9 @@ CASES = {
   "robult-gaussian": Case("robult", ROBULT | GAUSSIAN, "regression", PAIR),
   "robult-kinds": Case("robult", ROBULT | ONE_ENCODER, "multilabel", example_batches.KINDS),
   "redcore": Case("redcore", REDCORE),
-  "redcore-regression": Case("redcore", REDCORE | {"vib": False, "subsets": 1}, "regression", PAIR),
+  "redcore-regression": Case(
+    "redcore", REDCORE | {"vib": False, "num_subsets": 1}, "regression", PAIR
+  ),
   "redcore-kinds": Case(
     "redcore",
     REDCORE | TINY,
