@@ -1,4 +1,4 @@
-"""Views: nothing at strength 0, rows on their own, crops against a loop, the rates."""
+"""Augmented views: strength 0, rows alone, crops against a slow loop, rates of what is dropped."""
 
 import functools
 
@@ -76,7 +76,7 @@ def test_types_and_shapes_stay_and_images_lie_in_0_to_1(inputs, length):
     assert views[name].min() >= 0 and views[name].max() <= 1
 
 
-def test_a_draw_is_of_the_row_and_not_of_its_place(inputs, length, rng):
+def test_a_draw_follows_the_id_of_the_row(inputs, length, rng):
   here = view(inputs, length, jax.random.key(0), IDS)
   order = rng.permutation(ROWS)
   moved = jax.tree.map(lambda x: x[order], (inputs, length, IDS))
@@ -87,7 +87,7 @@ def test_a_draw_is_of_the_row_and_not_of_its_place(inputs, length, rng):
     assert (here[name] != other[name]).any()
 
 
-def test_what_an_absent_row_holds_stays_in_that_row(inputs, length):
+def test_garbage_in_a_row_stays_in_that_row(inputs, length):
   clean = view(inputs, length, jax.random.key(0), IDS)
   poison = {name: x.copy() for name, x in inputs.items()}
   for x in poison.values():
@@ -121,7 +121,7 @@ def slow_crop(x, top, left, side, flip):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_crop_is_the_loop(rng, flip):
+def test_crop_equals_a_slow_loop(rng, flip):
   x = rng.random((7, 9, 2))
   for window in ((0.1, 0.05, 0.8), (0.0, 0.25, 0.75), (0.0, 0.0, 1.0)):
     found = cut(x.astype(np.float32), *map(np.float32, window), flip)
@@ -239,7 +239,7 @@ def test_finite_gradients_under_scan_and_map(rng):
     assert (g[:, :, 0] != 0).any() and (g[:, :, 1] == 0).all()
 
 
-def test_what_cannot_be_is_said():
+def test_an_unknown_kind_or_strength_is_an_error():
   x, keys = np.zeros((2, 3), np.float32), jax.random.split(jax.random.key(0), 2)
   known = "the kind of film is 'video', known are image, tokens, sequence, vector"
   with pytest.raises(ValueError, match=known):
