@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import example_batches
-from promise_jax.devices import mesh
+from promise_jax.devices import placement
 from promise_jax.losses import hierarchical_contrast
 
 KINDS = tuple(example_batches.TASKS)
@@ -174,7 +174,7 @@ def test_eight_devices_compute_what_one_does(rng, eight_devices, kind, block):
   args = args[:3] if kind == "instance" else args
   build = instance if kind == "instance" else functools.partial(by_class, kind)
   loss = build(grad=True, block=block)
-  spread = mesh.place(args, NamedSharding(eight_devices, P("data")))
+  spread = placement.place(args, NamedSharding(eight_devices, P("data")))
   assert len(spread[0].sharding.device_set) == 8
   assert_same(loss(*spread), loss(*args))
 

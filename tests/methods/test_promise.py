@@ -10,7 +10,7 @@ import pytest
 
 import example_batches
 import promise_oracle as oracle
-from promise_jax.devices import mesh
+from promise_jax.devices import mesh, placement
 from promise_jax.methods import promise
 
 SIZES = {"hidden": 4, "num_prompts": 2, "num_heads": 2, "code_size": 3, "num_views": 2}
@@ -205,9 +205,9 @@ def test_views_are_the_row_and_changed_copies():
 def test_the_contrast_is_over_the_rows_of_all_devices(eight_devices):
   batch, params = example_batches.mixed(SPEC), build("full")[3]
   by_row = jax.sharding.NamedSharding(eight_devices, jax.sharding.PartitionSpec("data"))
-  everywhere = mesh.place(params, mesh.replicated(eight_devices))
+  everywhere = placement.place(params, mesh.replicated(eight_devices))
   loss, terms, grads = differentiate("full", batch)
-  spread = differentiate("full", mesh.place(batch, by_row), params=everywhere)
+  spread = differentiate("full", placement.place(batch, by_row), params=everywhere)
   np.testing.assert_allclose(spread[0], loss, 1e-5)
   for name, term in terms.items():
     np.testing.assert_allclose(spread[1][name], term, 1e-5)
