@@ -22,13 +22,9 @@ class Checkpoints:
   """The checkpoints of one variant. Use it as a context: leaving it finishes the writing."""
 
   def __init__(self, folder: Path, *, save_every: float = 60.0, keep: int = 2):
-    """Args:
-    folder: where they are.
-    save_every: seconds between two checkpoints; 0 saves after every block.
-    keep: how many of the newest stay.
-    """
+    """The newest `keep` checkpoints in `folder`, one every `save_every` seconds."""
     ocp = import_orbax()
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
     self.folder, self.save_every = Path(folder).absolute(), save_every
     self.manager = ocp.CheckpointManager(self.folder, options=options)
     self.last_save = time.monotonic()

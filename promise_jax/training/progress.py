@@ -32,7 +32,7 @@ class Progress:
   ):
     self.seeds, self.log, self.title, self.total = seeds, log, title, total
     self.step, self.rows_per_step = done, rows_per_step
-    self.first, self.since, self.shown = None, 0.0, 0.0
+    self.first, self.since, self.shown = None, 0.0, float("-inf")
     if title and 0 < done < total:
       print(f"{title}: resuming from step {done} of {total}", flush=True)
     # A bar redraws its line, which makes a file or a pipe unreadable.

@@ -28,17 +28,16 @@ def test_arguments_that_do_not_fit_are_refused(given, sentence):
 
 @pytest.fixture
 def no_cluster(monkeypatch):
-  """JAX looks for a cluster, as before any computation, and finds none."""
-  from jax._src import distributed as state
-
-  found = []
+  """JAX finds no cluster, and is not asked whether it was used before."""
+  calls = []
 
   def initialize(coordinator_address=None, **options):
-    found.append(options)
-    state.State().initialize(coordinator_address)
+    calls.append(options)
+    missing = "Number of processes must" if coordinator_address else "coordinator_address should"
+    raise ValueError(f"{missing} be defined.")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  return found
+  return calls
 
 
 def test_without_a_cluster_there_is_one_process(no_cluster):
