@@ -24,14 +24,12 @@ def describe_verdict(line: pd.Series) -> str:
 
 def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
   """A comparison as cells of text, the header first and the verdict last."""
-  texts = [["rows", "method", "baseline", "metric", "difference", "95 % interval", ""]]
-  for _, line in lines.iterrows():
-    metric = line["metric"]
-    values = (show_value(metric, line[k], signed=True) for k in ("difference", "low", "high"))
-    difference, low, high = values
-    unit = " points" if formatting.is_share(metric) else ""
-    texts.append([*line[texts[0][:4]], difference + unit, f"{low} to {high}", line["verdict"]])
-  return texts
+  body = [
+    [*line[["rows", "method", "baseline"]], formatting.metric_label(line["metric"])]
+    + [show_interval(line), line["verdict"]]
+    for _, line in lines.iterrows()
+  ]
+  return [["rows", "method", "baseline", "metric", "difference [95 % interval]", ""], *body]
 
 
 def variant_table(

@@ -61,7 +61,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
   assert not any(load in source for load in ("http", "url(", "@import"))
   for piece in (
     *(f"run {ODD}", "toy, 5 % of labels", "60.0 ± 14.1", "</style><script>"),
-    *("+3.1 points +1.2 to +5.0 better", "bernoulli(rate, keep=1)", "61.7 ± 2.4"),
+    *("accuracy (%) +3.1 [+1.2, +5.0] better", "bernoulli(rate, keep=1)", "61.7 ± 2.4"),
     *("3.21 12,346", "c0ffee", "abc1234", "optim.lr 0.001"),
   ):
     assert piece in seen.text, piece
