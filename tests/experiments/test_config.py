@@ -92,12 +92,12 @@ def test_a_preset_of_the_run_changes_its_method_and_its_training():
 
 
 def test_a_preset_of_one_variant_yields_to_its_other_settings():
-  config = config_of("baselines=majority+redcore(clip=0.2,preset=authors,upper=none)")
+  config = config_of("baselines=majority+redcore(kl_weight=0.2,preset=authors,upper=none)")
   ours, _, theirs = parse_experiment(config).variants
-  own = {"clip": 0.2, "upper": "none"}
+  own = {"kl_weight": 0.2, "upper": "none"}
   assert theirs.settings == config["redcore"] | presets.PRESETS["authors"]["redcore"] | own
   assert ours.settings == config["redcore"]
-  assert theirs.folder == "redcore_clip=0.2,preset=authors,upper=none"
+  assert theirs.folder == "redcore_kl_weight=0.2,preset=authors,upper=none"
 
 
 def test_the_training_of_a_preset_belongs_to_its_method(monkeypatch):
