@@ -12,7 +12,7 @@ import tiny_runs
 from promise_jax import missing
 from promise_jax.cli import configs
 from promise_jax.cli.main import split_overrides
-from promise_jax.experiments.compare import check_comparison
+from promise_jax.experiments.compare_config import check_comparison
 from promise_jax.experiments.experiment import parse_experiment
 
 ROOT = Path(__file__).parents[2]
