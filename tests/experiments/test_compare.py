@@ -71,7 +71,7 @@ def test_trials_are_scored_on_validation_and_the_best_is_used(finished):
   assert not list((folder / "trials").rglob("results.jsonl"))
 
 
-def test_trials_use_as_many_groups_of_devices_as_divide_their_seeds(tmp_path, monkeypatch):
+def test_trials_train_all_their_seeds_on_all_devices(tmp_path, monkeypatch):
   given = tiny_runs.get_config().to_dict()
   given["train"]["seed_devices"] = 4
 
@@ -79,7 +79,7 @@ def test_trials_use_as_many_groups_of_devices_as_divide_their_seeds(tmp_path, mo
     pass
 
   def set_up(experiment, folder):
-    assert (experiment.train.seed_devices, len(experiment.seeds)) == (2, 6)
+    assert (experiment.train.seed_devices, len(experiment.seeds)) == (1, 6)
     raise Enough
 
   monkeypatch.setattr(compare, "set_up", set_up)
