@@ -11,59 +11,24 @@ FIELDS = {
   "train.replicate": "train.seed_parallelism",
   "train.seed_groups": "train.seed_devices",
 }
-_MULT = {"steps": "max_steps", "signal": "signal_prompts", "types": "type_prompts"}
-# {method: {setting: setting}}, where only the name changed.
-SETTINGS = {
-  "fusion": {"absent": "fill"},
-  "robult": {
-    "stop_s": "detach_shared",
-    "tau": "temperature",
-    "lb": "labelled_weight",
-    "ulb": "unlabelled_weight",
-    "rec": "reconstruction_weight",
-    "sup": "supervised_patterns",
-    "bank": "bank_size",
-  },
-  "redcore": {
-    "imputer": "imputer_hidden",
-    "links": "num_autoencoders",
-    "blocks": "num_blocks",
-    "kl": "kl_weight",
-    "impute": "imputation_weight",
-    "unimodal": "unimodal_weight",
-    "subsets": "num_subsets",
-    "step": "beta_step",
-    "growth": "beta_growth",
-    "every": "beta_every",
-    "upper_lr": "hypergradient_lr",
-    "upper_from": "hypergradient_from",
-  },
-  "promise": {
-    "prompts": "num_prompts",
-    "heads": "num_heads",
-    "cross_layers": "num_cross_layers",
-    "self_layers": "num_self_layers",
-    "code": "code_size",
-    "fncl": "fncl_weight",
-    "cccl": "cccl_weight",
-    "views": "num_views",
-    "strength": "augment_strength",
-    "hide": "hide_views",
-    "prompt_rate": "prompt_lr_factor",
-  },
+_MULT = "steps>max_steps signal>signal_prompts types>type_prompts"
+_RENAMED = {  # where only the name of a setting changed
+  "fusion": "absent>fill",
+  "robult": "stop_s>detach_shared tau>temperature lb>labelled_weight ulb>unlabelled_weight "
+  "rec>reconstruction_weight sup>supervised_patterns bank>bank_size",
+  "redcore": "imputer>imputer_hidden links>num_autoencoders blocks>num_blocks kl>kl_weight "
+  "impute>imputation_weight unimodal>unimodal_weight subsets>num_subsets step>beta_step "
+  "growth>beta_growth every>beta_every upper_lr>hypergradient_lr upper_from>hypergradient_from",
+  "promise": "prompts>num_prompts heads>num_heads cross_layers>num_cross_layers "
+  "self_layers>num_self_layers code>code_size fncl>fncl_weight cccl>cccl_weight "
+  "views>num_views strength>augment_strength hide>hide_views prompt_rate>prompt_lr_factor",
   "mplmm": _MULT,
-  "promma": _MULT
-  | {
-    "skip": "identity_skip",
-    "aim": "generation_target",
-    "judge_every": "gate_every",
-    "evaluator": "gate_weight",
-    "orthogonal": "orthogonality_weight",
-    "recover": "recovery_weight",
-    "information": "information_weight",
-    "generator": "generation_weight",
-  },
+  "promma": _MULT + " skip>identity_skip aim>generation_target judge_every>gate_every "
+  "evaluator>gate_weight orthogonal>orthogonality_weight recover>recovery_weight "
+  "information>information_weight generator>generation_weight",
 }
+# {method: {old setting: setting}}
+SETTINGS = {m: dict(p.split(">") for p in text.split()) for m, text in _RENAMED.items()}
 
 
 def rename_arguments(text: str) -> str:

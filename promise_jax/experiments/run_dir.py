@@ -83,9 +83,9 @@ def lock_folder(folder: Path, experiment: Experiment) -> Iterator[None]:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise ValueError(f"{folder} is in use by another process") from None
-    if not (folder / "config.json").exists():
-      content = {"config": experiment.config, **provenance()}
-      files.write_json(folder / "config.json", content)
+    path = folder / "config.json"
+    if not path.exists():
+      files.write_json(path, {"config": experiment.config, **provenance()})
     yield
 
 
@@ -95,13 +95,10 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
     raise ValueError(f"workdir {folder} is a file, a folder is needed")
   if not (folder / "config.json").exists():
     # A start that was cut short leaves these two.
-    foreign = [
-      p.name
-      for p in folder.glob("*")
-      if p.name != "lock" and not p.name.startswith(".config.json.")
-    ]
-    if foreign:
-      some = ", ".join(sorted(foreign)[:5])
+    names = sorted(p.name for p in folder.glob("*"))
+    names = [n for n in names if n != "lock" and not n.startswith(".config.json.")]
+    if names:
+      some = ", ".join(names[:5])
       raise ValueError(f"workdir {folder} is not empty and not a run: it holds {some}")
     return
   before, now = result_fields(read_config(folder)), result_fields(experiment.config)
@@ -136,38 +133,28 @@ def read_config(folder: Path) -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
   """What produced the numbers: versions, device, commit of the library."""
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-  device = jax.devices()[0]
+  device, count = jax.devices()[0], jax.device_count()
   return {
     "versions": versions | {"python": platform.python_version()},
-    "device": {
-      "platform": device.platform,
-      "kind": device.device_kind,
-      "count": jax.device_count(),
-    },
+    "device": {"platform": device.platform, "kind": device.device_kind, "count": count},
     "processes": jax.process_count(),
     "commit": find_commit(),
   }
 
 
 def find_commit() -> str | None:
-  """The commit of the checkout that this library is part of, "-dirty" if it differs.
+  """The commit of the checkout of this library, "-dirty" if it was changed; None in a wheel."""
 
-  None where it is part of none, as in an installed wheel.
-  """
-  here = Path(__file__)
+  def git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-  def git(*words: str) -> str | None:
-    try:
-      command = ["git", "-C", str(here.parent), *words]
-      done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-      return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-  if git("ls-files", "--error-unmatch", here.name) is None:
+  try:
+    git("ls-files", "--error-unmatch", "run_dir.py")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+  except (OSError, subprocess.CalledProcessError):
     return None
-  head = git("rev-parse", "HEAD")
-  return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no") else head
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
