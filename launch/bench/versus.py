@@ -5,13 +5,14 @@ import time
 from typing import NamedTuple
 from unittest import mock
 
+import flax.linen
 import jax
 import numpy as np
 
 from bench import measure, parts, program, workloads
 from promise_jax.data import batches
-from promise_jax.methods import redcore
-from promise_jax.nn import encoders, mult_layers
+from promise_jax.methods import common, redcore
+from promise_jax.nn import mult_layers
 
 
 class Twin(NamedTuple):
@@ -189,10 +190,10 @@ def original(case: workloads.Case, made: program.Program) -> dict:
     return out | {"draws": draws, "progress": clock.progress}
 
   choice, state = program.choices(ready)[0], program.first_seed(made.carry.state)
-  plain = lambda x, *rest, **more: x
+  plain = lambda self, x, **options: x
   with (
-    mock.patch.object(encoders, "drop", plain),
-    mock.patch.object(mult_layers, "drop", plain),
+    mock.patch.object(flax.linen.Dropout, "__call__", plain),
+    mock.patch.object(mult_layers, "drop", lambda x, *rest: x),
   ):
     args = (state.params, state.model_state, choice, keys[0], data)
     once = program.programs.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
@@ -201,9 +202,9 @@ def original(case: workloads.Case, made: program.Program) -> dict:
 
 def drawn(config, batch: dict, key) -> tuple:
   """The noise and the shown parts that RedCore draws in a step."""
-  hide_key, _, noise_key, _ = jax.random.split(key, 4)
+  hide_key, noise_key, _, _ = jax.random.split(key, 4)
   shown = redcore.draw_visible(hide_key, batch.id, batch.present, config.num_subsets)
-  keys = encoders.row_dropout_keys(noise_key, "noise", batch.id)
+  keys = common.row_keys(noise_key, batch.id)
   shape = (batch.present.shape[1], config.hidden)
   return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), shown
 

@@ -3,7 +3,7 @@
 All variants of the run's own method start there, and those of a method that is built on the
 same network (`methods.family`); the other baselines start from random weights. Seed s takes
 the parameters of seed s. A parameter is taken over if its whole path matches a regex of
-`init_filter` and its shape is the same in both runs. Paths count the modalities (`encode_0`)
+`init_filter` and its shape is the same in both runs. Paths count the modalities (`encoder_0`)
 and do not name them, so both runs should have them in one order. The optimiser and the
 model_state (running means, banks, controllers) belong to their data and start anew.
 

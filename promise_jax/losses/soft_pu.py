@@ -95,17 +95,12 @@ def bandwidth(code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]) -
 def bank_proximity(
   code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]
 ) -> Float[Array, "B C"]:
-  """How close a code is to each class of the bank, in [0, 1].
+  """How close a code, a unit vector, is to each class of the bank, in [0, 1].
 
   The mean RBF kernel to the references of the class, divided by what a reference itself
-  gets from the others of its class: a typical member gets 1. Without that division no
-  row comes near 1. A class with one reference borrows the mean divisor of the other
-  classes; a class with none gives 0.
-
-  Args:
-    code: unit vectors.
-    bank: labelled references.
-    where: rows of `code` that take part in the bandwidth.
+  gets from the others of its class: a typical member gets 1, and without the division
+  nothing comes near 1. A class with one reference borrows the mean divisor of the other
+  classes; a class with none gives 0. `where` are the rows that set the bandwidth.
   """
   scale = 2 * bandwidth(code, bank, where)
   member = bank.member * bank.valid[:, None]
@@ -197,8 +192,7 @@ def contrast_weights(
       them as positives; "pucl": a pair with an unlabelled row counts as different;
       "infonce": only the row itself is a positive.
     affinity: of every pair, as `pair_affinity` gives it.
-    labelled: rows with a label.
-    same: pairs that are one example.
+    labelled, same: rows with a label, and pairs that are one example.
   """
   itself = same.astype(affinity.dtype)
   if kind == "infonce":
@@ -227,8 +221,7 @@ def pair_weights(
   Args:
     code: detached unit vectors.
     logits: detached, of a classifier that guesses the classes of unlabelled rows.
-    label: as in `Batch`, finite also where it is not known.
-    labelled: rows with a label.
+    label, labelled: as in `Batch`; finite also where a label is not known.
     ids: rows with the same id are one example.
     bank: labelled references.
     task: says what the label is.

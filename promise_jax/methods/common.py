@@ -65,3 +65,8 @@ def linear_ramp(progress: Float[Array, ""], start: float, end: float) -> Float[A
   """Rises from 0 at `start` to 1 at `end`, both parts of training in [0, 1]; with equal
   ends it is a step."""
   return jnp.clip((progress - start) / max(end - start, 1e-6), 0, 1)
+
+
+def row_keys(key: Key[Array, ""], ids: Int[Array, " B"]) -> Key[Array, " B"]:
+  """One key for each row, by its id: a row draws the same wherever it is in a batch."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)

@@ -56,7 +56,6 @@ class FusionNet(precision.Network):
 
   def setup(self):
     self.encoders = ModalityEncoders(self.modalities, self.hidden)
-    nn.share_scope(self, self.encoders)
     shape = (len(self.modalities), self.hidden)
     self.token = self.param("token", nn.initializers.normal(0.02), shape)
     self.head = mlp.Mlp((self.head_hidden, self.num_outputs))
@@ -67,11 +66,10 @@ class FusionNet(precision.Network):
     visible: Bool[Array, "*P B M"] | None = None,
     fill: Float[Array, "M H"] | None = None,
     pattern: Pattern | None = None,
-    key=None,
   ) -> tuple[Float[Array, "*P B C"], Float[Array, "B M H"]]:
     """Logits and codes. `visible` is what the head sees (default: all that is present),
-    `fill` what replaces the rest (default: the learned token); `key` is for dropout."""
-    codes = self.encoders(inputs, pattern, key)
+    `fill` what replaces the rest (default: the learned token)."""
+    codes = self.encoders(inputs, pattern)
     visible = inputs.present if visible is None else visible
     return self.classify(codes, visible, self.token if fill is None else fill), codes
 
@@ -119,7 +117,8 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     if config.dropout:
       present = common.random_subset(subset_key, batch.id, batch.present)
       batch = batch.replace(present=present)
-    logits, codes = net.apply(params, batch, fill=fill(model_state), key=dropout_key)
+    rngs = {"dropout": dropout_key}
+    logits, codes = net.apply(params, batch, fill=fill(model_state), rngs=rngs)
     model_state = update_running_mean(model_state, codes, batch.present, config.decay)
     terms = {"supervised": common.supervised_loss(logits, batch, spec.task)}
     return terms["supervised"].value, (model_state, terms)

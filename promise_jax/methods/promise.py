@@ -39,7 +39,8 @@ from promise_jax.checks import check_at_least, check_fields
 from promise_jax.losses import hierarchical_contrast, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
 from promise_jax.methods import common
-from promise_jax.nn import attention, augment, encoders, image_features, precision
+from promise_jax.nn import attention, augment, image_features, precision
+from promise_jax.nn.dropout import Dropout
 from promise_jax.nn.promise_prompts import Generate
 from promise_jax.nn.tokens import Tokenizer
 from promise_jax.optim import optimizer, update_rules
@@ -118,43 +119,42 @@ class PromiseNet(precision.Network):
     self.cross = [attention.Layers(c.num_cross_layers, *sizes) for _ in each]
     self.own = [attention.Layers(c.num_self_layers, *sizes) for _ in each]
     self.last = [attention.Norm(c.norm) for _ in each]
-    self.pool = nn.Dense(c.hidden)
+    self.pool, self.drop = nn.Dense(c.hidden), Dropout(c.dropout)
     self.head = nn.Dense(self.num_outputs)
 
-  def __call__(self, inputs: Inputs, pattern=None, key=None) -> Output:
-    """What the static `pattern` lacks is not encoded. `key` switches dropout on."""
-    tokens, masks = self.tokenize(inputs, pattern, key)
+  def __call__(self, inputs: Inputs, pattern=None) -> Output:
+    """What the static `pattern` lacks is not encoded."""
+    tokens, masks = self.tokenize(inputs, pattern)
     if self.config.generate != "none":
       tokens, masks = self.fill(tokens, masks, inputs.present)
-    logits = self.classify(tokens, masks, inputs.id, key)
+    logits = self.classify(tokens, masks)
     means = [missing.masked_mean(x, m, 1) for x, m in zip(tokens, masks, strict=True)]
     means = jnp.stack(means, axis=1)
     return Output(logits, self.instance(means), self.label(means))
 
-  def tokenize(self, inputs: Inputs, pattern, key):
+  def tokenize(self, inputs: Inputs, pattern):
     """Tokens f[B, T_m, H] of every modality, and which are real."""
     pairs = []
     for i, encode in enumerate(self.encode):
       if pattern is None or pattern[i]:
-        pairs.append(encode(inputs, inputs.present[:, i], key))
+        pairs.append(encode(inputs, inputs.present[:, i]))
       else:
         shape = len(inputs.present), encode.num_tokens()
         pairs.append((jnp.zeros((*shape, self.config.hidden)), jnp.zeros(shape, bool)))
     return [x for x, _ in pairs], [mask for _, mask in pairs]
 
-  def classify(self, tokens, masks, ids, key) -> Float[Array, "B C"]:
+  def classify(self, tokens, masks) -> Float[Array, "B C"]:
     means = []
-    keys = lambda name: None if key is None else encoders.row_dropout_keys(key, name, ids)
-    for i, m in enumerate(self.modalities):
+    for i in range(len(self.modalities)):
       y = tokens[i]
       if len(tokens) > 1:
         others = jnp.concatenate(tokens[:i] + tokens[i + 1 :], axis=1)
         others_mask = jnp.concatenate(masks[:i] + masks[i + 1 :], axis=1)
-        y = self.cross[i](y, others_mask, others, keys(f"cross {m.name}"))
-      z = self.own[i](y, masks[i], None, keys(f"own {m.name}"))
+        y = self.cross[i](y, others_mask, others)
+      z = self.own[i](y, masks[i])
       means.append(missing.masked_mean(self.last[i](z), masks[i], 1))
     pooled = jnp.tanh(self.pool(jnp.concatenate(means, axis=-1)))
-    return self.head(encoders.row_dropout(pooled, self.config.dropout, keys("head")))
+    return self.head(self.drop(pooled))
 
 
 def make_views(config: PromiseConfig, spec: Spec, batch: Batch, key: Key[Array, ""]) -> Inputs:
@@ -172,9 +172,9 @@ def make_views(config: PromiseConfig, spec: Spec, batch: Batch, key: Key[Array, 
   inputs = {name: repeat(x) for name, x in batch.inputs.items()}
   if config.augment_strength and num_views > 1:
     is_first = jnp.tile(view == 0, num_rows)
-    for m in spec.modalities:
-      x = inputs[m.name]
-      keys = encoders.row_dropout_keys(augment_key, m.name, ids)
+    augment_keys = jax.random.split(augment_key, len(spec.modalities))
+    for m, modality_key in zip(spec.modalities, augment_keys, strict=True):
+      x, keys = inputs[m.name], common.row_keys(modality_key, ids)
       changed = augment.augment(m, x, length.get(m.name), keys, config.augment_strength)
       x = image_features.to_unit_range(x) if m.kind == "image" else x
       inputs[m.name] = jnp.where(is_first.reshape(-1, *(1,) * (x.ndim - 1)), x, changed)
@@ -188,7 +188,7 @@ def promise_terms(
   config = net.config
   view_key, net_key = jax.random.split(key)
   views = make_views(config, spec, batch, view_key)
-  out = net.apply(params, views, key=net_key)
+  out = net.apply(params, views, rngs={"dropout": net_key})
   batch = common.mask_labels(batch)
   repeat = lambda x: jnp.repeat(x, config.num_views, axis=0)
   row_loss = supervised.task_loss(out.logits, repeat(batch.label), spec.task)

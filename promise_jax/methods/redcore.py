@@ -44,7 +44,7 @@ from promise_jax.checks import check_fields
 from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
 from promise_jax.methods import common, redcore_upper
-from promise_jax.nn import encoders, image_features, imputers, precision
+from promise_jax.nn import image_features, imputers, precision
 from promise_jax.nn.gaussian_encoder import GaussianEncoder, Head
 from promise_jax.types import Average, Batch, Inputs, Modality, Spec, Task
 
@@ -114,23 +114,23 @@ class RedcoreNet(precision.Network):
 
   def __call__(self, inputs: Inputs, pattern=None, noise_key=None):
     """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]."""
-    z, _, _ = self.latents(inputs, pattern, None, noise_key)
+    z, _, _ = self.latents(inputs, pattern, noise_key)
     r = bottleneck.compose_latents(z, self.impute_all(z, inputs.present), inputs.present)
     return self.classify(r), self.classify_each(r), r
 
-  def latents(self, inputs: Inputs, pattern=None, key=None, noise_key=None):
-    """z, mu, logvar f[B, M, H] each. Without `noise_key` z is mu; `key` is for the dropout of
-    the encoders."""
+  def latents(self, inputs: Inputs, pattern=None, noise_key=None):
+    """z, mu, logvar f[B, M, H] each. Without `noise_key` z is mu."""
     c, codes = self.config, []
     blank = jnp.zeros((inputs.present.shape[0], c.hidden))
     for i, encode in enumerate(self.encode):
       # The code of zeros stands for an absent source in the released code: never left out.
       is_used = pattern is None or pattern[i] or c.as_released
-      codes.append(encode(inputs, inputs.present[:, i], key) if is_used else (blank, blank))
+      codes.append(encode(inputs, inputs.present[:, i]) if is_used else (blank, blank))
     mean, logvar = (jnp.stack(x, axis=1) for x in zip(*codes, strict=True))
     if noise_key is None or not c.vib:
       return mean, mean, logvar
-    keys = encoders.row_dropout_keys(noise_key, "noise", inputs.id)
+    # By the id of the row, so that a prediction does not depend on its batch.
+    keys = common.row_keys(noise_key, inputs.id)
     noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
     return bottleneck.reparameterise(mean, logvar, noise), mean, logvar
 
@@ -145,24 +145,13 @@ class RedcoreNet(precision.Network):
     pairs = zip(self.impute, others, strict=True)
     return jnp.stack([impute(jnp.concatenate(x, axis=-1)) for impute, x in pairs], axis=1)
 
-  def classify(self, r: Float[Array, "B M H"], keep_mask=None) -> Float[Array, "B C"]:
-    """Joint logits; `keep_mask` as in `Head`."""
-    return self.joint(r.reshape(len(r), -1), keep_mask)
+  def classify(self, r: Float[Array, "B M H"]) -> Float[Array, "B C"]:
+    """Joint logits."""
+    return self.joint(r.reshape(len(r), -1))
 
-  def classify_each(self, r: Float[Array, "B M H"], keep_masks=None) -> Float[Array, "M B C"]:
-    """Unimodal logits; `keep_masks` bool[B, M, 2, H]."""
-    mask = lambda i: None if keep_masks is None else keep_masks[:, i]
-    return jnp.stack([head(r[:, i], mask(i)) for i, head in enumerate(self.single)])
-
-
-def draw_dropout(config: RedcoreConfig, num_modalities: int, key: Key[Array, ""], ids):
-  """What dropout keeps in the joint head, bool[B, 2, H], and in the others, bool[B, M, 2, H]."""
-  if not config.head_dropout:
-    return None, None
-  keys = encoders.row_dropout_keys(key, "heads", ids)
-  shape = (1 + num_modalities, 2, config.head_hidden)
-  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - config.head_dropout, shape))(keys)
-  return keep[:, 0], keep[:, 1:]
+  def classify_each(self, r: Float[Array, "B M H"]) -> Float[Array, "M B C"]:
+    """Unimodal logits."""
+    return jnp.stack([head(r[:, i]) for i, head in enumerate(self.single)])
 
 
 def draw_visible(
@@ -179,25 +168,27 @@ def redcore_terms(
   """Terms of the loss: "supervised" L_J, "unimodal" the sum of the L_U^m, "kl", and
   "imputation" with a total and a count f[M]."""
   config = net.config
-  subset_key, encoder_key, noise_key, head_key = jax.random.split(key, 4)
+  subset_key, noise_key, encoder_key, head_key = jax.random.split(key, 4)
   present, labelled = batch.present & batch.row_mask[:, None], batch.labelled & batch.row_mask
   batch = common.mask_labels(batch.replace(present=present, labelled=labelled))
-  keys = {"key": encoder_key, "noise_key": noise_key}
-  z, mean, logvar = net.apply(params, batch, method=RedcoreNet.latents, **keys)
+  rngs = {"dropout": encoder_key}
+  z, mean, logvar = net.apply(
+    params, batch, noise_key=noise_key, rngs=rngs, method=RedcoreNet.latents
+  )
   # A single modality has nothing to be imputed from: its embedding must not draw z in.
   is_detached = config.detach_target or len(net.modalities) == 1
   target = jax.lax.stop_gradient(z) if is_detached else z
   average = not config.as_released
   imputation_loss = functools.partial(bottleneck.imputation_loss, average=average)
 
-  joint_mask, unimodal_masks = draw_dropout(config, len(net.modalities), head_key, batch.id)
+  rngs = {"dropout": head_key}  # one draw for all subsets
   row_loss = lambda logits: supervised.task_loss(logits, batch.label, task)
 
   def terms_under(visible):
     imputed = net.apply(params, z, visible, method=RedcoreNet.impute_all)
     r = bottleneck.compose_latents(z, imputed, visible)
-    logits = net.apply(params, r, joint_mask, method=RedcoreNet.classify)
-    each = net.apply(params, r, unimodal_masks, method=RedcoreNet.classify_each)
+    logits = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify)
+    each = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify_each)
     where = batch.labelled & (jnp.any(visible, axis=1) | config.as_released)
     return {
       "supervised": Average.of(row_loss(logits), where),

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Key
 
 from promise_jax.method import Stage
-from promise_jax.nn import encoders
+from promise_jax.methods import common
 from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.types import Average, Batch
 
@@ -87,7 +87,7 @@ def make_update(config, outer_loss, stage: Stage, tx: optax.GradientTransformati
 def hold_out(batch: Batch, key: Key[Array, ""]) -> tuple[Batch, Batch]:
   """The batch without a random quarter of its rows, and that quarter. Rows are masked and not
   removed, so that shapes stay."""
-  keys = encoders.row_dropout_keys(key, "hold out", batch.id)
+  keys = common.row_keys(key, batch.id)
   held_out = jax.vmap(lambda k: jax.random.uniform(k) < HELD_OUT)(keys) & batch.row_mask
   fit_mask = batch.row_mask & ~held_out
   return batch.replace(row_mask=fit_mask), batch.replace(row_mask=held_out)

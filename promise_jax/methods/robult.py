@@ -25,10 +25,8 @@ ours: results are "Robult-style", not "reproduced Robult".
 """
 
 import dataclasses
-import functools
 from typing import Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,16 +50,14 @@ class RobultConfig:
   shared: int = 32  # size of Z_i and S
   private: int = 32  # size of U_i, below `hidden`
   head_hidden: int = 64  # hidden layer of the head
-  # f_0 has encoders of its own. Common ones let the contrast harm the fused branch.
-  own_encoders: bool = True
+  own_encoders: bool = True  # of f_0: common ones let the contrast harm the fused branch
   contrast: soft_pu.ContrastKind = "softpu"
   detach_shared: bool = True  # the contrast does not train S
   temperature: float = 0.2
   labelled_weight: float = 1.0  # of L_lb
   unlabelled_weight: float = 1.0  # of L_ulb
   reconstruction_weight: float = 1.0  # of L_rec
-  # Subsets in L_sup: the full one, with every single modality, or all subsets.
-  supervised_patterns: Literal["full", "singles", "all"] = "singles"
+  supervised_patterns: Literal["full", "singles", "all"] = "singles"  # "singles" and full
   ramp_start: float = 0.1  # guesses about unlabelled rows rise from 0 to full weight
   ramp_end: float = 0.3  # between these parts of training
   regression: soft_pu.RegressionKind = "sign"  # when two numbers are one class
@@ -97,52 +93,51 @@ class RobultNet(precision.Network):
 
   def setup(self):
     c = self.config
-    self.encoders = ModalityEncoders(self.modalities, c.hidden, prefix="f")
-    nn.share_scope(self, self.encoders)
+    self.encoders = ModalityEncoders(self.modalities, c.hidden)
     if c.own_encoders:
-      self.fused_encoders = ModalityEncoders(self.modalities, c.hidden, prefix="f0_encode")
-      nn.share_scope(self, self.fused_encoders)
-    self.f0_fuse = mlp.Mlp((c.hidden, c.hidden))
-    self.c = mlp.Mlp((c.hidden, c.shared))
-    self.g = [mlp.Mlp((c.hidden, c.private)) for _ in self.modalities]
-    self.q = [mlp.Mlp((c.hidden, c.hidden)) for _ in self.modalities]
-    self.classifier = mlp.Mlp((c.head_hidden, self.num_outputs), name="classify")
+      self.fused_encoders = ModalityEncoders(self.modalities, c.hidden)
+    self.fuse = mlp.Mlp((c.hidden, c.hidden))
+    self.shared_head = mlp.Mlp((c.hidden, c.shared))
+    self.private_heads = [mlp.Mlp((c.hidden, c.private)) for _ in self.modalities]
+    self.decoders = [mlp.Mlp((c.hidden, c.hidden)) for _ in self.modalities]
+    self.classifier = mlp.Mlp((c.head_hidden, self.num_outputs))
 
-  def __call__(self, inputs: Inputs, visible: Bool[Array, "*P B M"], key=None):
+  def __call__(self, inputs: Inputs, visible: Bool[Array, "*P B M"]):
     """Logits f[*P, B, C] under the masks `visible`, codes, and the rebuilt H_i."""
-    codes = self.encode(inputs, key=key)
+    codes = self.encode(inputs)
     return self.classify(codes, visible), codes, self.decode(codes)
 
-  def encode(self, inputs: Inputs, pattern=None, key=None) -> Codes:
+  def encode(self, inputs: Inputs, pattern=None) -> Codes:
     """All codes of a batch; what a static `pattern` lacks is not computed."""
-    c, present = self.config, inputs.present
-    latent = self.encoders(inputs, pattern, key)
-    kept = pattern or (True,) * len(self.modalities)
+    c, kept = self.config, pattern or (True,) * len(self.modalities)
+    latent = self.encoders(inputs, pattern)
     zeros = lambda size: jnp.zeros((len(latent), size))
-    shared = [self.project(latent[:, i]) if k else zeros(c.shared) for i, k in enumerate(kept)]
-    private = [self.g[i](latent[:, i]) if k else zeros(c.private) for i, k in enumerate(kept)]
+    shared, private = [], []
+    for i, head in enumerate(self.private_heads):
+      shared.append(self.project(latent[:, i]) if kept[i] else zeros(c.shared))
+      private.append(head(latent[:, i]) if kept[i] else zeros(c.private))
     codes = latent, jnp.stack(shared, axis=1), jnp.stack(private, axis=1)
-    latent, shared, private = (missing.zero_absent(x, present) for x in codes)
+    latent, shared, private = (missing.zero_absent(x, inputs.present) for x in codes)
     fused = None
     if all(kept):
-      own = self.fused_encoders(inputs, key=key) if c.own_encoders else latent
-      fused = self.project(self.f0_fuse(own.reshape(len(own), -1)))
+      own = self.fused_encoders(inputs) if c.own_encoders else latent
+      fused = self.project(self.fuse(own.reshape(len(own), -1)))
     return Codes(latent, shared, private, fused)
 
   def project(self, latent: Float[Array, "B H"]) -> Float[Array, "B Z"]:
     """|c(H)|, for all branches."""
-    return contrastive.normalise(self.c(latent))
+    return contrastive.normalise(self.shared_head(latent))
 
   def decode(self, codes: Codes) -> Float[Array, "B M H"]:
     """H_i from (Z_i, U_i). Z_i gets no gradient, so that the private code must learn."""
     both = jnp.concatenate([jax.lax.stop_gradient(codes.shared), codes.private], axis=-1)
-    return jnp.stack([q(both[:, i]) for i, q in enumerate(self.q)], axis=1)
+    return jnp.stack([q(both[:, i]) for i, q in enumerate(self.decoders)], axis=1)
 
   def classify(self, codes: Codes, visible: Bool[Array, "*P B M"]) -> Float[Array, "*P B C"]:
     """Logits where each row shows the modalities `visible`."""
     expand = lambda x: jnp.broadcast_to(x, (*visible.shape, x.shape[-1]))
-    mean = missing.masked_mean(expand(codes.shared), visible[..., None], -2)
-    shared = contrastive.normalise(mean)
+    shared = missing.masked_mean(expand(codes.shared), visible[..., None], -2)
+    shared = contrastive.normalise(shared)
     if codes.fused is not None:
       shared = jnp.where(jnp.all(visible, axis=-1)[..., None], codes.fused, shared)
     private = expand(contrastive.normalise(codes.private))
@@ -154,10 +149,8 @@ def supervised_patterns(kind: str, num_modalities: int) -> np.ndarray:
   """The subsets of L_sup as masks bool[P, M], the full one first."""
   if kind == "all":
     return np.array(missing.all_patterns(num_modalities)[::-1])
-  full = np.ones((1, num_modalities), bool)
-  if kind == "full" or num_modalities == 1:
-    return full
-  return np.concatenate([full, np.eye(num_modalities, dtype=bool)])
+  full, singles = np.ones((1, num_modalities), bool), np.eye(num_modalities, dtype=bool)
+  return full if kind == "full" or num_modalities == 1 else np.concatenate([full, singles])
 
 
 def supervised_term(
@@ -187,16 +180,12 @@ def contrast_terms(
   temperature: float,
 ) -> dict[str, Average]:
   """L_lb and L_ulb: means over modalities and complete anchors, in both directions."""
-  affinity, positive = weights
-  loss = functools.partial(
-    contrastive.affinity_contrast,
-    affinity=affinity,
-    positive=positive,
-    where=complete,
-    temperature=temperature,
-  )
+
+  def contrast(anchor, candidate):
+    return contrastive.affinity_contrast(anchor, candidate, *weights, complete, temperature)
+
   by_modality = [shared[:, i] for i in range(shared.shape[1])]
-  error = jnp.stack([(loss(teacher, z) + loss(z, teacher)) / 2 for z in by_modality])
+  error = jnp.stack([(contrast(teacher, z) + contrast(z, teacher)) / 2 for z in by_modality])
   rows = jnp.broadcast_to(complete, error.shape)
   return {
     "labelled": Average.of(error, rows & labelled[None]),
@@ -211,32 +200,21 @@ def robult_terms(
   config, batch = net.config, common.mask_labels(batch)
   patterns = supervised_patterns(config.supervised_patterns, batch.present.shape[1])
   visible = jnp.asarray(patterns)[:, None] & batch.present[None]
-  logits, codes, rebuilt = net.apply(params, batch, visible, key=key)
+  rngs = {} if key is None else {"dropout": key}
+  logits, codes, rebuilt = net.apply(params, batch, visible, rngs=rngs)
   terms = {
     "supervised": supervised_term(logits, batch, visible, task),
     "reconstruction": reconstruction_term(rebuilt, codes.latent, batch.present),
   }
-  complete = jnp.all(batch.present, axis=1)
+  complete, labelled = jnp.all(batch.present, axis=1), batch.labelled
   fused, full_logits = jax.lax.stop_gradient((codes.fused, logits[0]))
-  weights = soft_pu.pair_weights(
-    fused,
-    full_logits,
-    batch.label,
-    batch.labelled,
-    batch.id,
-    bank,
-    task=task,
-    where=complete,
-    ramp=common.linear_ramp(progress, config.ramp_start, config.ramp_end),
-    kind=config.contrast,
-    regression=config.regression,
-  )
+  rows = fused, full_logits, batch.label, labelled, batch.id
+  ramp = common.linear_ramp(progress, config.ramp_start, config.ramp_end)
+  kinds = {"kind": config.contrast, "regression": config.regression}
+  weights = soft_pu.pair_weights(*rows, bank, task=task, where=complete, ramp=ramp, **kinds)
   teacher = fused if config.detach_shared else codes.fused
-  terms |= contrast_terms(
-    teacher, codes.shared, weights, batch.labelled, complete, config.temperature
-  )
-  member = soft_pu.label_membership(batch.label, task)
-  where = batch.labelled & complete
+  terms |= contrast_terms(teacher, codes.shared, weights, labelled, complete, config.temperature)
+  member, where = soft_pu.label_membership(batch.label, task), labelled & complete
   return terms, soft_pu.update_bank(bank, batch.bank_index, fused, member, where)
 
 

@@ -116,7 +116,7 @@ def share(config: ShareConfig, spec: Spec) -> Method:
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     subset_key, dropout_key = jax.random.split(key)
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
-    logits, _ = net.apply(params, batch, visible, key=dropout_key)
+    logits, _ = net.apply(params, batch, visible, rngs={"dropout": dropout_key})
     teacher_logits = logits[0]
     if config.decay:
       teacher = precision.cast_like(model_state["teacher"], params)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from promise_jax import missing
-from promise_jax.nn import encoders
+from promise_jax.nn.dropout import Dropout
 from promise_jax.types import Array
 
 # What is added to a residual stream starts at nothing: on few rows, a layer of random
@@ -156,12 +156,10 @@ class Norm(nn.Module):
 
 
 class Layer(nn.Module):
-  """x <- x + MHA(LN x, LN s), x <- x + FFN(LN x), s the sources, or x itself if None;
-  no LN unless `norm`.
+  """x <- x + MHA(LN x, LN s), x <- x + FFN(LN x); s the sources, or x itself if None.
 
-  Both parts are dropped at rate `dropout` while `keys` [B] are given, one draw a row
-  and feature for all steps: drawing is dear on CPU. The signature is that of a step of
-  `nn.scan`, over the number of the layer.
+  Without `norm` there is no LN. Both parts have dropout. The signature is that of a step of
+  `nn.scan`.
   """
 
   heads: int
@@ -169,19 +167,14 @@ class Layer(nn.Module):
   norm: bool = True
 
   @nn.compact
-  def __call__(self, x, layer, sources, there, keys):
-    asked = Norm(self.norm)(x)
-    sources = asked if sources is None else Norm(self.norm)(sources)
-    first, second = self.masks(x, layer, keys)
-    x = x + first * Attention(self.heads)(asked, sources, there)
+  def __call__(self, x, sources, there):
+    # One draw for all steps of a row: drawing is dear on CPU.
+    dropout = lambda x: Dropout(self.dropout, broadcast_dims=(-2,))(x)
+    query = Norm(self.norm)(x)
+    sources = query if sources is None else Norm(self.norm)(sources)
+    x = x + dropout(Attention(self.heads)(query, sources, there))
     wide = nn.gelu(nn.Dense(4 * x.shape[-1])(Norm(self.norm)(x)))
-    return x + second * nn.Dense(x.shape[-1], kernel_init=ZEROS)(wide), None
-
-  def masks(self, x, layer, keys):
-    shape = (len(x), 2, 1, x.shape[-1])
-    keys = encoders.fold(keys, layer)
-    kept = encoders.row_dropout(jnp.ones(shape, x.dtype), self.dropout, keys)
-    return kept[:, 0], kept[:, 1]
+    return x + dropout(nn.Dense(x.shape[-1], kernel_init=ZEROS)(wide)), None
 
 
 class Layers(nn.Module):
@@ -193,17 +186,15 @@ class Layers(nn.Module):
   norm: bool = True
 
   @nn.compact
-  def __call__(self, x: Array, there: Array, sources=None, keys=None) -> Array:
-    """f[B, Q, H]: x f[B, Q, H] asks itself, or `sources` f[B, T, H]; `there` bool[B, T]
-    are the steps that may be asked; `keys` [B] switch dropout on."""
+  def __call__(self, x: Array, there: Array, sources: Array | None = None) -> Array:
+    """x f[B, Q, H] attends to itself, or to `sources` f[B, T, H], where `there` bool[B, T]."""
     if not self.count:
       return x
     stack = nn.scan(
       Layer,
       variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(nn.broadcast, nn.broadcast),
       length=self.count,
     )
-    stack = stack(self.heads, self.dropout, self.norm)
-    return stack(x, jnp.arange(self.count), sources, there, keys)[0]
+    return stack(self.heads, self.dropout, self.norm)(x, sources, there)[0]

@@ -5,9 +5,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from promise_jax.nn import encoders, lstm, transformer
+from promise_jax.nn.dropout import Dropout
 from promise_jax.nn.imputers import choose_init
 from promise_jax.types import Inputs, Modality
 
@@ -27,7 +28,7 @@ class GaussianEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Inputs, present: Bool[Array, " B"], key: Key[Array, ""] | None = None
+    self, inputs: Inputs, present: Bool[Array, " B"]
   ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
     if self.encoder == "transformer":
       sizes = {"hidden": self.hidden, "num_blocks": self.num_blocks}
@@ -35,7 +36,8 @@ class GaussianEncoder(nn.Module):
     else:
       kind = {"pooled": encoders.Encoder, "lstm": lstm.Lstm}[self.encoder]
       body = kind(self.modality, self.hidden)
-    h = encoders.encode_modality(body, self.modality.name, inputs, present, key)
+    name = self.modality.name
+    h = body(inputs.inputs[name], present, inputs.length.get(name))
     out = nn.Dense(2 * self.hidden, kernel_init=choose_init(self.as_released))(h)
     mean, logvar = jnp.split(out, 2, axis=-1)
     if not self.as_released:
@@ -52,11 +54,8 @@ class Head(nn.Module):
   he_init: bool = False
 
   @nn.compact
-  def __call__(self, x, keep_mask: Bool[Array, "B 2 H"] | None = None):
-    """`keep_mask` says what dropout keeps of the two layers; None switches it off."""
+  def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
     init = choose_init(self.he_init)
-    for layer in range(2):
-      x = nn.relu(nn.Dense(self.hidden, kernel_init=init)(x))
-      if keep_mask is not None:
-        x = jnp.where(keep_mask[:, layer], x / (1 - self.dropout), 0)
+    for _ in range(2):
+      x = Dropout(self.dropout)(nn.relu(nn.Dense(self.hidden, kernel_init=init)(x)))
     return nn.Dense(self.num_outputs, kernel_init=init)(x)

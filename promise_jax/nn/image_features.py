@@ -6,25 +6,24 @@ They are made once, before training (`precompute`), and an MLP reads them.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-LEVELS = 8  # of a channel in the colour histogram
+NUM_LEVELS = 8  # of a channel in the colour histogram
 
 
-def image_features(x):
-  """Mean colours and edges on an 8 x 8 grid, a histogram of colours: f[B, F] of images
-  [B, H, W, C].
+def image_features(x: Array) -> Float[Array, "B F"]:
+  """All features of images [B, H, W, C] of any size, side by side.
 
-  On 951 pictures this beat a learned embedding of raw patches by far; the two last
-  parts have norm 1 and are scaled to entries of order 1.
+  On 951 pictures they beat a learned embedding of raw patches by far. Edges and histogram
+  have norm 1, and are scaled to entries of order 1.
   """
   x = to_unit_range(x)
   parts = [2 * pool_grid(x) - 1, 16 * edge_histogram(x), 16 * colour_histogram(x)]
   return jnp.concatenate([part.reshape(len(x), -1) for part in parts], -1)
 
 
-def precompute(inputs):
-  """The `prepare` of a `method.Method` that encodes with `Encoder`: images {modality:
-  [N, H, W, C]} become their features f[N, F], in blocks; the rest stays."""
+def precompute(inputs: dict[str, Array]) -> dict[str, Array]:
+  """The `preprocess` of a method that uses `Encoder`: images become their features."""
 
   def features(x):
     return jax.lax.map(lambda row: image_features(row[None])[0], x, batch_size=128)
@@ -32,16 +31,13 @@ def precompute(inputs):
   return {name: features(x) if x.ndim == 4 else x for name, x in inputs.items()}
 
 
-def to_unit_range(x):
-  """Images, uint8 in 0..255 or float in [0, 1], as f32 in [0, 1]."""
+def to_unit_range(x: Array) -> Float[Array, "B H W C"]:
+  """Images as f32 in [0, 1], from uint8 in 0..255 or float in [0, 1]."""
   return x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
 
 
-def pool_grid(x, grid=8):
-  """Means of f[B, H, W, C] over a grid of equal cells, f[B, grid, grid, C].
-
-  A pixel on the border of two cells counts in both by its overlap.
-  """
+def pool_grid(x: Float[Array, "B H W C"], grid: int = 8) -> Float[Array, "B grid grid C"]:
+  """Means over a grid of equal cells; a pixel on a border counts in both by its overlap."""
   b, h, w, c = x.shape
   if h % grid == 0 and w % grid == 0:
     return x.reshape(b, grid, h // grid, grid, w // grid, c).mean((2, 4))
@@ -49,26 +45,29 @@ def pool_grid(x, grid=8):
   return jnp.einsum("biwc,wj->bijc", half, cell_weights(w, grid))
 
 
-def cell_weights(size, grid):
-  """Weights f32[size, grid] that average `size` pixels in `grid` equal cells."""
+def cell_weights(size: int, grid: int) -> Float[np.ndarray, "size grid"]:
+  """Weights that average `size` pixels in `grid` equal cells."""
   edge, pixel = np.linspace(0, size, grid + 1), np.arange(size)[:, None]
-  shared = np.minimum(pixel + 1, edge[1:]) - np.maximum(pixel, edge[:-1])
-  return (np.clip(shared, 0, None) * grid / size).astype(np.float32)
+  overlap = np.minimum(pixel + 1, edge[1:]) - np.maximum(pixel, edge[:-1])
+  return (np.clip(overlap, 0, None) * grid / size).astype(np.float32)
 
 
-def edge_histogram(x, count=8, grid=8):
-  """Edges of f[B, H, W, C] by direction and cell, f[B, grid, grid, count], norm 1.
+def edge_histogram(
+  x: Float[Array, "B H W C"], count: int = 8, grid: int = 8
+) -> Float[Array, "B grid grid count"]:
+  """Edges by cell and direction, norm 1 over the image.
 
-  A pixel with brightness gradient of size m at angle a adds m cos(a - k pi/count)^4 to
-  direction k: a soft, unsigned histogram of oriented gradients (Dalal and Triggs 2005)
-  without an arctangent, normalised over the whole image. By cos^4 t = 3/8 + cos(2t)/2 +
-  cos(4t)/8 the directions are sums of five values a pixel, which are pooled instead.
+  A pixel whose brightness has a gradient of size m at angle a adds m cos(a - k pi /
+  count)^4 to direction k: a soft, unsigned histogram of oriented gradients (Dalal and
+  Triggs 2005) without an arctangent, normalised over the whole image.
   """
+  # By cos^4 t = 3/8 + cos(2t)/2 + cos(4t)/8 the directions are sums of five values a
+  # pixel. These are pooled, and not the directions.
   grey = jnp.pad(x.mean(-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
   down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
   right = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
   square, part, twice = down**2 + right**2, right**2 - down**2, 2 * right * down
-  over = jax.lax.rsqrt(square + 1e-8)  # 1 / m, and nothing at all comes of m = 0
+  over = jax.lax.rsqrt(square + 1e-8)  # 1 / m; a pixel with m = 0 adds nothing
   waves = [square * over, part * over, twice * over]
   waves += [(part**2 - twice**2) * over**3, 2 * part * twice * over**3]
   waves = jnp.stack(waves, axis=-1)
@@ -80,14 +79,11 @@ def edge_histogram(x, count=8, grid=8):
   return cells / norm
 
 
-def colour_histogram(x):
-  """Roots of the shares of the colours in f[B, H, W, C], f[B, 8**min(C, 3)], norm 1.
-
-  Each of the first three channels is cut in 8 levels.
-  """
-  level = jnp.clip((x[..., :3] * LEVELS).astype(jnp.int32), 0, LEVELS - 1)
-  place = LEVELS ** np.arange(level.shape[-1], dtype=np.int32)[::-1]
-  code = (level * place.reshape(1, 1, 1, -1)).sum(-1).reshape(len(x), -1)
-  count = jnp.zeros((len(x), LEVELS ** len(place)), jnp.int32)
-  count = count.at[jnp.arange(len(x))[:, None], code].add(1)
-  return jnp.sqrt(count / code.shape[1])
+def colour_histogram(x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+  """Square roots of the shares of colours, norm 1. Up to three channels, 8 levels each."""
+  level = jnp.clip((x[..., :3] * NUM_LEVELS).astype(jnp.int32), 0, NUM_LEVELS - 1)
+  place = NUM_LEVELS ** np.arange(level.shape[-1], dtype=np.int32)[::-1]
+  colour = (level * place.reshape(1, 1, 1, -1)).sum(-1).reshape(len(x), -1)
+  count = jnp.zeros((len(x), NUM_LEVELS ** len(place)), jnp.int32)
+  count = count.at[jnp.arange(len(x))[:, None], colour].add(1)
+  return jnp.sqrt(count / colour.shape[1])

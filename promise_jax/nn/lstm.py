@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from promise_jax import missing
 from promise_jax.nn import encoders, precision, tokens
+from promise_jax.nn.dropout import Dropout
 from promise_jax.types import Modality
 
 
@@ -20,7 +21,7 @@ class Lstm(nn.Module):
   hidden: int = 64
 
   @nn.compact
-  def __call__(self, x, present, length=None, *, key=None, ids=None):
+  def __call__(self, x, present, length=None):
     """Arguments as in `encoders.Encoder`."""
     m, dtype = self.modality, precision.param_dtype(self)
     x = missing.zero_absent(x, present)
@@ -36,5 +37,4 @@ class Lstm(nn.Module):
     h = nn.RNN(cell)(steps.astype(dtype))
     top = jnp.max(jnp.where(step_mask, h, -jnp.inf), axis=1)
     top = jnp.where(jnp.any(step_mask, axis=1), top, 0).astype(dtype)
-    keys = None if key is None else encoders.row_dropout_keys(key, m.name, ids)
-    return encoders.row_dropout(top, encoders.DROPOUT[m.kind], keys)
+    return Dropout(encoders.DROPOUT[m.kind])(top)

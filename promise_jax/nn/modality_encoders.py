@@ -2,9 +2,9 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from promise_jax.nn import encoders
+from promise_jax.nn.encoders import Encoder
 from promise_jax.types import Inputs, Modality, Pattern
 
 
@@ -17,18 +17,15 @@ class ModalityEncoders(nn.Module):
 
   modalities: tuple[Modality, ...]
   hidden: int
-  prefix: str = "encode"  # of the names of the parameters
 
   @nn.compact
-  def __call__(
-    self, inputs: Inputs, pattern: Pattern | None = None, key: Key[Array, ""] | None = None
-  ) -> Float[Array, "B M H"]:
-    """Codes of all modalities. `key` switches dropout on."""
+  def __call__(self, inputs: Inputs, pattern: Pattern | None = None) -> Float[Array, "B M H"]:
     codes = []
     for i, m in enumerate(self.modalities):
-      encoder = encoders.Encoder(m, self.hidden, name=f"{self.prefix}_{i}")
+      encoder = Encoder(m, self.hidden, name=f"encoder_{i}")
       if pattern is not None and not pattern[i]:
         codes.append(jnp.zeros((inputs.present.shape[0], self.hidden)))
-      else:
-        codes.append(encoders.encode_modality(encoder, m.name, inputs, inputs.present[:, i], key))
+        continue
+      x, length = inputs.inputs[m.name], inputs.length.get(m.name)
+      codes.append(encoder(x, inputs.present[:, i], length))
     return jnp.stack(codes, axis=1)

@@ -21,7 +21,7 @@ import numpy as np
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least
-from promise_jax.nn import encoders, precision, tokens
+from promise_jax.nn import mult_layers, precision, tokens
 from promise_jax.nn.mult_layers import Connection, Encoder, Rates
 from promise_jax.types import Array
 
@@ -152,7 +152,7 @@ class MulT(nn.Module):
       rate = self.rates.inputs if m.name in NOISY else 0.0
       keys = _keys(key, m.name, ids)
       x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
-      raw[m.name] = encoders.row_dropout(x, rate, keys, self.rates.tied)
+      raw[m.name] = mult_layers.row_dropout(x, rate, keys, self.rates.tied)
     return raw, real
 
   def project(self, raw):
@@ -216,7 +216,7 @@ class MulT(nn.Module):
   def head(self, r, *, key=None, ids=None) -> Array:
     """W_o (r + W_b relu(W_a r)) of the readout, f[B, outputs]."""
     inner = nn.relu(self.inner(r))
-    inner = encoders.row_dropout(inner, self.rates.head, _keys(key, "head", ids))
+    inner = mult_layers.row_dropout(inner, self.rates.head, _keys(key, "head", ids))
     return self.output(r + self.outer(inner))
 
 
@@ -270,4 +270,4 @@ def last(x: Array, real: Array | None) -> Array:
 def _keys(key, name, ids):
   if key is not None and ids is None:
     raise ValueError("key is given but ids is None, noise needs the id of each row")
-  return None if key is None else encoders.row_dropout_keys(key, name, ids)
+  return None if key is None else mult_layers.row_dropout_keys(key, name, ids)

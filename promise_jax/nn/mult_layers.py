@@ -6,6 +6,7 @@ and ours.
 
 import functools
 import math
+import zlib
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from promise_jax import missing
 from promise_jax.losses import mutual_information
-from promise_jax.nn import attention, encoders
+from promise_jax.nn import attention
 from promise_jax.types import Array
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -96,7 +97,28 @@ def drop(x: Array, rate: float, noise: Array | None, tied: bool) -> Array:
   row; None leaves x as it is."""
   if tied:
     return x if noise is None else x * noise
-  return encoders.row_dropout(x, rate, noise)
+  return row_dropout(x, rate, noise)
+
+
+def row_dropout_keys(key, name, ids):
+  """One key a row, of `key`, a name and the row's own id i32[B]."""
+  key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def fold(keys, number):
+  """Other keys [B] for another use: `number` folded into each."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def row_dropout(x, rate, keys, tied=False):
+  """Dropout of x [B, ...] with one key a row; None leaves x as it is. `tied`: the steps of
+  x [B, ..., T, H] lose the same features."""
+  if keys is None or rate == 0:
+    return x
+  shape = (*x.shape[1:-2], 1, x.shape[-1]) if tied else x.shape[1:]
+  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
+  return jnp.where(kept, x / (1 - rate), 0)
 
 
 class Layer(nn.Module):
@@ -219,7 +241,7 @@ class Encoder(nn.Module):
     if keys is None:
       return None, None, None
     if not self.rates.tied:
-      keys = jax.vmap(encoders.fold, (None, 0))(keys, jnp.arange(2 + 4 * self.layers))
+      keys = jax.vmap(fold, (None, 0))(keys, jnp.arange(2 + 4 * self.layers))
       return keys[0], keys[1], keys[2:].reshape(self.layers, 4, -1)
     rates, (rows, _, width), asked = self.rates, x.shape, sources.shape[1]
     sizes = np.array([self.heads * asked, width, 4 * width, width])

@@ -1,9 +1,9 @@
-"""In which type a network computes: that in which its parameters come.
+"""bfloat16 where networks multiply, float32 everywhere else. Ours.
 
-Parameters, their gradients, the state of the optimiser, sums and losses are float32.
-With precision "bfloat16" a loss gets a rounded copy of the parameters: the networks
-round what they are given and multiply in bfloat16, and give back float32, so that a
-similarity, a softmax over classes or a mean over rows never sees the short type. Ours.
+Parameters, gradients, optimizer state, sums and losses stay float32. With precision
+"bfloat16" a loss gets a rounded copy of the parameters. A `Network` that gets such
+parameters rounds its inputs too, multiplies in bfloat16 and returns float32: a
+similarity, a softmax over classes or a mean over rows never sees bfloat16.
 """
 
 from typing import Any
@@ -20,62 +20,58 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-  """`tree` with its floating arrays as `dtype`; all else stays."""
+  """`tree` with its floating-point arrays as `dtype`; everything else stays."""
 
-  def one(x):
-    floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-    return jnp.asarray(x).astype(dtype) if floating else x
+  def cast_leaf(x):
+    is_floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.asarray(x).astype(dtype) if is_floating else x
 
-  return jax.tree.map(one, tree)
+  return jax.tree.map(cast_leaf, tree)
 
 
 def has_bfloat16(tree: PyTree) -> bool:
-  """Whether there is a bfloat16 array in `tree`."""
+  """Whether any array of `tree` is bfloat16."""
   return any(getattr(x, "dtype", None) == jnp.bfloat16 for x in jax.tree.leaves(tree))
 
 
 def cast_like(tree: PyTree, params: PyTree) -> PyTree:
-  """`tree`, parameters kept in float32 beside `params`, rounded as those are."""
+  """Rounds `tree`, such as a teacher kept in float32, if `params` are rounded."""
   return cast(tree, jnp.bfloat16) if has_bfloat16(params) else tree
 
 
-class Network(nn.Module):
-  """A module whose `apply` rounds its arguments if its parameters come in bfloat16, and
-  gives back float32 then; with others it is that of flax."""
-
-  @nn.nowrap
-  def apply(self, variables, *args, **more):
-    if not has_bfloat16(variables):
-      return super().apply(variables, *args, **more)
-    variables, args, more = cast((variables, args, more), jnp.bfloat16)
-    return cast(super().apply(variables, *args, **more), jnp.float32)
-
-
 def param_dtype(module: nn.Module) -> Any:
-  """The type in which the parameters of a bound module come; float32 while they are
-  made."""
+  """The type of a bound module's parameters, for the `dtype` of its layers."""
   return jnp.bfloat16 if has_bfloat16(module.variables.get("params", {})) else jnp.float32
 
 
-def with_precision(method: Method, precision: str) -> Method:
-  """`method` with losses and predictions computed in `precision`; ValueError, listing
-  those that are known, for another.
+class Network(nn.Module):
+  """A module that rounds its inputs if its parameters are bfloat16, and returns float32."""
 
-  A loss that a stage's `update` takes beside its own, as the upper level of redcore,
-  stays float32.
+  @nn.nowrap
+  def apply(self, variables, *args, **kwargs):
+    if not has_bfloat16(variables):
+      return super().apply(variables, *args, **kwargs)
+    variables, args, kwargs = cast((variables, args, kwargs), jnp.bfloat16)
+    return cast(super().apply(variables, *args, **kwargs), jnp.float32)
+
+
+def with_precision(method: Method, precision: str) -> Method:
+  """`method` with its losses and predictions computed in `precision`.
+
+  A second loss inside a stage's `update`, as the upper level of redcore, stays float32.
   """
   check_choice("precision", precision, PRECISIONS)
   if precision == "float32":
     return method
 
-  def rounding(function):
-    def call(params, *args, **more):
-      return function(cast(params, jnp.bfloat16), *args, **more)
+  def round_params(function):
+    def call(params, *args, **kwargs):
+      return function(cast(params, jnp.bfloat16), *args, **kwargs)
 
-    return function and call  # a stage may have no `predict` of its own
+    return function and call  # a stage may have no `predict`
 
   stages = tuple(
-    stage._replace(loss=rounding(stage.loss), predict=rounding(stage.predict))
+    stage._replace(loss=round_params(stage.loss), predict=round_params(stage.predict))
     for stage in method.stages
   )
-  return method._replace(predict=rounding(method.predict), stages=stages)
+  return method._replace(predict=round_params(method.predict), stages=stages)

@@ -7,7 +7,7 @@ tokens; all else is ours.
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
 from promise_jax.nn import attention, encoders, image_features, precision
@@ -63,13 +63,13 @@ class Tokenizer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Inputs, present: Bool[Array, " B"], key: Key[Array, ""] | None = None
+    self, inputs: Inputs, present: Bool[Array, " B"]
   ) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
-    """Tokens, and which are real. `key` switches the dropout of the pooled encoder on."""
+    """Tokens, and which are real."""
     m = self.modality
     if self.encoder == "pooled":
-      body = encoders.Encoder(m, self.hidden)
-      z = encoders.encode_modality(body, m.name, inputs, present, key)[:, None]
+      x, length = inputs.inputs[m.name], inputs.length.get(m.name)
+      z = encoders.Encoder(m, self.hidden)(x, present, length)[:, None]
       token_mask = jnp.ones(z.shape[:2], bool)
     else:
       steps, token_mask = self.read_steps(inputs, present)

@@ -9,35 +9,32 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from promise_jax import missing
-from promise_jax.nn import attention, encoders, precision, tokens
+from promise_jax.nn import attention, precision, tokens
+from promise_jax.nn.dropout import Dropout
 from promise_jax.nn.imputers import HE_NORMAL
 from promise_jax.types import Modality
 
 
 class Block(nn.Module):
-  """One block, as a step of `nn.scan` over the number of the layer.
-
-  `keys` [B] switch dropout on: rate .2 on the attention weights, .1 in the feed-forward part.
-  """
+  """One block, as a step of `nn.scan`. Dropout: .2 on the attention weights, .1 inside the
+  feed-forward part."""
 
   num_heads: int = 8
 
   @nn.compact
-  def __call__(self, h, layer, step_mask, keys):
-    keys = encoders.fold(keys, layer)
-    h = h + nn.LayerNorm(1e-5)(self.self_attend(nn.LayerNorm(1e-5)(h), step_mask, keys))
+  def __call__(self, h, step_mask):
+    h = h + nn.LayerNorm(1e-5)(self.self_attend(nn.LayerNorm(1e-5)(h), step_mask))
     wide = nn.Dense(4 * h.shape[-1], kernel_init=HE_NORMAL)(nn.LayerNorm(1e-5)(h))
-    wide = encoders.row_dropout(nn.relu(wide), 0.1, encoders.fold(keys, 1), halves=True)
+    wide = Dropout(0.1)(nn.relu(wide))
     return h + nn.LayerNorm(1e-5)(nn.Dense(h.shape[-1], kernel_init=HE_NORMAL)(wide)), None
 
-  def self_attend(self, h, step_mask, keys):
+  def self_attend(self, h, step_mask):
     num_rows, num_steps, width = h.shape
     packed = nn.Dense(3 * width, kernel_init=nn.initializers.normal(width**-0.5))(h)
     q, k, v = jnp.split(packed.reshape(num_rows, num_steps, self.num_heads, -1), 3, axis=-1)
     mask, factor = None if step_mask is None else step_mask[:, None], None
-    if keys is not None:
-      ones = jnp.ones((num_rows, self.num_heads, num_steps, num_steps), h.dtype)
-      factor = encoders.row_dropout(ones, 0.2, keys, halves=True)
+    if self.has_rng("dropout"):
+      factor = Dropout(0.2)(jnp.ones((num_rows, self.num_heads, num_steps, num_steps), h.dtype))
     out = attention.sparing(q, k, v, mask, factor).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE_NORMAL)(out)
 
@@ -53,7 +50,7 @@ class Transformer(nn.Module):
   mask_padding: bool = True
 
   @nn.compact
-  def __call__(self, x, present, length=None, *, key=None, ids=None):
+  def __call__(self, x, present, length=None):
     """Arguments as in `encoders.Encoder`."""
     x = missing.zero_absent(x, present)
     length = None if length is None else missing.zero_absent(length, present)
@@ -65,19 +62,16 @@ class Transformer(nn.Module):
       steps = steps.astype(precision.param_dtype(self))  # cells of an image are float32
       h = nn.Dense(self.hidden, kernel_init=HE_NORMAL)(steps)
     step_mask = step_mask if self.mask_padding else None
-    keys = None
-    if key is not None:
-      keys = encoders.row_dropout_keys(key, self.modality.name, ids)
     stack = nn.scan(
       Block,
       variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
       length=self.num_blocks,
       # A loop copies what it keeps for the gradient: a seventh of the time of 3 blocks.
       unroll=self.num_blocks if self.num_blocks < 4 else 1,
     )
-    h, _ = stack(self.num_heads)(h, jnp.arange(self.num_blocks), step_mask, keys)
+    h, _ = stack(self.num_heads)(h, step_mask)
     if step_mask is None:
       return nn.sigmoid(jnp.mean(h, axis=1))
     return nn.sigmoid(missing.masked_mean(h, step_mask, 1))

@@ -23,7 +23,7 @@ from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
 from promise_jax.training import step as training_step
 
-ENCODERS = ("params/encode_.*", "params/token")
+ENCODERS = ("params/encoders/.*", "params/token")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,8 +106,8 @@ def other(source, tmp_path_factory):
 
 
 def test_the_best_parameters_of_the_same_seed_are_taken_over(source, other):
-  first = {f"params/encode_{i}/body/Dense_0/bias" for i in range(2)}
-  second = {p for p in source.best if "Dense_1" in p and "encode_" in p}
+  first = {f"params/encoders/encoder_{i}/body/Dense_0/bias" for i in range(2)}
+  second = {p for p in source.best if "Dense_1" in p and "encoder_" in p}
   assert set(other.start) == first | second | {"params/token"} and len(second) == 4
   for name, x in other.start.items():
     assert x.tobytes() == source.best[name][:2].tobytes()
@@ -130,7 +130,7 @@ def test_what_stays_random_is_named_with_its_reason(source, other):
   ((name, entry),) = json.loads((other.folder / "init.json").read_text()).items()
   assert name == "fusion" and set(entry["loaded"]) == set(other.start)
   wide = "is float32[5, 8], there float32[4, 8]"
-  expected = {f"params/encode_{i}/body/Dense_0/kernel": wide for i in range(2)}
+  expected = {f"params/encoders/encoder_{i}/body/Dense_0/kernel": wide for i in range(2)}
   for i in range(2):
     for x in ("bias", "kernel"):
       expected[f"params/head/Dense_{i}/{x}"] = "matches nothing of init_filter"
@@ -138,7 +138,7 @@ def test_what_stays_random_is_named_with_its_reason(source, other):
   (line,) = other.lines
   assert line.startswith("fusion: 7 of 13 parameters start from the best of fusion in")
   assert str(source.folder) in line and all(name in line for name in expected)
-  assert f"encode_1/body/Dense_0/kernel ({wide}); params/head" in line
+  assert f"encoder_1/body/Dense_0/kernel ({wide}); params/head" in line
 
 
 def test_long_lists_are_cut():

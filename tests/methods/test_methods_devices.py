@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from method_cases import FIRST, assert_close, built, differentiate, every_method
 
 import example_batches
 import tiny_runs
+from method_cases import FIRST, assert_close, built, differentiate, every_method
 from promise_jax import methods
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
@@ -126,7 +126,7 @@ for name in FIRST:
 def test_every_process_makes_the_same_programs():
   """Python orders sets by a seed of its own in each: programs would not be found in the
   cache, and processes that train together could differ."""
-  folder = Path(__file__).parent
+  folder = Path(__file__).parent.parent
   both = [
     subprocess.Popen(
       [sys.executable, "-c", LOWERED],

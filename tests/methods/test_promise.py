@@ -49,7 +49,7 @@ def apply(name: str):
   config, net, _, _ = build(name)
 
   def fill_tokens(net, batch):
-    tokens, masks = net.tokenize(batch, None, None)
+    tokens, masks = net.tokenize(batch, None)
     return (tokens, masks) if config.generate == "none" else net.fill(tokens, masks, batch.present)
 
   def both(params, batch):

@@ -34,14 +34,14 @@ def test_the_loss_equals_a_slow_loop(variant):
   beta, mean_loss = np.ones(3) if moves else np.full(3, 3**-0.5), np.zeros(3)
   for step in range(5):
     batch, key = example_batches.mixed(SPEC, seed=step), jax.random.key(step)
-    subset_key, encoder_key, noise_key, head_key = jax.random.split(key, 4)
-    z, mean, logvar = latents(variant)(params, batch, key=encoder_key, noise_key=noise_key)
+    subset_key, noise_key, encoder_key, _ = jax.random.split(key, 4)
+    rngs = {"dropout": encoder_key}
+    z, mean, logvar = latents(variant)(params, batch, noise_key=noise_key, rngs=rngs)
     z, mean, logvar = (np.asarray(x, float) for x in (z, mean, logvar))
     draws = redcore_oracle.noise(noise_key, batch.id) if config.vib else 0.0
     np.testing.assert_allclose(z, mean + np.exp(logvar / 2) * draws, 1e-4, 1e-5)
-    keep = redcore.draw_dropout(config, 3, head_key, batch.id)
     masks = redcore.draw_visible(subset_key, batch.id, jnp.array(batch.present), config.num_subsets)
-    terms = redcore_oracle.terms(config, params, batch, z, masks, *keep)
+    terms = redcore_oracle.terms(config, params, batch, z, masks)
     joint, unimodal, imputation, num_rows = terms
     is_supervised = batch.labelled & (batch.present.any(axis=1) | config.as_released)
     assert num_rows == is_supervised.sum() * (1 + config.num_subsets)
@@ -82,15 +82,16 @@ def test_a_modality_that_a_batch_lacks_keeps_its_average():
   assert (after[[0, 2],] != before[[0, 2],]).all()
 
 
-def test_head_dropout_keeps_half_and_follows_the_id():
-  config = build("authors")[0].config
-  ids = np.arange(400, dtype=np.int32)
-  joint, unimodal = redcore.draw_dropout(config, 3, jax.random.key(0), ids)
-  assert joint.shape == (400, 2, 5) and unimodal.shape == (400, 3, 2, 5)
-  for keep in (joint, unimodal):
-    assert np.mean(keep) == pytest.approx(0.5, abs=0.04)
-  reversed_joint, _ = redcore.draw_dropout(config, 3, jax.random.key(0), ids[::-1])
-  np.testing.assert_array_equal(reversed_joint[::-1], joint)
+def test_the_heads_have_dropout_in_training_alone(rng):
+  config = redcore.RedcoreConfig(hidden=4, head_hidden=5, head_dropout=0.5)
+  net = redcore.RedcoreNet(SPEC.modalities, SPEC.task.outputs, config)
+  r = rng.normal(size=(16, 3, 4)).astype(np.float32)
+  _, _, params, _ = build("clean")
+  for head in (redcore.RedcoreNet.classify, redcore.RedcoreNet.classify_each):
+    quiet = net.apply(params, r, method=head)
+    noisy = net.apply(params, r, method=head, rngs={"dropout": jax.random.key(0)})
+    assert (quiet != noisy).any()
+    np.testing.assert_array_equal(net.apply(params, r, method=head), quiet)
 
 
 ENCODERS, IMPUTERS, SINGLE = (

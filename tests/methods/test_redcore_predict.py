@@ -80,7 +80,7 @@ def test_prediction_equals_a_slow_loop(variant):
   for n, visible in enumerate(batch.present):
     imputed = redcore_oracle.impute(params["params"], net.config, z[n], visible)
     r = np.concatenate([z[n, m] if visible[m] else imputed[m] for m in range(3)])
-    expected = redcore_oracle.head(params["params"]["joint"], r, None, 1)
+    expected = redcore_oracle.head(params["params"]["joint"], r)
     np.testing.assert_allclose(logits[n], expected, 1e-4, 1e-4)
 
 

@@ -77,30 +77,34 @@ def partly_labelled(spec=CLASSES):
 def test_the_contrast_does_not_train_the_fused_branch(own_encoders):
   net, params, bank = start(own_encoders=own_encoders)
   grads, _ = gradient(net, params, bank, partly_labelled(), CONTRAST)
-  assert not is_trained(grads, "f0_fuse")
-  assert not own_encoders or not is_trained(grads, "f0_encode")
-  assert is_trained(grads, "c") and is_trained(grads, "f")
+  assert not is_trained(grads, "fuse")
+  assert not own_encoders or not is_trained(grads, "fused_encoders")
+  assert is_trained(grads, "shared_head") and is_trained(grads, "encoders")
 
 
 def test_without_detach_shared_the_contrast_trains_the_fused_branch():
   net, params, bank = start(detach_shared=False)
   grads, _ = gradient(net, params, bank, partly_labelled(), CONTRAST)
-  assert all(is_trained(grads, name) for name in ("f0_fuse", "f0_encode", "c"))
+  assert all(is_trained(grads, name) for name in ("fuse", "fused_encoders", "shared_head"))
 
 
 def test_reconstruction_trains_neither_the_shared_code_nor_its_target():
   net, params, bank = start()
   batch = example_batches.complete(CLASSES)
   grads, _ = gradient(net, params, bank, batch, ("reconstruction",))
-  assert not is_trained(grads, "c") and not is_trained(grads, "f0_fuse")
-  assert all(is_trained(grads, name) for name in "fgq")
+  assert not is_trained(grads, "shared_head") and not is_trained(grads, "fuse")
+  assert all(is_trained(grads, name) for name in ("encoders", "private_heads", "decoders"))
   # Decoders that ignore the private code leave a way through the target alone.
   deaf = dict(params["params"])
-  for name in ("q_0", "q_1", "q_2"):
+  for name in ("decoders_0", "decoders_1", "decoders_2"):
     first = deaf[name]["Dense_0"]
     deaf[name] = deaf[name] | {"Dense_0": first | {"kernel": np.zeros_like(first["kernel"])}}
   grads, _ = gradient(net, {"params": deaf}, bank, batch, ("reconstruction",))
-  assert is_trained(grads, "q") and not is_trained(grads, "f") and not is_trained(grads, "g")
+  assert (
+    is_trained(grads, "decoders")
+    and not is_trained(grads, "encoders")
+    and not is_trained(grads, "private_heads")
+  )
 
 
 def test_a_batch_without_labels_trains_without_them():
@@ -146,13 +150,13 @@ def test_parameter_shapes(own_encoders):
   params, model_state = jax.eval_shape(method.init, jax.random.key(0))
   params = params["params"]
   kernels = lambda name: {x["kernel"].shape for x in params[name].values()}
-  assert kernels("f0_fuse") == {(3 * 8, 8), (8, 8)}
-  assert kernels("c") == {(8, 8), (8, 4)}
-  assert kernels("classify") == {(4 + 3 * 3, 5), (5, 4)}
+  assert "encoders" in params and ("fused_encoders" in params) == own_encoders
+  assert kernels("fuse") == {(3 * 8, 8), (8, 8)}
+  assert kernels("shared_head") == {(8, 8), (8, 4)}
+  assert kernels("classifier") == {(4 + 3 * 3, 5), (5, 4)}
   for i in range(3):
-    assert kernels(f"g_{i}") == {(8, 8), (8, 3)}
-    assert kernels(f"q_{i}") == {(4 + 3, 8), (8, 8)}
-    assert f"f_{i}" in params and (f"f0_encode_{i}" in params) == own_encoders
+    assert kernels(f"private_heads_{i}") == {(8, 8), (8, 3)}
+    assert kernels(f"decoders_{i}") == {(4 + 3, 8), (8, 8)}
   assert model_state["bank"].code.shape == model_state["bank"].member.shape == (16, 4)
 
 
@@ -171,7 +175,7 @@ def slow_logits(params, codes, n, visible):
     shared = unit(sum(z[i] for i in range(3) if visible[i]) / sum(visible))
   private = [unit(u[i]) if visible[i] else 0 * u[i] for i in range(3)]
   x = np.concatenate([shared, *private]).astype(float)
-  first, second = (params["params"]["classify"][f"Dense_{k}"] for k in (0, 1))
+  first, second = (params["params"]["classifier"][f"Dense_{k}"] for k in (0, 1))
   x = np.maximum(x @ first["kernel"] + first["bias"], 0)
   return x @ second["kernel"] + second["bias"]
 

@@ -53,9 +53,9 @@ def test_the_order_of_the_classes_cannot_matter(default):
   batch, order = partly_labelled(), np.array([2, 0, 1])
   before = values(net, params, bank, batch)
   assert before["labelled"] > 0 and before["unlabelled"] > 0
-  head = params["params"]["classify"]
+  head = params["params"]["classifier"]
   last = {k: v[..., order] for k, v in head["Dense_1"].items()}
-  params = {"params": params["params"] | {"classify": head | {"Dense_1": last}}}
+  params = {"params": params["params"] | {"classifier": head | {"Dense_1": last}}}
   # Column j now stands for what was class order[j].
   label = np.argsort(order)[batch.label].astype(np.int32)
   bank = bank._replace(member=bank.member[:, order])

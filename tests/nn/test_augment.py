@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from promise_jax import types
-from promise_jax.nn import augment, encoders
+from promise_jax.methods import common
+from promise_jax.nn import augment
 
 ROWS = 48
 MODALITIES = (
@@ -28,7 +29,7 @@ def view(inputs, length, key, ids, strength=1.0):
   """The views of all MODALITIES in one program."""
   views = {}
   for m in MODALITIES:
-    keys, steps = encoders.row_dropout_keys(key, m.name, ids), length.get(m.name)
+    keys, steps = common.row_keys(key, ids), length.get(m.name)
     views[m.name] = augment.augment(m, inputs[m.name], steps, keys, strength)
   return views
 
@@ -222,7 +223,7 @@ def test_finite_gradients_under_scan_and_map(rng):
   def total(x, key):
     out = 0.0
     for m in kinds:
-      keys = encoders.row_dropout_keys(key, m.name, IDS[:3])
+      keys = common.row_keys(key, IDS[:3])
       out += (augment.augment(m, x[m.name], None, keys)[::2] ** 2).sum()
     return out
 

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import CASES, FIRST
 
 import example_batches
+from method_cases import CASES, FIRST
 from promise_jax import methods
-from promise_jax.experiments import config as experiment_config
 from promise_jax.nn import precision
 
 
-class Line(precision.Network):
+class Linear(precision.Network):
   """x W."""
 
   @nn.compact
@@ -23,24 +22,24 @@ class Line(precision.Network):
     return nn.Dense(2, use_bias=False)(x)
 
 
-def rounded(x):
+def to_bfloat16(x):
   return np.asarray(x, np.float32).astype(jnp.bfloat16).astype(np.float64)
 
 
-def test_a_network_rounds_what_it_multiplies_and_what_it_gives(rng):
+def test_a_network_multiplies_rounded_numbers_and_returns_float32(rng):
   x = rng.normal(size=(5, 3)).astype(np.float32)
   w = rng.normal(size=(3, 2)).astype(np.float32)
   params = {"params": {"Dense_0": {"kernel": w}}}
-  full = Line().apply(params, x)
+  full = Linear().apply(params, x)
   np.testing.assert_allclose(full, x @ w, rtol=1e-6)
-  half = Line().apply(precision.cast(params, jnp.bfloat16), x)
+  half = Linear().apply(precision.cast(params, jnp.bfloat16), x)
   assert half.dtype == np.float32
   # Of the sum itself the last bit of bfloat16, 2^-8, is not prescribed.
-  np.testing.assert_allclose(half, rounded(x) @ rounded(w), rtol=2**-8, atol=2**-8)
+  np.testing.assert_allclose(half, to_bfloat16(x) @ to_bfloat16(w), rtol=2**-8, atol=2**-8)
   assert np.any(half != full)
 
 
-def test_cast_leaves_what_is_no_float():
+def test_cast_changes_floating_point_arrays_alone():
   tree = {"a": np.ones(2, np.float32), "b": np.arange(2), "c": True, "d": None}
   half = precision.cast(tree, jnp.bfloat16)
   assert half["a"].dtype == jnp.bfloat16
@@ -73,21 +72,16 @@ def test_networks_multiply_in_bfloat16_and_losses_do_not(name):
   method = methods.build_method(case.method, case.values, spec)
   loss = precision.with_precision(method, "bfloat16").stages[-1].loss
   params, model_state = jax.eval_shape(method.init, jax.random.key(0))
-  args = (
-    params,
-    model_state,
-    example_batches.mixed(spec),
-    jax.random.key(0),
-    example_batches.clock(0.5),
-  )
+  batch, step_info = example_batches.mixed(spec), example_batches.step_info(0.5)
+  args = params, model_state, batch, jax.random.key(0), step_info
   closed, (value, (kept, terms)) = jax.make_jaxpr(loss, return_shape=True)(*args)
   count = products(closed.jaxpr, collections.Counter())
   # The rest are similarities and other products of losses.
   assert count["bfloat16", "bfloat16"] > 0.75 * sum(count.values())
   types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
   assert types(kept) == types(model_state)
-  told = [value, *jax.tree.leaves(terms)]
-  assert all(x.dtype in (np.float32, np.int32) for x in told)
+  metrics = [value, *jax.tree.leaves(terms)]
+  assert all(x.dtype in (np.float32, np.int32) for x in metrics)
 
 
 def test_gradients_are_float32_and_close(rng):
@@ -97,12 +91,8 @@ def test_gradients_are_float32_and_close(rng):
   model_state = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(method.init, jax.random.key(0))
   )[1]
-  args = (
-    model_state,
-    example_batches.mixed(spec),
-    jax.random.key(0),
-    example_batches.clock(0.5),
-  )
+  batch, step_info = example_batches.mixed(spec), example_batches.step_info(0.5)
+  args = model_state, batch, jax.random.key(0), step_info
 
   @jax.jit
   def both(params):
@@ -119,11 +109,8 @@ def test_gradients_are_float32_and_close(rng):
   assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 
 
-def test_a_run_has_it_and_an_unknown_one_is_an_error(tmp_path):
-  config = experiment_config.default_config("fusion", "synthetic", 1.0)
-  config = experiment_config.apply_arguments(config, "precision=bfloat16").to_dict()
-  assert experiment_config.parse_experiment(config).precision == "bfloat16"
+def test_an_unknown_precision_is_an_error():
+  method = methods.build_method("fusion", {}, example_batches.spec())
+  assert precision.with_precision(method, "float32") is method
   with pytest.raises(ValueError, match="float16', known are float32, bfloat16"):
-    experiment_config.parse_experiment(config | {"precision": "float16"})
-  del config["precision"]
-  assert experiment_config.parse_experiment(config).precision == "float32"
+    precision.with_precision(method, "float16")

@@ -8,34 +8,46 @@ from bench.twins import layers
 from bench.twins.layers import Encoder, Mlp, normalise
 
 
+class ModalityEncoders(nn.Module):
+  """An encoder for each modality, codes f[B, M, H]."""
+
+  def __init__(self, modalities, hidden):
+    super().__init__()
+    self.encoder = nn.ModuleList(Encoder(m, hidden) for m in modalities)
+
+  def forward(self, batch, present):
+    pairs = zip(self.encoder, present.T, strict=True)
+    return torch.stack([encoder(batch, here) for encoder, here in pairs], 1)
+
+
 class Robult(nn.Module):
-  """The networks f_i, f_0, c, g_i, q_i, the head, and the loss."""
+  """The network and the loss, its parts called as the original's."""
 
   def __init__(self, config, spec):
     super().__init__()
     c, each, self.config = config, spec.modalities, config
-    self.f = nn.ModuleList(Encoder(m, c.hidden) for m in each)
-    self.f0_encode = nn.ModuleList(Encoder(m, c.hidden) for m in each)
-    self.f0_fuse = Mlp(len(each) * c.hidden, c.hidden, c.hidden)
-    self.c = Mlp(c.hidden, c.hidden, c.shared)
-    self.g = nn.ModuleList(Mlp(c.hidden, c.hidden, c.private) for _ in each)
+    self.encoders = ModalityEncoders(each, c.hidden)
+    self.fused_encoders = ModalityEncoders(each, c.hidden)
+    self.fuse = Mlp(len(each) * c.hidden, c.hidden, c.hidden)
+    self.shared_head = Mlp(c.hidden, c.hidden, c.shared)
+    self.private_heads = nn.ModuleList(Mlp(c.hidden, c.hidden, c.private) for _ in each)
     both = c.shared + c.private
-    self.q = nn.ModuleList(Mlp(both, c.hidden, c.hidden) for _ in each)
+    self.decoders = nn.ModuleList(Mlp(both, c.hidden, c.hidden) for _ in each)
     wide = c.shared + len(each) * c.private
-    self.classify = Mlp(wide, c.head_hidden, spec.task.outputs)
+    self.classifier = Mlp(wide, c.head_hidden, spec.task.outputs)
     # The full pattern and the single ones.
     full = torch.ones(1, len(each), dtype=torch.bool)
     self.register_buffer("shows", torch.cat([full, torch.eye(len(each)) > 0]))
 
   def branches(self, batch, present):
     """h, z, u f[B, M, .], zeros where a row lacks one, and s f[B, D]."""
-    pairs = list(zip(self.f, present.T, strict=True))
-    h = torch.stack([f(batch, there) for f, there in pairs], 1)
-    z = normalise(self.c(h))
-    u = torch.stack([g(x) for g, x in zip(self.g, h.unbind(1), strict=True)], 1)
+    h = self.encoders(batch, present)
+    z = normalise(self.shared_head(h))
+    pairs = zip(self.private_heads, h.unbind(1), strict=True)
+    u = torch.stack([head(x) for head, x in pairs], 1)
     there = present[..., None]
-    own = [f(batch, here) for f, here in zip(self.f0_encode, present.T, strict=True)]
-    s = normalise(self.c(self.f0_fuse(torch.cat(own, -1))))
+    own = self.fused_encoders(batch, present)
+    s = normalise(self.shared_head(self.fuse(own.flatten(1))))
     return h * there, z * there, u * there, s
 
   def head(self, z, s, u, shown):
@@ -44,7 +56,7 @@ class Robult(nn.Module):
     mean = (z * there).sum(2) / shown.sum(2, keepdim=True).clamp(min=1)
     shared = torch.where(shown.all(2, keepdim=True), s, normalise(mean))
     private = (normalise(u) * there).flatten(2)
-    return self.classify(torch.cat([shared, private], -1))
+    return self.classifier(torch.cat([shared, private], -1))
 
   def predict(self, batch):
     """Logits f[B, C]."""
@@ -61,7 +73,7 @@ class Robult(nn.Module):
     shown = self.shows[:, None] & present
     logits = self.head(z, s, u, shown)
     total = supervised(logits, label, shown.any(-1) & labelled)
-    total = total + self.config.rec * self.rebuilding(h, z, u, present)
+    total = total + self.config.reconstruction_weight * self.rebuilding(h, z, u, present)
     rest = batch | {"labelled": labelled, "label": label, "complete": complete}
     with torch.no_grad():
       weights, model_state = pair_weights(self.config, rest, model_state, s, logits[0], progress)
@@ -70,7 +82,7 @@ class Robult(nn.Module):
   def rebuilding(self, h, z, u, present):
     """Relative error of h rebuilt from (z, u), a mean over modalities that occur."""
     pairs = torch.cat([z.detach(), u], -1).unbind(1)
-    made = torch.stack([q(x) for q, x in zip(self.q, pairs, strict=True)], 1)
+    made = torch.stack([q(x) for q, x in zip(self.decoders, pairs, strict=True)], 1)
     target, there = h.detach(), present[..., None]
     count = present.sum(0).clamp(min=1)[:, None]
     mean = (target * there).sum(0) / count
@@ -148,10 +160,10 @@ def proximity(code, model_state, where):
 
 
 def contrast(config, s, z, weights, batch):
-  """lb L_lb + ulb L_ulb: both directions between s and every z."""
+  """The weighted L_lb and L_ulb: both directions between s and every z."""
   a, positive = weights
   where, labelled = batch["complete"], batch.labelled
-  forward = torch.einsum("bd,kmd->mbk", s, z) / config.tau
+  forward = torch.einsum("bd,kmd->mbk", s, z) / config.temperature
   both = torch.stack([forward, forward.transpose(1, 2)])  # [2, M, B, B]
   both = both.masked_fill(~where, -torch.inf)
   peak = both.detach().amax(-1, keepdim=True)
@@ -164,8 +176,8 @@ def contrast(config, s, z, weights, batch):
   each = -(weight * ratio).sum(-1) / weight.sum(-1).clamp(min=1)
   pairs = each.mean(0)  # [M, B]
   rows = where.expand_as(pairs)
-  known = layers.mean_where(pairs, rows & labelled)
-  return config.lb * known + config.ulb * layers.mean_where(pairs, rows & ~labelled)
+  known = config.labelled_weight * layers.mean_where(pairs, rows & labelled)
+  return known + config.unlabelled_weight * layers.mean_where(pairs, rows & ~labelled)
 
 
 def carried(model_state) -> dict[str, torch.Tensor]:

@@ -1,8 +1,10 @@
 """The methods that every test of the contract runs on: one case a method, and variants."""
 
+import contextlib
 import functools
 from typing import NamedTuple
 
+import flax.linen
 import jax
 import numpy as np
 import pytest
@@ -116,7 +118,8 @@ class Program(NamedTuple):
 
 
 @functools.cache
-def built(name: str) -> Program:
+def built(name: str, dropout: bool = True) -> Program:
+  """Without dropout for tests that move rows: its draws follow the place in the batch."""
   case = CASES[name]
   spec = example_batches.spec(case.task, case.modalities)
   method = methods.build_method(case.method, case.values, spec)
@@ -125,9 +128,18 @@ def built(name: str) -> Program:
   grad = jax.jit(jax.value_and_grad(method.stages[0].loss, has_aux=True))
   predict = jax.jit(method.predict)
   program = Program(case, spec, method, params, model_state, grad, predict)
-  # Banks and running means with something in them.
-  (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
+  # Banks and running means with something in them. This call also compiles the loss.
+  with contextlib.nullcontext() if dropout else no_dropout():
+    (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
   return program._replace(model_state=model_state)
+
+
+@contextlib.contextmanager
+def no_dropout():
+  """Programs that are traced meanwhile have no dropout."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(flax.linen.Dropout, "__call__", lambda self, x, **options: x)
+    yield
 
 
 def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
