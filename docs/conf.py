@@ -18,6 +18,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "_generated", "**/.ipynb_checkpoints"]
 default_role = "code"
+smartquotes = False  # of "--flag" they make a dash
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are committed with their outputs; a test runs them
@@ -37,3 +38,4 @@ def setup(app):
   """Writes the generated pages before Sphinx looks for sources."""
   generated.write_pages(DOCS)
   app.connect("autodoc-process-docstring", docstrings.process_docstring, priority=100)
+  app.connect("autodoc-process-signature", docstrings.process_signature)

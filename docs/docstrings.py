@@ -12,6 +12,17 @@ def process_docstring(app, what, name, obj, options, lines) -> None:
   lines[:] = to_rst(lines)
 
 
+def process_signature(app, what, name, obj, options, signature, result):
+  """An `autodoc-process-signature` hook: arrays are called as in the source."""
+  del app, what, name, obj, options
+  short = lambda text: text and re.sub(r"\bjaxlib\._jax\.|\bjax\.Array\b", _short_name, text)
+  return short(signature), short(result)
+
+
+def _short_name(match: re.Match) -> str:
+  return "Array" if match[0] == "jax.Array" else ""
+
+
 def to_rst(lines: list[str]) -> list[str]:
   """Escapes text, makes `code` a literal, and indented blocks literal blocks.
 

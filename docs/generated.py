@@ -56,6 +56,14 @@ DATA = {
   "frozen": "encoders, `image=package.module:function,text=features/text`",
   "stream": "keep training rows on disk, for data larger than memory",
 }
+PRESET_TEXTS = {
+  "default": "built-in data sets: encoders that are trained from nothing on few rows",
+  "large": "features of a frozen backbone: wider codes, a slower rate (ours)",
+  "tiny": "shows that everything runs; the numbers mean nothing",
+  "authors": "what the released code of `redcore` or `mplmm` does, with its optimiser",
+  "clean": "the sizes of the papers without the faults of the released code",
+  "clip": "`promise` with all its blocks, at the sizes of CLIP features",
+}
 API = {
   "": "Data types, methods, missingness",
   "losses": "Losses",
@@ -101,7 +109,7 @@ def write(path: Path, text: str) -> None:
 def table(header, rows) -> str:
   """A Markdown table."""
   lines = [header, ["---"] * len(header), *rows]
-  escape = lambda cell: " ".join(str(cell).split()).replace("|", "\\|")
+  escape = lambda cell: " ".join(str(cell).split()).replace("|", "\\|").replace("<", "&lt;")
   return "\n".join("| " + " | ".join(map(escape, row)) + " |" for row in lines) + "\n"
 
 
@@ -198,6 +206,7 @@ def field_rows(cls, prefix: str, skip=()):
     text = comment_of(field, comments)
     choices = choices_of(cls, field.target.id)
     if choices:
+      text = text.rstrip(".")
       text = f"{text + '; ' if text else ''}one of {', '.join(f'`{c}`' for c in choices)}"
     rows.append((f"`{prefix}{field.target.id}`", show(default), text))
   return rows
@@ -239,14 +248,15 @@ def comment_of(field: ast.AnnAssign, comments: dict) -> str:
 
 
 def presets_table() -> str:
-  """What each preset sets."""
+  """What each preset is for, and what it sets."""
+  check_described(set(PRESETS), set(PRESET_TEXTS), "presets")
   rows = []
   for name, sections in PRESETS.items():
     flat = experiment_config.flatten(sections)
     fields = [f"`{k}={v}`" for k, v in flat.items()]
     more = f" and {len(fields) - 6} more" if len(fields) > 6 else ""
-    rows.append((f"`{name}`", ", ".join(sections) or "the defaults", ", ".join(fields[:6]) + more))
-  return table(("preset", "sections", "settings"), rows)
+    rows.append((f"`{name}`", PRESET_TEXTS[name], ", ".join(fields[:6]) + more))
+  return table(("preset", "what it is for", "what it sets"), rows)
 
 
 # API.
