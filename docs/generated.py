@@ -22,7 +22,7 @@ from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.methods.presets import PRESETS
 from promise_jax.optim.optimizer import OptimConfig
-from promise_jax.training.loop import TrainConfig
+from promise_jax.training.config import TrainConfig
 
 # What the top level and section `data` of a config hold beside fields of dataclasses.
 TOP_LEVEL = {
@@ -237,9 +237,9 @@ def parse_class(cls):
 
 def comment_of(field: ast.AnnAssign, comments: dict) -> str:
   """The comment behind a field, or the lines of comment above it."""
-  text, alone = comments.get(field.end_lineno, ("", True))
-  if text and not alone:
-    return text
+  for line in range(field.lineno, field.end_lineno + 1):
+    if line in comments and (line < field.end_lineno or not comments[line][1]):
+      return comments[line][0]
   above, line = [], field.lineno - 1
   while comments.get(line, ("", False))[1]:
     above.insert(0, comments[line][0])
