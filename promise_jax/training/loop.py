@@ -93,9 +93,8 @@ def fit(
   valid = device_data.to_devices(method, device_data.pad_to_blocks(valid_data, mesh), mesh)
   preprocess = device_data.preprocess_batches(method, mesh)
   done = checkpoints.latest_step() if checkpoints else 0
-  rows_per_step = config.batch_size * len(seeds)
   stages, end, best = [], 0, None
-  with progress.Progress(seeds, log, title, done, config.steps, rows_per_step) as shown:
+  with progress.Progress(config, seeds, done, log, title) as shown:
     for number, (stage, count) in enumerate(zip(method.stages, num_blocks, strict=True)):
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
@@ -121,7 +120,7 @@ def fit(
       best = loop_state.best
   result = jax.device_put(loop_state._replace(state=None), devices_mesh.replicated(mesh))
   scores = np.asarray(result.best_score), np.asarray(result.best_step)
-  return Trained(*result.best, *scores, summarise_speed(stages, rows_per_step))
+  return Trained(*result.best, *scores, summarise_speed(stages, config.batch_size * len(seeds)))
 
 
 def train_stage(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import tqdm
 
+from promise_jax.training.config import TrainConfig
 from promise_jax.types import Average
 
 STATUS = pathlib.Path("/proc/self/status")
@@ -23,22 +24,21 @@ class Progress:
 
   def __init__(
     self,
+    config: TrainConfig,
     seeds: tuple[int, ...],
+    done: int,
     log: Callable[[list[dict]], None],
     title: str | None,
-    done: int,
-    total: int,
-    rows_per_step: int,
   ):
-    self.seeds, self.log, self.title, self.total = seeds, log, title, total
-    self.step, self.rows_per_step = done, rows_per_step
+    self.seeds, self.log, self.title, self.step = seeds, log, title, done
+    self.total, self.rows_per_step = config.steps, config.batch_size * len(seeds)
     self.first, self.since, self.shown = None, 0.0, float("-inf")
-    if title and 0 < done < total:
-      print(f"{title}: resuming from step {done} of {total}", flush=True)
+    if title and 0 < done < self.total:
+      print(f"{title}: resuming from step {done} of {self.total}", flush=True)
     # A bar redraws its line, which makes a file or a pipe unreadable.
     self.bar = None
     if title and sys.stderr.isatty():
-      self.bar = tqdm.tqdm(total=total, initial=done, desc=title, unit="step")
+      self.bar = tqdm.tqdm(total=self.total, initial=done, desc=title, unit="step")
 
   def __enter__(self):
     return self
