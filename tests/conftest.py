@@ -1,4 +1,4 @@
-"""One process, eight virtual devices, strict ranks; warnings are errors (pyproject)."""
+"""One process with eight virtual devices, strict ranks; warnings are errors (pyproject)."""
 
 import gc
 import os
@@ -8,8 +8,8 @@ from importlib.metadata import version
 # Before JAX starts: the number of devices cannot change later.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# The programs of the tests run a few times only, and this emitter is half of what it
-# takes to compile them; later versions do not know the flag.
+# Programs of tests run a few times only, and this emitter is half of what it takes to
+# compile them. Later versions of jaxlib do not know the flag.
 if version("jaxlib").startswith("0.10."):
   flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
   os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
@@ -19,15 +19,15 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tracing makes millions of objects that stay: to look for garbage among them as often
-# as is usual took a tenth of the time of all tests.
+# Tracing makes millions of objects that stay. Looking for garbage among them as often as
+# by default took a tenth of the time of all tests.
 gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_memory_maps(request):
-  """A compiled program holds memory maps. A process may have 65,530 of them, then the
-  compiler crashes: long before, the programs of the files that are done are dropped."""
+def drop_compiled_programs(request):
+  """A compiled program holds memory maps. A process may have 65,530, then the compiler
+  crashes; long before, the programs of finished files are dropped."""
   yield
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_text().count("\n") > 25_000:
@@ -39,16 +39,16 @@ def few_memory_maps(request):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def little_effort(request):
-  """Programs run a few times only, their time goes into compiling: they are not
-  optimised, but in a file that trains for long, `LONG`."""
+def skip_optimizations(request):
+  """Compiling takes longer than running, so programs are not optimised. A file that
+  trains for long sets `LONG = True`."""
   long = getattr(request.module, "LONG", False)
   jax.config.update("jax_disable_most_optimizations", not long)
 
 
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
-  """For files that train one program many times, by `pytestmark`: see `runs`."""
+  """For files that train one program many times: see `tiny_runs.compile_once`."""
   import tiny_runs
 
   with tiny_runs.compile_once(tmp_path_factory.mktemp("compiled")):
