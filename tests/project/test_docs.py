@@ -60,7 +60,9 @@ def dedent_blocks(path: Path) -> str:
 
 
 def commands_of(text: str) -> list[str]:
-  return [line.split("  #")[0].strip() for line in text.splitlines() if line.strip()]
+  """The commands of a block, without comments and without variables in front."""
+  lines = (re.sub(r"^[A-Z_]+=\S+ ", "", line) for line in text.splitlines() if line.strip())
+  return [line.split("  #")[0].strip() for line in lines]
 
 
 def reason(command: str) -> str | None:
