@@ -31,6 +31,7 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "promise_jax"
+html_show_copyright = False
 html_static_path = ["_static"]
 
 
