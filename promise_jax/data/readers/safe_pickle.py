@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = (str, bytes, bytearray, bool, int, float, np.generic, types.NoneType)
+PLAIN = (str, bytes, bool, int, float, np.generic, types.NoneType)
 NOT_PICKLES = {
   b"\x93NUMPY": "an npy array",
   b"PK": "a zip file",
@@ -73,8 +73,6 @@ def load(path: pathlib.Path) -> Any:
       reason = str(error)
     except EOFError:
       reason = "the pickle is cut short: it ends before its end mark"
-    except MemoryError:
-      reason = "the pickle asks for more memory than there is"
     except Exception as error:  # a damaged program can fail in any way
       what = (str(error) or "no more is known").splitlines()[0].rstrip(".")
       reason = f"this is no pickle, or a damaged one ({type(error).__name__}: {what})"
@@ -97,12 +95,12 @@ class Unpickler(pickle.Unpickler):
   """Finds what `ADMITTED` has."""
 
   def find_class(self, module: str, name: str) -> Any:
-    if (module, name) not in ADMITTED:
+    if name not in ADMITTED or module not in ADMITTED[name][0]:
       asked = repr(f"{module}.{name}"[:80])
       raise RefusedPickleError(
         f"it asks for {asked}, which no array and no plain container needs; it was not called"
       )
-    return Admitted(ADMITTED[module, name])
+    return Admitted(ADMITTED[name][1])
 
 
 class Admitted:
@@ -122,10 +120,10 @@ class PickledDtype:
   """A dtype of numbers, text, bytes or objects, without fields."""
 
   def __init__(self, code, align=False, copy=False):
-    code = code.decode("latin1") if isinstance(code, bytes) else code
-    if not isinstance(code, str) or not re.fullmatch(r"[biufSUO]\d{1,9}", code):
+    code = code.decode("latin1") if isinstance(code, bytes) else str(code)
+    if not re.fullmatch(r"[biufSUO]\d{1,9}", code):
       raise RefusedPickleError(
-        f"it has an array of dtype {str(code)[:20]!r}, admitted are numbers, text and bytes"
+        f"it has an array of dtype {code[:20]!r}, admitted are numbers, text and bytes"
       )
     self.dtype = np.dtype(code)
 
@@ -144,8 +142,7 @@ class PickledArray(np.ndarray):
     if self.size:  # its memory may be in use elsewhere
       raise RefusedPickleError("it has an array that is set twice")
     if dtype.dtype.hasobject:
-      count = np.empty(shape, bool).size
-      if not isinstance(content, list) or len(content) != count:
+      if not isinstance(content, list) or len(content) != np.empty(shape, bool).size:
         raise RefusedPickleError("it has an array of objects without its objects")
       if not all(isinstance(value, PLAIN) for value in content):
         raise RefusedPickleError(
@@ -166,8 +163,7 @@ def _array_from_buffer(content: Any, dtype: PickledDtype, shape: Any, order: Any
 def _new_scalar(dtype: PickledDtype, content: bytes = b"") -> np.generic:
   if not dtype.dtype.itemsize:
     return np.zeros((), dtype.dtype)[()]  # empty text
-  (value,) = np.frombuffer(_to_bytes(content), dtype.dtype)
-  return value
+  return np.frombuffer(_to_bytes(content), dtype.dtype).reshape(())[()]
 
 
 def _to_bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
@@ -178,16 +174,16 @@ def _to_bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
   return bytes(value)
 
 
-ADMITTED = {
-  ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-  ("numpy", "dtype"): PickledDtype,
-  ("_codecs", "encode"): _to_bytes,
-  ("collections", "OrderedDict"): dict,
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_BUILTINS = ("builtins", "__builtin__")
+ADMITTED = {  # name: modules that have it, what is called instead
+  "ndarray": (("numpy",), None),  # an argument of _reconstruct, never called
+  "dtype": (("numpy",), PickledDtype),
+  "_reconstruct": (_MULTIARRAY, _new_array),
+  "scalar": (_MULTIARRAY, _new_scalar),
+  "_frombuffer": (_NUMERIC, _array_from_buffer),
+  "encode": (("_codecs",), _to_bytes),
+  "bytes": (_BUILTINS, _to_bytes),
+  "set": (_BUILTINS, set),
 }
-for _core in ("numpy.core", "numpy._core"):
-  ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _new_array
-  ADMITTED[f"{_core}.multiarray", "scalar"] = _new_scalar
-  ADMITTED[f"{_core}.numeric", "_frombuffer"] = _array_from_buffer
-for _builtins in ("builtins", "__builtin__"):
-  ADMITTED[_builtins, "bytes"] = ADMITTED[_builtins, "bytearray"] = _to_bytes
-  ADMITTED[_builtins, "set"] = ADMITTED[_builtins, "frozenset"] = set
