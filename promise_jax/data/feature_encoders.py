@@ -75,20 +75,18 @@ def refuse(name: str, encoder: Any, why: str) -> NoReturn:
 def identify_encoder(name: str, encoder: EncoderSpec, ids: np.ndarray) -> tuple[str, str]:
   """An encoder in words, and what stands for it in the hash. Nothing is imported or called."""
   if isinstance(encoder, FeatureEncoder):
-    good = callable(encoder.encode) and isinstance(encoder.version, str)
-    if not good or not encoder.version.strip():
+    if not callable(encoder.encode) or not isinstance(encoder.version, str) or not encoder.version:
       refuse(name, encoder, "expected is FeatureEncoder(function, version='...')")
     words = f"{function_name(encoder.encode)}, version {encoder.version}"
     return words, words
-  if callable(encoder):
-    refuse(
-      name,
-      encoder,
-      "a function has weights and settings that cannot be hashed, so its version must "
-      "be given: FeatureEncoder(function, version='...')",
-    )
   if not isinstance(encoder, str | os.PathLike):
-    refuse(name, encoder, "an encoder is text, a folder or FeatureEncoder(function, version)")
+    why = (
+      "a function has weights and settings that cannot be hashed, so its version must be "
+      "given: FeatureEncoder(function, version='...')"
+      if callable(encoder)
+      else "an encoder is text, a folder or FeatureEncoder(function, version)"
+    )
+    refuse(name, encoder, why)
   if match := IMPORTED.fullmatch(os.fspath(encoder)):
     return str(encoder), fingerprint(match[2], find_module(name, encoder, match[1]).read_bytes())
   folder = pathlib.Path(encoder).expanduser()
@@ -122,10 +120,8 @@ def find_module(name: str, encoder: str, module: str) -> pathlib.Path:
     spec = importlib.util.find_spec(module)
   except Exception as error:  # of its packages
     refuse(name, encoder, f"the module {module} cannot be imported, {error}")
-  if spec is None:
-    refuse(name, encoder, f"there is no module {module} on Python's path")
-  if not spec.has_location or not pathlib.Path(spec.origin).is_file():
-    refuse(name, encoder, f"the module {module} has no file that can be hashed")
+  if spec is None or not spec.has_location:
+    refuse(name, encoder, f"there is no source file of the module {module} on Python's path")
   return pathlib.Path(spec.origin)
 
 
@@ -186,10 +182,8 @@ def call_function(name: str, function: Callable, inputs: EncoderInputs) -> Itera
   for start in range(0, len(inputs.id), BLOCK_ROWS):
     x = inputs.x[start : start + BLOCK_ROWS]
     valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
-    with_length = takes_length and valid is not None
-    y, length = function(x, **({"length": valid} if with_length else {})), None
-    if isinstance(y, tuple) and len(y) == 2:
-      y, length = y
+    y = function(x, length=valid) if takes_length and valid is not None else function(x)
+    y, length = y if isinstance(y, tuple) and len(y) == 2 else (y, None)
     form = f"f[{len(x)}, D] or f[{len(x)}, T, D]"
     y = check_features(name, who, y, "it gave", form, 1)
     if len(y) != len(x) or (length is not None and y.ndim == 2):

@@ -43,6 +43,10 @@ class EmojiOptions(PreparedOptions):
 
   tags: bool = False  # the text is the name and the tags, not the name alone
 
+  @property
+  def config(self) -> str:
+    return "tags" if self.tags else "label"
+
 
 @dataclasses.dataclass(frozen=True)
 class WatchOptions(PreparedOptions):
@@ -50,9 +54,11 @@ class WatchOptions(PreparedOptions):
 
   fold: int = 0  # which subjects test; 0 or 1
 
-  def __post_init__(self):
+  @property
+  def config(self) -> str:
     if self.fold not in (0, 1):
       raise ValueError(f"fold is {self.fold!r}, it must be 0 or 1.")
+    return f"fold{self.fold}"
 
 
 def load(
@@ -137,18 +143,12 @@ def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> da
   from promise_jax.data.builtin import builders, fashion
   from promise_jax.data.readers import tfds
 
-  full_name = name
-  if isinstance(options, EmojiOptions):
-    full_name = f"{name}/{'tags' if options.tags else 'label'}"
-  elif isinstance(options, WatchOptions):
-    full_name = f"{name}/fold{options.fold}"
+  if isinstance(options, EmojiOptions | WatchOptions):
+    name = f"{name}/{options.config}"
   ours = builders.BUILTIN | fashion.BUILTIN
-  if full_name in ours:
-    folder = builders.write_tfds(*ours[full_name], root)
-  else:
-    folder = find_prepared(root, name)
+  folder = builders.write_tfds(*ours[name], root) if name in ours else find_prepared(root, name)
   source = tfds.read_tfds(folder, vocabulary=options.vocabulary, scale=options.scale)
-  if full_name in builders.BUILTIN:
+  if name in builders.BUILTIN:
     source = source._replace(card=builders.read_card(source.name))
   return source
 

@@ -55,9 +55,7 @@ def describe(
   length: tuple[str, ...] = (),
   group: bool = False,
   scale: float = 1.0,
-  names: tuple[str, ...] = (),
   description: str = "",
-  notes: tuple[str, ...] = (),
 ) -> tfds.core.DatasetInfo:
   """The DatasetInfo of a builder that keeps the convention above.
 
@@ -69,9 +67,7 @@ def describe(
     length: modalities with such a feature.
     group: whether rows have a group.
     scale: unit of a regression label.
-    names: see `types.Task`.
     description: the card of the data set.
-    notes: sentences that are shown whenever the data are read.
   """
   features = {
     "inputs": tfds.features.FeaturesDict(inputs),
@@ -88,9 +84,7 @@ def describe(
     builder=builder,
     features=tfds.features.FeaturesDict(features),
     description=description,
-    metadata=tfds.core.MetadataDict(
-      modalities=list(inputs), scale=scale, names=list(names), notes=list(notes)
-    ),
+    metadata=tfds.core.MetadataDict(modalities=list(inputs), scale=scale),
   )
 
 

@@ -40,10 +40,7 @@ def read_tfds(
     describe_modality(m, features["inputs"][m], vocabulary, place)
     for m in metadata.get("modalities", sorted(features["inputs"].keys()))
   )
-  own_scale = metadata.get("scale", 1.0)
-  # The names of a regression task say what the unit means; they go with it.
-  names = tuple(metadata.get("names", ())) if scale in (None, own_scale) else ()
-  task = make_task(features["label"], scale or own_scale, names, place)
+  task = make_task(features["label"], scale or metadata.get("scale", 1.0), place)
   splits = {"valid" if s == "validation" else s: s for s in info.splits}
 
   def rows(split: str) -> data_source.Rows:
@@ -65,7 +62,6 @@ def read_tfds(
     splits=tuple(splits),
     rows=rows,
     place=place,
-    notes=tuple(metadata.get("notes", ())),
     blocks=blocks,
     identity=f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in stats]}",
     train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
@@ -112,14 +108,12 @@ def describe_modality(
   )
 
 
-def make_task(
-  feature: tfds.features.FeatureConnector, scale: float, names: tuple[str, ...], place: str
-) -> Task:
+def make_task(feature: tfds.features.FeatureConnector, scale: float, place: str) -> Task:
   """The task of the label feature."""
   if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
     return Task("classes", feature.num_classes, tuple(feature.names))
   if feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
-    return Task("regression", 1, names, float(scale))
+    return Task("regression", 1, scale=float(scale))
   if isinstance(feature.shape, tuple) and len(feature.shape) == 1 and feature.shape[0]:
     return Task("multilabel", feature.shape[0])
   raise ValueError(
