@@ -21,7 +21,8 @@ from promise_jax.nn import attention
 from promise_jax.types import Array
 
 XAVIER = nn.initializers.xavier_uniform()
-product = functools.partial(checkpoint_name, name=attention.PRODUCT)
+SAVED = "product"  # name of what is kept for the gradient
+product = functools.partial(checkpoint_name, name=SAVED)
 
 
 class Rates(NamedTuple):
@@ -171,7 +172,7 @@ class Layer(nn.Module):
     elif noise is not None and rate:
       shape = (len(x), self.heads, query.shape[1], key.shape[1])
       factor = self.drop(jnp.ones(shape, x.dtype), rate, noise)
-    out = attention.sparing(query, key, value, sees, factor).reshape(x.shape)
+    out = product(attention.attend(query, key, value, sees, factor)).reshape(x.shape)
     out = product(nn.Dense(width, kernel_init=XAVIER)(out))
     if sees is None:
       return out
@@ -223,7 +224,7 @@ class Encoder(nn.Module):
     unroll = self.layers if self.layers < 3 else 1
     # For the gradient products are kept, but those of every step with every other, and
     # the rest is made again: on CPU that is faster than to keep the inputs, or all.
-    kept = jax.checkpoint_policies.save_only_these_names(attention.PRODUCT)
+    kept = jax.checkpoint_policies.save_only_these_names(SAVED)
     stack = nn.scan(
       nn.remat(Layer, prevent_cse=False, policy=kept),
       variable_axes={"params": 0},

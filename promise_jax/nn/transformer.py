@@ -35,7 +35,7 @@ class Block(nn.Module):
     mask, factor = None if step_mask is None else step_mask[:, None], None
     if self.has_rng("dropout"):
       factor = Dropout(0.2)(jnp.ones((num_rows, self.num_heads, num_steps, num_steps), h.dtype))
-    out = attention.sparing(q, k, v, mask, factor).reshape(h.shape)
+    out = attention.attend(q, k, v, mask, factor).reshape(h.shape)
     return nn.Dense(width, kernel_init=HE_NORMAL)(out)
 
 
