@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+import promise_oracle as oracle
 from promise_jax.nn import promise_prompts
+from promise_oracle import dense, gelu
 
 KINDS = tuple(promise_prompts.GENERATORS)
 LEARNED = tuple(kind for kind in KINDS if kind != "zeros")
@@ -30,33 +32,14 @@ def net(kind):
   return module, jax.jit(module.apply)
 
 
-def init_params(module, args, seed=0):
-  return jax.jit(module.init)(jax.random.key(seed), *args)
-
-
 def draw_params(module, args, seed=0):
   """Parameters without zeros, of order 1: every term of an equation can be seen."""
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-  draw = lambda leaf: (0.7 * rng.normal(size=leaf.shape)).astype(np.float32)
-  return jax.tree.map(draw, shapes)
+  return jax.tree.map(lambda x: (0.7 * rng.normal(size=x.shape)).astype(np.float32), shapes)
 
 
-# The slow loops: one row, one target; `sources` lists the real tokens of each source.
-
-
-def norm(p, x):
-  mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-  return (x - mean) / np.sqrt(var + 1e-6) * p["scale"] + p["bias"]
-
-
-def gelu(x):
-  """The tanh form, flax's default."""
-  return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def dense(p, x):
-  return x @ p["kernel"] + p["bias"]
+# Slow loops over one row and one modality; `sources` are the real tokens of the others.
 
 
 def attend(query, key, value, scale):
@@ -71,14 +54,8 @@ def attend(query, key, value, scale):
 def slow_query(p, sources, steps):
   g = p["prompts"]
   x = np.concatenate([*(s for s, _ in sources), g])
-  ln = lambda i, x: norm(p[f"Norm_{i}"]["LayerNorm_0"], x)
-  q_in, x_in = ln(0, g), ln(1, x)
-  attention, heads = p["Attention_0"], []
-  for head in range(2):
-    kernels = [attention[f"DenseGeneral_{i}"]["kernel"][:, head] for i in range(3)]
-    q, k, v = (y @ kernel for kernel, y in zip(kernels, (q_in, x_in, x_in), strict=True))
-    heads.append(attend(q, k, v, math.sqrt(H / 2)))
-  u = g + dense(attention["Dense_0"], np.concatenate(heads, axis=1))
+  ln = lambda i, x: oracle.norm(p, f"Norm_{i}", x)
+  u = g + oracle.attend(p["Attention_0"], ln(0, g), ln(1, x))
   return u + dense(p["Dense_1"], gelu(dense(p["Dense_0"], ln(2, u))))
 
 
@@ -97,10 +74,7 @@ def slow_mix(p, sources, steps):
     parts.append(mapped)
   x = np.concatenate([*parts, p["prompts"]])
   last = p[f"Dense_{len(sources)}"]
-  mixed = np.zeros((steps, H))
-  for t in range(steps):
-    mixed[t] = gelu(last["kernel"][:, t] @ x + last["bias"][t])
-  return mixed + p["absent"]
+  return gelu(last["kernel"].T @ x + last["bias"][:, None]) + p["absent"]
 
 
 def slow_tokens(kind, p, sources, steps):
@@ -213,7 +187,7 @@ def test_every_prompt_gets_a_gradient_and_moves(rng, kind):
   from what it was after three steps."""
   args = case(rng)
   module, _ = net(kind)
-  before = params = init_params(module, args)
+  before = params = jax.jit(module.init)(jax.random.key(0), *args)
   optimiser = optax.sgd(0.1)
   state = optimiser.init(params)
   for step in range(3):
@@ -230,9 +204,7 @@ def test_every_prompt_gets_a_gradient_and_moves(rng, kind):
 
 
 def test_zeros_have_no_parameters(rng):
-  args = case(rng)
-  module, _ = net("zeros")
-  assert not jax.tree.leaves(jax.eval_shape(module.init, jax.random.key(0), *args))
+  assert not jax.tree.leaves(draw_params(net("zeros")[0], case(rng)))
 
 
 @pytest.mark.parametrize("kind", LEARNED)
@@ -259,9 +231,9 @@ def test_any_number_of_modalities(rng, kind, count):
     with pytest.raises(ValueError, match="number of sources is 0, it must be at least"):
       jax.eval_shape(module.init, jax.random.key(0), *args)
     return
-  found, there = apply(draw_params(module, args), *args)
-  assert len(found) == len(there) == count and finite(found)
-  assert all(x.shape[:2] == r.shape for x, r in zip(found, there, strict=True))
+  tokens, masks = apply(draw_params(module, args), *args)
+  assert len(tokens) == count and finite(tokens)
+  assert all(x.shape[:2] == mask.shape for x, mask in zip(tokens, masks, strict=True))
 
 
 @pytest.mark.parametrize(
