@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from promise_jax.checks import check_choice
+from promise_jax.checks import check_fields
 from promise_jax.optim import param_paths
 from promise_jax.types import PyTree
 
@@ -15,7 +15,6 @@ from promise_jax.types import PyTree
 # the derivative of a step is infinite where a gradient is exactly 0, and a
 # `bilevel.hypergradient` NaN.
 EPS_ROOT = 1e-16
-SCHEDULES = ("cosine", "linear", "constant")
 # Last word of the names of leaves without weight decay, whatever their rank: layers that
 # are stacked for a scan have biases and scales of rank 2.
 UNDECAYED = ("bias", "scale", "prompts")
@@ -33,19 +32,13 @@ class OptimConfig:
   schedule: Literal["cosine", "linear", "constant"] = "cosine"
   clip: float = 1.0  # bound on the global norm of the gradient
 
-
-def check_optimizer(config: OptimConfig) -> None:
-  """Raises ValueError for a setting that makes no sense."""
-  check_choice("train.optim.schedule", config.schedule, SCHEDULES)
-  allowed = {
-    "lr": ("above 0", config.lr > 0),
-    "weight_decay": ("0 or more", config.weight_decay >= 0),
-    "warmup": ("in [0, 1)", 0 <= config.warmup < 1),
-    "clip": ("above 0", config.clip > 0),
-  }
-  for field, (bounds, is_valid) in allowed.items():
-    if not is_valid:
-      raise ValueError(f"train.optim.{field} is {getattr(config, field)}, it must be {bounds}")
+  def __post_init__(self):
+    check_fields(self, "train.optim", weight_decay=0, warmup=0)
+    allowed = {"lr": self.lr > 0, "clip": self.clip > 0, "warmup": self.warmup < 1}
+    for field, is_valid in allowed.items():
+      if not is_valid:
+        bounds = "below 1" if field == "warmup" else "above 0"
+        raise ValueError(f"train.optim.{field} is {getattr(self, field)}, it must be {bounds}")
 
 
 def make_optimizer(

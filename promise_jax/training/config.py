@@ -32,7 +32,6 @@ class TrainConfig:
 
 def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
   """Raises ValueError for settings that do not fit each other, the devices or the seeds."""
-  optimizer.check_optimizer(config.optim)
   if config.batch_size < 1 or not 0 <= config.labelled_per_batch <= config.batch_size:
     raise ValueError(
       f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "

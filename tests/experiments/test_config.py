@@ -13,7 +13,6 @@ from promise_jax.evaluation import conditions
 from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 from promise_jax.methods import presets
-from promise_jax.optim import optimizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -116,8 +115,7 @@ def test_the_training_of_a_preset_belongs_to_its_method(monkeypatch):
 
 @pytest.mark.parametrize(("preset", "method"), presets.PRESET_TRAINING)
 def test_the_training_of_every_preset_is_valid(preset, method):
-  experiment = parse_experiment(config_of(f"method={method},preset={preset}"))
-  optimizer.check_optimizer(experiment.train.optim)
+  parse_experiment(config_of(f"method={method},preset={preset}"))
   assert preset in presets.METHOD_PRESETS
 
 

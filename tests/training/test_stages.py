@@ -123,7 +123,6 @@ def test_every_stage_gets_a_block(source, one_device, fractions, blocks):
     ({"select_on": "best"}, "'best', known are all, full"),
     ({"labelled_per_batch": 17}, "batch_size is 16 with 17 labelled"),
     ({"batch_size": 0, "labelled_per_batch": 0}, "batch_size is 0"),
-    ({"optim": loop.optimizer.OptimConfig(lr=-1.0)}, "lr is -1.0"),
     ({"seed_devices": 3}, "seed_devices is 3, the 8 devices in use must be a multiple"),
     ({"seed_devices": 0}, "seed_devices is 0"),
     ({"seed_devices": 4}, "seeds is 2, it must be a multiple of train.seed_devices, 4"),
