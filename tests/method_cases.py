@@ -1,6 +1,5 @@
 """The methods that every test of the contract runs on: one case a method, and variants."""
 
-import contextlib
 import functools
 from typing import NamedTuple
 
@@ -118,28 +117,32 @@ class Program(NamedTuple):
 
 
 @functools.cache
-def built(name: str, dropout: bool = True) -> Program:
-  """Without dropout for tests that move rows: its draws follow the place in the batch."""
+def built(name: str, dropout: bool = False) -> Program:
+  """A case, compiled. Without dropout by default: its draws follow the place in the batch,
+  and many tests move rows."""
   case = CASES[name]
   spec = example_batches.spec(case.task, case.modalities)
   method = methods.build_method(case.method, case.values, spec)
   params = example_batches.parameters(method)
   model_state = jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
-  grad = jax.jit(jax.value_and_grad(method.stages[0].loss, has_aux=True))
+  loss = method.stages[0].loss if dropout else without_dropout(method.stages[0].loss)
+  grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
   predict = jax.jit(method.predict)
   program = Program(case, spec, method, params, model_state, grad, predict)
-  # Banks and running means with something in them. This call also compiles the loss.
-  with contextlib.nullcontext() if dropout else no_dropout():
-    (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
+  # Banks and running means with something in them.
+  (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
   return program._replace(model_state=model_state)
 
 
-@contextlib.contextmanager
-def no_dropout():
-  """Programs that are traced meanwhile have no dropout."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(flax.linen.Dropout, "__call__", lambda self, x, **options: x)
-    yield
+def without_dropout(loss):
+  """A loss whose networks have no dropout."""
+
+  def call(*args):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(flax.linen.Dropout, "__call__", lambda self, x, **options: x)
+      return loss(*args)
+
+  return call
 
 
 def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):

@@ -18,7 +18,6 @@ from method_cases import (
   differentiate,
   every_case,
   every_method,
-  no_dropout,
   predict_logits,
 )
 from promise_jax import methods, missing
@@ -80,7 +79,7 @@ def test_garbage_in_unknown_labels_changes_nothing(name):
 
 @every_case
 def test_the_order_of_the_rows_changes_nothing(name, rng):
-  p = built(name, dropout=False)
+  p = built(name)
   batch, order = example_batches.mixed(p.spec), rng.permutation(example_batches.ROWS)
   shuffled = example_batches.take(batch, order)
   (loss, (model_state, _)), grads = differentiate(p, batch)
@@ -95,7 +94,7 @@ def test_the_order_of_the_rows_changes_nothing(name, rng):
 
 @every_method
 def test_rows_with_nothing_present_and_no_label_change_nothing(name):
-  p = built(name, dropout=False)
+  p = built(name)
   batch, rows = example_batches.mixed(p.spec), np.arange(example_batches.ROWS) < 12
   padded = example_batches.poisoned(batch, p.spec, np.tile(rows[:, None], 3)).replace(
     row_mask=rows,
@@ -104,8 +103,7 @@ def test_rows_with_nothing_present_and_no_label_change_nothing(name):
     labelled=batch.labelled & rows,
     label=np.where(rows, batch.label, 10**6),
   )
-  with no_dropout():  # 12 rows are another program
-    (loss, (model_state, terms)), grads = differentiate(p, example_batches.take(batch, rows))
+  (loss, (model_state, terms)), grads = differentiate(p, example_batches.take(batch, rows))
   (other, (other_state, other_terms)), other_grads = differentiate(p, padded)
   np.testing.assert_allclose(other, loss, 1e-5)
   assert_close(other_grads, grads)
@@ -186,11 +184,15 @@ def test_preprocessed_inputs_give_what_raw_ones_give(name):
 
 
 @every_method
-def test_the_key_decides_the_noise(name):
-  p = built(name)
+def test_the_key_decides_the_noise_and_garbage_stays_out_of_it(name):
+  p = built(name, dropout=True)
   batch = example_batches.mixed(p.spec)
-  assert_same(differentiate(p, batch, key=4), differentiate(p, batch, key=4))
-  assert differentiate(p, batch, key=4)[0][0] != differentiate(p, batch, key=5)[0][0]
+  first = differentiate(p, batch, key=4)
+  assert_same(first, differentiate(p, batch, key=4))
+  assert first[0][0] != differentiate(p, batch, key=5)[0][0]
+  poisoned = differentiate(p, example_batches.poisoned(batch, p.spec, batch.recorded), key=4)
+  zeroed = example_batches.zeroed(batch, p.spec, batch.recorded)
+  assert_same(poisoned, differentiate(p, zeroed, key=4))
 
 
 @every_method

@@ -30,11 +30,8 @@ GATHERED = {
 @every_method
 @pytest.mark.parametrize("devices", [2, 8])
 def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
-  p = built(name)
-  batch, mesh = (
-    example_batches.mixed(p.spec),
-    devices_mesh.make_mesh(jax.devices()[:devices]),
-  )
+  p = built(name, dropout=True)
+  batch, mesh = example_batches.mixed(p.spec), devices_mesh.make_mesh(jax.devices()[:devices])
   everywhere = devices_mesh.replicated(mesh)
   here = placement.place((p.params, p.model_state), everywhere)
   spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
