@@ -7,8 +7,6 @@ its T steps and needs no other rows. It is biased upwards when steps are few. A 
 says the same at every step has exactly 0.
 """
 
-from collections.abc import Sequence
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -55,20 +53,16 @@ def mutual_information(
   return jnp.maximum(jnp.sum(_divergence_terms(product, excess), axis=(1, 2)), 0)
 
 
-def source_scores(
-  information: dict[tuple[str, str], Float[Array, " B"]], names: Sequence[str]
-) -> Float[Array, "B M"]:
+def source_scores(information: Float[Array, "B M M"]) -> Float[Array, "B M"]:
   """Score of each modality as a source: what the other modalities learn from it, averaged.
 
   The mean runs over targets. A mean over sources would give the only real modality the lowest
   score, because it learns nothing from the others.
 
   Args:
-    information: {(target, source): information}, for every pair of different names.
-    names: the modalities, at least two.
+    information: [b, m, n] is that of target m about source n, 0 for m = n.
   """
-  scores = [sum(information[m, n] for m in names if m != n) / (len(names) - 1) for n in names]
-  return jnp.stack(scores, axis=1)
+  return jnp.sum(information, axis=1) / (information.shape[1] - 1)
 
 
 def source_weights(

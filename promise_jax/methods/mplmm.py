@@ -27,26 +27,22 @@ What differs between the released code and the default here (ours):
   dropout                 a draw for each step       one draw for all steps of a row
   projections and output  start afresh in `tune`     continue from the backbone
 
-In both cases rows are shuffled, masks are drawn again in each epoch only if the protocol says
-`redraw`, validation is under every pattern, and final numbers are of the test split. A row
-without any modality has zeros as generated steps (ours).
+A row without any modality has zeros as generated steps (ours).
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from promise_jax import types
 from promise_jax.checks import check_fields
 from promise_jax.method import Method, Stage
 from promise_jax.methods import common
-from promise_jax.nn import mplmm_prompts, mult, precision, tokens
+from promise_jax.nn import mplmm_prompts, mult, precision
 from promise_jax.types import Array, Inputs, Modality, Pattern, PyTree, Spec
 
-START = nn.initializers.normal(0.02)
-ZEROS = nn.initializers.zeros
 # What depends on the data set: projections, embeddings and the output layer.
 DATA_LAYERS = ("projection", "embedding", "output")
 FITTED = "params/backbone/(projection|embedding|output).*"
@@ -92,14 +88,6 @@ class MplmmConfig:
       )
 
 
-class Encoded(NamedTuple):
-  """What the network reads of a batch."""
-
-  raw: dict[str, Array]  # {modality: f[B, T, D]}; of a static pattern only
-  real: dict[str, Array]  # {modality: bool[B, T]}, present and no padding
-  projected: dict[str, Array]  # {modality: f[B, T, H]}; of a static pattern only
-
-
 class MplmmNet(precision.Network):
   """The backbone and its prompts. W = (M - 1) H is the width of self-attention, H if M = 1."""
 
@@ -110,6 +98,20 @@ class MplmmNet(precision.Network):
   @property
   def names(self) -> tuple[str, ...]:
     return tuple(m.name for m in self.modalities)
+
+  @property
+  def num_steps(self) -> dict[str, int]:
+    return {m.name: mult.count_steps(m, self.config.max_steps) for m in self.modalities}
+
+  @property
+  def memory_width(self) -> int:
+    return max(len(self.names) - 1, 1) * self.config.width
+
+  is_gated = False  # ProMMA has gates, and may have other prompts than P_type
+
+  @property
+  def has_type_prompts(self) -> bool:
+    return self.config.type_prompts
 
   def setup(self):
     c = self.config
@@ -123,104 +125,67 @@ class MplmmNet(precision.Network):
       released_code=c.released_code,
       max_steps=c.max_steps,
     )
-    num_steps = {m.name: tokens.num_steps(m) for m in self.modalities}
-    self.num_steps = {n: min(count, c.max_steps or count) for n, count in num_steps.items()}
-    self.memory_width = max(len(self.names) - 1, 1) * c.width
-    start = ZEROS if c.released_code else START
     if c.generate:
-      sizes = tuple(self.num_steps.values()), c.width, c.prompts
-      self.generators = mplmm_prompts.Generators(self.names, *sizes, start)
-
-    prompts = lambda kind, shape_of: {
-      n: self.param(f"{n}_{kind}_prompts", start, shape_of(n)) for n in self.names
-    }
-    # The maps read the signal prompts, whether these are added or not.
-    if c.signal_prompts or c.type_prompts:
-      self.present_prompts = prompts("present", self.steps_shape)
-      self.missing_prompts = prompts("missing", self.steps_shape)
+      sizes = self.num_steps, c.width, c.prompts
+      self.generators = mplmm_prompts.Generators(*sizes, c.released_code)
+    self.signal = mplmm_prompts.SignalPrompts(
+      self.num_steps,
+      c.width,
+      self.memory_width,
+      released_code=c.released_code,
+      add=c.signal_prompts,
+      map=c.type_prompts,
+      gated=self.is_gated,
+    )
     if self.has_type_prompts:
-      self.type_prompts = prompts("type", lambda n: (c.prompts, c.width))
-    if c.type_prompts:
-      self.maps = {n: self.param(f"{n}_map", *self.map_start(n)) for n in self.names}
+      start = mplmm_prompts.ZEROS if c.released_code else mplmm_prompts.START
+      shape = (len(self.names), c.prompts, c.width)
+      self.own_prompts = self.param("type_prompts", start, shape)
 
-  def steps_shape(self, name):
-    return self.num_steps[name], self.config.width
-
-  def map_start(self, name):
-    count = self.num_steps[name]
-    start = ZEROS if self.config.released_code else nn.initializers.normal(count**-0.5)
-    return start, (count, self.memory_width)
-
-  @property
-  def has_type_prompts(self):
-    """Whether each modality has a free prompt of its own. ProMMA may have others."""
-    return self.config.type_prompts
-
-  def __call__(self, batch: Inputs) -> Array:
-    """Logits f[B, C] through all parameters."""
+  def __call__(self, batch: Inputs) -> Float[Array, "B C"]:
+    """Logits through all parameters."""
     return self.prompted_logits(batch, batch.present)
 
-  def backbone_logits(self, batch: Inputs, present: Array, pattern=None, key=None) -> Array:
-    """Logits f[B, C] of the backbone alone, which does not see absent modalities."""
+  def backbone_logits(
+    self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
+  ) -> Float[Array, "B C"]:
+    """Logits of the backbone alone, which does not see absent modalities."""
     del pattern  # its encoders run for every pattern
-    return self.backbone(batch.inputs, present, batch.length, key=key, ids=batch.id)
+    return self.backbone(batch, present)
 
-  def prompted_logits(self, batch: Inputs, present: Array, pattern=None, key=None) -> Array:
-    """Logits f[B, C] of the backbone with its prompts."""
-    noise = {"key": key, "ids": batch.id}
-    encoded = self.encode(batch, present, pattern, key)
+  def prompted_logits(
+    self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
+  ) -> Float[Array, "B C"]:
+    """Logits of the backbone with its prompts."""
+    encoded = self.backbone.encode(batch, present, pattern)
     generated = self.generate(encoded, present, pattern)
     steps, real = self.input_steps(encoded, generated, present)
-    steps, _ = self.backbone.cross_attend(steps, real, **noise)
+    steps, _ = self.backbone.cross_attend(steps, real)
     if self.config.type_prompts:
-      prompts = {n: x[None] for n, x in self.type_prompts.items()}
-      steps, real = self.append_prompts(steps, real, prompts, self.prompt_map(present))
-    return self.backbone.head(self.backbone.self_attend(steps, real, **noise), **noise)
+      prompts = self.own_prompts[None] @ self.signal.prompt_map(present)[:, None]
+      steps, real = mult.append_steps(steps, real, prompts)
+    return self.backbone.head(self.backbone.self_attend(steps, real))
 
-  def encode(self, batch: Inputs, present: Array, pattern: Pattern | None, key) -> Encoded:
-    """Reads and projects the steps that are `present` bool[B, M] and in the static pattern."""
-    noise = {"key": key, "ids": batch.id}
-    raw, real = self.backbone.read(batch.inputs, present, batch.length, **noise)
-    if pattern is not None:
-      raw = {n: raw[n] for n, kept in zip(self.names, pattern, strict=True) if kept}
-    return Encoded(raw, real, self.backbone.project(raw))
-
-  def generate(self, encoded: Encoded, present: Array, pattern=None) -> dict[str, Array]:
-    """Generated steps {modality: f[B, T, H]} of every modality, from the present ones."""
+  def generate(
+    self, encoded: mult.Encoded, present, pattern=None
+  ) -> dict[str, Float[Array, "B T H"]]:
+    """Generated steps of every modality, from those that are present."""
     if self.config.generate:
       return self.generators(encoded.raw, present, pattern)
-    shape = lambda n: (len(present), *self.steps_shape(n))
-    return {n: jnp.zeros(shape(n), precision.param_dtype(self)) for n in self.names}
+    shape = lambda count: (len(present), count, self.config.width)
+    dtype = precision.param_dtype(self)
+    return {n: jnp.zeros(shape(count), dtype) for n, count in self.num_steps.items()}
 
-  def input_steps(self, encoded: Encoded, generated: dict, present: Array):
-    """The steps U_m {modality: f[B, T, H]}, and which are real {modality: bool[B, T]}."""
-    c, steps, real = self.config, {}, {}
-    for i, n in enumerate(self.names):
-      own, other = encoded.projected.get(n, 0.0), generated[n]
-      if c.signal_prompts:
-        own, other = own + self.present_prompts[n][None], other + self.missing_prompts[n][None]
-      is_present = present[:, i, None]
-      steps[n] = jnp.where(is_present[..., None], own, other)
-      real[n] = jnp.where(is_present, encoded.real[n], c.generate or c.signal_prompts)
-    return steps, real
-
-  def prompt_map(self, present: Array) -> Array:
-    """Q f[B, H, W], equation 4 in the shapes of the released code."""
-    total = 0.0
-    for i, n in enumerate(self.names):
-      prompts = self.present_prompts[n], self.missing_prompts[n]
-      own, other = ((x.T @ self.maps[n])[None] for x in prompts)
-      total += jnp.where(present[:, i, None, None], own, other)
-    return total
-
-  def append_prompts(self, steps: dict, real: dict, prompts: dict, prompt_map: Array):
-    """Appends prompts f[B or 1, E, H] times Q to the steps {modality: f[B, T, W]}."""
-    longer, longer_real = {}, {}
-    for n in self.names:
-      new = prompts[n] @ prompt_map.astype(steps[n].dtype)
-      longer[n] = jnp.concatenate([steps[n], new], axis=1)
-      longer_real[n] = jnp.concatenate([real[n], jnp.ones(new.shape[:2], bool)], axis=1)
-    return longer, longer_real
+  def input_steps(
+    self, encoded: mult.Encoded, generated: dict, present, gates=None
+  ) -> tuple[Float[Array, "B M T H"], Bool[Array, "B M T"]]:
+    """The steps U_m of every modality, and which of them exist."""
+    steps = self.signal(encoded.projected, generated, present, gates)
+    filled = self.config.generate or self.config.signal_prompts
+    real = [
+      jnp.where(present[:, i, None], encoded.real[n], filled) for i, n in enumerate(self.names)
+    ]
+    return mult.pad_and_stack(steps), mult.pad_and_stack(real)
 
 
 def mplmm(config: MplmmConfig, spec: Spec) -> Method:
@@ -241,7 +206,7 @@ def loss_and_predict(net: MplmmNet, logits_of, task: types.Task):
 
   def loss(params, model_state, batch, key, step_info):
     del step_info
-    logits = net.apply(params, batch, batch.present, key=key, method=logits_of)
+    logits = net.apply(params, batch, batch.present, rngs={"dropout": key}, method=logits_of)
     term = common.supervised_loss(logits, batch, task)
     return term.value, (model_state, {"supervised": term})
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from promise_jax.losses import generation_gate, supervised
-from promise_jax.types import Batch, Inputs, PyTree, Task
+from promise_jax.types import Average, Batch, Inputs, PyTree, Task
 
 LABEL_WEIGHT = 0.5  # of y in y*, beside the pseudo label
 
@@ -62,19 +62,46 @@ def errors_per_setting(
 
   def error(setting):
     gates = generation_gate.gate_values(setting, present)
-    out = net.apply(params, encoded, generated, present, gates, batch.id, method=net.forward)
+    out = net.apply(params, encoded, generated, present, gates, method=net.forward)
     return generation_gate.prediction_error(out.logits, target, task)
 
   return jax.lax.map(error, jnp.asarray(generation_gate.gate_settings(present.shape[1])))
 
 
 def predict_gates(
-  net, params: PyTree, model_state: PyTree, batch: Inputs, present, encoded, generated
+  net, params: PyTree, model_state: PyTree, batch: Inputs, encoded, generated
 ) -> Float[Array, "B M"]:
   """The hard gates of a prediction. The evaluator decides once it has been trained."""
+  present = batch.present
   if net.config.gate != "learned":
     return jnp.full(present.shape, float(net.config.gate == "on"))
   args = net, params, model_state["f0"], batch
   (backbone,) = frozen_backbone_logits(*args, present[None], jnp.ones(1, bool))
   logits = net.apply(params, encoded, generated, present, backbone, method=net.gate_logits)
   return jnp.where(model_state["evaluator_trained"] & (logits < 0), 0.0, 1.0)
+
+
+def train_gates(
+  net, task: Task, params: PyTree, model_state: PyTree, batch: Batch, encoded, generated, step_info
+) -> tuple[Float[Array, "B M"], Array, dict[str, Average], PyTree]:
+  """(soft gates, weight of the gate term, terms, model_state) of a training step."""
+  c, present = net.config, batch.present
+  absent = ~present & jnp.any(present, axis=1)[:, None]
+  warm = step_info.progress < c.warmup
+  has_labels = ~warm & (step_info.step % c.gate_every == 0)
+  masks, needed = jnp.stack([present, batch.recorded]), jnp.stack([True, has_labels])
+  args = net, params, model_state["f0"], batch
+  answer, pseudo_label = frozen_backbone_logits(*args, masks, needed)
+  make = lambda moments: label_gates(net, task, params, moments, batch, pseudo_label, c.margin)
+  skip = lambda moments: (jnp.zeros(present.shape), moments)
+  labels, moments = jax.lax.cond(has_labels, make, skip, model_state["moments"])
+  logits = net.apply(params, encoded, generated, present, answer, method=net.gate_logits)
+  trained = model_state["evaluator_trained"] | jnp.any(absent & ~warm)
+  model_state = model_state | {"moments": moments, "evaluator_trained": trained}
+  entropy = generation_gate.gate_cross_entropy(labels, logits)
+  terms = {"gate": Average.of(entropy, absent & has_labels)}
+  for i, name in enumerate(net.names):
+    terms[f"on/{name}"] = Average.of((logits[:, i] >= 0).astype(jnp.float32), absent[:, i])
+  # The mean weight over steps does not depend on `gate_every`.
+  weight = jnp.where(has_labels, c.gate_weight * c.gate_every, 0.0)
+  return jnp.where(warm, 1.0, jax.nn.sigmoid(logits)), weight, terms, model_state

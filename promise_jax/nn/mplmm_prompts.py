@@ -1,10 +1,6 @@
-"""MPLMM's generators: steps of an absent modality from a prompt and the raw others.
+"""Prompts of MPLMM (ACL 2024): generators of absent steps, and signal prompts.
 
-Equations 1 and 2 of MPLMM (ACL 2024), in the shapes of its released code, for any M:
-a channel mapping for each ordered pair (source -> target) takes raw features to the
-width of the model, then, for each target and each set of modalities that can be there,
-a linear map along time mixes the target's prompt with the mapped sources. All of them
-run and the rows choose theirs: they are small, and shapes stay static.
+Equations 1 to 4 of the paper in the shapes of its released code, for any number of modalities.
 """
 
 import functools
@@ -12,12 +8,17 @@ import itertools
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from promise_jax.nn import mult
-from promise_jax.types import Array, Pattern
+from promise_jax.types import Pattern
+
+START = nn.initializers.normal(0.02)
+ZEROS = nn.initializers.zeros
+gelu = functools.partial(nn.gelu, approximate=False)
 
 
-def sources_of(names: tuple[str, ...], target: str) -> list[tuple[str, ...]]:
+def source_sets(names: tuple[str, ...], target: str) -> list[tuple[str, ...]]:
   """The non-empty sets of the other modalities, each in the order of `names`."""
   others = [name for name in names if name != target]
   sizes = range(1, len(others) + 1)
@@ -25,65 +26,133 @@ def sources_of(names: tuple[str, ...], target: str) -> list[tuple[str, ...]]:
 
 
 class Generators(nn.Module):
-  """phi(A [P_G ; c(x_n) ...] + b) for every modality, phi the exact GELU.
+  """Steps of an absent modality m from a prompt and the set S of present modalities.
 
-  `steps` T_m and `start`, the initialiser of the prompts f[E, H], E = `prompts`.
+    G_m = gelu(A_{m,S} [P_m; gelu(x_n W_{n->m} + b_{n->m}) for n in S] + a_{m,S})   (1, 2)
+
+  W maps raw features to the width of the model, A mixes along time; the GELU is exact. All
+  sets S run and each row takes its own: they are small, and shapes stay static.
   """
 
-  names: tuple[str, ...]
-  steps: tuple[int, ...]
-  width: int
-  prompts: int
-  start: nn.initializers.Initializer
+  num_steps: dict[str, int]  # T_m of each modality
+  width: int  # H
+  prompts: int  # length of a prompt
+  released_code: bool = False  # prompts start at 0
 
   @nn.compact
   def __call__(
-    self, raw: dict[str, Array], present: Array, pattern: Pattern | None = None
-  ) -> dict[str, Array]:
-    """{modality: f[B, T_m, H]} generated for every row from the raw steps f[B, T, D] of
-    the other modalities that are `present` bool[B, M]; zeros where none is.
+    self,
+    raw: dict[str, Float[Array, "B T D"]],
+    present: Bool[Array, "B M"],
+    pattern: Pattern | None = None,
+  ) -> dict[str, Float[Array, "B T H"]]:
+    """Generated steps {modality: [B, T_m, H]} of every row; 0 if nothing else is present.
 
-    `raw` needs only the modalities of the static `pattern`, if one is given; what is
-    not present is multiplied into results that no row takes, so it must be finite.
+    Args:
+      raw: raw steps of the modalities in the pattern. They must be finite even where absent.
+      present: the modalities that may be read.
+      pattern: static; sets with other modalities are not compiled in.
     """
-    there = dict(zip(self.names, present.T, strict=True))
-    steps = dict(zip(self.names, self.steps, strict=True))
-    # In the order of the names: of a set, the order and with it the program would
-    # differ from process to process.
-    kept = tuple(itertools.compress(self.names, pattern or (True,) * len(self.names)))
-    made = {}
-    for target in self.names:
+    names, num_steps = tuple(self.num_steps), self.num_steps
+    is_present = dict(zip(names, present.T, strict=True))
+    start = ZEROS if self.released_code else START
+    # In the order of names: a set would make another program in every process.
+    kept = tuple(itertools.compress(names, pattern or (True,) * len(names)))
+    generated = {}
+    for target in names:
       shape = (self.prompts, self.width)
-      prompt = self.param(f"{target}_prompts", self.start, shape)
+      prompt = self.param(f"{target}_prompts", start, shape)
       prompt = jnp.broadcast_to(prompt, (len(present), *shape))
       others = [n for n in kept if n != target]
-      mapped = {n: self.channels(raw[n], n, target) for n in others}
-      out = jnp.zeros((len(present), steps[target], self.width), prompt.dtype)
-      for sources in sources_of(self.names, target):
-        size = self.prompts + sum(steps[n] for n in sources)
-        mix = self.mixing(target, sources, size, steps[target])
+      mapped = {n: self.map_channels(raw[n], n, target) for n in others}
+      out = jnp.zeros((len(present), num_steps[target], self.width), prompt.dtype)
+      for sources in source_sets(names, target):
+        size = self.prompts + sum(num_steps[n] for n in sources)
+        mix_time = self.time_mixer(f"{target}_of_{'_'.join(sources)}", size, num_steps[target])
         if not set(sources) <= set(kept):
           continue
-        same = [there[n] == (n in sources) for n in self.names if n != target]
-        here = functools.reduce(jnp.logical_and, same)
+        same = [is_present[n] == (n in sources) for n in names if n != target]
+        is_this_set = functools.reduce(jnp.logical_and, same)
         parts = jnp.concatenate([prompt, *(mapped[n] for n in sources)], axis=1)
-        out = jnp.where(here[:, None, None], mix(parts), out)
-      made[target] = nn.gelu(out, approximate=False)
-    return made
+        out = jnp.where(is_this_set[:, None, None], mix_time(parts), out)
+      generated[target] = gelu(out)
+    return generated
 
-  def channels(self, x, source, target):
-    bias = mult.spread(x.shape[-1])
-    dense = nn.Dense(
-      self.width, kernel_init=mult.TORCH, bias_init=bias, name=f"{target}_from_{source}"
-    )
-    return nn.gelu(dense(x), approximate=False)
+  def map_channels(self, x, source: str, target: str):
+    return gelu(mult.torch_dense(x.shape[-1], self.width, name=f"{target}_from_{source}")(x))
 
-  def mixing(self, target, sources, size, steps):
-    name = f"{target}_of_{'_'.join(sources)}"
-    kernel = self.param(f"{name}_kernel", mult.TORCH, (size, steps))
-    bias = self.param(f"{name}_bias", mult.spread(size), (steps,))
+  def time_mixer(self, name: str, num_inputs: int, num_outputs: int):
+    kernel = self.param(f"{name}_kernel", mult.TORCH, (num_inputs, num_outputs))
+    bias = self.param(f"{name}_bias", mult.torch_bias(num_inputs), (num_outputs,))
+    return lambda x: jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
 
-    def mix(x):
-      return jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
 
-    return mix
+class SignalPrompts(nn.Module):
+  """Marks steps as present or generated, and maps prompts to the width W of self-attention.
+
+    U_m = projected + N_m  where m is present, else  g_m (generated + S_m) + (1 - g_m) O_m     (3)
+    Q   = sum_m P_m^T M_m  with P_m = N_m where m is present, else g_m S_m + (1 - g_m) O_m     (4)
+
+  In MPLMM the gates g are 1 and there are no OFF prompts O. The gates are ProMMA's (ours).
+  """
+
+  num_steps: dict[str, int]  # T_m of each modality
+  width: int  # H
+  memory_width: int  # W
+  released_code: bool = False  # all prompts and maps start at 0
+  add: bool = True  # False: U_m has no prompts
+  map: bool = True  # False: there is no Q
+  gated: bool = False  # whether there are OFF prompts
+
+  def setup(self):
+    start = ZEROS if self.released_code else START
+    prompts = lambda kind: {
+      n: self.param(f"{n}_{kind}_prompts", start, (count, self.width))
+      for n, count in self.num_steps.items()
+    }
+    if self.add or self.map:
+      self.present_prompts, self.missing_prompts = prompts("present"), prompts("missing")
+    if self.gated:
+      self.off_prompts = prompts("off")
+    if self.map:
+      start = ZEROS if self.released_code else nn.initializers.lecun_normal()
+      shape = lambda count: (count, self.memory_width)
+      self.maps = {n: self.param(f"{n}_map", start, shape(t)) for n, t in self.num_steps.items()}
+
+  def __call__(
+    self,
+    projected: dict[str, Float[Array, "B T H"]],
+    generated: dict[str, Float[Array, "B T H"]],
+    present: Bool[Array, "B M"],
+    gates: Float[Array, "B M"] | None = None,
+  ) -> list[Float[Array, "B T H"]]:
+    """U_m of every modality; `projected` may lack those that are never present."""
+    steps = []
+    for i, n in enumerate(self.num_steps):
+      own, other, off = projected.get(n, 0.0), generated[n], None
+      if self.add:
+        own, other = own + self.present_prompts[n][None], other + self.missing_prompts[n][None]
+      if gates is not None:
+        off = self.off_prompts[n][None]
+      steps.append(select_steps(i, present, gates, own, other, off))
+    return steps
+
+  def prompt_map(
+    self, present: Bool[Array, "B M"], gates: Float[Array, "B M"] | None = None
+  ) -> Float[Array, "B H W"]:
+    """Q, in the shapes of the released code: those of the paper do not fit."""
+    total, kinds = 0.0, [self.present_prompts, self.missing_prompts]
+    if self.gated:
+      kinds.append(self.off_prompts)
+    for i, n in enumerate(self.num_steps):
+      own, other, *off = ((kind[n].T @ self.maps[n])[None] for kind in kinds)
+      total += select_steps(i, present, gates, own, other, *off)
+    return total
+
+
+def select_steps(i: int, present, gates, own, generated, off=None):
+  """`own` in rows that have modality i, else the mixture that its gate makes."""
+  if gates is not None:
+    gate = gates[:, i, None, None]  # at exactly 0 nothing of what is generated is left
+    generated = gate * generated + (1 - gate) * off
+  return jnp.where(present[:, i, None, None], own, generated)

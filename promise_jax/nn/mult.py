@@ -1,273 +1,241 @@
-"""MulT (ACL 2019) over M modalities: each asks every other one, then itself.
+"""MulT (ACL 2019) for M modalities: each attends to every other one, then to itself.
 
-Built to what the released code of MulT and of MPLMM (ACL 2024) does, for any M.
-The released code sees padding and absent modalities as steps like others, under a mask that
-looks causal (`released_code`). By default (ours) attention sees real steps only, and all of
-them. Two things differ in both: keys and values share one draw of dropout, and a modality is
+Built to what the released code of MulT and of MPLMM (ACL 2024) does. Encoders of one kind keep
+their weights stacked and run as one, on steps that are padded to one length. The weights do not
+depend on lengths, so they move from one data set to another.
+
+`released_code` sees padding and absent modalities as steps like others, under a mask that looks
+causal. By default (ours) attention sees real steps only, and all of them. In both, a modality is
 projected even if it has the width already.
-
-Encoders of one form keep their weights stacked, whatever the lengths: weights move from
-one data set to another. Those whose steps have the same lengths run as one.
-
-`cross_attend` and `self_attend` take and give what ProMMA needs, see `Connection`.
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from promise_jax import missing, types
-from promise_jax.checks import check_at_least
+from promise_jax import missing
 from promise_jax.nn import mult_layers, precision, tokens
-from promise_jax.nn.mult_layers import Connection, Encoder, Rates
-from promise_jax.types import Array
+from promise_jax.nn.dropout import Dropout
+from promise_jax.nn.mult_layers import Connection
+from promise_jax.types import Inputs, Modality, Pattern
 
-NOISY = ("text",)  # modalities with dropout on their raw features, as in the released code
-# PyTorch's default for layers: uniform up to 1 / sqrt(inputs).
+NOISY = ("text",)  # modalities with dropout of their raw features, as in the released code
+# Initial weights of PyTorch: uniform up to 1 / sqrt(inputs), and so are biases.
 TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Encoders(nn.Module):
-  """`count` encoders, weights stacked on the first axis; equal lengths run as one."""
-
-  count: int
-  width: int
-  heads: int
-  layers: int
-  causal: bool
-  rates: Rates
-
-  @nn.compact
-  def __call__(self, *lists: list) -> list:
-    """What encoder i makes of the i-th of each list, as in a call of `Encoder`; lists
-    of x, sources, real, sources_real, keys, scale, connection, the last may be left
-    out, with None in all places or in none."""
-    # Without a parent: its weights are not its own, but slices of `stack`.
-    form = (self.heads, self.layers, self.causal, self.rates)
-    form = Encoder(*form, parent=None)
-
-    def start(key):
-      init = lambda key: form.init(key, jnp.zeros((1, 1, self.width)))["params"]
-      return jax.vmap(init)(jax.random.split(key, self.count))
-
-    params = self.param("stack", start)
-    rows = list(zip(*lists, strict=True))
-    groups = {}
-    for i, (x, sources, *_) in enumerate(rows):
-      groups.setdefault((np.shape(x), np.shape(sources)), []).append(i)
-    outs = [None] * self.count
-    for group in groups.values():
-      own = params if len(group) == self.count else _take(params, group)
-      args = jax.tree.map(stack, *(rows[i] for i in group))
-      run = jax.vmap(lambda own, args: form.apply({"params": own}, *args))
-      leaves, tree = jax.tree.flatten(run(own, args))
-      for i, *out in zip(group, *leaves, strict=True):
-        outs[i] = jax.tree.unflatten(tree, out)
-    return outs
+def torch_bias(num_inputs: int) -> nn.initializers.Initializer:
+  """PyTorch's initial bias of a layer."""
+  bound = num_inputs**-0.5
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def stack(*arrays: Array) -> Array:
-  """`jnp.stack`, by way of those which are different: what makes an array that occurs
-  several times is compiled once, and run once."""
-  different = list({id(x): x for x in arrays}.values())
-  place = {id(x): i for i, x in enumerate(different)}
-  return jnp.stack(different)[np.array([place[id(x)] for x in arrays])]
+def torch_dense(num_inputs: int, num_outputs: int, name: str | None = None) -> nn.Dense:
+  """A dense layer with PyTorch's initial weights."""
+  return nn.Dense(num_outputs, kernel_init=TORCH, bias_init=torch_bias(num_inputs), name=name)
 
 
-def _take(params, group):
-  return jax.tree.map(lambda p: jnp.stack([p[i] for i in group]), params)
+def stacked_encoder(**sizes) -> nn.Module:
+  """Encoders with weights of their own, which run as one over axis 1 of their arguments."""
+  stacked = nn.vmap(
+    mult_layers.Encoder,
+    in_axes=1,
+    out_axes=1,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+  )
+  return stacked(**sizes)
+
+
+def ordered_pairs(num_modalities: int) -> tuple[np.ndarray, np.ndarray]:
+  """(targets, sources) of the M (M - 1) encoders between modalities, by target."""
+  pairs = list(itertools.permutations(range(num_modalities), 2))
+  targets, sources = np.array(pairs, int).reshape(-1, 2).T
+  return targets, sources
+
+
+def count_steps(modality: Modality, max_steps: int) -> int:
+  """T_m, the steps that the network reads of a modality."""
+  count = tokens.num_steps(modality)
+  return min(count, max_steps or count)
+
+
+def pad_and_stack(arrays: Sequence[Array]) -> Array:
+  """Arrays [B, T_m, ...] of M modalities as [B, M, T, ...], with zeros at the end."""
+  longest = max(x.shape[1] for x in arrays)
+  pad = lambda x: jnp.pad(x, [(0, 0), (0, longest - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+  return jnp.stack([pad(x) for x in arrays], axis=1)
+
+
+def append_steps(
+  steps: Float[Array, "B M T W"], real: Bool[Array, "B M T"], more: Float[Array, "B M E W"]
+) -> tuple[Float[Array, "B M T+E W"], Bool[Array, "B M T+E"]]:
+  """The steps of each modality with `more` behind them, and which of them exist."""
+  steps = jnp.concatenate([steps, more.astype(steps.dtype)], axis=2)
+  return steps, jnp.concatenate([real, jnp.ones(more.shape[:3], bool)], axis=2)
+
+
+class Encoded(NamedTuple):
+  """What MulT reads. With a static pattern, `raw` and `projected` lack other modalities."""
+
+  raw: dict[str, Float[Array, "B T D"]]
+  real: dict[str, Bool[Array, "B T"]]  # which steps exist
+  projected: dict[str, Float[Array, "B T H"]]
 
 
 class MulT(nn.Module):
-  """Steps of M modalities -> f[B, outputs]: `read`, `project`, `cross_attend`, `self_attend` and
-  `head`, which may be called one by one, with other steps in between.
+  """Logits f[B, C] from the steps of M modalities.
 
-  `layers` of each of the M (M - 1) encoders of width H = `width` between modalities,
-  `memory_layers` of the M of width (M - 1) H within them. M = 1 has only the latter, of
-  width H. Of more than `max_steps` steps, unless 0, `windows` are made. Raises ValueError for
-  a `width` that is odd, below 4,
-  or not a multiple of the `heads`.
+  Its parts may be called one by one, with other steps in between: `encode`, `cross_attend`,
+  `self_attend` and `head`.
   """
 
-  modalities: tuple[types.Modality, ...]
+  modalities: tuple[Modality, ...]
   outputs: int
-  width: int = 30
+  width: int = 30  # H, even, at least 4, and a multiple of `heads`
   heads: int = 5
-  layers: int = 5
-  memory_layers: int = 5
+  layers: int = 5  # of each of the M (M - 1) encoders between modalities, of width H
+  memory_layers: int = 5  # of each of the M encoders within them, of width max(M - 1, 1) H
   released_code: bool = False
-  max_steps: int = 0
+  max_steps: int = 0  # longer modalities become `window_statistics`; 0: none do
 
   def setup(self):
-    names = [m.name for m in self.modalities]
-    if self.width % self.heads:
-      raise ValueError(f"width is {self.width}, not a multiple of the {self.heads} heads")
-    self.rates = Rates(tied=not self.released_code)
-    check_at_least("layers", min(self.layers, self.memory_layers), 1)
-    self.pairs = tuple(itertools.permutations(names, 2))
-    wide = max(len(names) - 1, 1) * self.width
-    thin = lambda: nn.Dense(self.width, use_bias=False, kernel_init=TORCH)
-    self.projection = {name: thin() for name in names}
+    count, width = len(self.modalities), self.width
+    dense = lambda: nn.Dense(width, use_bias=False, kernel_init=TORCH)
+    self.projection = {m.name: dense() for m in self.modalities}
     self.embedding = {
-      m.name: nn.Embed(m.vocabulary, self.width) for m in self.modalities if m.kind == "tokens"
+      m.name: nn.Embed(m.vocabulary, width) for m in self.modalities if m.kind == "tokens"
     }
-    form = {"heads": self.heads, "causal": self.released_code, "rates": self.rates}
-    if self.pairs:
-      count = len(self.pairs)
-      self.crossing = Encoders(count, self.width, layers=self.layers, **form)
-    self.memory = Encoders(len(names), wide, layers=self.memory_layers, **form)
-    read = len(names) * wide
-    self.inner, self.outer = linear(read, read), linear(read, read)
-    self.output = linear(read, self.outputs)
+    form = {"heads": self.heads, "released_code": self.released_code}
+    if count > 1:
+      self.cross_encoders = stacked_encoder(layers=self.layers, **form)
+    self.self_encoders = stacked_encoder(layers=self.memory_layers, **form)
+    readout = count * max(count - 1, 1) * width
+    self.inner, self.outer = torch_dense(readout, readout), torch_dense(readout, readout)
+    self.output = torch_dense(readout, self.outputs)
+    self.input_dropout = mult_layers.step_dropout(mult_layers.INPUT_DROPOUT, not self.released_code)
+    self.head_dropout = Dropout(mult_layers.LAYER_DROPOUT)
 
-  def __call__(self, inputs, present, length, *, key=None, ids=None) -> Array:
-    """`inputs` {modality: [B, ...]}, `present` bool[B, M], `length` {sequence: i32[B]}
-    -> f[B, outputs]; `key` and `ids` i32[B] switch dropout on, as in
-    `encoders.Encoder`. What is not present is not read, NaN or not."""
-    noise = {"key": key, "ids": ids}
-    raw, real = self.read(inputs, present, length, **noise)
-    steps, _ = self.cross_attend(self.project(raw), real, **noise)
-    return self.head(self.self_attend(steps, real, **noise), **noise)
+  def __call__(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
+    """Logits. What is not `present` is not read; a "dropout" rng switches dropout on."""
+    encoded = self.encode(inputs, present)
+    steps = pad_and_stack([encoded.projected[m.name] for m in self.modalities])
+    real = pad_and_stack([encoded.real[m.name] for m in self.modalities])
+    steps, _ = self.cross_attend(steps, real)
+    return self.head(self.self_attend(steps, real))
 
-  def read(self, inputs, present, length, *, key=None, ids=None):
-    """({modality: raw steps f[B, T, D]}, {modality: real bool[B, T]}): steps that are
-    absent or past the length are zeros and not real. Tokens are embedded (ours)."""
+  def encode(
+    self, inputs: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
+  ) -> Encoded:
+    """Reads and projects what is `present` and in the static pattern."""
     raw, real = {}, {}
     for i, m in enumerate(self.modalities):
-      x, there = missing.zero_absent(inputs[m.name], present[:, i]), present[:, i]
-      if m.kind == "tokens":
-        x, real[m.name] = self.embedding[m.name](x), x > 0
-      else:
-        steps = length.get(m.name)
-        steps = None if steps is None else missing.zero_absent(steps, there)
-        x, real[m.name] = tokens.to_steps(m, x, steps)
-      real[m.name] &= there[:, None]
-      # Once more: an absent image has cells that are not 0, and tokens a padding.
-      x = missing.zero_absent(x, real[m.name])
-      if 0 < self.max_steps < x.shape[1]:
-        x, real[m.name] = windows(x, real[m.name], self.max_steps)
-      rate = self.rates.inputs if m.name in NOISY else 0.0
-      keys = _keys(key, m.name, ids)
-      x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
-      raw[m.name] = mult_layers.row_dropout(x, rate, keys, self.rates.tied)
-    return raw, real
+      raw[m.name], real[m.name] = self.read(m, inputs, present[:, i])
+      if pattern is not None and not pattern[i]:
+        raw.pop(m.name)
+    return Encoded(raw, real, {name: self.projection[name](x) for name, x in raw.items()})
 
-  def project(self, raw):
-    """{modality: f[B, T, H]} of the raw steps."""
-    return {name: self.projection[name](x) for name, x in raw.items()}
+  def read(self, modality: Modality, inputs: Inputs, present: Bool[Array, " B"]):
+    """Raw steps f[B, T, D] of a modality, and which of them exist, bool[B, T].
 
-  def cross_attend(self, steps, real, *, scale=None, key=None, ids=None):
-    """({modality: f[B, T, (M - 1) H]}, {(m, n): f[B, T, H]}): what each finds in every other,
-    side by side in the order of the modalities, and what attention added to m from n, the
-    mean over layers. `steps` {modality: f[B, T, H]}, any T; `real` marks those that are
-    real, bool[B, T], and is not read by `released_code`.
-
-    `scale` {modality: f[B]} or None: what is found in this one is multiplied by it in each
-    layer; at 0 nothing of its steps, which must be finite, is in the outcome.
+    Absent steps and padding are zeros. By default they do not exist; to the released code they
+    do. Tokens are embedded (ours).
     """
-    if not self.pairs:
-      return steps, {}
-    real = dict.fromkeys(steps) if self.released_code else real
-    scale = dict.fromkeys(steps) if scale is None else scale
-    outs = self.crossing(
-      [steps[m] for m, _ in self.pairs],
-      [steps[n] for _, n in self.pairs],
-      [real[m] for m, _ in self.pairs],
-      [real[n] for _, n in self.pairs],
-      [_keys(key, f"{m}<-{n}", ids) for m, n in self.pairs],
-      [scale[n] for _, n in self.pairs],
-    )
-    outs, attended = zip(*outs, strict=True)
-    parts = {m.name: [] for m in self.modalities}
-    for (m, _), out in zip(self.pairs, outs, strict=True):
-      parts[m].append(out)
-    steps = {name: jnp.concatenate(x, -1) for name, x in parts.items()}
-    return steps, dict(zip(self.pairs, attended, strict=True))
+    name = modality.name
+    x = missing.zero_absent(inputs.inputs[name], present)
+    if modality.kind == "tokens":
+      x, real = self.embedding[name](x), x > 0
+    else:
+      length = inputs.length.get(name)
+      length = None if length is None else missing.zero_absent(length, present)
+      x, real = tokens.to_steps(modality, x, length)
+    real = real & present[:, None]
+    # Again, because an absent image has cells that are not 0, and tokens a padding.
+    x = missing.zero_absent(x, real)
+    if 0 < self.max_steps < x.shape[1]:
+      x, real = window_statistics(x, real, self.max_steps)
+    x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
+    x = self.input_dropout(x) if name in NOISY else x
+    return x, real | self.released_code
+
+  def cross_attend(
+    self,
+    steps: Float[Array, "B M T H"],
+    real: Bool[Array, "B M T"],
+    scale: Float[Array, "B M"] | None = None,
+  ) -> tuple[Float[Array, "B M T W"], Float[Array, "B P T H"]]:
+    """What each modality finds in every other one, side by side, in their order.
+
+    Args:
+      steps: of every modality.
+      real: which steps exist.
+      scale: what is found in a modality is multiplied by it, in every layer. At 0 nothing of
+        its steps, which must be finite, is in the result.
+
+    Returns:
+      The encoded steps, and for each of `ordered_pairs` what attention has added to the
+      target, averaged over layers.
+    """
+    rows, count, num_steps, width = steps.shape
+    if count == 1:
+      return steps, jnp.zeros((rows, 0, num_steps, width), steps.dtype)
+    targets, sources = ordered_pairs(count)
+    scale = None if scale is None else scale[:, sources]
+    lengths = np.array([count_steps(m, self.max_steps) for m in self.modalities])
+    gap = jnp.asarray(np.abs(lengths[sources] - lengths[targets]))[None]
+    args = steps[:, targets], real[:, targets], steps[:, sources], real[:, sources], gap, scale
+    found, attended = self.cross_encoders(*args)
+    found = found.reshape(rows, count, count - 1, num_steps, width).swapaxes(2, 3)
+    return found.reshape(rows, count, num_steps, -1), attended
 
   def self_attend(
     self,
-    steps,
-    real,
-    *,
-    connect: dict[str, Connection] | None = None,
-    key=None,
-    ids=None,
-  ) -> Array:
-    """The last step of each modality once its steps have asked each other, side by
-    side: f[B, M max(M - 1, 1) H]. Masked, it is the last real one, or zeros.
+    steps: Float[Array, "B M T W"],
+    real: Bool[Array, "B M T"],
+    connection: Connection | None = None,
+  ) -> Float[Array, "B MW"]:
+    """The last step that exists of each modality, after self-attention, side by side.
 
-    `connect` {modality: `Connection`} or None: what the last E steps, prompts that the
-    caller put there, get after each layer.
+    A modality without any step has zeros. `connection` has one more axis for the modalities,
+    after that of the layers.
     """
-    names = [m.name for m in self.modalities]
-    nothing = dict.fromkeys(names)
-    real = nothing if self.released_code else real
-    pick = lambda x: [x[name] for name in names]
-    keys = [_keys(key, f"{name}<-{name}", ids) for name in names]
-    none = pick(nothing)
-    connect = none if connect is None else pick(connect)
-    outs = self.memory(pick(steps), none, pick(real), none, keys, none, connect)
-    outs = [x for x, _ in outs]
-    return jnp.concatenate([last(x, r) for x, r in zip(outs, pick(real), strict=True)], -1)
+    gap = jnp.zeros((1, steps.shape[1]), int)
+    x, _ = self.self_encoders(steps, real, None, None, gap, None, connection)
+    last = x.shape[2] - 1 - jnp.argmax(real[..., ::-1], axis=2)
+    x = jnp.take_along_axis(x, last[..., None, None], axis=2)[:, :, 0]
+    return missing.zero_absent(x, jnp.any(real, axis=2)).reshape(len(x), -1)
 
-  def head(self, r, *, key=None, ids=None) -> Array:
-    """W_o (r + W_b relu(W_a r)) of the readout, f[B, outputs]."""
-    inner = nn.relu(self.inner(r))
-    inner = mult_layers.row_dropout(inner, self.rates.head, _keys(key, "head", ids))
-    return self.output(r + self.outer(inner))
+  def head(self, readout: Float[Array, "B MW"]) -> Float[Array, "B C"]:
+    """W_o (r + W_b relu(W_a r)) of the readout r."""
+    inner = self.head_dropout(nn.relu(self.inner(readout)))
+    return self.output(readout + self.outer(inner))
 
 
-def linear(inputs: int, outputs: int) -> nn.Dense:
-  """A dense layer that starts as PyTorch's do, its bias as its weights."""
-  return nn.Dense(outputs, kernel_init=TORCH, bias_init=spread(inputs))
+def window_statistics(
+  x: Float[Array, "B T D"], real: Bool[Array, "B T"], count: int
+) -> tuple[Float[Array, "B N 2D"], Bool[Array, "B N"]]:
+  """Mean and standard deviation of the real steps in each of `count` windows.
 
-
-def spread(inputs: int) -> nn.initializers.Initializer:
-  """PyTorch's start of the bias of a layer with so many inputs."""
-  reach = inputs**-0.5
-
-  def start(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -reach, reach)
-
-  return start
-
-
-def windows(x: Array, real: Array, count: int) -> tuple[Array, Array]:
-  """Steps f[B, T, D] that are `real` bool[B, T] as `count` windows f[B, count, 2 D]:
-  mean and standard deviation of the real steps of each, which differ in length by one
-  at most. A window is real if one of its steps is. Ours: a mean alone would lose what
-  is faster than a window.
+  Windows differ in length by one at most; one is real if any of its steps is. Ours: a mean
+  alone would lose what is faster than a window.
   """
-  place = np.arange(x.shape[1]) * count // x.shape[1]
-  inside = (place[:, None] == np.arange(count)[None]).astype(np.float32)
+  window = np.arange(x.shape[1]) * count // x.shape[1]
+  inside = (window[:, None] == np.arange(count)[None]).astype(np.float32)
   size = (real @ inside)[..., None]
 
   def mean(x):
     total = jnp.einsum("btd,tn->bnd", jnp.where(real[..., None], x, 0), inside)
     return total / jnp.maximum(size, 1)
 
-  centre = mean(x)
-  deviation = mean(jnp.square(x - centre[:, place]))
-  # The root of 0 has no derivative.
+  center = mean(x)
+  deviation = mean(jnp.square(x - center[:, window]))
+  # The derivative of the root at 0 is infinite.
   deviation = jnp.sqrt(deviation + 1e-6) - 1e-3
-  out = jnp.concatenate([centre, deviation], axis=-1)
+  out = jnp.concatenate([center, deviation], axis=-1)
   return out.astype(x.dtype), size[..., 0] > 0
-
-
-def last(x: Array, real: Array | None) -> Array:
-  """The last of the steps f[B, T, H], or of those that are `real` bool[B, T] (zeros if
-  none is), f[B, H]."""
-  if real is None:
-    return x[:, -1]
-  place = x.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
-  x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
-  return missing.zero_absent(x, jnp.any(real, axis=1))
-
-
-def _keys(key, name, ids):
-  if key is not None and ids is None:
-    raise ValueError("key is given but ids is None, noise needs the id of each row")
-  return None if key is None else mult_layers.row_dropout_keys(key, name, ids)

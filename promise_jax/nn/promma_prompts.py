@@ -2,18 +2,20 @@
 
 Of ProMMA (arXiv 2604.05558) only the abstract was available to us. Each part does what the
 abstract says it is for; every formula is ours. E is the length of a prompt, L the number of
-memory layers, W their width. Layer norms (LN) have no parameters.
+memory layers, W their width, P the M (M - 1) pairs of modalities. Layer norms (LN) have no
+parameters.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
 from promise_jax.losses import mutual_information
 from promise_jax.nn import mult
-from promise_jax.types import Array
+from promise_jax.nn.mult_layers import Connection
 
 EVALUATOR_WIDTH = 64
 RANK = 8  # of the private prompts
@@ -29,88 +31,76 @@ class Evaluator(nn.Module):
   """Predicts for each modality whether generating it is worth its noise."""
 
   @nn.compact
-  def __call__(self, projected, real, generated, present, backbone_logits) -> Array:
-    """Logits f[B, M] of the gates, from an MLP.
+  def __call__(
+    self,
+    projected: dict[str, Float[Array, "B T H"]],
+    real: dict[str, Bool[Array, "B T"]],
+    generated: dict[str, Float[Array, "B T H"]],
+    present: Bool[Array, "B M"],
+    backbone_logits: Float[Array, "B C"],
+  ) -> Float[Array, "B M"]:
+    """Logits of the gates, from an MLP.
 
     Args:
-      projected: {modality: f[B, T, H]}, averaged over the present steps.
-      real: {modality: bool[B, T]}, which steps are not padding.
-      generated: {modality: f[B, T, H]}, detached.
-      present: bool[B, M].
-      backbone_logits: f[B, C] of the frozen backbone on what is present.
+      projected: the steps of each modality, averaged over those that are real and present.
+      real: which steps are not padding.
+      generated: the generated steps, averaged and detached.
+      present: which modalities a row has.
+      backbone_logits: of the frozen backbone, on what is present.
     """
-    names, (rows, count) = list(generated), present.shape
+    rows, count = present.shape
     means = [
       missing.masked_mean(projected[n], real[n] & present[:, i, None], 1)
       if n in projected
-      else jnp.zeros((rows, generated[n].shape[-1]), generated[n].dtype)
-      for i, n in enumerate(names)
+      else jnp.zeros((rows, x.shape[-1]), x.dtype)
+      for i, (n, x) in enumerate(generated.items())
     ]
     common = [*means, present.astype(means[0].dtype), backbone_logits]
     common = jnp.concatenate(common, axis=1)[:, None]
     common = jnp.broadcast_to(common, (rows, count, common.shape[-1]))
     modality = jnp.broadcast_to(jnp.eye(count, dtype=common.dtype)[None], (rows, count, count))
-    generated = jnp.stack([jnp.mean(generated[n], axis=1) for n in names], axis=1)
+    generated = jnp.stack([jnp.mean(x, axis=1) for x in generated.values()], axis=1)
     x = jnp.concatenate([common, modality, jax.lax.stop_gradient(generated)], axis=-1)
     return nn.Dense(1)(nn.relu(nn.Dense(EVALUATOR_WIDTH)(x)))[..., 0]
 
 
 class PrivatePrompts(nn.Module):
-  """Decomposes one shared prompt f[E, H] into a private one for each modality and row.
+  """Decomposes one shared prompt P_s [E, H] into a private one for each modality and row.
 
-    P_m = gelu(LN(P_s) W_down) W_up + attention(LN(P_s) W_q, LN(U_m) W_k, LN(U_m) W_v)
+    P_m = gelu(LN(P_s) W_down) W_up + attention(LN(P_s) W_query, LN(U_m) W_key, LN(U_m) W_value)
 
-  U_m are the steps of the modality. W_v starts at 0, so the local part does, too.
+  U_m are the steps of the modality. W_value starts at 0, and with it the second, local part.
   """
 
-  names: tuple[str, ...]
+  modalities: int
   length: int
   width: int
 
   def setup(self):
-    count, width = len(self.names), self.width
-    weight = lambda name, *shape: self.param(f"{name}_kernel", STACKED, (count, *shape))
+    weight = lambda name, *shape, start=STACKED: self.param(
+      f"{name}_kernel", start, (self.modalities, *shape)
+    )
+    width = self.width
     self.shared = self.param("prompts", START, (self.length, width))
-    self.down = weight("down", width, RANK)
-    self.up = weight("up", RANK, width)
-    value = self.param("value_kernel", ZEROS, (count, width, width))
-    self.local_kernels = (*(weight(n, width, width) for n in ("query", "key")), value)
+    self.down, self.up = weight("down", width, RANK), weight("up", RANK, width)
+    self.query, self.key = weight("query", width, width), weight("key", width, width)
+    self.value = weight("value", width, width, start=ZEROS)
     # Read by `recovery_loss` alone.
-    self.recover = self.param("recover_kernel", mult.TORCH, (count * width, width))
+    self.recover = self.param("recover_kernel", mult.TORCH, (self.modalities * width, width))
 
-  def __call__(self, steps: dict, real: dict) -> Array:
-    """P f[B, M, E, H] from steps {modality: f[B, T, H]} and their masks bool[B, T]."""
-    shared = mutual_information.layer_norm(self.shared)
+  def __call__(
+    self, steps: Float[Array, "B M T H"], real: Bool[Array, "B M T"]
+  ) -> Float[Array, "B M E H"]:
+    """Private prompts, from the steps of each modality that are real."""
+    shared, steps = map(mutual_information.layer_norm, (self.shared, steps))
     low = nn.gelu(jnp.einsum("eh,mhr->mer", shared, self.down))
     static = jnp.einsum("mer,mrh->meh", low, self.up)
-    local, index = {}, {n: i for i, n in enumerate(self.names)}
-    for group in alike(steps):
-      own = [jnp.stack([x[index[n]] for n in group]) for x in self.local_kernels]
-      args = stacked(steps, group), stacked(real, group)
-      each = jax.vmap(self.attend, (None, 0, 0, 0))(shared, own, *args)
-      local |= dict(zip(group, each, strict=True))
-    return static[None] + jnp.stack([local[n] for n in self.names], axis=1)
-
-  def attend(self, shared, kernels, x, real):
-    query, key, value = kernels
-    x = mutual_information.layer_norm(x)
-    logits = jnp.einsum("eh,bth->bet", shared @ query, x @ key) / self.width**0.5
-    logits = jnp.where(real[:, None], logits, -1e30)
-    return jax.nn.softmax(logits) @ (x @ value)
-
-
-def alike(arrays: dict) -> list[list]:
-  """The keys of arrays of one shape, a list each: what is done to them runs as one,
-  which takes less time and compiles in a part of it."""
-  groups = {}
-  for name, x in arrays.items():
-    groups.setdefault(np.shape(x), []).append(name)
-  return list(groups.values())
-
-
-def stacked(arrays: dict, names: list) -> Array:
-  """Those of `names` on a new first axis."""
-  return mult.stack(*(arrays[name] for name in names))
+    query = jnp.einsum("eh,mhk->mek", shared, self.query) / self.width**0.5
+    key = jnp.einsum("bmth,mhk->bmtk", steps, self.key)
+    value = jnp.einsum("bmth,mhk->bmtk", steps, self.value)
+    logits = jnp.einsum("mek,bmtk->bmet", query, key)
+    weights = jax.nn.softmax(jnp.where(real[:, :, None], logits, -1e30))
+    return static[None] + weights @ value
 
 
 class SourceInformation(nn.Module):
@@ -124,55 +114,61 @@ class SourceInformation(nn.Module):
     self.stream = self.param("stream_kernel", mult.TORCH, shape)
     self.log_temperature = self.param("log_temperature", lambda _: jnp.float32(np.log(0.1)))
 
-  def __call__(self, attended: dict, steps: dict, real: dict) -> dict:
-    """{(target, source): information f[B]}.
+  def __call__(
+    self,
+    attended: Float[Array, "B P T H"],
+    steps: Float[Array, "B M T H"],
+    real: Bool[Array, "B M T"],
+  ) -> Float[Array, "B M M"]:
+    """Information [b, m, n] of target m about source n, 0 for m = n.
 
     Args:
-      attended: {(target, source): f[B, T, H]}, the outputs of cross-attention.
-      steps: {modality: f[B, T, H]} of the targets.
-      real: {modality: bool[B, T]}, which steps count.
+      attended: what attention finds, by `mult.ordered_pairs`.
+      steps: of the targets.
+      real: which of them exist.
     """
-    information = {}
-    for group in alike(attended):
-      targets = [target for target, _ in group]
-      outputs = jnp.stack([attended[pair] for pair in group])
-      real_here, steps_here = stacked(real, targets), stacked(steps, targets)
-      each = jax.vmap(self.estimate)(outputs, steps_here, real_here)
-      information |= dict(zip(group, each, strict=True))
-    return information
+    count = steps.shape[1]
+    targets, sources = mult.ordered_pairs(count)
+    information = jax.vmap(self.estimate, 1, 1)(attended, steps[:, targets], real[:, targets])
+    zeros = jnp.zeros((len(steps), count, count), information.dtype)
+    return zeros.at[:, targets, sources].set(information)
 
-  def estimate(self, outputs, steps, real):
-    alpha = mutual_information.soft_codes(outputs, self.output, CODE_TEMPERATURE)
+  def estimate(self, attended, steps, real):
+    alpha = mutual_information.soft_codes(attended, self.output, CODE_TEMPERATURE)
     beta = mutual_information.soft_codes(steps, self.stream, CODE_TEMPERATURE)
     return mutual_information.mutual_information(alpha, beta, real)
 
-  def temperature(self) -> Array:
-    """The learned temperature f[] of the weights of sources, within [.02, 1]."""
+  def temperature(self) -> Float[Array, ""]:
+    """The learned temperature of the weights of sources, within [0.02, 1]."""
     return jnp.clip(jnp.exp(self.log_temperature), 0.02, 1.0)
 
 
 class Connections(nn.Module):
-  """What each memory layer adds to the prompts: LN(P_s) E_i, scaled by a gate that reads the
-  steps. The gates are closed at first."""
+  """What each memory layer adds to the prompts: LN(P_s) E_l, by a gate that reads the steps.
 
-  names: tuple[str, ...]
+  The gates are closed at first.
+  """
+
+  modalities: int
   layers: int
   memory_width: int
 
   @nn.compact
-  def __call__(self, shared: Array) -> dict:
-    """{modality: mult.Connection} of the shared prompt f[E, H]."""
-    count, width = len(self.names), shared.shape[-1]
-    start = lambda *_: jnp.tile(identities(width, self.memory_width)[None], (self.layers, 1, 1))
-    kernel = self.param("level_kernel", start)
-    shape = (count, self.layers, self.memory_width)
+  def __call__(self, shared: Float[Array, "E H"]) -> Connection:
+    """A `Connection` whose arrays have an axis for modalities after that of layers."""
+    start = lambda *_: jnp.tile(
+      identities(shared.shape[1], self.memory_width)[None], (self.layers, 1, 1)
+    )
+    prior = jnp.einsum(
+      "eh,lhw->lew", mutual_information.layer_norm(shared), self.param("level_kernel", start)
+    )
+    prior = jnp.broadcast_to(prior[:, None], (self.layers, self.modalities, *prior.shape[1:]))
+    shape = (self.layers, self.modalities, self.memory_width)
     weight = self.param("gate_kernel", ZEROS, shape)
-    bias = self.param("gate_bias", ZEROS, shape[:2])
-    prior = jnp.einsum("eh,lhw->lew", mutual_information.layer_norm(shared), kernel)
-    return {n: mult.Connection(prior, weight[i], bias[i]) for i, n in enumerate(self.names)}
+    return Connection(prior, weight, self.param("gate_bias", ZEROS, shape[:2]))
 
 
-def identities(width: int, memory_width: int) -> Array:
-  """[I I ...] / sqrt(count) f[H, W], with W = count H."""
+def identities(width: int, memory_width: int) -> Float[Array, "H W"]:
+  """[I I ...] / sqrt(W / H)."""
   count = memory_width // width
   return jnp.tile(jnp.eye(width), (1, count)) / count**0.5

@@ -10,6 +10,7 @@ import pytest
 import example_batches
 from promise_jax import methods, missing, types
 from promise_jax.methods import mplmm, presets
+from promise_jax.nn import mult
 from promise_jax.optim import param_paths
 from promise_jax.types import Modality
 
@@ -61,7 +62,7 @@ def table(steps, features):
     ((39, 400, 55), (768, 33, 709), 1_106_761, 382_595, 274_954, 32_520, 29_640),
   ],
 )
-def test_as_much_is_trained_as_in_the_released_code(
+def test_parameter_counts_are_those_of_the_released_code(
   steps, features, backbone, trained, made, prompts, maps
 ):
   sizes, frozen, counted = table(steps, features)
@@ -70,12 +71,11 @@ def test_as_much_is_trained_as_in_the_released_code(
   assert total(lambda path: "/backbone/" in path) == backbone
   assert total(lambda path: path in frozen) == 1_061_280
   assert total(lambda p: "/generators/" in p and "prompts" not in p) == made
-  assert total(lambda path: path.endswith("_prompts")) == prompts
+  assert total(lambda path: path.endswith("prompts")) == prompts
   assert total(lambda path: path.endswith("_map")) == maps
 
 
-# Equations 1 to 5, row by row in double precision. The parts of the backbone are called
-# as they are.
+# Equations 1 to 5, row by row in double precision. The backbone is called as it is.
 
 
 def gelu(x):
@@ -99,7 +99,7 @@ def slow_made(p, raw, target):
 
 
 def slow_row(p, batch, row, modalities):
-  """({modality: (steps that enter, which are real)}, M_P) of a row."""
+  """({modality: (U_m, which of its steps are real)}, Q) of a row."""
   raw, streams, mapping = {}, {}, 0.0
   for i, m in enumerate(modalities):
     if batch.present[row, i]:
@@ -107,7 +107,7 @@ def slow_row(p, batch, row, modalities):
       raw[m.name][:real] = batch.inputs[m.name][row, :real]
   for m in modalities:
     kind = "present" if m.name in raw else "missing"
-    signal = p[f"{m.name}_{kind}_prompts"]
+    signal = p["signal"][f"{m.name}_{kind}_prompts"]
     if m.name in raw:
       steps = raw[m.name] @ p["backbone"][f"projection_{m.name}"]["kernel"]
       real = np.arange(len(steps)) < batch.length[m.name][row]
@@ -115,42 +115,27 @@ def slow_row(p, batch, row, modalities):
       steps = slow_made(p["generators"], raw, m.name) if raw else np.zeros(signal.shape)
       real = np.ones(len(steps), bool)
     streams[m.name] = steps + signal, real
-    mapping = mapping + signal.T @ p[f"{m.name}_map"]
+    mapping = mapping + signal.T @ p["signal"][f"{m.name}_map"]
   return streams, mapping
 
 
-@functools.cache
-def parts_of(preset):
-  """Programs of `cross`, and of `remember` and `head`."""
-  _, _, net = built(preset)
-
-  def cross(params, steps, real):
-    method = lambda net: net.backbone.cross(steps, real)
-    return net.apply(params, method=method)
-
-  def rest(params, steps, real):
-    method = lambda net: net.backbone.head(net.backbone.remember(steps, real))
-    return net.apply(params, method=method)
-
-  return jax.jit(cross), jax.jit(rest)
-
-
-def slow(preset, params, batch):
-  modalities = built(preset)[0].modalities
+def slow_logits(preset, params, batch):
+  """The streams and maps row by row, through the backbone as it is."""
+  spec, _, net = built(preset)
   p = jax.tree.map(lambda w: np.asarray(w, float), params["params"])
   rows = range(len(batch.present))
-  streams, mapping = zip(*(slow_row(p, batch, r, modalities) for r in rows), strict=True)
-  names = [m.name for m in modalities]
-  steps = {n: np.float32([s[n][0] for s in streams]) for n in names}
-  real = {n: np.array([s[n][1] for s in streams]) for n in names}
-  cross, rest = parts_of(preset)
-  found = cross(params, steps, real)
-  more, there = {}, {}
-  for n in names:
-    new = np.float32([p[f"{n}_type_prompts"] @ m for m in mapping])
-    more[n] = np.concatenate([found[n], new], 1)
-    there[n] = np.pad(real[n], ((0, 0), (0, new.shape[1])), constant_values=True)
-  return rest(params, more, there)
+  streams, maps = zip(*(slow_row(p, batch, r, spec.modalities) for r in rows), strict=True)
+  steps = [np.stack([s[n][0] for s in streams]) for n in spec.names]
+  new = np.float32([p["type_prompts"] @ m for m in maps])
+
+  def rest(net, steps, real):
+    found, _ = net.backbone.cross_attend(steps, real)
+    return net.backbone.head(net.backbone.self_attend(*mult.append_steps(found, real, new)))
+
+  # To the released code padding is a step like others.
+  real = [np.stack([s[n][1] for s in streams]) | net.config.released_code for n in spec.names]
+  args = mult.pad_and_stack(steps).astype(np.float32), mult.pad_and_stack(real)
+  return jax.jit(functools.partial(net.apply, method=rest))(params, *args)
 
 
 def batch_of(spec):
@@ -173,21 +158,21 @@ def forward(preset):
 
 
 @each_preset
-def test_the_forward_pass_is_that_of_a_slow_loop(preset):
+def test_the_forward_pass_equals_a_slow_loop(preset):
   batch, params, run = forward(preset)
   found = run(params, {}, batch)["logits"]
-  np.testing.assert_allclose(found, slow(preset, params, batch), rtol=1e-5, atol=5e-6)
+  np.testing.assert_allclose(found, slow_logits(preset, params, batch), rtol=1e-5, atol=5e-6)
   assert np.abs(np.diff(found, axis=0)).max(1).min() > 1e-2
 
 
-def test_the_generated_steps_are_those_of_a_slow_loop():
+def test_generated_steps_equal_a_slow_loop():
   """By themselves: in the logits an approximate GELU would not be seen."""
   _, _, net = built("clean")
   batch, params, _ = forward("clean")
 
   def generated(net):
-    seen = net.read(batch, batch.present, None, {})
-    return net.generated(seen, batch.present), seen.raw
+    encoded = net.backbone.encode(batch, batch.present)
+    return net.generate(encoded, batch.present), encoded.raw
 
   made, raw = jax.jit(lambda p: net.apply(p, method=generated))(params)
   p = jax.tree.map(lambda w: np.asarray(w, float), params["params"]["generators"])
@@ -215,7 +200,7 @@ def other_where_absent(batch, spec, there):
 
 
 @each_preset
-def test_a_missing_modality_is_not_read(preset):
+def test_an_absent_modality_is_not_read(preset):
   spec = built(preset)[0]
   batch, params, run = forward(preset)
   other = other_where_absent(batch, spec, batch.present)
@@ -223,7 +208,7 @@ def test_a_missing_modality_is_not_read(preset):
   np.testing.assert_array_equal(again, found)
 
 
-def test_nor_is_it_where_a_static_pattern_hides_it():
+def test_a_modality_that_a_static_pattern_hides_is_not_read():
   spec = built("clean")[0]
   _, params, run = forward("clean")
   full = example_batches.readable(example_batches.complete(spec, 8))

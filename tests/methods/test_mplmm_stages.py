@@ -9,6 +9,7 @@ import pytest
 
 import example_batches
 from promise_jax import methods, types
+from promise_jax.method import TrainState
 from promise_jax.methods import mplmm, presets
 from promise_jax.nn import mult
 from promise_jax.optim import optimizer, param_paths, update_rules
@@ -21,7 +22,8 @@ PRESETS = {
   "clean": presets.PRESETS["clean"]["mplmm"] | SMALL,
   "authors": presets.PRESETS["authors"]["mplmm"] | SMALL,
 }
-OFF = {"generate": False, "signal": False, "types": False}
+OFF = {"generate": False, "signal_prompts": False, "type_prompts": False}
+KEY = jax.random.key(0)
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
@@ -35,14 +37,14 @@ def trained(preset):
   """Of ten steps of "tune": parameters before, the gradients of each step, parameters
   after, each by path, and the paths that are trained."""
   spec, method = built(preset, PAIR, "regression")
-  stage, batch = silent(method.stages[-1]), example_batches.mixed(spec)
+  stage, batch = method.stages[-1], example_batches.mixed(spec)
   # Keeps the gradient of every leaf as its state.
   keep = optax.GradientTransformation(lambda params: params, lambda g, s, p: (g, g))
   config = optimizer.OptimConfig(lr=1e-2, schedule="constant", weight_decay=0.1)
   tx = optax.chain(keep, optimizer.make_optimizer(config, 10, stage.trainable))
   update = jax.jit(update_rules.gradient_update(stage, tx))
   params = before = started(method)
-  state, grads = method.TrainState(params, {}, tx.init(params)), []
+  state, grads = TrainState(params, {}, tx.init(params)), []
   for i in range(10):
     state, _ = update(state, batch, jax.random.key(i), example_batches.clock(i / 10))
     grads.append(param_paths.leaves_by_path(state.opt_state[0]))
@@ -52,16 +54,6 @@ def trained(preset):
     param_paths.leaves_by_path(state.params),
     tuned(before, stage),
   )
-
-
-def silent(stage):
-  """The stage without dropout, which takes most of the time of compiling."""
-
-  def loss(params, model_state, batch, key, clock):
-    del key
-    return stage.loss(params, model_state, batch, None, clock)
-
-  return stage._replace(loss=loss)
 
 
 def started(method):
@@ -83,17 +75,17 @@ def tuned(params, stage):
 
 
 def is_prompt(path):
-  return path.endswith(("_prompts", "_map"))
+  return path.endswith(("prompts", "_map"))
 
 
 def dead(path):
-  return path.endswith(("_type_prompts", "_map"))
+  return path.endswith(("type_prompts", "_map"))
 
 
 @each_preset
 def test_frozen_parameters_stay_bit_by_bit_and_the_others_move(preset):
   before, _, after, paths = trained(preset)
-  parts = ("crossing", "memory", "inner", "outer")
+  parts = ("cross_encoders", "self_encoders", "inner", "outer")
   frozen = tuple(f"params/backbone/{part}/" for part in parts)
   frozen = {path for path in before if path.startswith(frozen)}
   assert paths == set(before) - frozen and frozen and paths
@@ -105,10 +97,10 @@ def test_frozen_parameters_stay_bit_by_bit_and_the_others_move(preset):
 def test_the_missing_type_prompts_of_the_released_code_are_dead():
   before, grads, after, _ = trained("authors")
   still = [path for path in before if dead(path)]
-  assert len(still) == 4
+  assert len(still) == 3
   for path in still:
     assert not any(np.any(x[path]) for x in (before, *grads, after)), path
-  alive = [path for path in before if path.endswith("_prompts") and not dead(path)]
+  alive = [path for path in before if path.endswith("prompts") and not dead(path)]
   assert len(alive) == 6
   for path in alive:
     assert not np.any(before[path]) and np.any(grads[0][path]) and np.any(after[path])
@@ -117,51 +109,45 @@ def test_the_missing_type_prompts_of_the_released_code_are_dead():
 def test_clean_prompts_start_at_random_and_live():
   before, grads, _, _ = trained("clean")
   prompts = [path for path in before if is_prompt(path)]
-  assert len(prompts) == 10
+  assert len(prompts) == 9
   for path in prompts:
     wanted = 3**-0.5 if path.endswith("_map") else 0.02
     assert 0.5 * wanted < np.std(before[path]) < 1.6 * wanted, path
     assert all(np.any(g[path], axis=-1).all() for g in grads), path
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_projections_embeddings_and_output_start_afresh(fresh):
+@each_preset
+def test_only_the_released_code_starts_data_layers_afresh(preset):
   words = Modality("words", "tokens", (3,), vocabulary=5)
-  _, method = built("clean", (words, example_batches.VECTORS[0]), fresh=fresh)
+  _, method = built(preset, (words, example_batches.VECTORS[0]))
+  released_code = preset == "authors"
   before, model_state = example_batches.parameters(method), {"kept": 1}
-  enter = method.stages[-1].on_start
-  enter = jax.jit(enter) if fresh else enter
-  after, same = enter(jax.random.key(1), before, model_state)
+  start = method.stages[-1].on_start
+  start = jax.jit(start) if released_code else start
+  after, same = start(jax.random.key(1), before, model_state)
   assert same == model_state
-  before, after = param_paths.leaves_by_path(before), param_paths.leaves_by_path(after)
+  before, after = param_paths.by_path(before), param_paths.by_path(after)
   assert before.keys() == after.keys()
-  ends = ("output/bias", "output/kernel", "projection_a/kernel")
-  ends = (*ends, "projection_words/kernel", "embedding_words/embedding")
-  wanted = {f"params/backbone/{end}" for end in ends} if fresh else set()
-  assert {path for path in before if np.any(before[path] != after[path])} == wanted
-  assert all(np.all(before[path] != after[path]) for path in wanted)
+  layers = ("output/bias", "output/kernel", "projection_a/kernel")
+  layers = (*layers, "projection_words/kernel", "embedding_words/embedding")
+  expected = {f"params/backbone/{layer}" for layer in layers} if released_code else set()
+  assert {path for path in before if np.any(before[path] != after[path])} == expected
+  assert all(np.all(before[path] != after[path]) for path in expected)
 
 
-def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows(monkeypatch):
+def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows():
+  """Labels [B] against logits [B, 1] must not be broadcast to [B, B]."""
   spec, method = built("clean", VECTORS, "regression")
   batch, params = example_batches.mixed(spec), example_batches.parameters(method)
-  seen, real = [], mplmm.tasks.supervised
-  record = lambda logits, *rest: (seen.append(logits), real(logits, *rest))[1]
-  monkeypatch.setattr(mplmm.tasks, "supervised", record)
-
-  @jax.jit
-  def run(params, batch):
-    loss, (_, terms) = method.stages[-1].loss(params, {}, batch, None, None)
-    return loss, terms["sup"], seen[-1]
-
-  loss, sup, logits = run(params, batch)
-  assert batch.label.shape == (example_batches.ROWS,) and logits.shape == (
-    example_batches.ROWS,
-    1,
+  loss, (_, terms) = jax.jit(method.stages[-1].loss)(params, {}, batch, KEY, None)
+  net = mplmm.MplmmNet(VECTORS, 1, mplmm.MplmmConfig(**PRESETS["clean"]))
+  run = lambda p: net.apply(
+    p, batch, batch.present, rngs={"dropout": KEY}, method="prompted_logits"
   )
+  logits = jax.jit(run)(params)
   rows = np.flatnonzero(batch.labelled & batch.present.any(1))
   gaps = [abs(float(logits[i, 0]) - batch.label[i] / 3.0) for i in rows]
-  assert 5 < len(rows) < example_batches.ROWS and sup.count == len(rows)
+  assert 5 < len(rows) < example_batches.ROWS and terms["supervised"].count == len(rows)
   np.testing.assert_allclose(loss, sum(gaps) / len(gaps), rtol=1e-5)
   square = np.abs(logits[rows] - batch.label[rows][None] / 3.0).mean()
   assert abs(square - loss) > 1e-2
@@ -169,13 +155,13 @@ def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows(monkeypatc
 
 def test_the_stages_and_their_shares():
   stages = lambda **shares: built("clean", **shares)[1].stages
-  told = lambda stages: [(s.name, s.fraction, s.complete) for s in stages]
-  assert told(stages()) == [("pretrain", 0.5, True), ("tune", 0.5, False)]
-  assert told(stages(pretrain=0.0, fit=0.2, tune=0.7)) == [
-    ("fit", 0.2, True),
-    ("tune", 0.7, False),
+  found = lambda stages: [(s.name, s.fraction, s.hide) for s in stages]
+  assert found(stages()) == [("pretrain", 0.5, False), ("tune", 0.5, True)]
+  assert found(stages(pretrain=0.0, fit=0.2, tune=0.7)) == [
+    ("fit", 0.2, False),
+    ("tune", 0.7, True),
   ]
-  assert told(stages(tune=0.0)) == [("pretrain", 0.5, True)]
+  assert found(stages(tune=0.0)) == [("pretrain", 0.5, False)]
   every = stages(fit=0.1)
   assert [s.name for s in every] == ["pretrain", "fit", "tune"]
   shapes, _ = jax.eval_shape(built("clean")[1].init, jax.random.key(0))
@@ -202,7 +188,7 @@ def test_without_prompts_it_is_the_plain_backbone():
 
   @jax.jit
   def run(own, params, batch):
-    plain = net.apply(own, batch.inputs, batch.present, batch.length)
+    plain = net.apply(own, batch, batch.present)
     inside = {"params": {"backbone": own["params"]}}
     bare = method.predict(inside, {}, batch)["logits"]
     return plain, bare, unfinished.predict(params, {}, batch)["logits"]
@@ -226,12 +212,13 @@ def test_without_prompts_it_is_the_plain_backbone():
   [
     ({"layers": 0}, "mplmm.layers is 0, it must be at least 1"),
     ({"prompts": 0}, "mplmm.prompts is 0, it must be at least 1"),
-    ({"steps": -1}, "mplmm.steps is -1, it must be at least 0"),
+    ({"max_steps": -1}, "mplmm.max_steps is -1, it must be at least 0"),
     ({"width": 32}, "mplmm.width is 32, .* multiple of the 5 heads"),
     ({"width": 5}, "mplmm.width is 5, it must be even"),
     ({"fit": -0.5}, "mplmm.fit is -0.5, it must be at least 0"),
     ({"pretrain": 0.0, "tune": 0.0}, "pretrain, fit and tune are all 0"),
-    ({"dead": 1}, "mplmm.dead is 1, expected a bool"),
+    ({"frozen": 1}, "mplmm.frozen is 1, expected a bool"),
+    ({"released_code": True, "fit": 0.1}, "mplmm.fit is 0.1, with released_code it must be 0"),
     ({"prompt": 3}, "mplmm.prompt is not a setting of mplmm"),
   ],
 )
@@ -240,31 +227,17 @@ def test_settings_without_meaning_are_refused(values, words):
     methods.make_config("mplmm", values)
 
 
-def test_only_modalities_that_there_are_can_be_noisy():
-  spec = example_batches.spec("multilabel", example_batches.VECTORS)
-  names = ", ".join(spec.names)
-  methods.build_method("mplmm", {"noisy": f"{spec.names[0]}+{spec.names[1]}"}, spec)
-  for noisy in ("text", ""):
-    methods.build_method("mplmm", {"noisy": noisy}, spec)
-  for method in ("mplmm", "promma"):
-    with pytest.raises(ValueError, match=f"noisy is 'txt', known are {names}$"):
-      methods.build_method(method, {"noisy": f"{spec.names[0]}+txt"}, spec)
-
-
 @pytest.mark.slow
 def test_long_sequences_of_unequal_lengths_take_less_than_6_gb():
   """A step of 16 rows of the unaligned file, five layers, as the compiler plans it."""
   form = {"text": (50, 768), "audio": (375, 5), "vision": (500, 20)}
   modalities = tuple(Modality(n, "sequence", shape) for n, shape in form.items())
   spec = types.Spec(modalities, example_batches.TASKS["regression"], {})
-  method, key = (
-    methods.build_method("mplmm", presets.PRESETS["clean"]["mplmm"], spec),
-    jax.random.key(0),
-  )
+  method, key = methods.build_method("mplmm", presets.PRESETS["clean"]["mplmm"], spec), KEY
   stage = method.stages[-1]
   tx = optimizer.make_optimizer(optimizer.OptimConfig(), 100, stage.trainable)
   params, model_state = jax.eval_shape(method.init, key)
-  state = method.TrainState(params, model_state, jax.eval_shape(tx.init, params))
+  state = TrainState(params, model_state, jax.eval_shape(tx.init, params))
   update = jax.jit(update_rules.gradient_update(stage, tx), donate_argnums=0)
   args = state, types.example_batch(spec, 16), key, example_batches.clock(0.5)
   jax.config.update("jax_disable_most_optimizations", False)
