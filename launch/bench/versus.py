@@ -12,7 +12,6 @@ import numpy as np
 from bench import measure, parts, program, workloads
 from promise_jax.data import batches
 from promise_jax.methods import common, redcore
-from promise_jax.nn import mult_layers
 
 
 class Twin(NamedTuple):
@@ -191,10 +190,7 @@ def original(case: workloads.Case, made: program.Program) -> dict:
 
   choice, state = program.choices(ready)[0], program.first_seed(made.carry.state)
   plain = lambda self, x, **options: x
-  with (
-    mock.patch.object(flax.linen.Dropout, "__call__", plain),
-    mock.patch.object(mult_layers, "drop", lambda x, *rest: x),
-  ):
+  with mock.patch.object(flax.linen.Dropout, "__call__", plain):
     args = (state.params, state.model_state, choice, keys[0], data)
     once = program.programs.compiled(jax.jit(told), args, {"compile_s": 0.0}, once=True)
   return jax.device_get(once(*args))

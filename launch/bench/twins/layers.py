@@ -9,6 +9,7 @@ from torch import nn
 KINDS = {"Dense": nn.Linear, "LayerNorm": nn.LayerNorm, "Embed": nn.Embedding}
 # Layers that a scan stacks on the first axis, and where the twin has them.
 STACKED = {"ScanAutoEncoder": "links", "ScanBlock": "blocks", "layers": "layers"}
+STACKED |= {name: name for name in ("cross_encoders", "self_encoders")}
 DROPOUT = {"image": 0.5, "tokens": 0.3, "sequence": 0.1, "vector": 0.3}
 
 
@@ -26,8 +27,8 @@ def load(module: nn.Module, tree: dict) -> None:
       copy(module.weight, part.T if name == "kernel" else part)
     elif not isinstance(part, dict):
       copy(getattr(module, name), part)
-    elif name in STACKED or stem in STACKED or name == "stack":
-      key = "stack" if name == "stack" else STACKED.get(name) or STACKED[stem]
+    elif name in STACKED or stem in STACKED:
+      key = STACKED.get(name) or STACKED[stem]
       for i, child in enumerate(getattr(module, key)):
         load(child, at(part, i))
     elif hasattr(module, name):

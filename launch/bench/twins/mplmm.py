@@ -25,26 +25,17 @@ def drop(x, rate: float, training: bool):
   return x * F.dropout(torch.ones_like(x[..., :1, :]), rate)
 
 
-class Layer(nn.Module):
-  """x <- x + MHA(LN x, LN y), x <- x + W_2 relu(W_1 LN x)."""
+class Attention(nn.Module):
+  """MHA(x, y), one packed matrix for queries, keys and values."""
 
   def __init__(self, width: int, heads: int):
     super().__init__()
     self.heads, self.width = heads, width
-    self.norm, self.fed = nn.LayerNorm(width, 1e-5), nn.LayerNorm(width, 1e-5)
     self.packed_kernel = nn.Parameter(torch.zeros(width, 3 * width))
     self.packed_bias = nn.Parameter(torch.zeros(3 * width))
-    self.out, self.wide = nn.Linear(width, width), nn.Linear(width, 4 * width)
-    self.thin = nn.Linear(4 * width, width)
+    self.out = nn.Linear(width, width)
 
   def forward(self, x, sources, sees, some):
-    asked = self.norm(x)
-    sources = asked if sources is None else self.norm(sources)
-    x = x + drop(self.attend(asked, sources, sees, some), 0.1, self.training)
-    wide = drop(F.relu(self.wide(self.fed(x))), 0.1, self.training)
-    return x + drop(self.thin(wide), 0.1, self.training)
-
-  def attend(self, x, sources, sees, some):
     width, weight, bias = self.width, self.packed_kernel.T, self.packed_bias
     by_head = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
     if x is sources:
@@ -58,6 +49,23 @@ class Layer(nn.Module):
       value = value * kept
     out = F.scaled_dot_product_attention(query, key, value, sees)
     return self.out(out.transpose(1, 2).flatten(2)) * some
+
+
+class Layer(nn.Module):
+  """x <- x + MHA(LN x, LN y), x <- x + W_2 relu(W_1 LN x)."""
+
+  def __init__(self, width: int, heads: int):
+    super().__init__()
+    self.norm, self.fed = nn.LayerNorm(width, 1e-5), nn.LayerNorm(width, 1e-5)
+    self.Attention_0 = Attention(width, heads)
+    self.wide, self.thin = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+  def forward(self, x, sources, sees, some):
+    query = self.norm(x)
+    keys = query if sources is None else self.norm(sources)
+    x = x + drop(self.Attention_0(query, keys, sees, some), 0.1, self.training)
+    wide = drop(F.relu(self.wide(self.fed(x))), 0.1, self.training)
+    return x + drop(self.thin(wide), 0.1, self.training)
 
 
 class Encoder(nn.Module):
@@ -89,12 +97,9 @@ class Encoder(nn.Module):
     return math.sqrt(x.shape[-1]) * x + self.table[place] * real[..., None]
 
 
-class Stack(nn.Module):
-  """The list of encoders of one form."""
-
-  def __init__(self, count: int, width: int, heads: int, depth: int):
-    super().__init__()
-    self.stack = nn.ModuleList(Encoder(width, heads, depth) for _ in range(count))
+def encoders(count: int, width: int, heads: int, depth: int) -> nn.ModuleList:
+  """The encoders of one form."""
+  return nn.ModuleList(Encoder(width, heads, depth) for _ in range(count))
 
 
 class Backbone(nn.Module):
@@ -108,8 +113,8 @@ class Backbone(nn.Module):
     for m in spec.modalities:
       thin = nn.Linear(m.shape[-1], c.width, bias=False)
       self.add_module(f"projection_{m.name}", thin)
-    self.crossing = Stack(len(self.pairs), c.width, c.heads, c.layers)
-    self.memory = Stack(len(self.names), wide, c.heads, c.memory_layers)
+    self.cross_encoders = encoders(len(self.pairs), c.width, c.heads, c.layers)
+    self.self_encoders = encoders(len(self.names), wide, c.heads, c.memory_layers)
     read = len(self.names) * wide
     self.inner, self.outer = nn.Linear(read, read), nn.Linear(read, read)
     self.output = nn.Linear(read, spec.task.outputs)
@@ -121,14 +126,14 @@ class Backbone(nn.Module):
   def cross(self, steps, real):
     """{modality: f[B, T, (M - 1) H]} of what each finds in the others."""
     found = {n: [] for n in self.names}
-    for (m, n), encode in zip(self.pairs, self.crossing.stack, strict=True):
+    for (m, n), encode in zip(self.pairs, self.cross_encoders, strict=True):
       found[m].append(encode(steps[m], real[m], steps[n], real[n]))
     return {n: torch.cat(x, -1) for n, x in found.items()}
 
   def remember(self, steps, real):
     """The last real step of each modality, side by side."""
     ends = []
-    for n, encode in zip(self.names, self.memory.stack, strict=True):
+    for n, encode in zip(self.names, self.self_encoders, strict=True):
       x, there = encode(steps[n], real[n]), real[n]
       place = (there * torch.arange(x.shape[1])).amax(1)
       x = x[torch.arange(len(x)), place]
@@ -194,12 +199,13 @@ class Mplmm(nn.Module):
     self.names, self.plain = spec.names, plain
     self.backbone, self.generators = Backbone(config, spec), Generators(config, spec)
     wide = (len(self.names) - 1) * config.width
+    shape = (len(self.names), config.prompts, config.width)
+    self.type_prompts, self.signal = nn.Parameter(torch.zeros(shape)), nn.Module()
     for m in spec.modalities:
       count = m.shape[0] if m.kind == "sequence" else 1
-      shapes = {"map": (count, wide), "type_prompts": (config.prompts, config.width)}
-      shapes |= dict.fromkeys(("present_prompts", "missing_prompts"), (count, config.width))
-      for kind, shape in shapes.items():
-        self.register_parameter(f"{m.name}_{kind}", nn.Parameter(torch.zeros(shape)))
+      shapes = dict.fromkeys(("present_prompts", "missing_prompts"), (count, config.width))
+      for kind, shape in (shapes | {"map": (count, wide)}).items():
+        self.signal.register_parameter(f"{m.name}_{kind}", nn.Parameter(torch.zeros(shape)))
     for name, p in self.named_parameters():
       path = "params/" + name.replace(".", "/")
       tuned = re.fullmatch(mplmm.TUNED, path) is not None
@@ -224,7 +230,7 @@ class Mplmm(nn.Module):
     if self.plain:
       return b.head(b.remember(b.cross(steps, real), real))
     present, made, mapping = batch.present, self.generators(raw, batch.present), 0
-    of = lambda name, kind: getattr(self, f"{name}_{kind}")
+    of = lambda name, kind: getattr(self.signal, f"{name}_{kind}")
     for i, n in enumerate(self.names):
       there = present[:, i, None, None]
       own, other = of(n, "present_prompts"), of(n, "missing_prompts")
@@ -233,8 +239,8 @@ class Mplmm(nn.Module):
       maps = of(n, "map")
       mapping = mapping + torch.where(there, own.T @ maps, other.T @ maps)
     found = b.cross(steps, real)
-    for n in self.names:
-      new = of(n, "type_prompts") @ mapping
+    for n, prompts in zip(self.names, self.type_prompts, strict=True):
+      new = prompts @ mapping
       found[n] = torch.cat([found[n], new], 1)
       real[n] = F.pad(real[n], (0, new.shape[1]), value=True)
     return b.head(b.remember(found, real))
