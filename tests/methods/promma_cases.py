@@ -92,7 +92,7 @@ def step_of(params, model_state, batch, step_info):
   """({path: gradient}, model_state, terms) of one step of stage tune."""
   start, update = update_of(1)
   state, terms = update(TrainState(params, model_state, start(params)), batch, KEY, step_info)
-  return param_paths.by_path(state.opt_state[0]), state.model_state, terms
+  return param_paths.leaves_by_path(state.opt_state[0]), state.model_state, terms
 
 
 @functools.cache

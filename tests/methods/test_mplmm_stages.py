@@ -126,7 +126,7 @@ def test_only_the_released_code_starts_data_layers_afresh(preset):
   start = jax.jit(start) if released_code else start
   after, same = start(jax.random.key(1), before, model_state)
   assert same == model_state
-  before, after = param_paths.by_path(before), param_paths.by_path(after)
+  before, after = param_paths.leaves_by_path(before), param_paths.leaves_by_path(after)
   assert before.keys() == after.keys()
   layers = ("output/bias", "output/kernel", "projection_a/kernel")
   layers = (*layers, "projection_words/kernel", "embedding_words/embedding")

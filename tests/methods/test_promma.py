@@ -94,11 +94,11 @@ def test_ten_steps_change_what_they_should():
     step_info = LABELS._replace(step=i)
     state, _ = update(state, cases.batch_of(i), KEY, step_info)
     if i < 2:
-      gradients = param_paths.by_path(state.opt_state[0])
+      gradients = param_paths.leaves_by_path(state.opt_state[0])
       still = {k for k, x in gradients.items() if not np.any(x)}
       late = {"private/query_kernel", "private/key_kernel", "connections/level_kernel"}
       assert still == ({f"params/{k}" for k in late} if i == 0 else set())
-  first, last = param_paths.by_path(params), param_paths.by_path(state.params)
+  first, last = param_paths.leaves_by_path(params), param_paths.leaves_by_path(state.params)
   unchanged = {k for k in first if np.array_equal(first[k], last[k])}
   parts = ("cross_encoders", "self_encoders", "inner", "outer")
   frozen = tuple(f"params/backbone/{part}/" for part in parts)

@@ -4,7 +4,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import mult_oracle
 import numpy as np
 import pytest
@@ -169,14 +168,10 @@ def test_more_padding_changes_nothing_also_before_other_steps():
   params = mult_oracle.draw_params(net_of(PAIR).init, batch, batch.present)
 
   def readout(net, batch):
-    raw, real = net.read(batch, batch.present)
-    steps = mult.pad_and_stack(list(net.project(raw).values()))
-    steps, _ = net.cross_attend(steps, mult.pad_and_stack(list(real.values())))
-    steps = jnp.concatenate([steps, prompt], 2)
-    exist = jnp.ones((4, 2, 2), bool)
-    return net.self_attend(
-      steps, jnp.concatenate([mult.pad_and_stack(list(real.values())), exist], 2)
-    )
+    encoded = net.encode(batch, batch.present)
+    real = mult.pad_and_stack(list(encoded.real.values()))
+    steps, _ = net.cross_attend(mult.pad_and_stack(list(encoded.projected.values())), real)
+    return net.self_attend(*mult.append_steps(steps, real, prompt))
 
   def run(modalities, batch):
     return jax.jit(functools.partial(net_of(modalities).apply, method=readout))(params, batch)
