@@ -16,7 +16,7 @@ import pytest
 
 import tiny_runs
 from promise_jax import methods
-from promise_jax.cli import configs, main
+from promise_jax.cli import configs, list_names, main
 from promise_jax.experiments import compare_config
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 
@@ -39,8 +39,9 @@ PARSED = {
   r"sweep\.py": "takes six trials; tests/experiments/test_compare chooses among some",
   r"mplmm|promma|redcore": "compiles long; tests/methods trains it",
   r"stream=true": "tests/data/test_streaming trains from disk",
-  r"emoji|infonce|temperature|bernoulli|seeds=20|seed_devices|kinds\.|baselines=fusion": "differs from a command "
-  "that is run by settings that other tests cover",
+  r"emoji|infonce|temperature|bernoulli|seeds=20|seed_devices|kinds\.|baselines=fusion": (
+    "differs from a command that is run by settings that other tests cover"
+  ),
 }
 # Commands that make or test the installation itself; a target of make must exist.
 INSTALLS = ("make ", "python3 -m venv", ". .venv", "python -m pip", "python -m pytest")
@@ -196,6 +197,9 @@ def test_every_setting_command_and_preset_is_described(monkeypatch):
 def test_every_method_and_metric_has_its_place():
   index = (DOCS / "methods" / "index.md").read_text("utf-8")
   assert all(f"`{name}`" in index for name in methods.METHODS)
+  protocols = (DOCS / "protocols.md").read_text("utf-8")
+  assert all(f"`{name}`" in protocols for name in list_names.KINDS["metrics"]())
+  assert all(f"`{name}" in protocols for name in list_names.KINDS["protocols"]())
 
 
 def test_figures_are_up_to_date(tmp_path, monkeypatch):
