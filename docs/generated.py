@@ -8,12 +8,12 @@ import ast
 import dataclasses
 import inspect
 import io
-import pkgutil
 import shutil
 import tokenize
 from pathlib import Path
 
-import promise_jax
+import api_pages
+
 from promise_jax import methods
 from promise_jax.cli import list_names
 from promise_jax.cli.main import make_parser
@@ -64,18 +64,6 @@ PRESET_TEXTS = {
   "clean": "the sizes of the papers without the faults of the released code",
   "clip": "`promise` with all its blocks, at the sizes of CLIP features",
 }
-API = {
-  "": "Data types, methods, missingness",
-  "losses": "Losses",
-  "methods": "Methods",
-  "nn": "Networks",
-  "optim": "Optimisation",
-  "data": "Data",
-  "training": "Training",
-  "evaluation": "Evaluation",
-  "experiments": "Experiments",
-}
-TOP_MODULES = ("types", "method", "missing", "counter_rng", "checks")
 NOTEBOOKS = ("quickstart", "bilevel")
 
 
@@ -89,8 +77,9 @@ def write_pages(docs: Path) -> None:
     if kind != "settings":
       rows = [(f"`{name}`", text) for name, text in make_lines().items()]
       write(folder / f"{kind}.md", table(("name", "what it is"), rows))
-  for package, title in API.items():
-    write(docs / "api" / "generated" / f"{package or 'top'}.rst", api_page(package, title))
+  for package, title in api_pages.PACKAGES.items():
+    path = docs / "api" / "generated" / f"{package or 'top'}.rst"
+    write(path, api_pages.make_page(package, title))
   for name in NOTEBOOKS:
     target = docs / "notebooks" / f"{name}.ipynb"
     target.parent.mkdir(exist_ok=True)
@@ -257,24 +246,3 @@ def presets_table() -> str:
     more = f" and {len(fields) - 6} more" if len(fields) > 6 else ""
     rows.append((f"`{name}`", PRESET_TEXTS[name], ", ".join(fields[:6]) + more))
   return table(("preset", "what it is for", "what it sets"), rows)
-
-
-# API.
-
-
-def api_page(package: str, title: str) -> str:
-  """A page with every module of a package, from its docstrings."""
-  out = [title, "=" * len(title), ""]
-  for module in modules_of(package):
-    out += [module, "-" * len(module), "", f".. automodule:: {module}", ""]
-  return "\n".join(out)
-
-
-def modules_of(package: str) -> list[str]:
-  """The modules of a subpackage of promise_jax, without those that begin with _."""
-  if not package:
-    return [f"promise_jax.{name}" for name in TOP_MODULES]
-  root = Path(promise_jax.__file__).parent / package
-  found = pkgutil.walk_packages([str(root)], f"promise_jax.{package}.")
-  modules = [m.name for m in found if not m.ispkg and "._" not in m.name]
-  return [f"promise_jax.{package}", *modules]

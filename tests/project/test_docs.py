@@ -202,7 +202,7 @@ def test_every_method_and_metric_has_its_place():
   assert all(f"`{name}" in protocols for name in list_names.KINDS["protocols"]())
 
 
-def test_figures_are_up_to_date(tmp_path, monkeypatch):
+def test_every_figure_is_drawn_by_a_function(monkeypatch):
   monkeypatch.syspath_prepend(str(DOCS))
   import figures
 
