@@ -66,8 +66,8 @@ def logits(p, rows):
       means.append(np.zeros(4))
       continue
     others = np.concatenate([r for j, r in enumerate(rows) if j != i])
-    y = layer(only(p[f"cross_{i}"]), own, others)
-    means.append(norm(p, f"last_{i}", layer(only(p[f"own_{i}"]), y)).mean(0))
+    y = layer(only(p[f"cross_layers_{i}"]), own, others)
+    means.append(norm(p, f"norms_{i}", layer(only(p[f"self_layers_{i}"]), y)).mean(0))
   return dense(p["head"], np.tanh(dense(p["pool"], np.concatenate(means))))
 
 

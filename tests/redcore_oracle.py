@@ -99,7 +99,7 @@ def impute(p, config, z, visible):
   if not config.as_released:
     z = [z[m] if visible[m] else p["absent"][m] for m in range(3)]
   others = [np.concatenate([z[j] for j in range(3) if j != m]) for m in range(3)]
-  return [imputer(p[f"impute_{m}"], others[m], config.num_autoencoders) for m in range(3)]
+  return [imputer(p[f"imputers_{m}"], others[m], config.num_autoencoders) for m in range(3)]
 
 
 def head(p, x):
@@ -131,8 +131,8 @@ def terms(config, params, batch, z, masks):
       count[m] += 1
     if not batch.labelled[n] or not (visible.any() or config.as_released):
       continue
-    joint.append(cross_entropy(head(p["joint"], np.concatenate(r)), label))
-    each = [head(p[f"single_{m}"], r[m]) for m in range(3)]
+    joint.append(cross_entropy(head(p["joint_head"], np.concatenate(r)), label))
+    each = [head(p[f"unimodal_heads_{m}"], r[m]) for m in range(3)]
     unimodal.append(sum(cross_entropy(logits, label) for logits in each))
   return np.mean(joint), np.mean(unimodal), total / count, len(joint)
 

@@ -22,7 +22,6 @@ what they generate has its real twin in the first view.
   cross and self layers, augmentation         none: on validation of emoji and mfeat they cost more
                                               than they gave
   2 views, weights and temperature unknown    3 views, weights 1, temperature .5, 2 prompts
-
 The preset "clip" has all blocks of the figure, at the sizes of CLIP features.
 """
 
@@ -111,14 +110,15 @@ class PromiseNet(precision.Network):
 
   def setup(self):
     c, each = self.config, self.modalities
-    self.encode = [Tokenizer(m, c.hidden, c.encoder, c.norm) for m in each]
+    self.tokenizers = [Tokenizer(m, c.hidden, c.encoder, c.norm) for m in each]
     if c.generate != "none":
-      self.fill = Generate(c.generate, c.num_prompts, c.num_heads, c.norm)
-    self.instance, self.label = Projection(c.code_size), Projection(c.code_size)
+      self.generate = Generate(c.generate, c.num_prompts, c.num_heads, c.norm)
+    self.instance_projection = Projection(c.code_size)
+    self.class_projection = Projection(c.code_size)
     sizes = c.num_heads, c.dropout, c.norm
-    self.cross = [attention.Layers(c.num_cross_layers, *sizes) for _ in each]
-    self.own = [attention.Layers(c.num_self_layers, *sizes) for _ in each]
-    self.last = [attention.Norm(c.norm) for _ in each]
+    self.cross_layers = [attention.Layers(c.num_cross_layers, *sizes) for _ in each]
+    self.self_layers = [attention.Layers(c.num_self_layers, *sizes) for _ in each]
+    self.norms = [attention.Norm(c.norm) for _ in each]
     self.pool, self.drop = nn.Dense(c.hidden), Dropout(c.dropout)
     self.head = nn.Dense(self.num_outputs)
 
@@ -126,16 +126,16 @@ class PromiseNet(precision.Network):
     """What the static `pattern` lacks is not encoded."""
     tokens, masks = self.tokenize(inputs, pattern)
     if self.config.generate != "none":
-      tokens, masks = self.fill(tokens, masks, inputs.present)
+      tokens, masks = self.generate(tokens, masks, inputs.present)
     logits = self.classify(tokens, masks)
     means = [missing.masked_mean(x, m, 1) for x, m in zip(tokens, masks, strict=True)]
     means = jnp.stack(means, axis=1)
-    return Output(logits, self.instance(means), self.label(means))
+    return Output(logits, self.instance_projection(means), self.class_projection(means))
 
   def tokenize(self, inputs: Inputs, pattern):
     """Tokens f[B, T_m, H] of every modality, and which are real."""
     pairs = []
-    for i, encode in enumerate(self.encode):
+    for i, encode in enumerate(self.tokenizers):
       if pattern is None or pattern[i]:
         pairs.append(encode(inputs, inputs.present[:, i]))
       else:
@@ -150,9 +150,9 @@ class PromiseNet(precision.Network):
       if len(tokens) > 1:
         others = jnp.concatenate(tokens[:i] + tokens[i + 1 :], axis=1)
         others_mask = jnp.concatenate(masks[:i] + masks[i + 1 :], axis=1)
-        y = self.cross[i](y, others_mask, others)
-      z = self.own[i](y, masks[i])
-      means.append(missing.masked_mean(self.last[i](z), masks[i], 1))
+        y = self.cross_layers[i](y, others_mask, others)
+      z = self.self_layers[i](y, masks[i])
+      means.append(missing.masked_mean(self.norms[i](z), masks[i], 1))
     pooled = jnp.tanh(self.pool(jnp.concatenate(means, axis=-1)))
     return self.head(self.drop(pooled))
 

@@ -104,13 +104,13 @@ class RedcoreNet(precision.Network):
   def setup(self):
     c, num_modalities = self.config, len(self.modalities)
     encoder = lambda m: GaussianEncoder(m, c.hidden, c.encoder, c.num_blocks, c.as_released)
-    self.encode = [encoder(m) for m in self.modalities]
+    self.encoders = [encoder(m) for m in self.modalities]
     self.absent = self.param("absent", nn.initializers.normal(1.0), (num_modalities, c.hidden))
     widths = c.imputer_hidden, c.imputer_hidden // 2, c.imputer_hidden // 4
     imputer = lambda: imputers.Imputer(c.hidden, widths, c.num_autoencoders, c.as_released)
-    self.impute = [imputer() for _ in self.modalities] if num_modalities > 1 else []
+    self.imputers = [imputer() for _ in self.modalities] if num_modalities > 1 else []
     head = lambda: Head(self.num_outputs, c.head_hidden, c.head_dropout, c.as_released)
-    self.joint, self.single = head(), [head() for _ in self.modalities]
+    self.joint_head, self.unimodal_heads = head(), [head() for _ in self.modalities]
 
   def __call__(self, inputs: Inputs, pattern=None, noise_key=None):
     """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]."""
@@ -122,7 +122,7 @@ class RedcoreNet(precision.Network):
     """z, mu, logvar f[B, M, H] each. Without `noise_key` z is mu."""
     c, codes = self.config, []
     blank = jnp.zeros((inputs.present.shape[0], c.hidden))
-    for i, encode in enumerate(self.encode):
+    for i, encode in enumerate(self.encoders):
       # The code of zeros stands for an absent source in the released code: never left out.
       is_used = pattern is None or pattern[i] or c.as_released
       codes.append(encode(inputs, inputs.present[:, i]) if is_used else (blank, blank))
@@ -142,16 +142,16 @@ class RedcoreNet(precision.Network):
     if z.shape[1] == 1:
       return embedding
     others = [[z[:, j] for j in range(z.shape[1]) if j != i] for i in range(z.shape[1])]
-    pairs = zip(self.impute, others, strict=True)
+    pairs = zip(self.imputers, others, strict=True)
     return jnp.stack([impute(jnp.concatenate(x, axis=-1)) for impute, x in pairs], axis=1)
 
   def classify(self, r: Float[Array, "B M H"]) -> Float[Array, "B C"]:
     """Joint logits."""
-    return self.joint(r.reshape(len(r), -1))
+    return self.joint_head(r.reshape(len(r), -1))
 
   def classify_each(self, r: Float[Array, "B M H"]) -> Float[Array, "M B C"]:
     """Unimodal logits."""
-    return jnp.stack([head(r[:, i]) for i, head in enumerate(self.single)])
+    return jnp.stack([head(r[:, i]) for i, head in enumerate(self.unimodal_heads)])
 
 
 def draw_visible(

@@ -50,7 +50,9 @@ def apply(name: str):
 
   def fill_tokens(net, batch):
     tokens, masks = net.tokenize(batch, None)
-    return (tokens, masks) if config.generate == "none" else net.fill(tokens, masks, batch.present)
+    return (
+      (tokens, masks) if config.generate == "none" else net.generate(tokens, masks, batch.present)
+    )
 
   def both(params, batch):
     return *net.apply(params, batch, method=fill_tokens), net.apply(params, batch)
@@ -87,7 +89,7 @@ def test_the_network_equals_its_equations(name):
     for i, m in enumerate(spec.modalities):
       own = np.asarray(tokens[i][n])[np.asarray(masks[i][n])]
       if batch.present[n, i]:  # passes unchanged
-        z = oracle.tokens(config, p[f"encode_{i}"], batch, n, m)
+        z = oracle.tokens(config, p[f"tokenizers_{i}"], batch, n, m)
         np.testing.assert_allclose(own, z, 1e-4, 1e-5)
       else:  # two prompts, as many tokens as the sources have, or none
         lengths = [batch.length.get(m.name, [1] * 16)[n] for m in spec.modalities]
@@ -96,7 +98,9 @@ def test_the_network_equals_its_equations(name):
       rows.append(own.astype(float))
     np.testing.assert_allclose(output.logits[n], oracle.logits(p, rows), 1e-4, 1e-5)
     mean = np.stack([r.mean(0) if len(r) else np.zeros(4) for r in rows])
-    for code, phi in ((output.instance_code, p["instance"]), (output.class_code, p["label"])):
+    codes = {"instance": output.instance_code, "class": output.class_code}
+    for level, code in codes.items():
+      phi = p[f"{level}_projection"]
       expected = oracle.dense(phi["Dense_1"], oracle.gelu(oracle.dense(phi["Dense_0"], mean)))
       np.testing.assert_allclose(code[n], expected, 1e-4, 1e-5)
 
@@ -143,9 +147,9 @@ def test_prompts_learn_from_rows_that_lack_their_modality():
   """Complete rows leave them alone."""
   _, terms, grads = differentiate("plain", batch_with((1, 1, 1)))
   assert set(terms) == {"supervised"}
-  assert size(grads["params"]["fill"]) == 0 < size(grads["params"]["cross_0"])
+  assert size(grads["params"]["generate"]) == 0 < size(grads["params"]["cross_layers_0"])
   _, _, grads = differentiate("plain", batch_with((1, 1, 1), (1, 0, 1)))
-  fill = grads["params"]["fill"]
+  fill = grads["params"]["generate"]
   moves = [size(fill[f"absent_{i}"]["prompts"]) > 0 for i in range(3)]
   assert moves == [False, True, False]
   assert size(fill["absent_1"]) > 0 == size(fill["absent_0"]) == size(fill["absent_2"])
@@ -164,7 +168,7 @@ def test_what_is_recorded_and_hidden_may_be_anything():
 
 def test_hidden_views_of_complete_rows_train_prompts_too():
   _, _, grads = differentiate("full", batch_with((1, 1, 1)))
-  fill = grads["params"]["fill"]
+  fill = grads["params"]["generate"]
   assert all(size(fill[f"absent_{i}"]["prompts"]) > 0 for i in range(3))
 
 

@@ -33,7 +33,7 @@ def test_the_baselines_generate_as_many_tokens_as_prompts(generate):
   params = example_batches.parameters(method)
 
   def fill_tokens(net, batch):
-    return net.fill(*net.tokenize(batch, None, None), batch.present)
+    return net.generate(*net.tokenize(batch, None), batch.present)
 
   fill = functools.partial(net.apply, method=fill_tokens)
   filled, masks = jax.eval_shape(fill, params, batch)
@@ -81,12 +81,12 @@ def test_the_preset_clip_has_its_values_and_sizes():
   d, p = 512, params["params"]
   linear, ffn = d * d + d, 2 * 4 * d * d + 5 * d
   heads = 3 * d * d + linear
-  assert count(p["encode_0"]) == 2 * 512 + 512 * d + d + d
-  assert count(p["encode_1"]) == 2 * 768 + 768 * d + d + d
-  assert count(p["fill"]["absent_0"]) == 16 * d + heads + ffn + 6 * d
-  assert count(p["cross_0"]) == 2 * (heads + ffn + 6 * d)
-  assert count(p["own_0"]) == 2 * (heads + ffn + 4 * d)
-  assert count(p["instance"]) == linear + 128 * d + 128
+  assert count(p["tokenizers_0"]) == 2 * 512 + 512 * d + d + d
+  assert count(p["tokenizers_1"]) == 2 * 768 + 768 * d + d + d
+  assert count(p["generate"]["absent_0"]) == 16 * d + heads + ffn + 6 * d
+  assert count(p["cross_layers_0"]) == 2 * (heads + ffn + 6 * d)
+  assert count(p["self_layers_0"]) == 2 * (heads + ffn + 4 * d)
+  assert count(p["instance_projection"]) == linear + 128 * d + 128
   assert count(p["pool"]) == 2 * d * d + d and count(p["head"]) == 101 * d + 101
 
 
@@ -112,4 +112,4 @@ def test_memory_needs_a_second_modality():
   with pytest.raises(ValueError, match="modalities is 1, it must be at least 2"):
     methods.build_method("promise", {"generate": "memory"}, spec)
   method = methods.build_method("promise", {"num_cross_layers": 1, "hidden": 4}, spec)
-  assert "cross_0" not in jax.eval_shape(method.init, jax.random.key(0))[0]["params"]
+  assert "cross_layers_0" not in jax.eval_shape(method.init, jax.random.key(0))[0]["params"]

@@ -95,32 +95,32 @@ def test_the_heads_have_dropout_in_training_alone(rng):
 
 
 ENCODERS, IMPUTERS, SINGLE = (
-  {f"{kind}_{i}" for i in range(3)} for kind in ("encode", "impute", "single")
+  {f"{kind}_{i}" for i in range(3)} for kind in ("encoders", "imputers", "unimodal_heads")
 )
-WITHOUT_0 = {"impute_0", "encode_1", "encode_2"}
+WITHOUT_0 = {"imputers_0", "encoders_1", "encoders_2"}
 # (variant, term, modalities that every row has) -> the modules that have a gradient.
 FLOW = {
-  ("authors", "supervised", (0, 1, 2)): {"joint"} | ENCODERS,
-  ("authors", "supervised", (1, 2)): {"joint"} | WITHOUT_0,
+  ("authors", "supervised", (0, 1, 2)): {"joint_head"} | ENCODERS,
+  ("authors", "supervised", (1, 2)): {"joint_head"} | WITHOUT_0,
   # G_0 reads E_1(0), G_1 reads E_0(0): the encoder of an absent source learns too.
-  ("authors", "supervised", (2,)): {"joint", "impute_0", "impute_1"} | ENCODERS,
-  ("authors", "supervised", ()): {"joint"} | IMPUTERS | ENCODERS,
+  ("authors", "supervised", (2,)): {"joint_head", "imputers_0", "imputers_1"} | ENCODERS,
+  ("authors", "supervised", ()): {"joint_head"} | IMPUTERS | ENCODERS,
   ("authors", "unimodal", (0, 1, 2)): SINGLE | ENCODERS,
   ("authors", "unimodal", (1, 2)): SINGLE | WITHOUT_0,
-  ("authors", "kl", (1, 2)): {"encode_1", "encode_2"},
+  ("authors", "kl", (1, 2)): {"encoders_1", "encoders_2"},
   ("authors", "kl", ()): set(),
-  ("authors", "imputation_0", (0, 1, 2)): {"impute_0"} | ENCODERS,
-  ("authors", "imputation_0", (0,)): {"impute_0"} | ENCODERS,
+  ("authors", "imputation_0", (0, 1, 2)): {"imputers_0"} | ENCODERS,
+  ("authors", "imputation_0", (0,)): {"imputers_0"} | ENCODERS,
   ("authors", "imputation_0", (1, 2)): set(),
-  ("clean", "supervised", (0, 1, 2)): {"joint"} | ENCODERS,
-  ("clean", "supervised", (1, 2)): {"joint"} | WITHOUT_0,
-  ("clean", "supervised", (2,)): {"joint", "impute_0", "impute_1", "encode_2", "absent"},
+  ("clean", "supervised", (0, 1, 2)): {"joint_head"} | ENCODERS,
+  ("clean", "supervised", (1, 2)): {"joint_head"} | WITHOUT_0,
+  ("clean", "supervised", (2,)): {"joint_head", "imputers_0", "imputers_1", "encoders_2", "absent"},
   ("clean", "supervised", ()): set(),
   ("clean", "unimodal", (0, 1, 2)): SINGLE | ENCODERS,
   ("clean", "unimodal", ()): set(),
-  ("clean", "kl", (1, 2)): {"encode_1", "encode_2"},
-  ("clean", "imputation_0", (0, 1, 2)): {"impute_0"} | ENCODERS,
-  ("clean", "imputation_0", (0,)): {"impute_0", "encode_0", "absent"},
+  ("clean", "kl", (1, 2)): {"encoders_1", "encoders_2"},
+  ("clean", "imputation_0", (0, 1, 2)): {"imputers_0"} | ENCODERS,
+  ("clean", "imputation_0", (0,)): {"imputers_0", "encoders_0", "absent"},
   ("clean", "imputation_0", (1, 2)): set(),
   ("detached", "imputation_0", (0, 1, 2)): WITHOUT_0,
 }
@@ -143,9 +143,11 @@ def test_a_unimodal_head_teaches_the_encoder_or_the_imputer_of_its_modality(head
   gradient = jax.jit(jax.grad(head_loss))
   others = {i for i in range(3) if i != head}
   complete = reached(gradient(params, batch_with(0, 1, 2)))
-  assert complete == {f"single_{head}", f"encode_{head}"}
+  assert complete == {f"unimodal_heads_{head}", f"encoders_{head}"}
   imputed = reached(gradient(params, batch_with(*others)))
-  assert imputed == {f"single_{head}", f"impute_{head}"} | {f"encode_{i}" for i in others}
+  assert imputed == {f"unimodal_heads_{head}", f"imputers_{head}"} | {
+    f"encoders_{i}" for i in others
+  }
 
 
 def test_no_gradient_goes_through_beta():

@@ -39,7 +39,7 @@ def test_one_modality_is_enough():
   run, one, zero = jax.jit(gradient_of), jnp.ones(()), jnp.zeros(())
   values, grads, state = run(params, model_state, (one, zero))
   assert all(np.isfinite(x).all() for x in tiny_runs.numbers((values, grads, state)))
-  assert reached(grads) == {"encode_0", "joint", "single_0", "absent"}
+  assert reached(grads) == {"encoders_0", "joint_head", "unimodal_heads_0", "absent"}
   assert state["upper"] == 1 and run(params, state, (one, zero))[2]["upper"] == 1
   _, grads, _ = run(params, model_state, (zero, one))
   assert reached(grads) == {"absent"}
@@ -80,7 +80,7 @@ def test_prediction_equals_a_slow_loop(variant):
   for n, visible in enumerate(batch.present):
     imputed = redcore_oracle.impute(params["params"], net.config, z[n], visible)
     r = np.concatenate([z[n, m] if visible[m] else imputed[m] for m in range(3)])
-    expected = redcore_oracle.head(params["params"]["joint"], r)
+    expected = redcore_oracle.head(params["params"]["joint_head"], r)
     np.testing.assert_allclose(logits[n], expected, 1e-4, 1e-4)
 
 
@@ -122,7 +122,7 @@ def test_random_subsets_and_as_released_exclude_each_other():
 def test_as_released_clips_every_module_alone(monkeypatch):
   """One that explodes does not freeze the others."""
   monkeypatch.setattr(update_rules, "gradient_update", lambda stage, tx: tx)
-  grads = {"params": {"encode_0": {"w": jnp.array([3e9, 4e9])}, "joint": jnp.ones(4)}}
+  grads = {"params": {"encoders_0": {"w": jnp.array([3e9, 4e9])}, "joint_head": jnp.ones(4)}}
   grads["params"]["absent"] = jnp.full((4,), 0.1)
   for variant, clips in (("authors", True), ("clean", False)):
     stage = build(variant)[1].stages[0]
@@ -130,8 +130,8 @@ def test_as_released_clips_every_module_alone(monkeypatch):
     updates = tx.update(grads, tx.init(grads), grads)[0]["params"]
     np.testing.assert_allclose(updates["absent"], 0.1)
     scale = (0.2, 0.5) if clips else (1e9, 1.0)
-    np.testing.assert_allclose(updates["encode_0"]["w"], scale[0] * np.array([3, 4]), 1e-5)
-    np.testing.assert_allclose(updates["joint"], scale[1], 1e-5)
+    np.testing.assert_allclose(updates["encoders_0"]["w"], scale[0] * np.array([3, 4]), 1e-5)
+    np.testing.assert_allclose(updates["joint_head"], scale[1], 1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.9])

@@ -43,15 +43,15 @@ def test_the_network_has_as_many_parameters_as_the_released_code(name):
   count = {module: size(part) for module, part in shapes.items()}
   encoders, unused, imputing, joint, single = COUNTS[name]
   for i in range(3):
-    assert count[f"encode_{i}"] == encoders[i] - unused
-    assert count[f"single_{i}"] == single
-  assert count["joint"] == joint
+    assert count[f"encoders_{i}"] == encoders[i] - unused
+    assert count[f"unimodal_heads_{i}"] == single
+  assert count["joint_head"] == joint
   net = imputers.Imputer(d, imputer, num_autoencoders=5, he_init=True)
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 2 * d)))
   assert size(shapes) == imputing
   # What stands in for an absent source is ours; the authors' version does not use it.
-  assert set(count) == {"absent", "joint"} | {
-    f"{kind}_{i}" for kind in ("encode", "impute", "single") for i in range(3)
+  assert set(count) == {"absent", "joint_head"} | {
+    f"{kind}_{i}" for kind in ("encoders", "imputers", "unimodal_heads") for i in range(3)
   }
 
 

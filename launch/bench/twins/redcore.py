@@ -132,17 +132,17 @@ class Redcore(nn.Module):
     super().__init__()
     c, each, self.config = config, spec.modalities, config
     count, outputs = len(each), spec.task.outputs
-    self.encode = nn.ModuleList(Gaussian(m, c) for m in each)
+    self.encoders = nn.ModuleList(Gaussian(m, c) for m in each)
     self.absent = nn.Parameter(torch.zeros(count, c.hidden))
     inputs = (count - 1) * c.hidden
-    self.impute = nn.ModuleList(Imputer(inputs, c) for _ in each)
+    self.imputers = nn.ModuleList(Imputer(inputs, c) for _ in each)
     head = lambda size: layers.Mlp(size, c.head_hidden, c.head_hidden, outputs)
-    self.joint = head(count * c.hidden)
-    self.single = nn.ModuleList(head(c.hidden) for _ in each)
+    self.joint_head = head(count * c.hidden)
+    self.unimodal_heads = nn.ModuleList(head(c.hidden) for _ in each)
 
   def latents(self, batch):
     """mu, logvar f[B, M, D]."""
-    pairs = zip(self.encode, batch.present.T, strict=True)
+    pairs = zip(self.encoders, batch.present.T, strict=True)
     codes = zip(*(encode(batch, there) for encode, there in pairs), strict=True)
     return tuple(torch.stack(x, 1) for x in codes)
 
@@ -150,7 +150,7 @@ class Redcore(nn.Module):
     """(r, zhat) f[P, B, M, D] where rows show `shown` bool[P, B, M]."""
     sources = torch.where(shown[..., None], z, self.absent)
     made = []
-    for i, impute in enumerate(self.impute):
+    for i, impute in enumerate(self.imputers):
       rest = torch.cat([sources[:, :, :i], sources[:, :, i + 1 :]], 2)
       made.append(impute(rest.flatten(2)))
     made = torch.stack(made, 2)
@@ -160,7 +160,7 @@ class Redcore(nn.Module):
     """Logits f[B, C]."""
     mean, _ = self.latents(batch)
     r, _ = self.composite(mean, batch.present[None])
-    return self.joint(r.flatten(2))[0]
+    return self.joint_head(r.flatten(2))[0]
 
   def loss(self, batch, model_state, progress, draws=None):
     """(loss f[], the weights, averages and step after it); `draws` is the noise
@@ -173,8 +173,8 @@ class Redcore(nn.Module):
     label = torch.where(labelled, batch.label, 0)
     where = labelled & shown.any(-1)  # [P, B]
     count = where.sum().clamp(min=1)
-    each = [(self.joint(r.flatten(2)), 1.0)]
-    parts = zip(self.single, r.unbind(2), strict=True)
+    each = [(self.joint_head(r.flatten(2)), 1.0)]
+    parts = zip(self.unimodal_heads, r.unbind(2), strict=True)
     each += [(head(x), c.unimodal_weight) for head, x in parts]
     again = label.expand(len(shown), -1).flatten()
     error = lambda x: F.cross_entropy(x.flatten(0, 1), again, reduction="none")
