@@ -30,8 +30,8 @@ def spec(task: str = "classes", modalities=VECTORS) -> Spec:
   return Spec(modalities, TASKS[task], {}, num_labelled=ROWS)
 
 
-def complete(spec: Spec, rows: int = ROWS, seed: int = 0) -> Batch:
-  """Random rows that have everything, labelled, in a bank slot each."""
+def complete_batch(spec: Spec, rows: int = ROWS, seed: int = 0) -> Batch:
+  """Random rows with every modality and a label, each with a slot of the bank."""
   rng = np.random.default_rng(seed)
   draw = {
     "image": lambda m: rng.random((rows, *m.shape), np.float32),
@@ -49,7 +49,7 @@ def complete(spec: Spec, rows: int = ROWS, seed: int = 0) -> Batch:
     },
     recorded=every,
     present=every,
-    label=labels(spec.task, rows, rng),
+    label=random_labels(spec.task, rows, rng),
     labelled=np.ones(rows, bool),
     row_mask=np.ones(rows, bool),
     id=100 + rng.permutation(rows).astype(np.int32),
@@ -57,7 +57,7 @@ def complete(spec: Spec, rows: int = ROWS, seed: int = 0) -> Batch:
   )
 
 
-def labels(task: Task, rows: int, rng: np.random.Generator) -> np.ndarray:
+def random_labels(task: Task, rows: int, rng: np.random.Generator) -> np.ndarray:
   """Labels in which every class, or every label, occurs."""
   if task.kind == "classes":
     return (rng.permutation(rows) % task.outputs).astype(np.int32)
@@ -67,10 +67,10 @@ def labels(task: Task, rows: int, rng: np.random.Generator) -> np.ndarray:
   return rng.uniform(-task.scale, task.scale, rows).astype(np.float32)
 
 
-def mixed(spec: Spec, seed: int = 0) -> Batch:
-  """16 rows, 10 labelled. Of the last 10 rows some lack what the data never recorded,
-  some what was hidden, and the last two have nothing left."""
-  batch = complete(spec, seed=seed)
+def mixed_batch(spec: Spec, seed: int = 0) -> Batch:
+  """16 rows, 10 labelled. Some of the last 10 were not recorded in full, in some a modality
+  is hidden, and the last two have nothing left."""
+  batch = complete_batch(spec, seed=seed)
   rng = np.random.default_rng(seed + 1)
   recorded, hidden = batch.recorded.copy(), np.zeros_like(batch.recorded)
   recorded[6:] = rng.random(recorded[6:].shape) < 0.7
@@ -86,9 +86,9 @@ def mixed(spec: Spec, seed: int = 0) -> Batch:
   )
 
 
-def parameters(method: Method, seed: int = 0) -> PyTree:
-  """Parameters with the shapes of `method.init` and no zeros, drawn on the host: to
-  compile an `init` takes longer than most tests."""
+def random_params(method: Method, seed: int = 0) -> PyTree:
+  """Parameters of the shapes of `method.init`, drawn on the host and none of them 0.
+  Compiling an `init` takes longer than most tests."""
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
@@ -105,12 +105,8 @@ def step_info(progress: float) -> StepInfo:
   return StepInfo(np.int32(3), np.float32(progress))
 
 
-clock = step_info
-
-
-def poisoned(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
-  """The batch with garbage where `there` bool[B, M] is False: NaN, ids out of range,
-  impossible lengths."""
+def poison(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
+  """Garbage where `there` bool[B, M] is False: NaN, ids out of range, impossible lengths."""
   inputs, length = {}, dict(batch.length)
   for i, m in enumerate(spec.modalities):
     x = batch.inputs[m.name].copy()
@@ -121,8 +117,8 @@ def poisoned(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
   return batch.replace(inputs=inputs, length=length)
 
 
-def zeroed(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
-  """The batch with zeros in the inputs where `there` bool[B, M] is False."""
+def zero(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
+  """Zeros in the inputs where `there` bool[B, M] is False."""
   inputs = {}
   for i, m in enumerate(spec.modalities):
     x = batch.inputs[m.name].copy()
@@ -131,12 +127,12 @@ def zeroed(batch: Batch, spec: Spec, there: np.ndarray) -> Batch:
   return batch.replace(inputs=inputs)
 
 
-def take(batch: Batch, rows) -> Batch:
+def take_rows(batch: Batch, rows) -> Batch:
   """The rows of a batch, in the order given."""
   return jax.tree.map(lambda x: x[rows], batch)
 
 
-def readable(batch: Batch, noisy: bool = False) -> Inputs:
-  """What `predict` may read of a batch; without `noisy` rows, ids that say nothing."""
+def to_inputs(batch: Batch, with_ids: bool = False) -> Inputs:
+  """What `predict` may read of a batch. Only a method with test noise reads the ids."""
   inputs = batch.to_inputs()
-  return inputs if noisy else inputs.replace(id=np.zeros_like(batch.id))
+  return inputs if with_ids else inputs.replace(id=np.zeros_like(batch.id))

@@ -123,14 +123,14 @@ def built(name: str, dropout: bool = False) -> Program:
   case = CASES[name]
   spec = example_batches.spec(case.task, case.modalities)
   method = methods.build_method(case.method, case.values, spec)
-  params = example_batches.parameters(method)
+  params = example_batches.random_params(method)
   model_state = jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
   loss = method.stages[0].loss if dropout else without_dropout(method.stages[0].loss)
   grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
   predict = jax.jit(method.predict)
   program = Program(case, spec, method, params, model_state, grad, predict)
   # Banks and running means with something in them.
-  (_, (model_state, _)), _ = differentiate(program, example_batches.complete(spec, seed=9))
+  (_, (model_state, _)), _ = differentiate(program, example_batches.complete_batch(spec, seed=9))
   return program._replace(model_state=model_state)
 
 
@@ -151,7 +151,7 @@ def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
 
 
 def predict_logits(program: Program, batch):
-  readable = example_batches.readable(batch, program.case.has_test_noise)
+  readable = example_batches.to_inputs(batch, program.case.has_test_noise)
   return np.asarray(program.predict(program.params, program.model_state, readable)["logits"])
 
 

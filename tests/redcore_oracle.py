@@ -33,12 +33,12 @@ def build(variant: str):
   net = RedcoreNet(SPEC.modalities, SPEC.task.outputs, config)
   method = redcore.redcore(config, SPEC)
   model_state = redcore_upper.init_state(config, 3)
-  return net, method, example_batches.parameters(method), model_state
+  return net, method, example_batches.random_params(method), model_state
 
 
 def batch_with(*present: int):
   """A batch in which every row has these modalities."""
-  batch, row = example_batches.complete(SPEC), np.isin(np.arange(3), present)
+  batch, row = example_batches.complete_batch(SPEC), np.isin(np.arange(3), present)
   return batch.replace(present=np.tile(row, (example_batches.ROWS, 1)))
 
 
@@ -74,7 +74,7 @@ def select(*names: str):
 def reached(grads) -> set[str]:
   """The modules whose gradient is not 0."""
   parts = grads["params"].items()
-  return {name for name, part in parts if any(x.any() for x in tiny_runs.numbers(part))}
+  return {name for name, part in parts if any(x.any() for x in tiny_runs.to_numpy(part))}
 
 
 def dense(p, x):

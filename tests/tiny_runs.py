@@ -1,4 +1,4 @@
-"""Tiny data, settings and toy methods that the tests of training share."""
+"""Tiny data, configs and toy methods that the tests of training share."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ PATTERNS = np.array([[True, False], [False, True], [True, True]])
 
 @contextlib.contextmanager
 def compile_once(folder):
-  """While it lasts, programs are compiled once, into `folder`."""
+  """Inside, every program is compiled once and kept in `folder`."""
   from jax.experimental.compilation_cache import compilation_cache
 
   changed = {
@@ -55,9 +55,8 @@ def compile_once(folder):
     apply(before)
 
 
-def short(devices: int = 1) -> dict[str, str]:
-  """The environment of a process that runs for seconds: few devices, and programs that
-  are not optimised."""
+def fast_environment(devices: int = 1) -> dict[str, str]:
+  """The environment of a process that runs for seconds: few devices, no optimisation."""
   own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
   return os.environ | own
 
@@ -83,7 +82,7 @@ def dataset(task: str = "classes", **options) -> data.Dataset:
   return data.load("synthetic", **(sizes | {"task": task} | options))
 
 
-def rows(
+def train_data(
   source: data.Dataset, seeds=(0, 1), rate: float = 0.5, protocol: str = "none"
 ) -> batches.TrainData:
   """The train rows, `rate` of them labelled."""
@@ -92,26 +91,26 @@ def rows(
   return batches.TrainData(split, np.stack(known), tuple(seeds), missing.parse_protocol(protocol))
 
 
-def settings(**changed) -> TrainConfig:
-  """20 steps in calls of 5, batches of 16."""
+def train_config(**changed) -> TrainConfig:
+  """20 steps in blocks of 5, batches of 16."""
   fast = optimizer.OptimConfig(lr=3e-2)
   values = {"steps": 20, "eval_every": 5, "batch_size": 16, "labelled_per_batch": 8}
   return TrainConfig(**(values | {"optim": fast} | changed))
 
 
-def stopping(after: int):
-  """A `stop` that asks for SIGTERM when it has been called for `after` calls."""
-  asked = []
+def stop_after(after: int):
+  """A `stop` that says SIGTERM from its call number `after` on."""
+  calls = []
 
   def stop():
-    asked.append(None)
-    return signal.SIGTERM if len(asked) >= after else 0
+    calls.append(None)
+    return signal.SIGTERM if len(calls) >= after else 0
 
   return stop
 
 
-def shown(batch) -> jax.Array:
-  """Both inputs side by side f[B, 8], zeros for what is absent."""
+def concat_inputs(batch) -> jax.Array:
+  """Both inputs side by side f[B, 8], zeros where one is absent."""
   present = jnp.asarray(batch.present)
   parts = [
     missing.zero_absent(batch.inputs[name], present[:, i]) for i, name in enumerate(("m0", "m1"))
@@ -120,15 +119,15 @@ def shown(batch) -> jax.Array:
 
 
 def cross_entropy(logits, batch) -> jax.Array:
-  """Of the labelled rows."""
+  """Mean over labelled rows."""
   label = jnp.where(batch.labelled, batch.label, 0)
   chosen = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
   each = jax.nn.logsumexp(logits, axis=-1) - chosen
   return missing.masked_mean(each, batch.labelled, 0)
 
 
-def linear(spec: Spec) -> Method:
-  """Two linear layers, noise on the input from the key, model_state that counts the steps."""
+def linear_method(spec: Spec) -> Method:
+  """Two linear layers. The key makes noise on the input, model_state counts steps."""
   del spec
 
   def init(key):
@@ -141,67 +140,67 @@ def linear(spec: Spec) -> Method:
   def logits(params, x):
     return x @ params["body"] @ params["head"]["w"] + params["head"]["b"][None]
 
-  def loss(params, model_state, batch, key, clock):
-    del clock
-    x = shown(batch)
+  def loss(params, model_state, batch, key, step_info):
+    del step_info
+    x = concat_inputs(batch)
     x = x + 0.1 * jax.random.normal(key, x.shape)
     value = cross_entropy(logits(params, x), batch)
     hidden = jnp.sum(~batch.present).astype(jnp.float32)
-    told = {"hidden": Average(hidden, jnp.float32(batch.present.size))}
-    return value, ({**model_state, "count": model_state["count"] + 1}, told)
+    terms = {"hidden": Average(hidden, jnp.float32(batch.present.size))}
+    return value, ({**model_state, "count": model_state["count"] + 1}, terms)
 
   def predict(params, model_state, batch, pattern=None):
     del model_state, pattern
-    return {"logits": logits(params, shown(batch))}
+    return {"logits": logits(params, concat_inputs(batch))}
 
   return Method(init, predict, (Stage("train", loss),))
 
 
-def two_stages(spec: Spec) -> Method:
-  """First everything, on complete rows and judged by a constant guess of class 0; then
-  the head alone, from a backbone that `enter` copies to model_state."""
-  one = linear(spec)
+def two_stage_method(spec: Spec) -> Method:
+  """First everything, on complete rows and validated by a constant guess of class 0; then
+  the head alone, with a copy of the body in model_state."""
+  one = linear_method(spec)
   (stage,) = one.stages
 
   def guess(params, model_state, batch, pattern=None):
     del params, model_state, pattern
     return {"logits": jnp.zeros((batch.id.shape[0], 2)).at[:, 0].set(1.0)}
 
-  def enter(key, params, model_state):
+  def start_head(key, params, model_state):
     noise = jax.random.normal(key, params["head"]["w"].shape)
     head = params["head"] | {"w": params["head"]["w"] + 0.01 * noise}
     kept = {"count": model_state["count"], "teacher": params["body"]}
     return params | {"head": head}, kept
 
   backbone = stage._replace(name="backbone", hide=False, predict=guess, fraction=0.5)
-  prompt = stage._replace(name="prompt", trainable=("head/.*",), on_start=enter, fraction=0.5)
+  prompt = stage._replace(name="prompt", trainable=("head/.*",), on_start=start_head, fraction=0.5)
   return one._replace(stages=(backbone, prompt))
 
 
-def replaced(stage: Stage, method: Method) -> Method:
+def with_stage(stage: Stage, method: Method) -> Method:
   """The method with `stage` alone."""
   return method._replace(stages=(stage,))
 
 
-def numbers(tree) -> list[np.ndarray]:
+def to_numpy(tree) -> list[np.ndarray]:
   """The leaves on the host."""
   return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def same(a, b) -> bool:
+def is_same(a, b) -> bool:
   """Whether two trees are equal, bit by bit."""
-  pairs = zip(numbers(a), numbers(b), strict=True)
+  pairs = zip(to_numpy(a), to_numpy(b), strict=True)
   return all(x.tobytes() == y.tobytes() and x.dtype == y.dtype for x, y in pairs)
 
 
 def assert_close(a, b, **tolerance) -> None:
   """The leaves of two trees agree."""
-  for x, y in zip(numbers(a), numbers(b), strict=True):
+  for x, y in zip(to_numpy(a), to_numpy(b), strict=True):
     np.testing.assert_allclose(x, y, **tolerance)
 
 
-def moved(arrays: np.ndarray) -> bool:
-  """Whether no two of the seeds stacked in `arrays` [S, ...] are alike."""
+def all_seeds_differ(arrays: np.ndarray) -> bool:
+  """Whether no two seeds of `arrays` [S, ...] are equal."""
   flat = arrays.reshape(len(arrays), -1)
   return len(np.unique(flat, axis=0)) == len(flat)
 

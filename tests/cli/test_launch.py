@@ -30,7 +30,7 @@ def command(script: str, *flags: str) -> list[str]:
 def environment(tmp_path_factory):
   """One device, and programs compiled once for all processes."""
   folder = tmp_path_factory.mktemp("compiled")
-  return tiny_runs.short() | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
+  return tiny_runs.fast_environment() | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
 STEPS = 120  # 24 calls a variant: time enough to be killed in one
@@ -143,12 +143,12 @@ def test_a_run_that_was_stopped_three_times_ends_like_one_that_was_not(story, wh
   logs = [files.read_jsonl(f / "metrics.jsonl") for f in (story.folder, whole.folder)]
   assert logs[0] == logs[1] and len(logs[0]) == 2 * 2 * STEPS // 5
   ours, theirs = (dict(np.load(f / "predictions.npz")) for f in (story.folder, whole.folder))
-  assert ours.keys() == theirs.keys() and tiny_runs.same(ours, theirs)
+  assert ours.keys() == theirs.keys() and tiny_runs.is_same(ours, theirs)
   for variant in ("robult", "distil"):
     trees = []
     for folder in (story.folder, whole.folder):
       trees.append(checkpoint.load_parameters(folder / "checkpoints" / variant, STEPS, "state"))
-    assert tiny_runs.same(*trees)
+    assert tiny_runs.is_same(*trees)
 
 
 def test_a_run_that_diverges_says_where_and_fails(tmp_path, environment):

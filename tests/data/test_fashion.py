@@ -31,7 +31,7 @@ def test_the_files_are_found_checked_and_cut_in_quarters(tmp_path, monkeypatch):
     digest = hashlib.sha256(x.tobytes()).hexdigest()
     monkeypatch.setitem(fashion.SHA256, ("t10k", kind), digest)
   found, known = fashion.read_images(manual, "t10k")
-  assert tiny_runs.same((found, known), (images, labels))
+  assert tiny_runs.is_same((found, known), (images, labels))
   picture = np.zeros((28, 28), np.uint8)
   for at in fashion.QUARTERS.values():
     picture[at] += found[1][at]

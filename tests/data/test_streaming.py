@@ -23,15 +23,17 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def run_fit(source, train_data, mesh, **more):
-  method, valid = tiny_runs.two_stages(source.spec), source.split("valid")
-  return loop.fit(method, source.spec, train_data, valid, tiny_runs.settings(), mesh=mesh, **more)
+  method, valid = tiny_runs.two_stage_method(source.spec), source.split("valid")
+  return loop.fit(
+    method, source.spec, train_data, valid, tiny_runs.train_config(), mesh=mesh, **more
+  )
 
 
 @pytest.fixture(scope="module")
 def resident(one_device):
   """Toy data, their train rows, a fit and its log."""
   source, lines = tiny_runs.dataset(), []
-  rows = tiny_runs.rows(source, protocol="bernoulli(0.3,redraw=true)")
+  rows = tiny_runs.train_data(source, protocol="bernoulli(0.3,redraw=true)")
   return source, rows, run_fit(source, rows, one_device, log=lines.extend), lines
 
 
@@ -39,7 +41,7 @@ def test_training_on_streamed_rows_is_the_same_bit_by_bit(resident, one_device):
   (source, rows, fit, expected), lines = resident, []
   found = run_fit(source, stream(rows, threads=3), one_device, log=lines.extend)
   assert lines == expected and len(lines) == 2 * 4
-  assert tiny_runs.same(found[:4], fit[:4])
+  assert tiny_runs.is_same(found[:4], fit[:4])
 
 
 @pytest.mark.slow
@@ -57,7 +59,7 @@ def test_worker_processes_read_the_same_and_ignore_signals(resident, one_device)
 
   found = run_fit(source, stream(rows, threads=1, workers=2), one_device, log=log)
   assert lines == expected and len(codes) >= 2 and set(codes) <= {None, 0}
-  assert tiny_runs.same(found[:4], fit[:4])
+  assert tiny_runs.is_same(found[:4], fit[:4])
 
 
 def test_a_resumed_run_reads_only_what_is_left(resident, one_device, eight_devices, tmp_path):
@@ -65,7 +67,7 @@ def test_a_resumed_run_reads_only_what_is_left(resident, one_device, eight_devic
   source, rows, fit, _ = resident
   streamed = stream(rows)
   with Checkpoints(tmp_path) as checkpoints, pytest.raises(loop.TrainingInterrupted):
-    stop = tiny_runs.stopping(1)
+    stop = tiny_runs.stop_after(1)
     run_fit(source, streamed, eight_devices, checkpoints=checkpoints, stop=stop)
   for x in streamed.split.inputs.values():
     x.num_read.clear()
@@ -78,7 +80,7 @@ def test_a_resumed_run_reads_only_what_is_left(resident, one_device, eight_devic
 
 def test_rows_read_on_the_host_are_those_gathered_on_the_device(eight_devices):
   source = tiny_runs.dataset()
-  rows, sizes = tiny_runs.rows(source, protocol="exact(0.5)"), tiny_runs.settings()
+  rows, sizes = tiny_runs.train_data(source, protocol="exact(0.5)"), tiny_runs.train_config()
   steps = batches.StageSteps(0, 20, True)
   data = device_data.collect_arrays(rows.split)
   read = lambda host_rows: next(
@@ -92,7 +94,7 @@ def test_rows_read_on_the_host_are_those_gathered_on_the_device(eight_devices):
   at = lambda choice: jax.tree.map(lambda x: x[1, 3], choice)
   ours = make({}, at(on_host.choice), False, eight_devices)
   theirs = make(data, at(block.choice), False, eight_devices)
-  assert tiny_runs.same(ours, theirs)
+  assert tiny_runs.is_same(ours, theirs)
   index = block.choice["index"][1, 3]
   np.testing.assert_array_equal(ours.inputs["m1"], rows.split.inputs["m1"][index])
 
@@ -137,7 +139,7 @@ def test_few_blocks_are_read_ahead():
 
 def test_a_split_larger_than_the_device_is_refused(monkeypatch, one_device):
   source = tiny_runs.dataset()
-  method, rows = tiny_runs.linear(source.spec), tiny_runs.rows(source)
+  method, rows = tiny_runs.linear_method(source.spec), tiny_runs.train_data(source)
   assert placement.num_bytes(device_data.collect_arrays(rows.split)) == 48 * (32 + 2 + 8)
   assert placement.free_memory(one_device) > 2**20
   monkeypatch.setattr(placement, "free_memory", lambda mesh: 1000)

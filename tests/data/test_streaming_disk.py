@@ -48,12 +48,12 @@ def assert_same(streamed: data.Dataset, resident: data.Dataset) -> None:
     index = np.arange(len(theirs.id))
     inputs = {m: x[index] for m, x in ours.inputs.items()}
     assert inputs.keys() == theirs.inputs.keys()
-    assert tiny_runs.same(ours._replace(inputs=inputs), theirs)
+    assert tiny_runs.is_same(ours._replace(inputs=inputs), theirs)
     group = resident.group(name)
     assert (group is None) == (streamed.group(name) is None)
-    assert group is None or tiny_runs.same(group, streamed.group(name))
+    assert group is None or tiny_runs.is_same(group, streamed.group(name))
   ours, theirs = streamed.spec, resident.spec
-  assert tiny_runs.same(ours.standardise, theirs.standardise)
+  assert tiny_runs.is_same(ours.standardise, theirs.standardise)
   assert ours._replace(standardise=0) == theirs._replace(standardise=0)
   assert streamed.report == resident.report
   assert "train rows are streamed from" in streamed.notes[-1]
@@ -91,7 +91,7 @@ def test_stored_rows_are_used_until_the_file_changes(mine, monkeypatch):
   write = streaming.write_store
   monkeypatch.setattr(streaming, "write_store", lambda *a: written.append(a) or write(*a))
   again = data.load(mine, stream=True)
-  assert not written and tiny_runs.same(first.spec.standardise, again.spec.standardise)
+  assert not written and tiny_runs.is_same(first.spec.standardise, again.spec.standardise)
   data.load(mine, stream=True, nonfinite="value")
   assert len(written) == 1
   np.savez(mine, **(content() | {"x_numbers": np.ones((60, 4))}))

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 def environment(tmp_path_factory):
   """Two devices a process, and programs compiled once for all runs."""
   folder = tmp_path_factory.mktemp("compiled")
-  return tiny_runs.short(devices=2) | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
+  return tiny_runs.fast_environment(devices=2) | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,18 @@ from promise_jax.training import loop
 from promise_jax.training.checkpoint import Checkpoints
 
 source = tiny_runs.dataset()
-rows = tiny_runs.rows(source, protocol="bernoulli(0.3)")
-method, streamed = tiny_runs.linear(source.spec), stream(rows)
+rows = tiny_runs.train_data(source, protocol="bernoulli(0.3)")
+method, streamed = tiny_runs.linear_method(source.spec), stream(rows)
 inputs = streamed.split.inputs.values()
 
 def fit(train_data, mesh, **more):
   valid = source.split("valid")
-  return loop.fit(method, source.spec, train_data, valid, tiny_runs.settings(), mesh=mesh, **more)
+  config = tiny_runs.train_config()
+  return loop.fit(method, source.spec, train_data, valid, config, mesh=mesh, **more)
 
 mesh, logs = devices_mesh.make_mesh(), ([], [])
 resident = fit(rows, mesh, log=logs[0].extend)
-assert tiny_runs.same(resident[:4], fit(streamed, mesh)[:4])
+assert tiny_runs.is_same(resident[:4], fit(streamed, mesh)[:4])
 for x in inputs:
   assert x.num_read == [2 * 5 * 8] * 4, x.num_read  # both seeds, its half of the 16 rows
   x.num_read.clear()
@@ -147,13 +148,13 @@ for found in (fit(rows, parts), fit(streamed, parts)):
   tiny_runs.assert_close(found[:4], resident[:4], rtol=1e-4, atol=1e-5)
 for x in inputs:
   assert x.num_read == [5 * 16] * 4, x.num_read  # all rows of its own seed
-for stop in tiny_runs.stopping(1), lambda: 0:
+for stop in tiny_runs.stop_after(1), lambda: 0:
   with Checkpoints(pathlib.Path(sys.argv[3])) as checkpoints:
     try:
       again = fit(streamed, mesh, log=logs[1].extend, checkpoints=checkpoints, stop=stop)
     except loop.TrainingInterrupted as stopped:
       assert stopped.step == 5
-assert tiny_runs.same(resident[:4], again[:4]) and logs[1] == logs[0]
+assert tiny_runs.is_same(resident[:4], again[:4]) and logs[1] == logs[0]
 """
 
 
@@ -204,12 +205,12 @@ def test_a_disturbed_run_ends_like_an_undisturbed_one(story, whole):
   for name in ("results.jsonl", "metrics.jsonl", "spec.json"):
     assert (story.folder / name).read_text() == (whole.folder / name).read_text()
   ours, theirs = (dict(np.load(f / "predictions.npz")) for f in (story.folder, whole.folder))
-  assert ours.keys() == theirs.keys() and tiny_runs.same(ours, theirs)
+  assert ours.keys() == theirs.keys() and tiny_runs.is_same(ours, theirs)
   ours, theirs = (
     checkpoint.load_parameters(f / "checkpoints" / "fusion", STEPS, "state")
     for f in (story.folder, whole.folder)
   )
-  assert tiny_runs.same(ours, theirs)
+  assert tiny_runs.is_same(ours, theirs)
 
 
 def test_a_run_goes_on_with_other_devices_and_processes(story, whole, monkeypatch):

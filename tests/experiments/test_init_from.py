@@ -116,7 +116,7 @@ def test_the_best_parameters_of_the_same_seed_are_taken_over(source, other):
 def test_the_last_checkpoint_has_the_best_parameters(other):
   folder = other.folder / "checkpoints" / "fusion"
   params, model_state = checkpoint.load_parameters(folder, 15, "best")
-  assert tiny_runs.same((params, model_state), (other.fit.params, other.fit.model_state))
+  assert tiny_runs.is_same((params, model_state), (other.fit.params, other.fit.model_state))
 
 
 def test_other_baselines_start_from_random_weights(source, tmp_path):
@@ -168,7 +168,7 @@ def test_a_stopped_run_continues_without_the_other_folder(source, other, tmp_pat
   assert setup.variants[0].init is None
   train_variant(setup, setup.variants[0], folder, show=None)
   params = checkpoint.load_parameters(folder / "checkpoints" / "fusion", 15, "best")
-  assert tiny_runs.same(params, (other.fit.params, other.fit.model_state))
+  assert tiny_runs.is_same(params, (other.fit.params, other.fit.model_state))
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -206,10 +206,10 @@ def test_only_the_best_parameters_of_the_other_run_are_read(tmp_path, monkeypatc
     monkeypatch.setitem(methods.METHODS, "fusion", (settings, lambda _, spec: toy(spec)))
 
   def head_only(spec):
-    one = tiny_runs.linear(spec)
+    one = tiny_runs.linear_method(spec)
     return one._replace(stages=(one.stages[0]._replace(trainable=("head/.*",)),))
 
-  fusion_is(tiny_runs.two_stages)
+  fusion_is(tiny_runs.two_stage_method)
   first = finished_run(config(), tmp_path / "first")
   _, model_state = checkpoint.load_parameters(first.folder / "checkpoints" / "fusion", 15, "best")
   assert "teacher" in model_state

@@ -93,7 +93,7 @@ def test_garbage_in_the_test_rows_leaves_training_as_it_is(finished, tmp_path):
     run(tmp_path / "run")
   finally:
     patch.undo()
-  assert tiny_runs.same(fits, finished.fits)
+  assert tiny_runs.is_same(fits, finished.fits)
   folders = (finished.folder, tmp_path / "run")
   ours, theirs = ([x for x in lines_of(f) if x["split"] == "valid"] for f in folders)
   assert ours == theirs and len(ours) == 6
@@ -221,7 +221,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
     ours, theirs = ((f / name).read_text() for f in (tmp_path / "run", finished.folder))
     assert ours == theirs
   paths = (f / "predictions.npz" for f in (tmp_path / "run", finished.folder))
-  assert tiny_runs.same(*(dict(np.load(path)) for path in paths))
+  assert tiny_runs.is_same(*(dict(np.load(path)) for path in paths))
 
 
 def test_a_finished_run_under_another_protocol(finished, tmp_path):

@@ -141,7 +141,7 @@ def test_a_step_chosen_on_the_complete_pattern_is_said_to_be(tmp_path):
   (valid, *_) = [x for x in lines if x["split"] == "valid"]
   assert valid["protocol"] == "full pattern"
   source = tiny_runs.dataset()
-  split, rows = source.split("valid"), tiny_runs.rows(source)
+  split, rows = source.split("valid"), tiny_runs.train_data(source)
   known = rows.split.label[rows.labelled[0]]
   right = split.label == np.bincount(known).argmax()
   assert valid["value"] == pytest.approx(right.mean())

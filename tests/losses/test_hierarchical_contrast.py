@@ -37,7 +37,7 @@ def make_case(rng, kind="classes"):
   where[0], where[1] = True, False
   ids = np.array([7, 3, 11, 2, 900, 5, 11, 4], np.int32)
   task = example_batches.TASKS["classes" if kind == "instance" else kind]
-  label = example_batches.labels(task, B, rng)
+  label = example_batches.random_labels(task, B, rng)
   label[6] = label[2]
   if kind == "multilabel":
     label[3] = label[4] = 0

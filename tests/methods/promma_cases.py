@@ -48,7 +48,7 @@ def batch_of(seed: int = 0, complete: bool = False) -> Batch:
   """Rows whose label is in the speech; every pattern is there, one row has nothing, one
   lacks a recording, some have no label."""
   rng = np.random.default_rng(seed)
-  batch = example_batches.complete(SPEC, ROWS, seed)
+  batch = example_batches.complete_batch(SPEC, ROWS, seed)
   speech = batch.inputs["speech"]
   vision = speech + 0.3 * rng.normal(size=speech.shape).astype(np.float32)
   present, recorded = np.ones((2, ROWS, 3), bool)
@@ -73,9 +73,9 @@ def params_and_state():
   method = method_of()
   shapes = jax.eval_shape(method.init, KEY)[1]
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  f0 = mplmm.data_layers(example_batches.parameters(method, seed=1))
+  f0 = mplmm.data_layers(example_batches.random_params(method, seed=1))
   state |= {"f0": f0, "evaluator_trained": np.array(True)}
-  return example_batches.parameters(method), state
+  return example_batches.random_params(method), state
 
 
 @functools.cache

@@ -35,7 +35,7 @@ def test_a_weight_of_zero_keeps_a_term_out_of_the_loss():
 
 
 def test_keep_pattern_hides_what_the_pattern_leaves_out():
-  batch = example_batches.mixed(example_batches.spec())
+  batch = example_batches.mixed_batch(example_batches.spec())
   kept = common.keep_pattern(batch, (True, False, True)).present
   np.testing.assert_array_equal(kept, batch.present & [[True, False, True]])
   assert common.keep_pattern(batch, None).present is batch.present

@@ -44,21 +44,21 @@ def test_the_key_decides_the_parameters(name):
 @every_case
 def test_garbage_in_unrecorded_inputs_changes_nothing_in_training(name):
   p = built(name)
-  batch = example_batches.mixed(p.spec)
+  batch = example_batches.mixed_batch(p.spec)
   there = batch.recorded
   assert not there.all()
-  poisoned = differentiate(p, example_batches.poisoned(batch, p.spec, there))
+  poisoned = differentiate(p, example_batches.poison(batch, p.spec, there))
   assert_finite(poisoned)
-  assert_same(poisoned, differentiate(p, example_batches.zeroed(batch, p.spec, there)))
+  assert_same(poisoned, differentiate(p, example_batches.zero(batch, p.spec, there)))
 
 
 @every_case
 def test_garbage_in_absent_inputs_changes_no_prediction(name):
   p = built(name)
-  full = example_batches.mixed(p.spec)
+  full = example_batches.mixed_batch(p.spec)
   for pattern in missing.all_patterns(len(p.spec.modalities)):
     batch = full.replace(present=full.recorded & np.array([pattern]))
-    poisoned = predict_logits(p, example_batches.poisoned(batch, p.spec, batch.present))
+    poisoned = predict_logits(p, example_batches.poison(batch, p.spec, batch.present))
     assert_finite(poisoned)
     assert_same(poisoned, predict_logits(p, batch))
 
@@ -66,7 +66,7 @@ def test_garbage_in_absent_inputs_changes_no_prediction(name):
 @every_case
 def test_garbage_in_unknown_labels_changes_nothing(name):
   p = built(name)
-  batch = example_batches.mixed(p.spec)
+  batch = example_batches.mixed_batch(p.spec)
   label = batch.label.copy()
   hidden = ~batch.labelled
   garbage = [10**6, -7, 99] if label.dtype == np.int32 else [np.nan, np.inf, -1e9]
@@ -80,8 +80,8 @@ def test_garbage_in_unknown_labels_changes_nothing(name):
 @every_case
 def test_the_order_of_the_rows_changes_nothing(name, rng):
   p = built(name)
-  batch, order = example_batches.mixed(p.spec), rng.permutation(example_batches.ROWS)
-  shuffled = example_batches.take(batch, order)
+  batch, order = example_batches.mixed_batch(p.spec), rng.permutation(example_batches.ROWS)
+  shuffled = example_batches.take_rows(batch, order)
   (loss, (model_state, _)), grads = differentiate(p, batch)
   (other, (other_state, _)), other_grads = differentiate(p, shuffled)
   np.testing.assert_allclose(other, loss, 1e-5)
@@ -95,15 +95,15 @@ def test_the_order_of_the_rows_changes_nothing(name, rng):
 @every_method
 def test_rows_with_nothing_present_and_no_label_change_nothing(name):
   p = built(name)
-  batch, rows = example_batches.mixed(p.spec), np.arange(example_batches.ROWS) < 12
-  padded = example_batches.poisoned(batch, p.spec, np.tile(rows[:, None], 3)).replace(
+  batch, rows = example_batches.mixed_batch(p.spec), np.arange(example_batches.ROWS) < 12
+  padded = example_batches.poison(batch, p.spec, np.tile(rows[:, None], 3)).replace(
     row_mask=rows,
     present=batch.present & rows[:, None],
     recorded=batch.recorded & rows[:, None],
     labelled=batch.labelled & rows,
     label=np.where(rows, batch.label, 10**6),
   )
-  (loss, (model_state, terms)), grads = differentiate(p, example_batches.take(batch, rows))
+  (loss, (model_state, terms)), grads = differentiate(p, example_batches.take_rows(batch, rows))
   (other, (other_state, other_terms)), other_grads = differentiate(p, padded)
   np.testing.assert_allclose(other, loss, 1e-5)
   assert_close(other_grads, grads)
@@ -115,7 +115,7 @@ def test_rows_with_nothing_present_and_no_label_change_nothing(name):
 @pytest.mark.parametrize("absent", ["one for all", "all of some", "all", "labels"])
 def test_absent_modalities_and_labels_leave_everything_finite(name, absent):
   p = built(name)
-  batch = example_batches.complete(p.spec)
+  batch = example_batches.complete_batch(p.spec)
   present, labelled = batch.present.copy(), batch.labelled.copy()
   if absent == "one for all":
     present[:, 1] = False
@@ -126,7 +126,7 @@ def test_absent_modalities_and_labels_leave_everything_finite(name, absent):
   else:
     labelled[:] = False
   batch = batch.replace(present=present, recorded=present, labelled=labelled)
-  batch = example_batches.poisoned(batch, p.spec, present)
+  batch = example_batches.poison(batch, p.spec, present)
   (loss, (model_state, terms)), grads = differentiate(p, batch)
   assert_finite((loss, model_state, terms, grads, predict_logits(p, batch)))
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
@@ -143,7 +143,7 @@ def test_absent_modalities_and_labels_leave_everything_finite(name, absent):
 @pytest.mark.parametrize("name", [*FIRST, *(n for n in CASES if n.endswith("-kinds"))])
 def test_a_static_pattern_gives_what_a_traced_mask_gives(name):
   p = built(name)
-  batch = example_batches.readable(example_batches.mixed(p.spec))
+  batch = example_batches.to_inputs(example_batches.mixed_batch(p.spec))
   static = jax.jit(p.method.predict, static_argnames="pattern")
   patterns = missing.all_patterns(len(p.spec.modalities))
   sample = patterns[::2] if name in FIRST else patterns[len(patterns) // 2 :][:1]
@@ -161,7 +161,7 @@ def test_a_static_pattern_gives_what_a_traced_mask_gives(name):
 @every_method
 def test_a_static_pattern_leaves_the_absent_encoders_out(name):
   p = built(name)
-  batch = example_batches.readable(example_batches.mixed(p.spec))
+  batch = example_batches.to_inputs(example_batches.mixed_batch(p.spec))
   products = []
   for pattern in ((True, True, True), (True, False, True), (True, False, False)):
     run = functools.partial(p.method.predict, pattern=pattern)
@@ -173,7 +173,7 @@ def test_a_static_pattern_leaves_the_absent_encoders_out(name):
 @pytest.mark.parametrize("name", ["robult-kinds", "fusion-kinds"])
 def test_preprocessed_inputs_give_what_raw_ones_give(name):
   p = built(name)
-  batch = example_batches.mixed(p.spec)
+  batch = example_batches.mixed_batch(p.spec)
   before = p.method.preprocess(batch.inputs)
   assert before["photo"].ndim == 2 and before["words"] is batch.inputs["words"]
   ready = batch.replace(inputs=before)
@@ -186,19 +186,19 @@ def test_preprocessed_inputs_give_what_raw_ones_give(name):
 @every_method
 def test_the_key_decides_the_noise_and_garbage_stays_out_of_it(name):
   p = built(name, dropout=True)
-  batch = example_batches.mixed(p.spec)
+  batch = example_batches.mixed_batch(p.spec)
   first = differentiate(p, batch, key=4)
   assert_same(first, differentiate(p, batch, key=4))
   assert first[0][0] != differentiate(p, batch, key=5)[0][0]
-  poisoned = differentiate(p, example_batches.poisoned(batch, p.spec, batch.recorded), key=4)
-  zeroed = example_batches.zeroed(batch, p.spec, batch.recorded)
+  poisoned = differentiate(p, example_batches.poison(batch, p.spec, batch.recorded), key=4)
+  zeroed = example_batches.zero(batch, p.spec, batch.recorded)
   assert_same(poisoned, differentiate(p, zeroed, key=4))
 
 
 @every_method
 def test_prediction_has_no_randomness(name):
   p = built(name)
-  batch = example_batches.readable(example_batches.mixed(p.spec))
+  batch = example_batches.to_inputs(example_batches.mixed_batch(p.spec))
   text = str(jax.make_jaxpr(p.method.predict)(p.params, p.model_state, batch))
   assert "random" not in text and "threefry" not in text
 
@@ -206,7 +206,7 @@ def test_prediction_has_no_randomness(name):
 @every_case
 def test_sixteen_examples_can_be_learnt(name):
   p = built(name)
-  batch, step_info = example_batches.complete(p.spec), example_batches.step_info(0)
+  batch, step_info = example_batches.complete_batch(p.spec), example_batches.step_info(0)
   params, model_state, losses = p.params, p.model_state, []
   first = second = jax.tree.map(np.zeros_like, params)
   for i in range(1, p.case.steps + 1):

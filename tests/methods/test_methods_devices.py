@@ -31,13 +31,13 @@ GATHERED = {
 @pytest.mark.parametrize("devices", [2, 8])
 def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
   p = built(name, dropout=True)
-  batch, mesh = example_batches.mixed(p.spec), devices_mesh.make_mesh(jax.devices()[:devices])
+  batch, mesh = example_batches.mixed_batch(p.spec), devices_mesh.make_mesh(jax.devices()[:devices])
   everywhere = devices_mesh.replicated(mesh)
   here = placement.place((p.params, p.model_state), everywhere)
   spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   loss = p.method.stages[0].loss
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=everywhere)
-  args = *here, spread, jax.random.key(1), example_batches.clock(0.9)
+  args = *here, spread, jax.random.key(1), example_batches.step_info(0.9)
   program = step.lower(*args).compile()
   assert mesh.devices.size == devices
   assert_close(program(*args), differentiate(p, batch))
@@ -69,7 +69,7 @@ def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(name, eight_devic
   """Data, optimiser, validation and all; inputs alone are 6 numbers wide."""
   source = tiny_runs.dataset(dim=6)
   method = methods.build_method(name, tiny_runs.VALUES[name], source.spec)
-  given = tiny_runs.rows(source), source.split("valid"), tiny_runs.settings(steps=5)
+  given = tiny_runs.train_data(source), source.split("valid"), tiny_runs.train_config(steps=5)
   fit = loop.fit(method, source.spec, *given, mesh=eight_devices)
   (text,) = texts
   moved = exchanged(text)
@@ -88,8 +88,8 @@ def test_groups_train_what_one_device_does_and_send_each_other_nothing(name, one
   method = methods.build_method(name, tiny_runs.VALUES[name], source.spec)
   stages = len(method.stages)
   rows, config = (
-    tiny_runs.rows(source, seeds=range(8)),
-    tiny_runs.settings(steps=stages, eval_every=1),
+    tiny_runs.train_data(source, seeds=range(8)),
+    tiny_runs.train_config(steps=stages, eval_every=1),
   )
   given = method, source.spec, rows, source.split("valid"), config
   alone = loop.fit(*given, mesh=one_device)
@@ -111,8 +111,8 @@ for name in FIRST:
   spec = example_batches.spec("classes", example_batches.VECTORS)
   method = methods.build_method(name, CASES[name].values, spec)
   params, model_state = jax.eval_shape(method.init, jax.random.key(0))
-  batch = example_batches.mixed(spec)
-  rest = batch, jax.random.key(0), example_batches.clock(0.5)
+  batch = example_batches.mixed_batch(spec)
+  rest = batch, jax.random.key(0), example_batches.step_info(0.5)
   programs = [jax.jit(s.loss).lower(params, model_state, *rest) for s in method.stages]
   programs += [jax.jit(method.predict).lower(params, model_state, batch)]
   print(name, *(hashlib.sha256(p.as_text().encode()).hexdigest() for p in programs))
@@ -127,7 +127,7 @@ def test_every_process_makes_the_same_programs():
   both = [
     subprocess.Popen(
       [sys.executable, "-c", LOWERED],
-      env=tiny_runs.short() | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(folder)},
+      env=tiny_runs.fast_environment() | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(folder)},
       stdout=subprocess.PIPE,
       text=True,
     )

@@ -140,10 +140,10 @@ def slow_logits(preset, params, batch):
 
 def batch_of(spec):
   """Eight rows: each pattern, then nothing. Garbage in padding and where absent."""
-  batch = example_batches.complete(spec, 8)
+  batch = example_batches.complete_batch(spec, 8)
   present = np.array([*missing.all_patterns(3), (False,) * 3])
   batch = batch.replace(present=present)
-  return example_batches.readable(example_batches.poisoned(batch, spec, present))
+  return example_batches.to_inputs(example_batches.poison(batch, spec, present))
 
 
 @functools.cache
@@ -151,7 +151,7 @@ def forward(preset):
   """(batch, parameters without zeros, the program of `predict`)."""
   spec, method, _ = built(preset)
   run = jax.jit(method.predict, static_argnames="pattern")
-  params = example_batches.parameters(method)["params"]
+  params = example_batches.random_params(method)["params"]
   # Large: near 0 the exact GELU and its approximation are the same.
   params["generators"] = jax.tree.map(lambda x: 3 * x, params["generators"])
   return batch_of(spec), {"params": params}, run
@@ -211,7 +211,7 @@ def test_an_absent_modality_is_not_read(preset):
 def test_a_modality_that_a_static_pattern_hides_is_not_read():
   spec = built("clean")[0]
   _, params, run = forward("clean")
-  full = example_batches.readable(example_batches.complete(spec, 8))
+  full = example_batches.to_inputs(example_batches.complete_batch(spec, 8))
   pattern = (True, False, False)
   hidden = other_where_absent(full, spec, np.tile(pattern, (8, 1)))
   one, two = (run(params, {}, x, pattern=pattern)["logits"] for x in (full, hidden))

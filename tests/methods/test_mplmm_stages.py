@@ -37,7 +37,7 @@ def trained(preset):
   """Of ten steps of "tune": parameters before, the gradients of each step, parameters
   after, each by path, and the paths that are trained."""
   spec, method = built(preset, PAIR, "regression")
-  stage, batch = method.stages[-1], example_batches.mixed(spec)
+  stage, batch = method.stages[-1], example_batches.mixed_batch(spec)
   # Keeps the gradient of every leaf as its state.
   keep = optax.GradientTransformation(lambda params: params, lambda g, s, p: (g, g))
   config = optimizer.OptimConfig(lr=1e-2, schedule="constant", weight_decay=0.1)
@@ -46,7 +46,7 @@ def trained(preset):
   params = before = started(method)
   state, grads = TrainState(params, {}, tx.init(params)), []
   for i in range(10):
-    state, _ = update(state, batch, jax.random.key(i), example_batches.clock(i / 10))
+    state, _ = update(state, batch, jax.random.key(i), example_batches.step_info(i / 10))
     grads.append(param_paths.leaves_by_path(state.opt_state[0]))
   return (
     param_paths.leaves_by_path(before),
@@ -66,7 +66,7 @@ def started(method):
 
   own = start(jax.random.key(0))
   pick = lambda path, x: own.get(param_paths.path_to_string(path), x)
-  return jax.tree_util.tree_map_with_path(pick, example_batches.parameters(method))
+  return jax.tree_util.tree_map_with_path(pick, example_batches.random_params(method))
 
 
 def tuned(params, stage):
@@ -121,7 +121,7 @@ def test_only_the_released_code_starts_data_layers_afresh(preset):
   words = Modality("words", "tokens", (3,), vocabulary=5)
   _, method = built(preset, (words, example_batches.VECTORS[0]))
   released_code = preset == "authors"
-  before, model_state = example_batches.parameters(method), {"kept": 1}
+  before, model_state = example_batches.random_params(method), {"kept": 1}
   start = method.stages[-1].on_start
   start = jax.jit(start) if released_code else start
   after, same = start(jax.random.key(1), before, model_state)
@@ -138,7 +138,7 @@ def test_only_the_released_code_starts_data_layers_afresh(preset):
 def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows():
   """Labels [B] against logits [B, 1] must not be broadcast to [B, B]."""
   spec, method = built("clean", VECTORS, "regression")
-  batch, params = example_batches.mixed(spec), example_batches.parameters(method)
+  batch, params = example_batches.mixed_batch(spec), example_batches.random_params(method)
   loss, (_, terms) = jax.jit(method.stages[-1].loss)(params, {}, batch, KEY, None)
   net = mplmm.MplmmNet(VECTORS, 1, mplmm.MplmmConfig(**PRESETS["clean"]))
   run = lambda p: net.apply(
@@ -180,8 +180,8 @@ def test_without_prompts_it_is_the_plain_backbone():
   spec, method = built("clean", VECTORS, **OFF)
   _, unfinished = built("clean", VECTORS, tune=0.0)
   assert unfinished.predict is unfinished.stages[-1].predict
-  params, batch = example_batches.parameters(unfinished), example_batches.mixed(spec)
-  batch = example_batches.poisoned(batch, spec, batch.present)
+  params, batch = example_batches.random_params(unfinished), example_batches.mixed_batch(spec)
+  batch = example_batches.poison(batch, spec, batch.present)
   own = {"params": params["params"]["backbone"]}
   sizes = {k: SMALL[k] for k in ("width", "heads", "layers", "memory_layers")}
   net = mult.MulT(VECTORS, spec.task.outputs, **sizes)
@@ -193,7 +193,7 @@ def test_without_prompts_it_is_the_plain_backbone():
     bare = method.predict(inside, {}, batch)["logits"]
     return plain, bare, unfinished.predict(params, {}, batch)["logits"]
 
-  batch = example_batches.readable(batch)
+  batch = example_batches.to_inputs(batch)
   plain, bare, last = run(own, params, batch)
   assert np.isfinite(plain).all() and not batch.present[-2:].any()
   np.testing.assert_allclose(bare, plain, rtol=1e-5, atol=1e-6)
@@ -239,7 +239,7 @@ def test_long_sequences_of_unequal_lengths_take_less_than_6_gb():
   params, model_state = jax.eval_shape(method.init, key)
   state = TrainState(params, model_state, jax.eval_shape(tx.init, params))
   update = jax.jit(update_rules.gradient_update(stage, tx), donate_argnums=0)
-  args = state, types.example_batch(spec, 16), key, example_batches.clock(0.5)
+  args = state, types.example_batch(spec, 16), key, example_batches.step_info(0.5)
   jax.config.update("jax_disable_most_optimizations", False)
   try:
     # Memory is planned before machine code is made, and that may be slow code.

@@ -40,7 +40,7 @@ def build(name: str):
   config, spec = promise.PromiseConfig(**VARIANTS[name]), SPECS.get(name, SPEC)
   net = promise.PromiseNet(spec.modalities, spec.task.outputs, config)
   method = promise.promise(config, spec)
-  return config, net, method, example_batches.parameters(method)
+  return config, net, method, example_batches.random_params(method)
 
 
 @functools.cache
@@ -67,14 +67,14 @@ def gradient(name: str):
 
 def differentiate(name: str, batch, key=1, params=None):
   params = build(name)[3] if params is None else params
-  clock = example_batches.clock(0.5)
-  (loss, (_, terms)), grads = gradient(name)(params, {}, batch, jax.random.key(key), clock)
+  step_info = example_batches.step_info(0.5)
+  (loss, (_, terms)), grads = gradient(name)(params, {}, batch, jax.random.key(key), step_info)
   return loss, {k: (float(v.total), float(v.count)) for k, v in terms.items()}, grads
 
 
 def batch_with(*rows):
   """The complete batch, its rows having these patterns in turn."""
-  batch = example_batches.complete(SPEC)
+  batch = example_batches.complete_batch(SPEC)
   present = np.array([rows[i % len(rows)] for i in range(example_batches.ROWS)], bool)
   return batch.replace(present=present)
 
@@ -82,7 +82,7 @@ def batch_with(*rows):
 @pytest.mark.parametrize("name", ["full", "masked", "memory"])
 def test_the_network_equals_its_equations(name):
   (config, _, _, params), spec = build(name), SPECS.get(name, SPEC)
-  p, batch = params["params"], example_batches.mixed(spec)
+  p, batch = params["params"], example_batches.mixed_batch(spec)
   tokens, masks, output = apply(name)(params, batch)
   for n in range(example_batches.ROWS):
     rows = []
@@ -111,9 +111,9 @@ def test_the_loss_equals_its_equations(name):
   Rows with nothing have no elements, nor has what is absent if nothing is generated; unlabelled
   rows are in FNCL alone; what is absent is NaN."""
   config, _, _, params = build(name)
-  batch = example_batches.mixed(SPECS[name])
+  batch = example_batches.mixed_batch(SPECS[name])
   output = apply(name)(params, batch)[-1]
-  unread = example_batches.poisoned(batch, SPECS[name], batch.present)
+  unread = example_batches.poison(batch, SPECS[name], batch.present)
   loss, terms, grads = differentiate(name, unread)
   assert 0 < size(grads) < math.inf
   counts = batch.present
@@ -156,13 +156,13 @@ def test_prompts_learn_from_rows_that_lack_their_modality():
 
 
 def test_what_is_recorded_and_hidden_may_be_anything():
-  batch = example_batches.mixed(SPEC)
+  batch = example_batches.mixed_batch(SPEC)
   there = batch.present
   assert (batch.recorded & ~there).sum() > 3
-  found = differentiate("full", example_batches.poisoned(batch, SPEC, there))
+  found = differentiate("full", example_batches.poison(batch, SPEC, there))
   assert set(found[1]) == {"supervised", "fncl", "cccl"} and np.isfinite(found[0])
   assert 0 < size(found[2]) < math.inf
-  expected = differentiate("full", example_batches.zeroed(batch, SPEC, there))
+  expected = differentiate("full", example_batches.zero(batch, SPEC, there))
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -174,19 +174,19 @@ def test_hidden_views_of_complete_rows_train_prompts_too():
 
 def test_a_row_does_not_see_the_others():
   """Rows of one pattern among others, and alone."""
-  params, batch = build("full")[3], example_batches.mixed(SPEC)
+  params, batch = build("full")[3], example_batches.mixed_batch(SPEC)
   logits = apply("full")(params, batch)[-1].logits
   for pattern in ((1, 1, 1), (1, 0, 1), (0, 0, 1)):
     rows = np.flatnonzero((batch.present == pattern).all(1))
     alone = np.resize(rows, example_batches.ROWS)
-    other = apply("full")(params, example_batches.take(batch, alone))[-1].logits
+    other = apply("full")(params, example_batches.take_rows(batch, alone))[-1].logits
     np.testing.assert_allclose(other, logits[alone], 1e-5, 1e-6)
 
 
 def test_views_are_the_row_and_changed_copies():
   config = promise.PromiseConfig(num_views=3, augment_strength=1.0)
   make_views = jax.jit(functools.partial(promise.make_views, config, SPEC))
-  batch, key = example_batches.mixed(SPEC), jax.random.key(0)
+  batch, key = example_batches.mixed_batch(SPEC), jax.random.key(0)
   views = make_views(batch, key)
   by_row = lambda x: np.asarray(x).reshape(example_batches.ROWS, 3, *x.shape[1:])
   present = by_row(views.present)
@@ -201,13 +201,13 @@ def test_views_are_the_row_and_changed_copies():
     assert changed.all() and ((view == 0) | (view == view[:, :1])).all()
   assert len(np.unique(views.id)) == 3 * example_batches.ROWS
   order = np.random.default_rng(1).permutation(example_batches.ROWS)
-  other = make_views(example_batches.take(batch, order), key)
+  other = make_views(example_batches.take_rows(batch, order), key)
   same = lambda a, b: np.testing.assert_array_equal(by_row(a), by_row(b)[order])
   jax.tree.map(same, other, views)
 
 
 def test_the_contrast_is_over_the_rows_of_all_devices(eight_devices):
-  batch, params = example_batches.mixed(SPEC), build("full")[3]
+  batch, params = example_batches.mixed_batch(SPEC), build("full")[3]
   by_row = jax.sharding.NamedSharding(eight_devices, jax.sharding.PartitionSpec("data"))
   everywhere = placement.place(params, mesh.replicated(eight_devices))
   loss, terms, grads = differentiate("full", batch)

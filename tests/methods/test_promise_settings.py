@@ -29,8 +29,8 @@ def test_the_baselines_generate_as_many_tokens_as_prompts(generate):
   sizes = {"hidden": 4, "num_prompts": 2, "num_heads": 2, "encoder": "steps"}
   config = promise.PromiseConfig(**sizes, generate=generate)
   net = promise.PromiseNet(spec.modalities, spec.task.outputs, config)
-  method, batch = promise.promise(config, spec), example_batches.mixed(spec)
-  params = example_batches.parameters(method)
+  method, batch = promise.promise(config, spec), example_batches.mixed_batch(spec)
+  params = example_batches.random_params(method)
 
   def fill_tokens(net, batch):
     return net.generate(*net.tokenize(batch, None), batch.present)
@@ -39,7 +39,7 @@ def test_the_baselines_generate_as_many_tokens_as_prompts(generate):
   filled, masks = jax.eval_shape(fill, params, batch)
   assert [x.shape for x in filled] == [(example_batches.ROWS, t, 4) for t in (2, 6, 2)]
   assert [x.shape for x in masks] == [(example_batches.ROWS, t) for t in (2, 6, 2)]
-  args = params, {}, batch, jax.random.key(0), example_batches.clock(0)
+  args = params, {}, batch, jax.random.key(0), example_batches.step_info(0)
   loss, (_, terms) = jax.eval_shape(method.stages[0].loss, *args)
   assert loss.shape == () and set(terms) == {"supervised", "fncl", "cccl"}
 

@@ -23,7 +23,7 @@ def test_with_all_parts_off_it_is_mplmm(released_code):
   this = methods.build_method("promma", values | ALL_OFF | {"generation_weight": 0.0}, SPEC)
   shapes = jax.eval_shape(this.init, KEY)[0]
   assert shapes == jax.eval_shape(host.init, KEY)[0]
-  params = example_batches.parameters(this)
+  params = example_batches.random_params(this)
 
   @jax.jit
   def both(params, batch):
@@ -45,7 +45,9 @@ def test_with_all_parts_off_it_is_mplmm_at_full_size(released_code):
   host = methods.build_method("mplmm", values, spec)
   this = methods.build_method("promma", values | ALL_OFF, spec)
   present = np.array([*cases.PATTERNS, (False,) * 3])
-  batch = example_batches.readable(example_batches.complete(spec, 8).replace(present=present))
+  batch = example_batches.to_inputs(
+    example_batches.complete_batch(spec, 8).replace(present=present)
+  )
   params, _ = jax.jit(this.init)(KEY)
   run = jax.jit(lambda p, b: [x.predict(p, {}, b)["logits"] for x in (this, host)])
   ours, theirs = run(params, batch)
@@ -113,8 +115,8 @@ def test_fresh_layers_are_those_of_mplmm_and_f0_keeps_the_trained_ones():
   values = MULT | {"released_code": True, "fit": 0.0}
   host = methods.build_method("mplmm", values, SPEC)
   this = methods.build_method("promma", values, SPEC)
-  params = example_batches.parameters(this)
-  expected, _ = jax.jit(host.stages[-1].on_start)(KEY, example_batches.parameters(host), {})
+  params = example_batches.random_params(this)
+  expected, _ = jax.jit(host.stages[-1].on_start)(KEY, example_batches.random_params(host), {})
   found, model_state = jax.jit(this.stages[-1].on_start)(KEY, params, {"f0": {}})
   same = lambda *trees: jax.tree.map(np.testing.assert_array_equal, *trees)
   same(*(mplmm.data_layers(x) for x in (found, expected)))
@@ -138,7 +140,7 @@ def test_connections_without_private_prompts_bring_back_a_shared_prompt():
   """As long as the gates of the connections are open: at first they are not."""
   method = cases.method_of(private_prompts=False, gate="on", source_weights=False)
   params, model_state = jax.jit(method.init)(KEY)
-  batch = example_batches.readable(cases.batch_of())
+  batch = example_batches.to_inputs(cases.batch_of())
   predict = jax.jit(lambda p: method.predict(p, model_state, batch)["logits"])
 
   def run(bias, factor):
@@ -167,7 +169,7 @@ def test_every_setting_builds(values):
   (loss, (after, _)), grads = jax.eval_shape(run, params, model_state, batch, KEY, LABELS)
   assert loss.shape == () and grads == params
   assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, model_state)
-  found = jax.eval_shape(method.predict, params, model_state, example_batches.readable(batch))
+  found = jax.eval_shape(method.predict, params, model_state, example_batches.to_inputs(batch))
   assert found["logits"].shape == (ROWS, 1) and found["gate"].shape == (ROWS, 3)
 
 

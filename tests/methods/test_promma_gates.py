@@ -74,7 +74,7 @@ def test_the_frozen_backbone_runs_where_it_is_needed():
 
 def test_predictions_have_hard_gates_once_the_evaluator_is_trained():
   (params, model_state), batch = cases.params_and_state(), cases.batch_of()
-  inputs, present = example_batches.readable(batch), batch.present
+  inputs, present = example_batches.to_inputs(batch), batch.present
   predict = jax.jit(cases.method_of().predict)
   found = predict(params, model_state, inputs)
   runs = cases.run_gates()(params, model_state, batch, cases.all_gates())

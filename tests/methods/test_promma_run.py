@@ -29,8 +29,8 @@ def built(source):
 
 def fitted(source, mesh, **more):
   """The fit, None if it was stopped, and its log."""
-  rows, lines = tiny_runs.rows(source, protocol="mplmm(0.7,redraw=true)"), []
-  config, valid = tiny_runs.settings(steps=20), source.split("valid")
+  rows, lines = tiny_runs.train_data(source, protocol="mplmm(0.7,redraw=true)"), []
+  config, valid = tiny_runs.train_config(steps=20), source.split("valid")
   run = lambda: loop.fit(
     built(source),
     source.spec,
@@ -56,13 +56,13 @@ def whole(source, one_device):
 
 def test_it_can_be_stopped_between_its_ends(source, one_device, whole, tmp_path):
   with Checkpoints(tmp_path) as checkpoints:  # inside the second stage
-    told = fitted(source, one_device, checkpoints=checkpoints, stop=tiny_runs.stopping(3))[1]
+    told = fitted(source, one_device, checkpoints=checkpoints, stop=tiny_runs.stop_after(3))[1]
   with Checkpoints(tmp_path) as checkpoints:
     fit, lines = fitted(source, one_device, checkpoints=checkpoints)
   assert len(lines) == 2 and told + lines == whole[1]
   names = [x["stage"] for x in whole[1] if x["seed"] == 0]
   assert names == ["fit", "fit", "tune", "tune"]
-  assert tiny_runs.same((fit.params, fit.model_state), (whole[0].params, whole[0].model_state))
+  assert tiny_runs.is_same((fit.params, fit.model_state), (whole[0].params, whole[0].model_state))
 
 
 def test_each_stage_trains_its_part_and_says_so(source, whole):

@@ -33,7 +33,7 @@ def test_the_loss_equals_a_slow_loop(variant):
   config, moves = net.config, net.config.upper == "relative_advantage"
   beta, mean_loss = np.ones(3) if moves else np.full(3, 3**-0.5), np.zeros(3)
   for step in range(5):
-    batch, key = example_batches.mixed(SPEC, seed=step), jax.random.key(step)
+    batch, key = example_batches.mixed_batch(SPEC, seed=step), jax.random.key(step)
     subset_key, noise_key, encoder_key, _ = jax.random.split(key, 4)
     rngs = {"dropout": encoder_key}
     z, mean, logvar = latents(variant)(params, batch, noise_key=noise_key, rngs=rngs)
@@ -51,7 +51,7 @@ def test_the_loss_equals_a_slow_loop(variant):
     expected += config.imputation_weight * sum(beta * imputation)
     expected += 8e-4 * redcore_oracle.bottleneck(batch, mean, logvar) * config.vib
     total, (model_state, metrics) = loss(variant)(
-      params, model_state, batch, key, example_batches.clock(0.5)
+      params, model_state, batch, key, example_batches.step_info(0.5)
     )
     assert float(total) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(model_state["upper"], beta, 1e-4)
@@ -71,9 +71,9 @@ def test_the_loss_equals_a_slow_loop(variant):
 def test_a_modality_that_a_batch_lacks_keeps_its_average():
   """The loss is finite and the averages of the others go on."""
   _, _, params, model_state = build("authors")
-  key, step_info = jax.random.key(0), example_batches.clock(0.5)
+  key, step_info = jax.random.key(0), example_batches.step_info(0.5)
   run = lambda state, batch: loss("authors")(params, state, batch, key, step_info)
-  _, (model_state, _) = run(model_state, example_batches.mixed(SPEC))
+  _, (model_state, _) = run(model_state, example_batches.mixed_batch(SPEC))
   before = model_state["controller"].mean_loss
   total, (model_state, metrics) = run(model_state, batch_with(0, 2))
   after = model_state["controller"].mean_loss
@@ -152,7 +152,7 @@ def test_a_unimodal_head_teaches_the_encoder_or_the_imputer_of_its_modality(head
 
 def test_no_gradient_goes_through_beta():
   _, method, params, model_state = build("clean")
-  batch, step_info = example_batches.mixed(SPEC), example_batches.clock(0.5)
+  batch, step_info = example_batches.mixed_batch(SPEC), example_batches.step_info(0.5)
   gradient = jax.jit(jax.grad(method.stages[0].loss, has_aux=True))
   grads, (model_state, _) = gradient(params, model_state, batch, jax.random.key(0), step_info)
   weights = select("supervised", "unimodal") | {"kl": np.float32(8e-4)}
@@ -165,7 +165,7 @@ def test_no_gradient_goes_through_beta():
 @pytest.mark.parametrize("present", [(), (1,), (0, 1, 2)], ids=str)
 def test_losses_and_gradients_are_finite(variant, present):
   batch = batch_with(*present)
-  batch = example_batches.poisoned(batch, SPEC, batch.present)
+  batch = example_batches.poison(batch, SPEC, batch.present)
   weights = jax.tree.map(np.ones_like, select())
   total, grads = weighted_gradient(variant)(build(variant)[2], weights, batch)
   assert all(np.isfinite(x).all() for x in (total, *jax.tree.leaves(grads)))

@@ -25,11 +25,11 @@ def test_one_modality_is_enough():
   spec = example_batches.spec(modalities=example_batches.VECTORS[:1])
   config = RedcoreConfig(**SIZES)
   method, model_state = redcore.redcore(config, spec), redcore_upper.init_state(config, 1)
-  params, batch = example_batches.parameters(method), example_batches.mixed(spec)
+  params, batch = example_batches.random_params(method), example_batches.mixed_batch(spec)
 
   def gradient_of(params, model_state, cotangent):
     def f(params):
-      args = batch, jax.random.key(0), example_batches.clock(0.5)
+      args = batch, jax.random.key(0), example_batches.step_info(0.5)
       total, (state, metrics) = method.stages[0].loss(params, model_state, *args)
       return (total, metrics["imputation/a"].value), state
 
@@ -38,7 +38,7 @@ def test_one_modality_is_enough():
 
   run, one, zero = jax.jit(gradient_of), jnp.ones(()), jnp.zeros(())
   values, grads, state = run(params, model_state, (one, zero))
-  assert all(np.isfinite(x).all() for x in tiny_runs.numbers((values, grads, state)))
+  assert all(np.isfinite(x).all() for x in tiny_runs.to_numpy((values, grads, state)))
   assert reached(grads) == {"encoders_0", "joint_head", "unimodal_heads_0", "absent"}
   assert state["upper"] == 1 and run(params, state, (one, zero))[2]["upper"] == 1
   _, grads, _ = run(params, model_state, (zero, one))
@@ -70,7 +70,7 @@ def predict(variant: str):
 def test_prediction_equals_a_slow_loop(variant):
   """Clean: from mu. As released: from a sample that follows the id of the row."""
   net, _, params, model_state = build(variant)
-  batch = example_batches.mixed(SPEC)
+  batch = example_batches.mixed_batch(SPEC)
   logits = np.asarray(predict(variant)(params, model_state, batch)["logits"])
   _, mean, logvar = latents(variant)(params, batch)
   z = mean = np.asarray(mean)
@@ -86,7 +86,7 @@ def test_prediction_equals_a_slow_loop(variant):
 
 def test_the_noise_at_test_follows_the_id():
   _, _, params, model_state = build("authors")
-  batch = example_batches.complete(SPEC)
+  batch = example_batches.complete_batch(SPEC)
   run = lambda batch: np.asarray(predict("authors")(params, model_state, batch)["logits"])
   first = run(batch)
   np.testing.assert_array_equal(run(batch), first)
@@ -96,18 +96,18 @@ def test_the_noise_at_test_follows_the_id():
 
 @pytest.mark.parametrize("variant", ["clean", "authors"])
 def test_the_code_of_an_absent_modality_is_the_same_for_all_rows(variant):
-  params, batch = build(variant)[2], example_batches.complete(SPEC)
+  params, batch = build(variant)[2], example_batches.complete_batch(SPEC)
   nothing = np.zeros((example_batches.ROWS, 3), bool)
   batch = batch.replace(present=nothing)
   _, mean, logvar = latents(variant)(params, batch)
   for x in (np.asarray(mean), np.asarray(logvar)):
     assert (x == x[:1]).all()
-  poisoned = example_batches.poisoned(batch, SPEC, nothing)
+  poisoned = example_batches.poison(batch, SPEC, nothing)
   np.testing.assert_array_equal(latents(variant)(params, poisoned)[1], mean)
 
 
 def test_logvar_is_bounded_unless_as_released():
-  batch = example_batches.complete(SPEC)
+  batch = example_batches.complete_batch(SPEC)
   for variant, is_bounded in (("clean", True), ("authors", False)):
     params = jax.tree.map(lambda x: 30 * x, build(variant)[2])
     largest = np.abs(latents(variant)(params, batch)[2]).max()
@@ -143,16 +143,16 @@ def test_steps_with_the_settings_of_the_authors_are_finite(rng, rate):
   update = jax.jit(tx.update)
   state, weights = tx.init(params), select("supervised", "unimodal")
   for step in range(10):
-    batch, key = example_batches.complete(SPEC, seed=step), jax.random.key(step)
+    batch, key = example_batches.complete_batch(SPEC, seed=step), jax.random.key(step)
     batch = batch.replace(present=rng.random((example_batches.ROWS, 3)) >= rate)
     num_lacking += not batch.present.any(axis=0).all()
     total, (model_state, _) = loss("authors")(
-      params, model_state, batch, key, example_batches.clock(0.5)
+      params, model_state, batch, key, example_batches.step_info(0.5)
     )
     weights |= {"kl": np.float32(config.kl_weight)}
     weights |= {"imputation": config.imputation_weight * model_state["upper"]}
     _, grads = weighted_gradient("authors")(params, weights, batch)
     updates, state = update(grads, state, params)
     params = jax.tree.map(np.add, params, updates)
-    assert all(np.isfinite(x).all() for x in tiny_runs.numbers((total, params, model_state)))
+    assert all(np.isfinite(x).all() for x in tiny_runs.to_numpy((total, params, model_state)))
   assert (num_lacking > 0) == (rate > 0)

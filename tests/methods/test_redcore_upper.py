@@ -44,13 +44,13 @@ def without_encoders():
 
 def test_a_quarter_of_the_rows_is_held_out_by_id():
   ids = np.arange(4000, dtype=np.int32)
-  batch = example_batches.complete(SPEC, rows=4000)
+  batch = example_batches.complete_batch(SPEC, rows=4000)
   batch = batch.replace(id=ids, row_mask=ids % 10 > 0)
   fit, outer = redcore_upper.hold_out(batch, jax.random.key(0))
   assert np.mean(outer.row_mask) == pytest.approx(0.225, abs=0.02)
   np.testing.assert_array_equal(fit.row_mask ^ outer.row_mask, batch.row_mask)
   assert not (fit.row_mask & outer.row_mask).any()
-  turned = redcore_upper.hold_out(example_batches.take(batch, ids[::-1]), jax.random.key(0))[1]
+  turned = redcore_upper.hold_out(example_batches.take_rows(batch, ids[::-1]), jax.random.key(0))[1]
   np.testing.assert_array_equal(turned.row_mask[::-1], outer.row_mask)
   other = redcore_upper.hold_out(batch, jax.random.key(1))[1]
   assert (other.row_mask != outer.row_mask).any()
@@ -67,7 +67,7 @@ def make_upper_level():
   (stage,) = method.stages
   tx = optax.flatten(optimizer.make_optimizer(optimizer.OptimConfig(lr=0.1), 100))
   to_double = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
-  params = to_double(example_batches.parameters(method))
+  params = to_double(example_batches.random_params(method))
   beta = jnp.asarray([0.6, 0.8], jnp.float64)
   flat = jax.flatten_util.ravel_pytree(params)[0]
   opt_state = optax.tree_utils.tree_set(
@@ -78,7 +78,7 @@ def make_upper_level():
     "controller": redcore_upper.make_controller(config).init(beta),
     "upper_opt": redcore_upper.make_adam(config).init(beta),
   }
-  batch, key = example_batches.complete(spec), jax.random.key(3)
+  batch, key = example_batches.complete_batch(spec), jax.random.key(3)
   fit, outer = redcore_upper.hold_out(batch, key)
   assert fit.row_mask.any() and outer.row_mask.any()
 
@@ -116,8 +116,8 @@ def test_the_hypergradient_agrees_with_finite_differences():
     new, metrics = update(state, *args, StepInfo(jnp.int32(4), 0.5))
     assert metrics["hypergradient"] == 0
     for name in ("upper", "upper_opt"):
-      assert tiny_runs.same(new.model_state[name], state.model_state[name])
-    assert not tiny_runs.same(new.params, state.params)
+      assert tiny_runs.is_same(new.model_state[name], state.model_state[name])
+    assert not tiny_runs.is_same(new.params, state.params)
 
 
 def run_fit(mesh, upper="relative_advantage", protocol="exact(0.5)", rows=None, **more):
@@ -125,8 +125,8 @@ def run_fit(mesh, upper="relative_advantage", protocol="exact(0.5)", rows=None, 
   source = tiny_runs.dataset()
   values = {"num_subsets": 0, "upper": upper, "hypergradient_from": 2}
   method = methods.build_method("redcore", tiny_runs.VALUES["redcore"] | values, source.spec)
-  rows = rows or tiny_runs.rows(source, protocol=protocol)
-  config, valid = tiny_runs.settings(steps=10), source.split("valid")
+  rows = rows or tiny_runs.train_data(source, protocol=protocol)
+  config, valid = tiny_runs.train_config(steps=10), source.split("valid")
   with without_encoders():
     return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, **more)
 
@@ -173,7 +173,7 @@ def test_the_upper_level_survives_a_stop(whole_run, one_device, tmp_path):
   assert stopped.value.step == 5
   with Checkpoints(tmp_path) as checkpoints:
     resumed = run_fit(one_device, upper, checkpoints=checkpoints)
-  assert tiny_runs.same(resumed[:4], trained[:4])
+  assert tiny_runs.is_same(resumed[:4], trained[:4])
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_eight_devices_compute_what_one_does(whole_run, eight_devices):
 @pytest.mark.parametrize("rate", [0.0, 0.9])
 def test_training_ends_finite(one_device, rate):
   trained = run_fit(one_device, protocol=f"exact({rate})")
-  arrays = tiny_runs.numbers((trained.params, trained.model_state))
+  arrays = tiny_runs.to_numpy((trained.params, trained.model_state))
   assert all(np.isfinite(x).all() for x in arrays)
 
 
@@ -198,7 +198,7 @@ def test_what_the_protocol_hides_is_never_seen(whole_run, one_device):
   """NaN where it hides a row from both seeds changes no bit. Not so of the mean and deviation of
   the data set, which are fitted before on all recorded train values."""
   upper, trained, _ = whole_run
-  rows = tiny_runs.rows(tiny_runs.dataset(), protocol="exact(0.5)")
+  rows = tiny_runs.train_data(tiny_runs.dataset(), protocol="exact(0.5)")
   kept = data_batches.train_mask(rows, 0) | data_batches.train_mask(rows, 1)
   inputs = {
     name: np.where(kept[:, i, None], rows.split.inputs[name], np.float32(np.nan))
@@ -206,4 +206,4 @@ def test_what_the_protocol_hides_is_never_seen(whole_run, one_device):
   }
   assert all(np.isnan(x).any() for x in inputs.values())
   poisoned = rows._replace(split=rows.split._replace(inputs=inputs))
-  assert tiny_runs.same(run_fit(one_device, upper, rows=poisoned)[:4], trained[:4])
+  assert tiny_runs.is_same(run_fit(one_device, upper, rows=poisoned)[:4], trained[:4])

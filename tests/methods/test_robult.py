@@ -28,10 +28,10 @@ def network(spec=CLASSES, **values):
 def start(spec=CLASSES, **values):
   """The network, random parameters, and a bank with the labels of other rows."""
   method = robult.robult(robult.RobultConfig(**SIZES | values), spec)
-  net, params = network(spec, **values), example_batches.parameters(method)
+  net, params = network(spec, **values), example_batches.random_params(method)
   code = np.random.default_rng(3).normal(size=(example_batches.ROWS, SIZES["shared"]))
   code = np.float32(code / np.linalg.norm(code, axis=1, keepdims=True))
-  label = example_batches.complete(spec, seed=9).label
+  label = example_batches.complete_batch(spec, seed=9).label
   member = soft_pu.label_membership(jnp.asarray(label), spec.task)
   return net, params, soft_pu.Bank(code, member, np.ones(example_batches.ROWS, bool))
 
@@ -68,7 +68,7 @@ def is_trained(grads, prefix):
 
 
 def partly_labelled(spec=CLASSES):
-  batch = example_batches.complete(spec)
+  batch = example_batches.complete_batch(spec)
   labelled = np.arange(example_batches.ROWS) % 8 < 5
   return batch.replace(labelled=labelled, bank_index=np.where(labelled, batch.bank_index, -1))
 
@@ -90,7 +90,7 @@ def test_without_detach_shared_the_contrast_trains_the_fused_branch():
 
 def test_reconstruction_trains_neither_the_shared_code_nor_its_target():
   net, params, bank = start()
-  batch = example_batches.complete(CLASSES)
+  batch = example_batches.complete_batch(CLASSES)
   grads, _ = gradient(net, params, bank, batch, ("reconstruction",))
   assert not is_trained(grads, "shared_head") and not is_trained(grads, "fuse")
   assert all(is_trained(grads, name) for name in ("encoders", "private_heads", "decoders"))
@@ -109,7 +109,9 @@ def test_reconstruction_trains_neither_the_shared_code_nor_its_target():
 
 def test_a_batch_without_labels_trains_without_them():
   net, params, bank = start()
-  batch = example_batches.complete(CLASSES).replace(labelled=np.zeros(example_batches.ROWS, bool))
+  batch = example_batches.complete_batch(CLASSES).replace(
+    labelled=np.zeros(example_batches.ROWS, bool)
+  )
   grads, found = gradient(net, params, bank, batch, TERMS)
   assert found["supervised"] == found["labelled"] == 0
   assert found["unlabelled"] > 0 and found["reconstruction"] > 0
@@ -117,7 +119,7 @@ def test_a_batch_without_labels_trains_without_them():
 
 
 def test_a_batch_with_every_label_has_no_unlabelled_term():
-  found = values(*start(), example_batches.complete(CLASSES))
+  found = values(*start(), example_batches.complete_batch(CLASSES))
   assert found["unlabelled"] == 0
   assert found["supervised"] > 0 and found["labelled"] > 0
 
@@ -137,9 +139,9 @@ def test_any_bank_gives_finite_losses(classes, rng):
 @pytest.mark.parametrize("spec", [CLASSES, MULTILABEL, REGRESSION])
 def test_the_order_of_the_rows_changes_no_term(spec, rng):
   net, params, bank = start(spec)
-  batch, order = example_batches.mixed(spec), rng.permutation(example_batches.ROWS)
+  batch, order = example_batches.mixed_batch(spec), rng.permutation(example_batches.ROWS)
   before = values(net, params, bank, batch, spec)
-  after = values(net, params, bank, example_batches.take(batch, order), spec)
+  after = values(net, params, bank, example_batches.take_rows(batch, order), spec)
   assert before == pytest.approx(after, rel=1e-5)
   assert before["labelled"] > 0
 
@@ -183,7 +185,7 @@ def slow_logits(params, codes, n, visible):
 @pytest.mark.parametrize("own_encoders", [True, False])
 def test_inference_equals_a_slow_loop_for_every_subset(own_encoders):
   net, params, _ = start(own_encoders=own_encoders)
-  method, batch = robult.robult(net.config, CLASSES), example_batches.complete(CLASSES)
+  method, batch = robult.robult(net.config, CLASSES), example_batches.complete_batch(CLASSES)
   codes = net.apply(params, batch, method=robult.RobultNet.encode)
   for unit in (codes.shared, codes.fused):
     np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), 1, 1e-5)
@@ -218,7 +220,7 @@ def test_a_static_pattern_costs_what_its_modalities_cost():
 @pytest.mark.parametrize("kind", ["full", "singles", "all"])
 def test_the_supervised_term_equals_a_slow_loop(kind):
   net, params, bank = start(supervised_patterns=kind)
-  method, batch = robult.robult(net.config, CLASSES), example_batches.mixed(CLASSES)
+  method, batch = robult.robult(net.config, CLASSES), example_batches.mixed_batch(CLASSES)
   predict, full = jax.jit(method.predict), (True,) * 3
   patterns = {
     "full": [full],

@@ -110,7 +110,7 @@ def update_bank(net, params, bank, batch):
 def test_the_bank_gets_exactly_the_labelled_complete_rows():
   net = network()
   method = robult.robult(net.config, CLASSES)
-  params, batch = example_batches.parameters(method), example_batches.mixed(CLASSES)
+  params, batch = example_batches.random_params(method), example_batches.mixed_batch(CLASSES)
   bank = update_bank(net, params, soft_pu.init_bank(16, 4, CLASSES.task), batch)
   codes = net.apply(params, batch, method=robult.RobultNet.encode)
   kept = np.flatnonzero(batch.labelled & batch.present.all(axis=1))
@@ -128,7 +128,7 @@ def test_the_bank_gets_exactly_the_labelled_complete_rows():
 
 def test_a_small_bank_wraps_round(default):
   net, params, _ = default
-  batch = example_batches.complete(CLASSES)
+  batch = example_batches.complete_batch(CLASSES)
   bank = update_bank(net, params, soft_pu.init_bank(4, 4, CLASSES.task), batch)
   assert bank.valid.tolist() == [True] * 4
   np.testing.assert_array_equal(bank.member, np.eye(3)[batch.label[12:]])

@@ -20,7 +20,7 @@ def start(**values):
   config = share.ShareConfig(**SIZES | values)
   method = share.share(config, SPEC)
   net = share.ShareNet(SPEC.modalities, 3, 8, 5, config=config)
-  return net, method, example_batches.parameters(method)
+  return net, method, example_batches.random_params(method)
 
 
 def dense(x, layer):
@@ -64,7 +64,7 @@ def test_the_teacher_is_a_running_mean_that_starts_fast():
 def test_a_step_moves_the_teacher_and_the_teacher_predicts():
   _, method, params = start()
   model_state = jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
-  batch, step_info = example_batches.complete(SPEC), example_batches.step_info(0.5)
+  batch, step_info = example_batches.complete_batch(SPEC), example_batches.step_info(0.5)
   for kind in precision.PRECISIONS:  # the teacher is never made of rounded parameters
     (stage,) = precision.with_precision(method, kind).stages
     optimizer = optax.sgd(0.1)
@@ -79,7 +79,7 @@ def test_a_step_moves_the_teacher_and_the_teacher_predicts():
       # Step 3 keeps (1 + 3) / (10 + 3).
       np.testing.assert_allclose(mean, (4 * old + 9 * now) / 13, 1e-5, 1e-6)
   predict = jax.jit(method.predict)
-  inputs = example_batches.readable(batch)
+  inputs = example_batches.to_inputs(batch)
   logits = predict(params, model_state, inputs)["logits"]
   other = predict(model_state["teacher"], model_state, inputs)["logits"]
   np.testing.assert_array_equal(other, logits)
@@ -89,8 +89,8 @@ def test_a_step_moves_the_teacher_and_the_teacher_predicts():
 def test_without_evidence_and_teacher_it_is_distil():
   _, method, params = start(evidence=False, decay=0.0)
   baseline = methods.build_method("distil", SIZES, SPEC)
-  assert jax.tree.structure(params) == jax.tree.structure(example_batches.parameters(baseline))
-  batch = example_batches.mixed(SPEC)
+  assert jax.tree.structure(params) == jax.tree.structure(example_batches.random_params(baseline))
+  batch = example_batches.mixed_batch(SPEC)
   args = (params, {}, batch, jax.random.key(2), example_batches.step_info(0.9))
   found, expected = (
     jax.jit(jax.value_and_grad(m.stages[0].loss, has_aux=True))(*args) for m in (method, baseline)

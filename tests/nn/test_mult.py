@@ -30,7 +30,7 @@ def net_of(modalities=TINY, **changed):
 def batch_of(modalities=TINY, rows=4):
   """Rows of lengths from 1 on; the last has nothing, others lack something."""
   spec = types.Spec(modalities, example_batches.TASKS["multilabel"], {})
-  batch = example_batches.complete(spec, rows)
+  batch = example_batches.complete_batch(spec, rows)
   present = np.ones((rows, len(modalities)), bool)
   present[1, 0], present[2, 1:], present[-1] = len(modalities) == 1, False, False
   inputs = {}
@@ -38,7 +38,7 @@ def batch_of(modalities=TINY, rows=4):
     past = np.arange(x.shape[1])[None] >= batch.length[name][:, None]
     inputs[name] = np.where(past[..., None], np.nan, x)
   batch = batch.replace(inputs=inputs, present=present)
-  return example_batches.poisoned(batch, spec, present)
+  return example_batches.poison(batch, spec, present)
 
 
 @pytest.mark.parametrize("released_code, count", [(True, 3), (False, 3), (False, 1)])

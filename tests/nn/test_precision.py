@@ -72,7 +72,7 @@ def test_networks_multiply_in_bfloat16_and_losses_do_not(name):
   method = methods.build_method(case.method, case.values, spec)
   loss = precision.with_precision(method, "bfloat16").stages[-1].loss
   params, model_state = jax.eval_shape(method.init, jax.random.key(0))
-  batch, step_info = example_batches.mixed(spec), example_batches.step_info(0.5)
+  batch, step_info = example_batches.mixed_batch(spec), example_batches.step_info(0.5)
   args = params, model_state, batch, jax.random.key(0), step_info
   closed, (value, (kept, terms)) = jax.make_jaxpr(loss, return_shape=True)(*args)
   count = products(closed.jaxpr, collections.Counter())
@@ -87,11 +87,11 @@ def test_networks_multiply_in_bfloat16_and_losses_do_not(name):
 def test_gradients_are_float32_and_close(rng):
   spec = example_batches.spec()
   method = methods.build_method("fusion", CASES["fusion"].values, spec)
-  params = example_batches.parameters(method)
+  params = example_batches.random_params(method)
   model_state = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(method.init, jax.random.key(0))
   )[1]
-  batch, step_info = example_batches.mixed(spec), example_batches.step_info(0.5)
+  batch, step_info = example_batches.mixed_batch(spec), example_batches.step_info(0.5)
   args = model_state, batch, jax.random.key(0), step_info
 
   @jax.jit

@@ -140,7 +140,7 @@ def test_the_upper_variable_moves_then_the_parameters(x64, name):
   np.testing.assert_allclose(metrics["hypergradient"], np.linalg.norm(slopes), rtol=1e-5)
   moved = np.asarray(new.model_state["upper"]) - upper
   np.testing.assert_allclose(moved, -0.5 * slopes, rtol=1e-5)
-  trace = tiny_runs.numbers(new.model_state["upper_opt"])[0]
+  trace = tiny_runs.to_numpy(new.model_state["upper_opt"])[0]
   np.testing.assert_allclose(trace, slopes, rtol=1e-5)
   moved_state = state._replace(model_state=state.model_state | {"upper": new.model_state["upper"]})
   expected, expected_metrics = plain(name)(moved_state, rows, key, step_info)
@@ -160,8 +160,8 @@ def test_the_upper_variable_rests_where_the_optimizer_is_fresh(x64):
     new, metrics = update(state, rows, key, step_info)
     expected, _ = plain("adam")(state, rows, key, step_info)
     assert metrics["hypergradient"] == 0
-    assert tiny_runs.same(new.model_state, expected.model_state)
-    assert tiny_runs.same(new.model_state["upper"], state.model_state["upper"])
+    assert tiny_runs.is_same(new.model_state, expected.model_state)
+    assert tiny_runs.is_same(new.model_state["upper"], state.model_state["upper"])
     tiny_runs.assert_close(new.params, expected.params, rtol=1e-12)
   fresh, _ = update(state, rows, key, StepInfo(jnp.asarray(FIRST_STEP), jnp.asarray(0.5)))
   assert np.all(np.isnan(fresh.model_state["upper"]))
@@ -188,7 +188,7 @@ def make_weighted_method(spec) -> Method:
     return {"w": draws}, {"upper": upper, "upper_opt": tx.init(upper)}
 
   def logits(params, batch):
-    return jnp.einsum("bmd,mdc->mbc", tiny_runs.shown(batch).reshape(-1, 2, 4), params["w"])
+    return jnp.einsum("bmd,mdc->mbc", tiny_runs.concat_inputs(batch).reshape(-1, 2, 4), params["w"])
 
   def loss(params, model_state, batch, key, step_info):
     each = [tiny_runs.cross_entropy(x, batch) for x in logits(params, batch)]
@@ -217,8 +217,8 @@ def make_weighted_method(spec) -> Method:
 def run_fit(source, mesh, lines, **more):
   """Two seeds of that method, 10 steps, validated every 5."""
   seed_parallelism = more.pop("seed_parallelism", "map")
-  config = tiny_runs.settings(steps=10, select_on="full", seed_parallelism=seed_parallelism)
-  rows = tiny_runs.rows(source, protocol="bernoulli(0.3)")
+  config = tiny_runs.train_config(steps=10, select_on="full", seed_parallelism=seed_parallelism)
+  rows = tiny_runs.train_data(source, protocol="bernoulli(0.3)")
   method, valid = make_weighted_method(source.spec), source.split("valid")
   return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, log=lines.extend, **more)
 
@@ -231,16 +231,16 @@ def test_a_bilevel_run_is_the_same_by_map_by_vmap_and_resumed(one_device, tmp_pa
     by_vmap = run_fit(source, one_device, other, seed_parallelism="vmap")
     with Checkpoints(tmp_path / "run") as checkpoints:
       with pytest.raises(loop.TrainingInterrupted):
-        run_fit(source, one_device, parts, checkpoints=checkpoints, stop=tiny_runs.stopping(1))
+        run_fit(source, one_device, parts, checkpoints=checkpoints, stop=tiny_runs.stop_after(1))
     with Checkpoints(tmp_path / "run") as checkpoints:
       resumed = run_fit(source, one_device, parts, checkpoints=checkpoints)
   norms = [line["hypergradient"] for line in whole]
   assert len(norms) == 4 and min(norms) > 0 and np.all(np.isfinite(norms))
   upper = np.asarray(fit.model_state["upper"])
-  assert tiny_runs.moved(upper) and np.abs(upper - 2**-0.5).min() > 1e-2
+  assert tiny_runs.all_seeds_differ(upper) and np.abs(upper - 2**-0.5).min() > 1e-2
   np.testing.assert_allclose(np.linalg.norm(upper, axis=1), 1, rtol=1e-5)
   tiny_runs.assert_close(by_vmap.params, fit.params, rtol=1e-4, atol=1e-5)
   tiny_runs.assert_close(by_vmap.model_state, fit.model_state, rtol=1e-3, atol=1e-5)
-  assert tiny_runs.same((resumed.params, resumed.model_state), (fit.params, fit.model_state))
-  assert tiny_runs.same((resumed.best_score, resumed.best_step), (fit.best_score, fit.best_step))
+  assert tiny_runs.is_same((resumed.params, resumed.model_state), (fit.params, fit.model_state))
+  assert tiny_runs.is_same((resumed.best_score, resumed.best_step), (fit.best_score, fit.best_step))
   assert parts == whole

@@ -60,6 +60,6 @@ def test_notebook_runs(path, tmp_path):
     capture_output=True,
     text=True,
     timeout=300,
-    env=tiny_runs.short() | {"MPLBACKEND": "agg"},
+    env=tiny_runs.fast_environment() | {"MPLBACKEND": "agg"},
   )
   assert done.returncode == 0, done.stderr[-3000:]

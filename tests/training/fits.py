@@ -11,8 +11,8 @@ def run_fit(source, method, mesh, *, seeds=(0, 1), protocol="none", train_data=N
   """fit() on the toy data; `changed` are settings of training and arguments of fit()."""
   names = ("checkpoints", "log", "stop", "title", "init_params")
   more = {k: changed.pop(k) for k in names if k in changed}
-  train_data = train_data or tiny_runs.rows(source, seeds, protocol=protocol)
-  config, valid = tiny_runs.settings(**changed), source.split("valid")
+  train_data = train_data or tiny_runs.train_data(source, seeds, protocol=protocol)
+  config, valid = tiny_runs.train_config(**changed), source.split("valid")
   return loop.fit(method, source.spec, train_data, valid, config, mesh=mesh, **more)
 
 

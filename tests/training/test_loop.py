@@ -24,18 +24,18 @@ def source():
 def five_seeds(source, one_device):
   """Five seeds one after another, and their log."""
   lines = []
-  method = tiny_runs.linear(source.spec)
+  method = tiny_runs.linear_method(source.spec)
   return run_fit(source, method, one_device, seeds=SEEDS, log=lines.extend), lines
 
 
 def test_seeds_differ_in_every_parameter(five_seeds):
-  for leaf in tiny_runs.numbers(five_seeds[0].params):
-    assert leaf.shape[0] == len(SEEDS) and tiny_runs.moved(leaf)
+  for leaf in tiny_runs.to_numpy(five_seeds[0].params):
+    assert leaf.shape[0] == len(SEEDS) and tiny_runs.all_seeds_differ(leaf)
 
 
 def test_a_seed_does_not_depend_on_the_other_seeds(source, one_device, five_seeds):
   fit = five_seeds[0]
-  alone = run_fit(source, tiny_runs.linear(source.spec), one_device, seeds=(3,))
+  alone = run_fit(source, tiny_runs.linear_method(source.spec), one_device, seeds=(3,))
   among = jax.tree.map(lambda x: x[3:4], fit.params)
   tiny_runs.assert_close(alone.params, among, rtol=1e-5, atol=1e-6)
   assert (alone.best_score[0], alone.best_step[0]) == (fit.best_score[3], fit.best_step[3])
@@ -48,7 +48,7 @@ def test_eight_devices_train_four_seeds_as_one_device_does(
 ):
   fit, lines = five_seeds
   mesh, logged, held = devices_mesh.make_mesh(seed_devices=seed_devices), [], MemoryCheckpoints()
-  method = tiny_runs.linear(source.spec)
+  method = tiny_runs.linear_method(source.spec)
   more = {"seeds": SEEDS[:4], "seed_parallelism": parallelism}
   found = run_fit(source, method, mesh, log=logged.extend, checkpoints=held, **more)
   first = jax.tree.map(lambda x: x[:4], fit.params)
@@ -61,7 +61,7 @@ def test_eight_devices_train_four_seeds_as_one_device_does(
 
 
 def test_vmap_agrees_with_map(source, one_device, five_seeds):
-  method = tiny_runs.linear(source.spec)
+  method = tiny_runs.linear_method(source.spec)
   found = run_fit(source, method, one_device, seeds=SEEDS, seed_parallelism="vmap")
   tiny_runs.assert_close(found.params, five_seeds[0].params, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(found.best_step, five_seeds[0].best_step)
@@ -71,7 +71,7 @@ def test_the_length_of_a_block_does_not_change_what_is_computed(source, one_devi
   states = []
   for eval_every in (5, 10):
     held = MemoryCheckpoints()
-    method = tiny_runs.linear(source.spec)
+    method = tiny_runs.linear_method(source.spec)
     run_fit(source, method, one_device, eval_every=eval_every, checkpoints=held)
     states.append(held.trees[20].state)
   tiny_runs.assert_close(*states, rtol=1e-6, atol=1e-6)
@@ -142,7 +142,7 @@ def test_of_equal_scores_the_first_step_is_kept(source, one_device):
 def test_the_best_parameters_have_the_best_score(source, five_seeds):
   """Predicted and scored anew, without fit() and without our metrics."""
   fit, lines = five_seeds
-  method, valid = tiny_runs.linear(source.spec), source.split("valid")
+  method, valid = tiny_runs.linear_method(source.spec), source.split("valid")
   for s, seed in enumerate(SEEDS):
     params = jax.tree.map(lambda x, s=s: x[s], fit.params)
     right = []
@@ -160,7 +160,7 @@ def test_the_best_parameters_have_the_best_score(source, five_seeds):
 def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
   """Garbage there leaves every bit of the parameters as it is."""
   source = tiny_runs.dataset(task)
-  rows = tiny_runs.rows(source)
+  rows = tiny_runs.train_data(source)
   garbage = {"classes": 10**6, "regression": np.nan}[task]
   some = rows.labelled.any(axis=0)
   assert 0 < some.sum() < 48
@@ -171,4 +171,4 @@ def test_labels_of_unlabelled_rows_do_not_matter(one_device, task):
     more = {"train_data": rows._replace(split=split), "steps": 10, "eval_every": 10}
     fit = run_fit(source, method, one_device, **more)
     found.append((fit.params, fit.model_state))
-  assert tiny_runs.same(*found)
+  assert tiny_runs.is_same(*found)

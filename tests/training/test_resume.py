@@ -25,14 +25,14 @@ def source():
 def run_interrupted(source, folder, meshes, stops):
   """Runs two stages of 15 steps; stops after so many blocks, at that step, each time on the
   next of `meshes` and with new `Checkpoints`; then runs to the end."""
-  method, lines = tiny_runs.two_stages(source.spec), []
+  method, lines = tiny_runs.two_stage_method(source.spec), []
   more = {"log": lines.extend, "steps": 30, "protocol": "bernoulli(0.5,redraw=true)"}
   for (after, step), mesh in zip(stops, meshes, strict=False):
     with (
       checkpoint.Checkpoints(folder) as checkpoints,
       pytest.raises(loop.TrainingInterrupted) as stopped,
     ):
-      stop = tiny_runs.stopping(after)
+      stop = tiny_runs.stop_after(after)
       run_fit(source, method, mesh, checkpoints=checkpoints, stop=stop, **more)
     assert (stopped.value.signal, stopped.value.step) == (signal.SIGTERM, step)
     assert {line["step"] for line in lines[-2:]} == {step}
@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
   """Every bit is the same; it reports the speed of the stages and steps that were `left`."""
   meshes = [one_device] * (len(stops) + 1)
   fit, lines = run_interrupted(source, tmp_path, meshes, stops)
-  assert tiny_runs.same(fit[:4], whole[0][:4]) and lines == whole[1]
+  assert tiny_runs.is_same(fit[:4], whole[0][:4]) and lines == whole[1]
   assert {x["stage"]: x["steps"] for x in fit.speed["stages"]} == left
 
 
@@ -84,15 +84,15 @@ def test_checkpoints_are_saved_by_time_and_at_the_end_of_a_stage(source, one_dev
   for save_every in (0.0, 3600.0):
     folder = tmp_path / str(save_every)
     with checkpoint.Checkpoints(folder, save_every=save_every, keep=9) as checkpoints:
-      method = tiny_runs.two_stages(source.spec)
+      method = tiny_runs.two_stage_method(source.spec)
       run_fit(source, method, one_device, steps=30, checkpoints=checkpoints)
     steps[save_every] = checkpoint.saved_steps(folder)
   assert steps == {0.0: [5, 10, 15, 20, 25, 30], 3600.0: [15, 30]}
 
 
 def test_progress_is_plain_lines_and_a_resume_is_announced(source, one_device, tmp_path, capsys):
-  method = tiny_runs.linear(source.spec)
-  for stop, error in ((tiny_runs.stopping(2), loop.TrainingInterrupted), (None, None)):
+  method = tiny_runs.linear_method(source.spec)
+  for stop, error in ((tiny_runs.stop_after(2), loop.TrainingInterrupted), (None, None)):
     more = {"title": "robult"} | ({"stop": stop} if stop else {})
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
       more["checkpoints"] = checkpoints
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path, monkeypat
 
 def break_loss(source, extra_loss) -> Method:
   """The linear method with `extra_loss(params, model_state, info)` added to its loss."""
-  method = tiny_runs.linear(source.spec)
+  method = tiny_runs.linear_method(source.spec)
   (stage,) = method.stages
 
   def init(key):
@@ -135,7 +135,7 @@ def break_loss(source, extra_loss) -> Method:
     terms |= {"fine": Average(value, jnp.ones(())), "broken": Average(extra, jnp.ones(()))}
     return value + extra, (model_state, terms)
 
-  return tiny_runs.replaced(stage._replace(loss=loss), method)._replace(init=init)
+  return tiny_runs.with_stage(stage._replace(loss=loss), method)._replace(init=init)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(source, one_device):

@@ -32,7 +32,7 @@ def staged(source, one_device):
     MemoryCheckpoints.save(held, step, tree)
 
   held.save = check_and_save
-  method = tiny_runs.two_stages(source.spec)
+  method = tiny_runs.two_stage_method(source.spec)
   more = {"checkpoints": held, "log": lines.extend, "protocol": "bernoulli(0.5)"}
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
@@ -104,10 +104,10 @@ def test_a_stage_is_validated_by_its_own_predict(source, staged):
   [((1, 1), [3, 3]), ((1, 5), [1, 5]), ((0.01, 1), [1, 5]), ((1, 0.01), [5, 1])],
 )
 def test_every_stage_gets_a_block(source, one_device, fractions, blocks):
-  method = tiny_runs.two_stages(source.spec)
+  method = tiny_runs.two_stage_method(source.spec)
   pairs = zip(method.stages, fractions, strict=True)
   method = method._replace(stages=tuple(s._replace(fraction=f) for s, f in pairs))
-  config = tiny_runs.settings(steps=30)
+  config = tiny_runs.train_config(steps=30)
   assert loop.check_training(method, config, one_device, 2) == blocks
 
 
@@ -132,4 +132,4 @@ def test_every_stage_gets_a_block(source, one_device, fractions, blocks):
 def test_settings_that_do_not_fit_are_refused(source, changed, sentence):
   """All eight devices."""
   with pytest.raises(ValueError, match=sentence):
-    run_fit(source, tiny_runs.two_stages(source.spec), None, title="promma", **changed)
+    run_fit(source, tiny_runs.two_stage_method(source.spec), None, title="promma", **changed)
