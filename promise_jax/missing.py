@@ -225,9 +225,7 @@ def _rank(u: np.ndarray, ids: np.ndarray) -> np.ndarray:
   ids = counter_rng.as_int64_ids(ids)
   if len(np.unique(ids)) < len(ids):
     raise ValueError("exact counts need each id of a split once, found some repeated")
-  ranks = np.empty(len(u), int)
-  ranks[np.lexsort((ids, u))] = np.arange(len(u))
-  return ranks
+  return np.argsort(np.lexsort((ids, u)))  # the inverse of a permutation
 
 
 def _floor(x: np.ndarray) -> np.ndarray:

@@ -61,6 +61,13 @@ def test_every_part_has_a_layer():
   assert parts == LAYERS.keys() == {*promise_jax._MODULES}
 
 
+def test_no_file_is_longer_than_250_lines():
+  folders = ("promise_jax", "configs", "docs", "notebooks", "tests")
+  files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+  counts = {str(p.relative_to(ROOT)): p.read_text("utf-8").count("\n") for p in files}
+  assert not {name: count for name, count in counts.items() if count > 250}
+
+
 def test_only_a_few_modules_compile():
   for path in PACKAGE.rglob("*.py"):
     inside = path.relative_to(PACKAGE).as_posix()

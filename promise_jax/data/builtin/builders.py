@@ -60,7 +60,6 @@ def describe(
   """The DatasetInfo of a builder that keeps the convention above.
 
   Args:
-    builder: the builder.
     inputs: {modality: feature}, in the order that masks will have.
     label: the label feature.
     present: modalities with such a feature.
@@ -69,11 +68,8 @@ def describe(
     scale: unit of a regression label.
     description: the card of the data set.
   """
-  features = {
-    "inputs": tfds.features.FeaturesDict(inputs),
-    "label": label,
-    "id": tfds.features.Scalar(np.int64),
-  }
+  features = {"inputs": tfds.features.FeaturesDict(inputs), "label": label}
+  features["id"] = tfds.features.Scalar(np.int64)
   if group:
     features["group"] = tfds.features.Scalar(np.int64)
   for name, modalities, dtype in (("present", present, np.bool_), ("length", length, np.int32)):
@@ -221,9 +217,7 @@ def read_card(name: str) -> str:
 
 
 def write_tfds(
-  builder: type[tfds.core.DatasetBuilder],
-  config: str | None,
-  data_dir: str | os.PathLike,
+  builder: type[tfds.core.DatasetBuilder], config: str | None, data_dir: str | os.PathLike
 ) -> pathlib.Path:
   """Writes the data set of a builder under `data_dir` unless it is there; returns its folder.
 
