@@ -217,8 +217,7 @@ def _draw_pattern(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.ndar
 
 
 def _add_axes(where: Array, x: Array) -> Array:
-  where = jnp.asarray(where)  # with axes of size 1 behind it broadcasts against `x`
-  return where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
+  return jnp.asarray(where).reshape(where.shape + (1,) * (x.ndim - where.ndim))
 
 
 def _rank(u: np.ndarray, ids: np.ndarray) -> np.ndarray:

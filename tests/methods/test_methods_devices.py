@@ -19,8 +19,8 @@ from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
 from promise_jax.training import loop
 
-# What the losses of a method gather: codes [D, B] or elements [M V, D] of contrasts,
-# and labels [C, B]; of inputs, [B, D], and parameters nothing.
+# Shapes that the contrast of a method may gather: codes [D, B] or elements [M V, D], and
+# labels [C, B]. Inputs [B, D] and parameters are never gathered.
 GATHERED = {
   "robult": {(4, 16), (3, 16)},
   "promise": {(96, 4), (3, 32, 4)},
@@ -52,7 +52,7 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
 
 @pytest.fixture
 def texts(monkeypatch):
-  """The programs of the calls that `train.fit` makes, as XLA compiled them."""
+  """The programs of `fit`, as XLA compiled them."""
   found, compiled = [], loop.compile_program
 
   def keep(program, args, speed, once=False):
@@ -65,7 +65,7 @@ def texts(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["fusion", "robult", "redcore"])
-def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(name, eight_devices, texts):
+def test_training_gathers_no_inputs_and_no_parameters(name, eight_devices, texts):
   """Data, optimiser, validation and all; inputs alone are 6 numbers wide."""
   source = tiny_runs.dataset(dim=6)
   method = methods.build_method(name, tiny_runs.VALUES[name], source.spec)
@@ -82,15 +82,13 @@ def test_the_call_of_a_run_gathers_no_inputs_and_no_parameters(name, eight_devic
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(tiny_runs.VALUES))
-def test_groups_train_what_one_device_does_and_send_each_other_nothing(name, one_device, texts):
-  """One step of eight seeds in eight groups. What is sent is told: a number a seed."""
+def test_eight_seeds_on_eight_devices_send_each_other_nothing(name, one_device, texts):
+  """One step of eight seeds. All that is sent are metrics, a number for each seed."""
   source = tiny_runs.dataset(dim=6)
   method = methods.build_method(name, tiny_runs.VALUES[name], source.spec)
   stages = len(method.stages)
-  rows, config = (
-    tiny_runs.train_data(source, seeds=range(8)),
-    tiny_runs.train_config(steps=stages, eval_every=1),
-  )
+  rows = tiny_runs.train_data(source, seeds=range(8))
+  config = tiny_runs.train_config(steps=stages, eval_every=1)
   given = method, source.spec, rows, source.split("valid"), config
   alone = loop.fit(*given, mesh=one_device)
   texts.clear()
@@ -120,9 +118,9 @@ for name in FIRST:
 
 
 @pytest.mark.slow
-def test_every_process_makes_the_same_programs():
-  """Python orders sets by a seed of its own in each: programs would not be found in the
-  cache, and processes that train together could differ."""
+def test_every_process_compiles_the_same_programs():
+  """Each process orders sets by a seed of its own. Programs that depend on it are not found
+  in the cache, and processes that train together could differ."""
   folder = Path(__file__).parent.parent
   both = [
     subprocess.Popen(
@@ -138,8 +136,8 @@ def test_every_process_makes_the_same_programs():
 
 
 def exchanged(text: str) -> list[tuple[str, np.ndarray]]:
-  """(operation, what it gives) of all that devices send each other in a program; in a
-  loop as often as that runs, or once where the program does not say."""
+  """(operation, array) of all that devices send each other in a program. What is in a loop
+  counts as often as the loop runs, or once if the program does not say."""
   dtypes = {"f32": "f4", "s32": "i4", "u32": "u4", "pred": "?"}
   kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
   found, times = [], collections.Counter()
@@ -160,8 +158,8 @@ def exchanged(text: str) -> list[tuple[str, np.ndarray]]:
   return found
 
 
-def test_the_exchanged_bytes_are_read_from_the_program():
-  """Three times round a loop, in which one of two branches sends a pair of arrays."""
+def test_exchanged_arrays_are_read_from_the_program():
+  """A loop of three rounds, in which one of two branches sends a pair of arrays."""
   text = """HloModule jit_step
 %sends.1 (x: f32[2]) -> f32[2] {
   ROOT %b = (pred[16]{0}, s32[2,3]{1,0}) all-gather-start(%y, %z), dimensions={0}
