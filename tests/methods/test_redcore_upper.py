@@ -126,7 +126,9 @@ def run_fit(mesh, upper="relative_advantage", protocol="exact(0.5)", rows=None, 
   values = {"num_subsets": 0, "upper": upper, "hypergradient_from": 2}
   method = methods.build_method("redcore", tiny_runs.VALUES["redcore"] | values, source.spec)
   rows = rows or tiny_runs.train_data(source, protocol=protocol)
-  config, valid = tiny_runs.train_config(steps=10), source.split("valid")
+  parallelism = more.pop("seed_parallelism", "map")
+  config = tiny_runs.train_config(steps=10, seed_parallelism=parallelism)
+  valid = source.split("valid")
   with without_encoders():
     return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, **more)
 
@@ -174,6 +176,14 @@ def test_the_upper_level_survives_a_stop(whole_run, one_device, tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     resumed = run_fit(one_device, upper, checkpoints=checkpoints)
   assert tiny_runs.is_same(resumed[:4], trained[:4])
+
+
+@pytest.mark.parametrize("whole_run", ["hypergradient"], indirect=True)
+def test_vmap_over_seeds_computes_what_map_does(whole_run, one_device):
+  upper, trained, _ = whole_run
+  other = run_fit(one_device, upper, seed_parallelism="vmap")
+  tiny_runs.assert_close(other.params, trained.params, rtol=1e-4, atol=1e-5)
+  tiny_runs.assert_close(other.model_state, trained.model_state, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

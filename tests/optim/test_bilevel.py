@@ -199,19 +199,3 @@ def test_adam_step_counts_finds_every_adam():
   tx = optax.partition(parts, {"a": "x", "b": "y"})
   assert [int(c) for c in bilevel.adam_step_counts(tx.init(params))] == [0, 0]
   assert bilevel.adam_step_counts(optax.sgd(0.1, momentum=0.9).init(params)) == []
-
-
-def test_five_steps_are_traced_once():
-  tx, traces = OPTIMIZERS["sgd"], []
-
-  def step(upper, params, state):
-    traces.append(None)
-    slopes = bilevel.hypergradient(tx, inner_loss, outer_loss, upper, params, state)
-    upper = jax.tree.map(lambda u, s: u - 1e-5 * s, upper, slopes)
-    return upper, *bilevel.inner_step(tx, inner_loss, params, state, upper)
-
-  step, params = jax.jit(step), draw_params()
-  carry = (jax.tree.map(jnp.asarray, UPPER), params, tx.init(params))
-  for _ in range(5):
-    carry = step(*carry)
-  assert len(traces) == 1 and not np.array_equal(carry[0]["u"], UPPER["u"])

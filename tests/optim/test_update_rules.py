@@ -1,4 +1,4 @@
-"""The bi-level update of a toy stage by hand, and in a whole run."""
+"""The bi-level update of a toy stage by hand; whole runs are in test_redcore_upper."""
 
 import dataclasses
 import functools
@@ -10,10 +10,8 @@ import optax
 import pytest
 
 import tiny_runs
-from promise_jax.method import Method, Stage, StepInfo, TrainState
-from promise_jax.optim import optimizer, relative_advantage, update_rules
-from promise_jax.training import loop
-from promise_jax.training.checkpoint import Checkpoints
+from promise_jax.method import Stage, StepInfo, TrainState
+from promise_jax.optim import optimizer, update_rules
 
 
 @pytest.fixture
@@ -175,72 +173,3 @@ def test_vmap_over_seeds_keeps_the_branch(x64):
   step_info = StepInfo(jnp.asarray(0), jnp.asarray(0.0))
   equations = jax.make_jaxpr(update)(states, make_rows(), keys, step_info).eqns
   assert "cond" in {equation.primitive.name for equation in equations}
-
-
-def make_weighted_method(spec) -> Method:
-  """A linear layer for each modality, whose losses the upper variable weighs."""
-  del spec
-  tx = relative_advantage.projected_adam(0.1)
-
-  def init(key):
-    upper = jnp.full(2, 2**-0.5)
-    draws = 0.3 * jax.random.normal(key, (2, 4, 2))
-    return {"w": draws}, {"upper": upper, "upper_opt": tx.init(upper)}
-
-  def logits(params, batch):
-    return jnp.einsum("bmd,mdc->mbc", tiny_runs.concat_inputs(batch).reshape(-1, 2, 4), params["w"])
-
-  def loss(params, model_state, batch, key, step_info):
-    each = [tiny_runs.cross_entropy(x, batch) for x in logits(params, batch)]
-    return jnp.sum(model_state["upper"] * jnp.stack(each)), (model_state, {})
-
-  def outer_loss(params, batch, key):
-    return tiny_runs.cross_entropy(jnp.sum(logits(params, batch), axis=0), batch)
-
-  def hold_out(batch, key):
-    held = jax.random.bernoulli(key, 0.5, batch.labelled.shape)
-    labelled = batch.labelled
-    return batch.replace(labelled=labelled & ~held), batch.replace(labelled=labelled & held)
-
-  def update(stage, inner):
-    return update_rules.bilevel_update(
-      stage, inner, outer_loss=outer_loss, outer_tx=tx, split=hold_out, first_step=2
-    )
-
-  def predict(params, model_state, batch, pattern=None):
-    del model_state, pattern
-    return {"logits": jnp.sum(logits(params, batch), axis=0)}
-
-  return Method(init, predict, (Stage("train", loss, update=update),))
-
-
-def run_fit(source, mesh, lines, **more):
-  """Two seeds of that method, 10 steps, validated every 5."""
-  seed_parallelism = more.pop("seed_parallelism", "map")
-  config = tiny_runs.train_config(steps=10, select_on="full", seed_parallelism=seed_parallelism)
-  rows = tiny_runs.train_data(source, protocol="bernoulli(0.3)")
-  method, valid = make_weighted_method(source.spec), source.split("valid")
-  return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, log=lines.extend, **more)
-
-
-def test_a_bilevel_run_is_the_same_by_map_by_vmap_and_resumed(one_device, tmp_path):
-  """Two seeds; the resumed run was stopped halfway."""
-  source, whole, other, parts = tiny_runs.dataset(), [], [], []
-  with tiny_runs.compile_once(tmp_path / "compiled"):
-    fit = run_fit(source, one_device, whole)
-    by_vmap = run_fit(source, one_device, other, seed_parallelism="vmap")
-    with Checkpoints(tmp_path / "run") as checkpoints:
-      with pytest.raises(loop.TrainingInterrupted):
-        run_fit(source, one_device, parts, checkpoints=checkpoints, stop=tiny_runs.stop_after(1))
-    with Checkpoints(tmp_path / "run") as checkpoints:
-      resumed = run_fit(source, one_device, parts, checkpoints=checkpoints)
-  norms = [line["hypergradient"] for line in whole]
-  assert len(norms) == 4 and min(norms) > 0 and np.all(np.isfinite(norms))
-  upper = np.asarray(fit.model_state["upper"])
-  assert tiny_runs.all_seeds_differ(upper) and np.abs(upper - 2**-0.5).min() > 1e-2
-  np.testing.assert_allclose(np.linalg.norm(upper, axis=1), 1, rtol=1e-5)
-  tiny_runs.assert_close(by_vmap.params, fit.params, rtol=1e-4, atol=1e-5)
-  tiny_runs.assert_close(by_vmap.model_state, fit.model_state, rtol=1e-3, atol=1e-5)
-  assert tiny_runs.is_same((resumed.params, resumed.model_state), (fit.params, fit.model_state))
-  assert tiny_runs.is_same((resumed.best_score, resumed.best_step), (fit.best_score, fit.best_step))
-  assert parts == whole
