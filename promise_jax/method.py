@@ -15,18 +15,18 @@ from promise_jax.types import PyTree
 
 
 class StepInfo(NamedTuple):
-  """Where training stands, the same for all seeds: batched over seeds it would make
-  `lax.cond` run both branches under `vmap`."""
+  """Where training stands. All seeds share it, with no axis S: else `lax.cond` on it would
+  run both branches under `vmap`."""
 
   step: Int[Array, ""]  # counts from 0 over the whole run
-  progress: Float[Array, ""]  # part of this stage that is done, in [0, 1)
+  progress: Float[Array, ""]  # fraction of this stage that is done, in [0, 1)
 
 
 class TrainState(NamedTuple):
   """Training state of one seed; training stacks it over seeds."""
 
   params: PyTree
-  model_state: PyTree  # what is kept but not trained: running means, banks, teachers
+  model_state: PyTree  # updated by `loss`, not by a gradient: running means, banks, teachers
   opt_state: optax.OptState
 
 
@@ -56,9 +56,9 @@ class Stage(NamedTuple):
   hide: bool = True  # False: train on all recorded modalities, simulate no missingness
   # (key, params, model_state) -> (params, model_state), before the first step
   on_start: Callable = unchanged
-  # (stage, optimizer) -> step function; None: gradient of `loss`
+  # (stage, tx) -> f(state, batch, key, step_info); None: `optim.update_rules.gradient_update`
   update: Callable | None = None
-  predict: Predict | None = None  # replaces the method's while this stage trains
+  predict: Predict | None = None  # for the validations of this stage; None: the method's
 
 
 def no_preprocessing(inputs: dict[str, Array]) -> dict[str, Array]:

@@ -1,12 +1,12 @@
 """Which modalities are present: patterns, masks, and the protocols that hide modalities.
 
 A pattern is a static tuple of M booleans; a mask is an array bool[N, M]. True means kept.
-A protocol draws a mask; what a method may read is `recorded & mask`, which can be
-nothing where the data themselves lack modalities.
+A protocol draws a mask; a method may read `recorded & mask`, which can be all False in a row
+whose data lack modalities.
 
-All draws are counter-based (`counter_rng`). Protocols share their random numbers: at a
-higher rate `exact`, and `bernoulli` with one rate, hide what they hid at a lower one and
-more, and the rows that `map` and `mplmm` make incomplete stay incomplete.
+All draws are counter-based (`counter_rng`). A higher rate reuses the
+random numbers of a lower one: `exact`, and `bernoulli` with one rate, hide the same and more;
+rows that `map` and `mplmm` make incomplete stay incomplete.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Int
 from promise_jax import counter_rng
 from promise_jax.types import Pattern
 
-# Kind of a protocol -> its rates and its keywords.
+# {kind of protocol: (how many rates it takes, its keywords)}; see `Protocol` for the kinds
 PROTOCOLS = {
   "none": ("no rate", ("redraw",)),
   "patterns": ("no rate", ("redraw",)),
@@ -53,7 +53,7 @@ def pattern_name(pattern: Sequence[bool], names: Sequence[str]) -> str:
 
 
 def pattern_index(mask: Bool[np.ndarray, "... M"]) -> Int[np.ndarray, "..."]:
-  """The index of each row of a mask in `all_patterns`, -1 where nothing is left."""
+  """The index in `all_patterns` of each row of a mask, -1 for a row of only False."""
   mask = np.asarray(mask, bool)
   patterns = np.array(all_patterns(mask.shape[-1]))
   powers = 1 << np.arange(mask.shape[-1])
@@ -74,7 +74,7 @@ def zero_absent(x: Array, present: Bool[Array, " B"]) -> Array:
 
 
 def masked_mean(x: Array, where: Array, axis: int | tuple[int, ...] | None) -> Array:
-  """Mean of `x` over `axis` where `where` is True, 0 where nothing is.
+  """Mean of `x` over `axis` where `where` is True, 0 where it is nowhere True.
 
   Args:
     x: any array; entries that are not selected may be NaN and get no gradient.
@@ -94,7 +94,7 @@ class Protocol(NamedTuple):
              incomplete ones alone: that is mplmm(1.0).)
   bernoulli  hide modality m with probability rates[m], independently. With `keep_one` a
              row that lost everything keeps one, all equally likely: the realised rate
-             is rates[m] - prod(rates) / M. As GCNet; how the one is chosen is ours.
+             is rates[m] - prod(rates) / M. As GCNet; how that one is drawn is ours.
   exact      hide modality m in exactly floor(N rates[m]) rows, independently: some rows
              have nothing left. As in RedCore's released code.
   map        exactly n = floor(N rate) rows are incomplete. For two modalities
@@ -108,8 +108,8 @@ class Protocol(NamedTuple):
   kind: str = "none"  # a key of PROTOCOLS
   rates: tuple[float, ...] = ()  # one for all modalities, or one for each
   keep_one: bool = True
-  both: float = 0.5
-  redraw: bool = False  # a new mask in each epoch; False: the mask belongs to the row
+  both: float = 0.5  # of "map" with two modalities, see above
+  redraw: bool = False  # True: a new mask for every epoch; False: a row keeps its mask
 
   def __str__(self) -> str:
     words = [str(float(rate)) for rate in self.rates]
@@ -125,7 +125,7 @@ def parse_protocol(text: str) -> Protocol:
 
   Raises:
     ValueError: an unknown kind or keyword, a wrong number of rates, or a rate outside
-      [0, 1]; it says what is known.
+      [0, 1]; the message lists what is allowed.
   """
   match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text)
   if not match or match[1] not in PROTOCOLS:
@@ -165,11 +165,11 @@ def draw_mask(
     ids: of the rows. `exact` and `map` count rows and need all ids of the split, each
       once; with the others a row's mask depends on its id alone.
     modalities: M.
-    epoch: counts only with `redraw`.
+    epoch: matters only with `redraw`.
   """
   protocol = parse_protocol(str(protocol))
-  known = (1, modalities) if protocol.kind in ("bernoulli", "exact") else (0, 1)
-  if len(protocol.rates) not in known:
+  allowed = (1, modalities) if protocol.kind in ("bernoulli", "exact") else (0, 1)
+  if len(protocol.rates) not in allowed:
     raise ValueError(
       f"protocol {protocol} has {len(protocol.rates)} rates, "
       f"expected 1 or one for each of the {modalities} modalities"
@@ -193,23 +193,23 @@ def _draw_modalities(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.n
     return ranks >= _floor(len(u) * rates)
   mask = u >= rates
   if protocol.keep_one:
-    # u / rate is uniform in [0, 1) given u < rate: its largest is a fair choice.
-    (lost,) = np.nonzero(~mask.any(axis=1))
-    mask[lost, np.argmax(u[lost] / rates[lost], axis=1)] = True
+    # Given u < rate, u / rate is uniform in [0, 1): each modality is equally often the largest.
+    (empty,) = np.nonzero(~mask.any(axis=1))
+    mask[empty, np.argmax(u[empty] / rates[empty], axis=1)] = True
   return mask
 
 
 def _draw_pattern(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.ndarray:
   patterns = np.array(all_patterns(u.shape[1]))  # the last is the full one
-  incomplete = len(patterns) - 1
+  num_incomplete = len(patterns) - 1
   if protocol.kind == "patterns":
     index = (u[:, 0] * len(patterns)).astype(int)
   elif protocol.kind == "mplmm":
-    chosen = (u[:, 1] * incomplete).astype(int)
-    index = np.where(u[:, 0] < protocol.rates[0], chosen, incomplete)
+    drawn = (u[:, 1] * num_incomplete).astype(int)
+    index = np.where(u[:, 0] < protocol.rates[0], drawn, num_incomplete)
   else:
-    ends = np.arange(1, incomplete + 1) / incomplete
-    if incomplete == 2:
+    ends = np.arange(1, num_incomplete + 1) / num_incomplete
+    if num_incomplete == 2:
       ends = np.array([protocol.both, 1.0])
     edges = _floor(_floor(len(u) * protocol.rates[0]) * ends)
     index = np.searchsorted(edges, _rank(u[:, 0], ids), side="right")
@@ -228,7 +228,7 @@ def _rank(u: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _floor(x: np.ndarray) -> np.ndarray:
-  # Of the decimal product: 100 rows at a rate of 0.29 are 29, not 28.
+  # Without the rounding error of floats: 100 rows at a rate of 0.29 are 29, not 28.
   return np.floor(x + 1e-9).astype(int)
 
 

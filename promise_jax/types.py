@@ -29,7 +29,7 @@ class Modality(NamedTuple):
   # image (height, width, channels); tokens (T,), ids with 0 as padding;
   # sequence (T, D); vector (D,)
   shape: tuple[int, ...]
-  vocabulary: int = 0  # of tokens: ids are smaller than this
+  vocabulary: int = 0  # tokens only: every id is smaller than this
 
 
 class Task(NamedTuple):
@@ -44,7 +44,7 @@ class Task(NamedTuple):
 
 
 class Spec(NamedTuple):
-  """What a method must know of the data. It is saved with every run."""
+  """What a method must know of the data set to build its network. It is saved with every run."""
 
   modalities: tuple[Modality, ...]
   task: Task
@@ -64,9 +64,9 @@ class Split(NamedTuple):
 
   inputs: dict[str, np.ndarray]  # {modality: [N, ...]}
   length: dict[str, np.ndarray]  # {sequence modality: i32[N]}, valid steps
-  recorded: np.ndarray  # bool[N, M], False where the data lack a modality
+  recorded: np.ndarray  # bool[N, M], False where the data set lacks a modality
   label: np.ndarray  # i32[N] classes, f32[N, C] of 0/1 multilabel, f32[N] regression
-  id: np.ndarray  # i32[N], unique in the data set; every mask is drawn from it
+  id: np.ndarray  # i32[N], unique in the data set; seeds the random mask of its row
 
 
 @jax.tree_util.register_dataclass
@@ -87,13 +87,13 @@ class Inputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch(Inputs):
-  """One training batch. Absent modalities and unknown labels may hold any garbage."""
+  """One training batch. Inputs of absent modalities and unknown labels may hold any garbage."""
 
-  recorded: Bool[Array, "B M"]  # what a loss may look at: hidden by augmentation only
+  recorded: Bool[Array, "B M"]  # `present`, and what a loss may reconstruct though it is hidden
   label: Array  # as in Split
-  labelled: Bool[Array, " B"]
-  bank_index: Int[Array, " B"]  # rank among this seed's labelled rows, -1: unlabelled
-  row_mask: Bool[Array, " B"]  # False: held out (RedCore's upper level), always True else
+  labelled: Bool[Array, " B"]  # a loss may read the label
+  bank_index: Int[Array, " B"]  # rank among the labelled rows of the seed, -1: unlabelled
+  row_mask: Bool[Array, " B"]  # all True, but for rows that RedCore's upper level holds out
 
   def to_inputs(self) -> Inputs:
     """The part that `predict` takes."""

@@ -46,7 +46,7 @@ def mask_labels(batch: Batch) -> Batch:
 
 
 def supervised_loss(logits: Float[Array, "B C"], batch: Batch, task: Task) -> Average:
-  """Mean loss of the task over labelled rows that show at least one modality."""
+  """Mean loss of the task over labelled rows with at least one modality present."""
   where = batch.labelled & jnp.any(batch.present, axis=1)
   label = supervised.known_label(batch.label, where)
   return Average.of(supervised.task_loss(logits, label, task), where)
@@ -62,11 +62,11 @@ def weighted_sum(terms: Mapping[str, Average], weights: Mapping[str, float | Arr
 
 
 def linear_ramp(progress: Float[Array, ""], start: float, end: float) -> Float[Array, ""]:
-  """Rises from 0 at `start` to 1 at `end`, both parts of training in [0, 1]; with equal
-  ends it is a step."""
+  """A weight that rises from 0 at `start` to 1 at `end`, fractions of the stage in [0, 1]; with
+  equal ends it is a step."""
   return jnp.clip((progress - start) / max(end - start, 1e-6), 0, 1)
 
 
 def row_keys(key: Key[Array, ""], ids: Int[Array, " B"]) -> Key[Array, " B"]:
-  """One key for each row, by its id: a row draws the same wherever it is in a batch."""
+  """One key for each row, by its id: what a row draws does not depend on its batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
