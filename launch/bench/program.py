@@ -66,7 +66,7 @@ def made(
   ready = placement.place(ready, devices_mesh.replicated(mesh))
   keys, judge = make_keys(rows.seeds), device_data.to_devices(method, valid, mesh)
   args = (ready, keys, data, judge)
-  call = training_step.make_train_steps(method, stage, tx, load.spec, rows.protocol, config, mesh)
+  call = training_step.make_train_block(method, stage, tx, load.spec, rows.protocol, config, mesh)
   speed = {"compile_s": 0.0}
   call = training_step.compile_program(call, (carry, *args), speed, once=load.quick)
   update = (stage.update or update_rules.gradient_update)(stage, tx)

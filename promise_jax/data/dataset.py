@@ -127,7 +127,7 @@ def assemble(
   train = fit(source, nonfinite)
   modalities, scale, notes = train.modalities, train.scale, source.notes + train.notes
   keep_report("train", train.report, train.group)
-  if sentence := data_source.missing_labels(source.task, train.label):
+  if sentence := data_source.describe_missing_labels(source.task, train.label):
     logger.warning("%s: %s", source.name, sentence)
   # Dropped once the split is made of it, so that the raw rows can be freed.
   unused = {"train": train.make_split}

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Shaped
 from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
-SHOWN = 10  # class names in a message
+MAX_NAMES = 10  # class names in a message
 
 
 class Rows(NamedTuple):
@@ -145,7 +145,7 @@ def check_train(source: Source, recorded: dict[str, Bool[np.ndarray, " N"]]) -> 
       )
 
 
-def missing_labels(task: Task, label: Shaped[np.ndarray, "N ..."]) -> str:
+def describe_missing_labels(task: Task, label: Shaped[np.ndarray, "N ..."]) -> str:
   """A sentence on the classes, or positive labels, that no train row has; "" if none."""
   if task.kind == "regression":
     return ""
@@ -154,8 +154,8 @@ def missing_labels(task: Task, label: Shaped[np.ndarray, "N ..."]) -> str:
   missing = np.flatnonzero(count == 0)
   if not missing.size:
     return ""
-  names = ", ".join(task.names[c] if task.names else str(c) for c in missing[:SHOWN])
-  more = ", ..." if missing.size > SHOWN else ""
+  names = ", ".join(task.names[c] if task.names else str(c) for c in missing[:MAX_NAMES])
+  more = ", ..." if missing.size > MAX_NAMES else ""
   return (
     f"{missing.size} of {task.outputs} {'classes have' if classes else 'labels have'} "
     f"no {'row' if classes else 'positive row'} in train: {names}{more}."

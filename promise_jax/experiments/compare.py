@@ -178,7 +178,7 @@ def write_comparison(
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)
   made_by = json.loads((folder / first / "config.json").read_text("utf-8"))
-  run = html.Run(config["title"], made_by, results, comparison=differences, test_protocols=tests)
+  run = html.Report(config["title"], made_by, results, comparison=differences, test_protocols=tests)
   files.write_text(folder / "report.html", html.render_page(run))
   return text
 

@@ -28,14 +28,14 @@ def read_results(path: Path) -> pd.DataFrame:
   return make_frame(lines, "value").assign(pattern=pd.Series(patterns, dtype=object))
 
 
-def read_run(folder: Path) -> html.Run:
+def read_run(folder: Path) -> html.Report:
   """A finished run for its report."""
   differences = json.loads((folder / "comparison.json").read_text("utf-8"))
   differences = make_frame(differences, "difference", "low", "high")
-  return read_logs(folder, read_results(folder / "results.jsonl"), differences)
+  return make_report(folder, read_results(folder / "results.jsonl"), differences)
 
 
-def read_logs(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Run:
+def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Report:
   """A run whose results are at hand; its config and training logs are read."""
   config = json.loads((folder / "config.json").read_text("utf-8"))
   training, speed = (
@@ -44,7 +44,7 @@ def read_logs(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) ->
   )
   protocols = canonical_protocols(config["config"]["test_protocols"])
   name = folder.resolve().name
-  return html.Run(name, config, results, training, differences, speed, protocols)
+  return html.Report(name, config, results, training, differences, speed, protocols)
 
 
 def make_frame(lines: list[dict], *numbers: str) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from promise_jax.types import Split
 BEST_CONSTANT = "best constant"
 
 
-def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> html.Run:
+def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> html.Report:
   """Reads the test split, once, and writes every file about it; returns what a report shows."""
   split, group = setup.dataset.split("test"), setup.dataset.groups.get("test")
   logits = {v.name: np.asarray(v.predict(split)) for v in variants}
@@ -38,7 +38,7 @@ def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Pat
   results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
   differences = compare_with_baseline(setup, valid_scores, logits, split, group)
-  run = result_files.read_logs(folder, pd.concat(results, ignore_index=True), differences)
+  run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
@@ -78,11 +78,11 @@ def measure_variants(
   if sentiment_metrics.sentiment_set(task):
     frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, shown, seeds, extra)
   return pd.concat(
-    [label_columns(setup, name, split_name, frame) for name, frame in frames.items()]
+    [add_run_columns(setup, name, split_name, frame) for name, frame in frames.items()]
   )
 
 
-def label_columns(setup: Setup, name: str, split_name: str, frame: pd.DataFrame) -> pd.DataFrame:
+def add_run_columns(setup: Setup, name: str, split_name: str, frame: pd.DataFrame) -> pd.DataFrame:
   """`frame` with the columns that all results of one variant on one split share."""
   shared = {
     "method": name,
@@ -112,7 +112,7 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
     "step": trained.best_step,
     "train_mask_hash": [mask_files.mask_hash(mask, rows.split.id) for mask in masks],
   }
-  return label_columns(setup, trained.name, "valid", pd.DataFrame(columns))
+  return add_run_columns(setup, trained.name, "valid", pd.DataFrame(columns))
 
 
 def compare_with_baseline(
@@ -174,7 +174,7 @@ def add_evaluation(
   return f"{comparison.metric_text(added)}\n\n{len(added)} lines in {path}"
 
 
-def render_console(run: html.Run) -> str:
+def render_console(run: html.Report) -> str:
   """The tables of a finished run, and how the method stands against its best baseline."""
   config, results = run.config["config"], run.results
   names = [config["method"], *config["baselines"]]
@@ -188,4 +188,4 @@ def render_console(run: html.Run) -> str:
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not holes\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
-  return "\n".join(text + comparison.upper_levels(run.training))
+  return "\n".join(text + comparison.describe_upper_levels(run.training))

@@ -103,7 +103,7 @@ def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
   return "\n\n".join("\n".join(formatting.align(block)) for block in blocks.values()) + "\n"
 
 
-def upper_levels(training: pd.DataFrame) -> list[str]:
+def describe_upper_levels(training: pd.DataFrame) -> list[str]:
   """For each method with an upper level, a sentence on how far it has moved in the end.
 
   Reads the term "moved" = |beta - beta0| of the last lines of the training log, each of

@@ -18,8 +18,8 @@ SOURCES = ("versions", "commit", "device")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """What a report shows; every part but the title may be empty."""
+class Report:
+  """A run as its report shows it; every part but the title may be empty."""
 
   title: str
   config: dict[str, Any] = dataclasses.field(default_factory=dict)  # with SOURCES
@@ -30,7 +30,7 @@ class Run:
   test_protocols: tuple[str, ...] = ()  # those that have a table of their own
 
 
-def render_page(run: Run) -> str:
+def render_page(run: Report) -> str:
   """The page. The first metric of the results has the plots, the others a folded table.
 
   Raises:

@@ -28,7 +28,7 @@ from promise_jax.training.step import (
   TrainLoopState,
   compile_program,
   make_stage_start,
-  make_train_steps,
+  make_train_block,
 )
 from promise_jax.types import PyTree, Spec, Split
 
@@ -111,7 +111,7 @@ def fit(
         blocks = batches.iterate_blocks(
           train_data, config, steps, max(begin, done), host_rows, preprocess, mesh
         )
-        program = make_train_steps(method, stage, tx, spec, train_data.protocol, config, mesh)
+        program = make_train_block(method, stage, tx, spec, train_data.protocol, config, mesh)
         report = functools.partial(shown.report, stage.name)
         with contextlib.closing(blocks):
           loop_state = train_stage(

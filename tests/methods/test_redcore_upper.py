@@ -148,7 +148,7 @@ def test_beta_moves_on_the_sphere_and_the_log_says_so(whole_run):
   assert (beta > 0.05).all() and (np.abs(beta - 2**-0.5) > 1e-3).all()
   groups = dict.fromkeys(("beta", "advantage", "imputation"), ["m0", "m1"])
   assert plots.modality_terms(pd.DataFrame(lines)) == groups
-  (sentence,) = comparison.upper_levels(pd.DataFrame(lines))
+  (sentence,) = comparison.describe_upper_levels(pd.DataFrame(lines))
   assert sentence.startswith("redcore: the upper level moved, |beta - beta0| = 0.")
 
 
@@ -159,7 +159,7 @@ def test_an_upper_level_with_steps_of_0_does_not_move():
   for step in (1, 2):
     state, metrics = redcore_upper.move_beta(config, SPEC.names, state, losses)
     lines.append({"method": "redcore", "step": step, "moved": float(metrics["moved"])})
-  (sentence,) = comparison.upper_levels(pd.DataFrame(lines))
+  (sentence,) = comparison.describe_upper_levels(pd.DataFrame(lines))
   assert "did not move, |beta - beta0| = 0.000" in sentence
   none = RedcoreConfig(upper="none")
   assert "moved" not in redcore_upper.move_beta(none, SPEC.names, state, losses)[1]

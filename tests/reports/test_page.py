@@ -13,7 +13,7 @@ ODD = '<b>"$x$ & co'
 class Page(HTMLParser):
   """Collects text, links and tags, and checks that every element is closed in turn."""
 
-  def __init__(self, run: html.Run):
+  def __init__(self, run: html.Report):
     super().__init__()
     self.source = html.render_page(run)
     self.open, self.links, self.tags, self.pieces = [], [], [], []
@@ -34,7 +34,7 @@ class Page(HTMLParser):
     self.pieces.append(data)
 
 
-def odd_run() -> html.Run:
+def odd_run() -> html.Report:
   rename = {"robult": ODD, "fusion": "_fusion"}
   results = [x | {"method": rename[x["method"]]} for x in PATTERNS + RATES]
   steps = [
@@ -47,7 +47,7 @@ def odd_run() -> html.Run:
   speed = [{"method": ODD, "compile_s": 3.21, "examples_per_s": 12345.6}]
   config = {"name": "</style><script>", "optim": {"lr": 0.001}, "commit": "abc1234"}
   frames = map(pd.DataFrame, (steps, [difference], speed))
-  return html.Run(f"run {ODD}", config, frame(results), *frames)
+  return html.Report(f"run {ODD}", config, frame(results), *frames)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else():
@@ -69,7 +69,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
 
 
 def test_a_run_that_only_trained_has_a_page():
-  seen = Page(html.Run("x", training=odd_run().training))
+  seen = Page(html.Report("x", training=odd_run().training))
   assert seen.tags.count("img") == 1 and "Training" in seen.text
 
 
@@ -78,27 +78,27 @@ def test_the_page_has_the_stages_of_a_variant_that_has_several():
   two |= {"trains": 881, "parameters": 11494}
   speed = pd.DataFrame([{"method": "a", "stages": [one]}, {"method": "b", "stages": [one, two]}])
   table = "stage trains parameters b train 9 9 b prompts 881 11,494"
-  assert table in Page(html.Run("x", speed=speed)).text
-  assert "stage" not in Page(html.Run("x", speed=speed[:1])).text
+  assert table in Page(html.Report("x", speed=speed)).text
+  assert "stage" not in Page(html.Report("x", speed=speed[:1])).text
 
 
 def test_the_page_has_the_tables_of_test_protocols_and_of_pooled_patterns():
   lines = protocol_lines("robult", "pooled(all)", (0.5, 0.7), n=120)
-  run = html.Run("x", results=frame(PATTERNS, PROTOCOLS))
+  run = html.Report("x", results=frame(PATTERNS, PROTOCOLS))
   text = Page(run).text
   assert "By test protocol" not in text and "Pooled" not in text
   results = frame(PATTERNS, PROTOCOLS, lines)
-  text = Page(html.Run("x", results=results, test_protocols=("map(0.5)",))).text
+  text = Page(html.Report("x", results=results, test_protocols=("map(0.5)",))).text
   assert "protocol n robult fusion map(0.5) 40 60.0 ± 14.1 45.0 ± 7.1" in text
   assert "protocol method accuracy pooled(all) robult 60.0 ± 14.1" in text
 
 
 def test_a_page_has_a_section_for_every_label_rate():
-  text = Page(html.Run("x", results=frame([line(), line(label_rate=0.5)]))).text
+  text = Page(html.Report("x", results=frame([line(), line(label_rate=0.5)]))).text
   assert "toy, 5 % of labels" in text and "toy, 50 % of labels" in text
 
 
 def test_terms_by_modality_and_upper_levels_are_shown():
-  seen = Page(html.Run("toy", results=frame(PATTERNS), training=pd.DataFrame(UPPER + STILL)))
+  seen = Page(html.Report("toy", results=frame(PATTERNS), training=pd.DataFrame(UPPER + STILL)))
   assert seen.source.count("one line a modality") == 1
   assert "did not move" in seen.text

@@ -165,11 +165,11 @@ def test_one_protocol_has_a_row_a_method_and_a_column_a_metric():
 
 def test_an_upper_level_that_does_not_move_is_reported():
   when = "on average over the last block of training steps"
-  assert comparison.upper_levels(pd.DataFrame(UPPER + STILL)) == [
+  assert comparison.describe_upper_levels(pd.DataFrame(UPPER + STILL)) == [
     f"redcore: the upper level moved, |beta - beta0| = 0.200 {when}",
     f"redcore(step=0.0): the upper level did not move, |beta - beta0| = 0.000 {when}",
   ]
-  assert comparison.upper_levels(pd.DataFrame(STILL[1:])) == []
+  assert comparison.describe_upper_levels(pd.DataFrame(STILL[1:])) == []
 
 
 def test_terms_by_modality_are_found_in_the_log():
