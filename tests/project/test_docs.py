@@ -90,6 +90,7 @@ def run_command(command: str) -> None:
     place = words.index("--config") + 1
     if words[place] == "robult":  # the run of `finished`
       words += [] if "--workdir" in words else ["--workdir", "runs/mine"]
+      words += ["--config.baselines=majority+fusion"]
     else:
       words += ["--config.baselines=majority"]
     words[place] += ("," if ":" in words[place] else ":") + TINY
