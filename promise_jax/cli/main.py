@@ -1,4 +1,4 @@
-"""The command `promise-jax`; the scripts in launch/ are doors to the same code."""
+"""The command `promise-jax`; the scripts in launch/ call the same code."""
 
 import argparse
 import re
@@ -25,15 +25,15 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-  """Keeps the line breaks of a docstring and appends every default."""
+  """Keeps the line breaks of a docstring and appends the default to the help of every flag."""
 
   def _get_help_string(self, action):
-    shown = action.option_strings and action.default not in (None, argparse.SUPPRESS)
-    return f"{action.help} (default: {action.default})" if shown else action.help
+    has_default = action.option_strings and action.default not in (None, argparse.SUPPRESS)
+    return f"{action.help} (default: {action.default})" if has_default else action.help
 
 
 def make_parser() -> argparse.ArgumentParser:
-  """The parser of all commands. Takes no import of JAX."""
+  """The parser of all commands. It does not import JAX, so that --help is fast."""
   parser = Parser(
     prog="promise-jax",
     description="Multimodal learning with missing modalities and few labels.",
@@ -72,7 +72,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-  """Separates --config.FIELD=VALUE, whose names only the config knows.
+  """Takes the words --config.FIELD=VALUE, which argparse does not know, off the command line.
 
   Returns:
     The other words, and pairs (field, value); the value of a bare --config.FIELD is None.
@@ -97,7 +97,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 def main(words: Sequence[str] | None = None) -> int:
   """Runs the command line `words` (default: that of this process); returns the exit code.
 
-  0: done, or stopped by SIGTERM with everything saved. 1: training failed. 2: a mistake in
+  0: finished, or stopped by SIGTERM with everything saved. 1: training failed. 2: a mistake in
   the command line, a config or a file, which one sentence explains. 130: stopped by Ctrl-C.
   """
   return exit_code(lambda: run(sys.argv[1:] if words is None else words))

@@ -1,9 +1,9 @@
-"""What each training step reads: rows, the mask that hides modalities, label flags.
+"""What each training step reads: rows, the mask that hides modalities, which labels are known.
 
 The host draws this for a block of K steps ahead of time, as a pure function of (seed, step).
-One process with the rows in memory keeps them all on its devices, and the device gathers.
-Streamed rows, and those of several processes, are read on the host, by each process for its
-own devices alone.
+A single process with the rows in memory copies them to its devices, which gather the batches.
+Rows that are streamed, or shared by several processes, are gathered on the host: each process
+reads those of its own devices.
 """
 
 import functools
@@ -27,15 +27,15 @@ from promise_jax.types import Batch, Split
 class BlockSizes(Protocol):
   """The part of `TrainConfig` that decides what a step reads."""
 
-  eval_every: int
-  batch_size: int
+  eval_every: int  # K
+  batch_size: int  # B
   labelled_per_batch: int
 
 
 class TrainData(NamedTuple):
   """The train rows, and what differs between seeds."""
 
-  split: Split  # its inputs are streamed where they are no arrays, see `prefetch.is_streamed`
+  split: Split  # inputs that are not arrays are streamed, see `prefetch.is_streamed`
   labelled: Bool[np.ndarray, "S N"]  # rows whose label a seed may read
   seeds: tuple[int, ...]
   protocol: missing.Protocol = missing.Protocol()  # hides modalities in training
@@ -46,7 +46,7 @@ class StageSteps(NamedTuple):
   """The steps of one stage, and whether they hide modalities."""
 
   begin: int  # its first step, counted over the whole run
-  end: int
+  end: int  # one past its last step
   hide: bool
 
 
@@ -54,8 +54,8 @@ class Block(NamedTuple):
   """What K steps of all seeds read."""
 
   info: StepInfo  # [K]
-  # [S, K, B, ...]: "index" of the row, "keep" [.., M], "labelled", "bank_index", and "rows",
-  # the arrays of the rows themselves where the device does not have them
+  # Arrays [S, K, B, ...]: "index" of the row, "keep" bool[S, K, B, M] (the mask), "labelled",
+  # "bank_index", and "rows", the rows themselves, only if the device does not hold all of them
   choice: dict[str, Any]
 
 
@@ -74,9 +74,9 @@ def iterate_blocks(
     train_data: the rows and seeds.
     sizes: K, B and the labelled rows of a batch.
     steps: the stage.
-    first: where to start, a multiple of K steps after the start of the stage.
-    host_rows: arrays [N, ...] that are read on the host; None where the device has them.
-    preprocess: `Method.preprocess` of streamed inputs [S, K, B, ...] on the devices.
+    first: the step to start from, a multiple of K steps after `steps.begin`.
+    host_rows: arrays [N, ...] to gather on the host; None if the device holds all rows.
+    preprocess: `Method.preprocess`, for streamed inputs [S, K, B, ...] on the devices.
     mesh: where the rows go.
   """
   draw = functools.partial(draw_block, train_data, sizes, steps)
@@ -97,20 +97,20 @@ def iterate_blocks(
 
 
 def draw_block(train_data: TrainData, sizes: BlockSizes, steps: StageSteps, start: int) -> Block:
-  """The block of the K steps from `start` on, without rows."""
-  now = np.arange(start, start + sizes.eval_every)
-  progress = (now - steps.begin) / (steps.end - steps.begin)
+  """The block of the K steps from `start` on, without "rows"."""
+  step = np.arange(start, start + sizes.eval_every)
+  progress = (step - steps.begin) / (steps.end - steps.begin)
   choices = [
-    draw_choice(train_data, sizes, steps.hide, s, now) for s in range(len(train_data.seeds))
+    draw_choice(train_data, sizes, steps.hide, s, step) for s in range(len(train_data.seeds))
   ]
-  info = StepInfo(now.astype(np.int32), progress.astype(np.float32))
+  info = StepInfo(step.astype(np.int32), progress.astype(np.float32))
   return Block(info, jax.tree.map(lambda *x: np.stack(x), *choices))
 
 
 def draw_choice(
   train_data: TrainData, sizes: BlockSizes, hide: bool, s: int, steps: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """What seed number `s` reads at `steps` int[K]: arrays [K, B, ...]."""
+  """What seed number `s` of S reads at `steps` int[K]: arrays [K, B, ...]."""
   split, protocol, labelled = train_data.split, train_data.protocol, train_data.labelled[s]
   index = sampling.sample_batches(
     labelled,
@@ -136,7 +136,7 @@ def draw_choice(
 
 
 def train_mask(train_data: TrainData, seed: int, epoch: int = 0) -> Bool[np.ndarray, "N M"]:
-  """What the training protocol keeps of every row, for one seed and epoch."""
+  """The mask of the training protocol for all train rows, for one seed and epoch."""
   return missing.draw_mask(
     train_data.protocol,
     seed=seed,
@@ -150,14 +150,14 @@ def train_mask(train_data: TrainData, seed: int, epoch: int = 0) -> Bool[np.ndar
 def read_block(
   draw: Callable[[int], Block], host_rows: dict, local: tuple[slice, ...], start: int
 ) -> tuple[Block, dict]:
-  """The block that starts at step `start`, and those of its rows that `local` names."""
+  """The block from step `start` on, and its rows in the part `local` of [S, K, B]."""
   block = draw(start)
   index = block.choice["index"][local]
   return block, jax.tree.map(lambda x: x[index], host_rows)
 
 
 def place_rows(rows: dict, shape: tuple[int, int, int], mesh: Mesh) -> dict:
-  """The rows [s, K, b, ...] that this process has read -> [S, K, B, ...] on all devices."""
+  """From the rows [s, K, b, ...] that this process has read to [S, K, B, ...] on all devices."""
   sharding = devices_mesh.batch_sharding(mesh)
   place = jax.make_array_from_process_local_data
   return jax.tree.map(lambda x: place(sharding, x, (*shape, *x.shape[3:])), rows)
@@ -166,12 +166,12 @@ def place_rows(rows: dict, shape: tuple[int, int, int], mesh: Mesh) -> dict:
 def make_batch(data: dict, choice: dict[str, Array], redraw: bool, mesh: Mesh) -> Batch:
   """The batch of one seed and step, its rows spread over the devices.
 
-  A mask that belongs to the example is a hole in the data: what it hides is not recorded.
-  A mask that is redrawn every epoch is augmentation, and a loss may read what it hid.
+  A mask drawn once stands for missing data: what it hides is not `recorded`. A mask redrawn in
+  every epoch is augmentation: what it hides is `recorded`, and a loss may read it.
 
   Args:
-    data: the rows [N, ...] on the device, unless `choice` has its own "rows".
-    choice: the part [B, ...] of `Block.choice`.
+    data: all rows [N, ...] on the device; not read if `choice` has "rows".
+    choice: `Block.choice` of one seed and step, arrays [B, ...].
     redraw: whether masks are redrawn.
     mesh: the devices.
   """

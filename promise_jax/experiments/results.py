@@ -1,8 +1,7 @@
 """From trained variants to the results of a run, its verdicts and its tables.
 
-Results travel as pandas DataFrames: `results` has a row for every (method, pattern or
-protocol, metric, seed), `comparison` a row for every difference to the best baseline. Both
-are written and passed on in memory.
+Two pandas DataFrames: `results` has a row for every (method, pattern or protocol, metric,
+seed), `differences` a row for every difference between the method and its best baseline.
 """
 
 from pathlib import Path
@@ -31,7 +30,7 @@ BEST_CONSTANT = "best constant"
 
 
 def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> html.Report:
-  """Reads the test split, once, and writes every file about it; returns what a report shows."""
+  """Reads the test split, once, and writes all files of results; returns the report."""
   split, group = setup.dataset.split("test"), setup.dataset.groups.get("test")
   logits = {v.name: np.asarray(v.predict(split)) for v in variants}
   results = [measure_variants(setup, logits, split, "test", make_conditions(setup, split))]
@@ -52,7 +51,7 @@ def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Pat
 
 
 def make_conditions(setup: Setup, split: Split) -> list[conditions.Condition]:
-  """Every pattern, all rates, the test protocols of the experiment, and patterns pooled."""
+  """What is tested: every pattern, rates of missing modalities, test protocols, pooled patterns."""
   protocols = conditions.rate_protocols()
   protocols += [p for p in setup.experiment.test_protocols if p not in protocols]
   return [
@@ -67,16 +66,16 @@ def measure_variants(
   logits: dict[str, np.ndarray],
   split: Split,
   split_name: str,
-  shown: list[conditions.Condition],
+  cases: list[conditions.Condition],
 ) -> pd.DataFrame:
   """Every metric of every variant, and of the best constant where the task is sentiment."""
   task, seeds, extra = setup.spec.task, setup.experiment.seeds, setup.experiment.metrics
   frames = {
-    name: measure.measure_conditions(task, values, split, shown, seeds, extra)
+    name: measure.measure_conditions(task, values, split, cases, seeds, extra)
     for name, values in logits.items()
   }
   if sentiment_metrics.sentiment_set(task):
-    frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, shown, seeds, extra)
+    frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, cases, seeds, extra)
   return pd.concat(
     [add_run_columns(setup, name, split_name, frame) for name, frame in frames.items()]
   )
@@ -95,11 +94,11 @@ def add_run_columns(setup: Setup, name: str, split_name: str, frame: pd.DataFram
 
 
 def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
-  """The validation score by which the step of each seed was chosen."""
+  """The validation score of the selected step of each seed, as rows of `results`."""
   name, sign = metrics.primary_metric(setup.spec.task)
   on_patterns = {"all": "mean over patterns", "full": "full pattern"}
   rows, seeds = setup.train_data, setup.experiment.seeds
-  # What training may see of every row, in its first epoch.
+  # What training may read of every row, in its first epoch.
   masks = [rows.split.recorded & batches.train_mask(rows, seed) for seed in seeds]
   columns = {
     "pattern": None,
@@ -122,23 +121,24 @@ def compare_with_baseline(
   split: Split,
   group: np.ndarray | None,
 ) -> pd.DataFrame:
-  """The method, which is the first of `logits`, against its best baseline on validation."""
+  """The method, the first in `logits`, minus the baseline with the best validation score."""
   if len(logits) < 2:
     return pd.DataFrame()
   method = next(iter(logits))
   best = verdicts.best_baseline(method, valid_scores, CONSTANT_VARIANT)
   spec, pair = setup.spec, (logits[method], logits[best])
-  lines = verdicts.compare_variants(spec.task, *pair, split, setup.patterns, spec.names, group)
-  lines.insert(0, "method", method)
-  lines.insert(1, "baseline", best)
-  return lines
+  frame = verdicts.compare_variants(spec.task, *pair, split, setup.patterns, spec.names, group)
+  frame.insert(0, "method", method)
+  frame.insert(1, "baseline", best)
+  return frame
 
 
 def count_rows(setup: Setup, test_split: Split) -> dict:
-  """The content of rows.json, means over seeds in the first epoch.
+  """The content of rows.json.
 
-  `rows` and, where they come in groups, `groups` of every split; `labelled` train rows of
-  each seed; the fraction of train rows that lack each modality (`missing`) or all (`empty`).
+  Of every split the number of `rows` and, if they come in groups, of `groups`; of each seed that
+  of `labelled` train rows; and, in the first epoch, averaged over seeds, the fraction of train
+  rows that lack each modality (`missing`) or all of them (`empty`).
   """
   rows = setup.train_data
   masks = np.stack([rows.split.recorded & batches.train_mask(rows, s) for s in rows.seeds])
@@ -159,15 +159,15 @@ def add_evaluation(
   folder: Path,
   protocol: missing.Protocol,
   split_name: str,
-  masks: Path | None,
+  mask_path: Path | None,
 ) -> str:
-  """Adds another protocol to results.jsonl; returns a table of variants and metrics."""
+  """Adds the results under `protocol` to results.jsonl; returns them as a table of text."""
   split, path = setup.dataset.split(split_name), folder / "results.jsonl"
-  shown = conditions.protocol_conditions(split, [protocol], split_name)
-  if masks:
-    mask_files.export_masks(masks, shown[0].mask[0], split.id, protocol, setup.spec.names)
+  cases = conditions.protocol_conditions(split, [protocol], split_name)
+  if mask_path:
+    mask_files.export_masks(mask_path, cases[0].mask[0], split.id, protocol, setup.spec.names)
   logits = {v.name: np.asarray(v.predict(split)) for v in variants}
-  added = measure_variants(setup, logits, split, split_name, shown)
+  added = measure_variants(setup, logits, split, split_name, cases)
   before = result_files.read_results(path)
   same = (before["protocol"] == str(protocol)) & (before["split"] == split_name)
   result_files.write_results(path, pd.concat([before[~(same & before["pattern"].isna())], added]))
@@ -175,7 +175,7 @@ def add_evaluation(
 
 
 def render_console(run: html.Report) -> str:
-  """The tables of a finished run, and how the method stands against its best baseline."""
+  """The tables of a finished run as text, and its differences to the best baseline."""
   config, results = run.config["config"], run.results
   names = [config["method"], *config["baselines"]]
   has_constant = (results["method"] == BEST_CONSTANT).any()
@@ -186,6 +186,6 @@ def render_console(run: html.Report) -> str:
     text += [tables.protocol_table(results, metric, names, run.test_protocols).to_text()]
   text += [comparison.means_text(results, names)] if has_constant else []
   if missing.parse_protocol(config["train_protocol"]).redraw:
-    text.append("training masks were redrawn each epoch: augmentation, not holes\n")
+    text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
   return "\n".join(text + comparison.describe_upper_levels(run.training))

@@ -23,7 +23,7 @@ from promise_jax.types import PyTree, Spec, Task
 
 
 class TrainLoopState(NamedTuple):
-  """The training state of all seeds, stacked on a leading axis [S, ...]."""
+  """The training state and the best parameters of all seeds, each leaf [S, ...]."""
 
   state: TrainState
   best: tuple[PyTree, PyTree]  # (params, model_state) with the best validation score
@@ -40,8 +40,8 @@ def make_stage_start(
 ) -> Callable:
   """The jitted start(keys, best, init_params) -> TrainLoopState of stage `number`.
 
-  The first stage starts from `method.init`, with `init_params` [S, ...] by path in place of
-  what it drew; a later one from the best parameters of the stage before.
+  The first stage starts from `method.init`, with `init_params` {path: [S, ...]} in place of
+  what it drew; a later stage from `best`, the (params, model_state) of the one before.
   """
   stage = method.stages[number]
 
@@ -66,24 +66,24 @@ def make_train_block(
   config: TrainConfig,
   mesh: Mesh,
 ) -> Callable:
-  """The jitted block(loop_state, block, keys, data, valid) -> (loop_state, metrics): K
-  optimizer steps of every seed, then a validation that keeps the best parameters.
+  """The jitted train_block(loop_state, block, keys, data, valid) -> (loop_state, metrics): K
+  optimizer steps of every seed on the train rows `data`, then a validation on the rows `valid`.
 
-  `metrics` are "terms" {name: [S, K]} of the loss, "valid" f[S] and "finite" bool[S], of the
-  parameters after the last step. The loop state is donated.
+  `metrics` are "terms" {name: [S, K]} of the loss and, of the parameters after the last step,
+  "valid" f[S] (the score) and "finite" bool[S]. The loop state is donated.
   """
   update = (stage.update or update_rules.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
   patterns = missing.all_patterns(len(spec.modalities))
-  # An earlier stage on complete rows hands on what is best on complete rows.
-  complete = not stage.hide and stage.name != method.stages[-1].name
-  select_on = "full" if complete else config.select_on
+  # A stage on complete rows, unless it is the last one, is validated on complete rows.
+  on_complete = not stage.hide and stage.name != method.stages[-1].name
+  select_on = "full" if on_complete else config.select_on
   patterns = selection.selection_patterns(patterns, select_on)
 
   def train_block(loop_state, block: batches.Block, keys, data, valid):
     def train_seed(loop_state: TrainLoopState, choice, key):
-      def make_batch(chosen):
-        return batches.make_batch(data, chosen, protocol.redraw, mesh)
+      def make_batch(step_choice):
+        return batches.make_batch(data, step_choice, protocol.redraw, mesh)
 
       state, terms = train_steps(update, loop_state.state, choice, block.info, key, make_batch)
       params, model_state = state.params, state.model_state
@@ -106,14 +106,14 @@ def train_steps(
   key: Key[Array, ""],
   make_batch: Callable,
 ) -> tuple[TrainState, dict]:
-  """K optimizer steps of one seed; the terms of the loss [K] at each of them."""
-  # Fold 1 of a seed's key makes the keys of its steps; fold 0 made the weights.
+  """K optimizer steps of one seed; returns the state and the terms of the loss, each [K]."""
+  # Of a seed's key fold 0 is for `init`, 1 for the steps and 2 + n for the start of stage n.
   steps_key = jax.random.fold_in(key, 1)
 
-  def step(state, now):
-    chosen, step_info = now
+  def step(state, choice_and_info):
+    step_choice, step_info = choice_and_info
     step_key = jax.random.fold_in(steps_key, step_info.step)
-    return update(state, make_batch(chosen), step_key, step_info)
+    return update(state, make_batch(step_choice), step_key, step_info)
 
   return jax.lax.scan(step, state, (choice, info))
 
@@ -134,7 +134,7 @@ def validate(
 
 
 def keep_best(loop_state: TrainLoopState, state: TrainState, score, step) -> TrainLoopState:
-  """`state` becomes the best one where its score is higher; of equal scores the first stays."""
+  """The loop state of one seed with `state`, which is also the best if its score is higher."""
   better = score > loop_state.best_score
   new = state.params, state.model_state
   return TrainLoopState(
@@ -148,13 +148,13 @@ def keep_best(loop_state: TrainLoopState, state: TrainState, score, step) -> Tra
 def map_over_seeds(function: Callable, config: TrainConfig, mesh: Mesh) -> Callable:
   """`function` of one seed as a function of all S, stacked on a leading axis.
 
-  By map one seed runs after another, which needs least memory and was 13 to 17 % faster on
-  a CPU; by vmap all run at once. With parts of devices, map runs one seed of each at once.
+  "map" runs one seed after another, which needs least memory and was 13 to 17 % faster on a
+  CPU; "vmap" runs all at once. On devices in several parts, "map" runs one seed on each part.
   """
   kind, parts = config.seed_parallelism, mesh.shape["seed"]
   if kind == "auto":
     kind = "map" if jax.default_backend() == "cpu" else "vmap"
-  # Constraints on the rows of one seed's batch keep the seeds where they are.
+  # With the axis name, the sharding constraint on a batch leaves each seed on its devices.
   at_once = jax.vmap(function, spmd_axis_name="seed")
   if kind == "vmap":
     return at_once
@@ -164,17 +164,17 @@ def map_over_seeds(function: Callable, config: TrainConfig, mesh: Mesh) -> Calla
   def in_turn(*args):
     # [S, ...] -> [S / parts, parts, ...] without moving a seed to another device.
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]).swapaxes(0, 1), args)
-    results = jax.lax.map(lambda some: at_once(*some), split)
+    results = jax.lax.map(lambda one_each: at_once(*one_each), split)
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
 
   return in_turn
 
 
 def replace_leaves(params: PyTree, new: Mapping[str, Array] | None) -> PyTree:
-  """`params` with the leaves `new`, by path, in place of its own.
+  """`params` with the leaves `new` {path: array} in place of its own.
 
   Raises:
-    ValueError: a path that `params` lacks, or another shape or dtype.
+    ValueError: a path that `params` lacks, or a leaf of another shape or dtype.
   """
   known, new = param_paths.leaves_by_path(params), new or {}
   for name, x in new.items():
@@ -191,11 +191,11 @@ def compile_program(
   """Compiles `program` for `args` and adds the seconds to speed["compile_s"]; arguments of
   other shapes are then an error instead of another compilation.
 
-  `once`: the program runs a single time, and on CPU optimising it would take longer.
+  `once`: the program runs only once, so on a CPU it is compiled without optimisation.
   """
   since = time.perf_counter()
-  plain = once and jax.default_backend() == "cpu"
-  options = {"xla_backend_optimization_level": 0} if plain else None
+  is_quick = once and jax.default_backend() == "cpu"
+  options = {"xla_backend_optimization_level": 0} if is_quick else None
   compiled = program.lower(*args).compile(compiler_options=options)
   speed["compile_s"] += time.perf_counter() - since
   return compiled
