@@ -34,7 +34,7 @@ class DistilConfig:
 
   weight: float = 1.0  # of the distillation
   ramp_start: float = 0.1  # the weight rises from 0 between these parts of training
-  ramp_end: float = 0.3
+  ramp_end: float = 0.3  # ... and has its full value from here on
   samples: int = 6  # random subsets of a row, where there are too many to use all
   hidden: int = 64  # size of every code
   head_hidden: int = 64  # hidden layer of the head

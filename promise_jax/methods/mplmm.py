@@ -54,7 +54,7 @@ class MplmmConfig:
   """Settings of `mplmm`."""
 
   width: int = 30  # H, of the steps between modalities
-  heads: int = 5
+  heads: int = 5  # of all attention
   layers: int = 2  # of cross-attention
   memory_layers: int = 2  # of self-attention
   max_steps: int = 0  # of a modality; longer ones become windows of mean and deviation (0: no)
@@ -64,9 +64,9 @@ class MplmmConfig:
   type_prompts: bool = True  # equations 4 and 5; False: nothing is appended
   released_code: bool = False  # see the table above
   frozen: bool = True  # False: `tune` trains the whole backbone, too
-  pretrain: float = 0.5  # parts of the training steps; a stage with 0 is left out
-  fit: float = 0.0
-  tune: float = 0.5
+  pretrain: float = 0.5  # parts of the training steps, 0: no such stage; trains the backbone
+  fit: float = 0.0  # trains the ends of the backbone on complete rows
+  tune: float = 0.5  # trains prompts and the ends of the frozen backbone
 
   method: ClassVar[str] = "mplmm"
 

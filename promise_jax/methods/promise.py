@@ -54,16 +54,16 @@ class PromiseConfig:
   generate: Literal["query", "memory", "mix", "constant", "zeros", "none"] = "query"
   num_prompts: int = 2  # of each modality
   num_heads: int = 4  # of all attention
-  num_cross_layers: int = 0
-  num_self_layers: int = 0
+  num_cross_layers: int = 0  # layers in which modalities attend to one another
+  num_self_layers: int = 0  # layers in which each modality attends to itself
   # Layer norms, in the layers and before the projection of tokens. On few rows they make much
   # of codes that are near zero because little was seen.
   norm: bool = False
   code_size: int = 32  # of what is contrasted
-  fncl_weight: float = 1.0  # 0: not computed
-  cccl_weight: float = 1.0
+  fncl_weight: float = 1.0  # of the contrast of instances; 0: not computed
+  cccl_weight: float = 1.0  # of the contrast of classes; 0: not computed
   temperature: float = 0.5  # of both contrasts
-  num_views: int = 3
+  num_views: int = 3  # views of a row; the first is the row as it is
   augment_strength: float = 0.0  # of all views but the first, in [0, 1]
   hide_views: bool = True  # all views but the first lose modalities
   dropout: float = 0.1  # in the layers and before the head

@@ -46,19 +46,19 @@ class PrommaConfig(mplmm.MplmmConfig):
   gate: Literal["learned", "on", "off"] = "learned"  # on: always generate, off: never
   private_prompts: bool = True  # False: missing-type prompts, as in MPLMM
   source_weights: bool = True  # False: all are 1
-  connections: bool = True
+  connections: bool = True  # learned connections between the layers of the backbone; False: none
   identity_skip: bool = True  # the identity in Q; False: as in MPLMM
   warmup: float = 0.15  # part of the stage with g = 1
   margin: float = 0.0  # that a generation must win, in 0.1 standard deviations of the targets
   gate_every: int = 1  # steps between labels of the gates; labels double the time of a step
   generation_target: Literal["steps", "streams"] = "steps"  # streams: with their prompts
-  gate_weight: float = 0.1
-  orthogonality_weight: float = 0.1
-  recovery_weight: float = 0.1
-  information_weight: float = 0.01
-  generation_weight: float = 0.1
-  fit: float = 0.1
-  tune: float = 0.4
+  gate_weight: float = 0.1  # of the loss of the gates
+  orthogonality_weight: float = 0.1  # of the overlap of private prompts
+  recovery_weight: float = 0.1  # of what private prompts lose of the shared one
+  information_weight: float = 0.01  # of the mutual information that sources give
+  generation_weight: float = 0.1  # of the gap between generated and real steps
+  fit: float = 0.1  # part of the training steps for the ends of the backbone
+  tune: float = 0.4  # part for prompts and the ends
 
   method: ClassVar[str] = "promma"
 

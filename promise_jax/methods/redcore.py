@@ -60,21 +60,21 @@ class RedcoreConfig:
   num_blocks: int = 3  # of a transformer
   imputer_hidden: int = 64  # widest layer of an auto-encoder; the next are a half, a quarter
   num_autoencoders: int = 1  # in the cascade of an imputer
-  head_hidden: int = 64
-  head_dropout: float = 0.0
+  head_hidden: int = 64  # hidden layers of all heads
+  head_dropout: float = 0.0  # in the hidden layers of all heads
   vib: bool = True  # False: z = mu and no L_KL
-  kl_weight: float = 8e-4
-  imputation_weight: float = 1.0
-  unimodal_weight: float = 1.0
+  kl_weight: float = 8e-4  # of L_KL
+  imputation_weight: float = 1.0  # of the sum of beta_m L_R^m
+  unimodal_weight: float = 1.0  # of the sum of L_U^m
   detach_target: bool = False  # no gradient of L_R to z
   # Random subsets of each row that heads and imputers also see (ours): modality dropout,
   # without which `fusion` is ahead.
   num_subsets: int = 2
   upper: Literal["relative_advantage", "hypergradient", "none"] = "relative_advantage"
   beta_step: float = 0.1  # these three: see `relative_advantage.controller`
-  beta_growth: float = 1.0
-  beta_every: int = 3
-  hypergradient_lr: float = 0.02
+  beta_growth: float = 1.0  # factor of the step at every 500th move
+  beta_every: int = 3  # training steps between two moves of beta
+  hypergradient_lr: float = 0.02  # learning rate of beta
   hypergradient_from: int = 20  # first step of the run at which it moves beta
   as_released: bool = False  # the left column of the table
 

@@ -53,7 +53,7 @@ class RobultConfig:
   own_encoders: bool = True  # of f_0: common ones let the contrast harm the fused branch
   contrast: soft_pu.ContrastKind = "softpu"
   detach_shared: bool = True  # the contrast does not train S
-  temperature: float = 0.2
+  temperature: float = 0.2  # of the contrast
   labelled_weight: float = 1.0  # of L_lb
   unlabelled_weight: float = 1.0  # of L_ulb
   reconstruction_weight: float = 1.0  # of L_rec

@@ -40,7 +40,7 @@ class ShareConfig:
   gated: bool = True  # its gate; False: the evidence of every modality counts in full
   weight: float = 1.0  # of the distillation
   ramp_start: float = 0.1  # the weight rises from 0 between these parts of training
-  ramp_end: float = 0.3
+  ramp_end: float = 0.3  # ... and has its full value from here on
   samples: int = 6  # random subsets of a row, where there are too many to use all
   decay: float = 0.97  # of the teacher's running mean; 0: the student teaches itself
   hidden: int = 64  # size of every code

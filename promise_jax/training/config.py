@@ -19,7 +19,7 @@ class TrainConfig:
 
   steps: int = 300  # optimizer updates in all stages together
   eval_every: int = 25  # K steps that are one compiled block and end in a validation
-  batch_size: int = 128
+  batch_size: int = 128  # rows of a batch, over all devices
   labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
   select_on: SelectOn = "all"  # patterns that select the step: all (mean), or the complete one
   seed_parallelism: SeedParallelism = (
