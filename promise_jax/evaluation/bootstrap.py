@@ -1,16 +1,13 @@
 """How sure is the difference between two methods? A paired, two-level bootstrap (ours).
 
-Two things vary from run to run: the training seed and the test examples. Each resample
-draws both with replacement, and uses the same draw for both methods (paired), for all
-seeds and all patterns. Drawn examples enter the metric as integer weights. The interval
-is the 2.5 and 97.5 percentile of the difference. Where examples come in groups (segments
-of one recording), they are not independent, and a resample draws whole groups.
+Each resample draws training seeds and test examples with replacement, the same for both
+methods (paired), all seeds and all patterns. Drawn examples enter the metric as integer weights.
+Where examples come in groups (segments of one recording), a resample draws whole groups.
 
-Coverage is nominal where rows or seeds differ as a whole (measured .95 at 8 and 5 seeds,
-.94 at 3). With one seed the interval tells about the examples alone; with few seeds that
-differ much it is somewhat narrow, by (S - 1) / S in the variance between seeds. Where
-every prediction is a coin toss, both levels count that noise and the interval is too
-wide (.99 measured).
+Coverage is nominal where rows or seeds differ as a whole (measured .95 at 8 and 5 seeds, .94
+at 3). With one seed the interval tells about the examples alone; with few seeds that differ
+much it is narrow by (S - 1) / S in the variance between seeds. Where every prediction is a coin
+toss, both levels count that noise and the interval is too wide (.99 measured).
 """
 
 import functools
@@ -21,12 +18,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from promise_jax.evaluation import selection
 from promise_jax.types import Task
 
-LEVELS = (2.5, 97.5)
 CHUNK = 2**22  # logits in work at once: bounds the memory of one step of the bootstrap
 
 
@@ -52,16 +48,9 @@ def paired_intervals(
 ) -> list[Interval]:
   """Intervals of (primary metric of ours) - (of the baseline), means over seeds.
 
-  Args:
-    task: whose primary metric is compared.
-    ours: logits, of the same rows and seeds as `baseline`.
-    baseline: logits.
-    label: [N], or [N, C] for multilabel.
-    weight: which rows count under a pattern; rows of weight 0 everywhere are never drawn.
-    pattern_sets: one interval for the mean over each set, all from the same resamples.
-    group: [N], equal where rows belong together; by default every row is on its own.
-    resamples: resample r depends on (seed, r) alone.
-    seed: of the draws.
+  There is one for the mean over each of `pattern_sets`, all from the same resamples, which
+  depend on `seed` alone. `weight` says which rows count under a pattern; rows of weight 0
+  everywhere are never drawn. `group` [N] is equal where rows belong together.
   """
   num_patterns, _, num_rows, _ = ours.shape
   group = np.arange(num_rows) if group is None else group
@@ -83,18 +72,9 @@ def paired_intervals(
 
 @functools.partial(jax.jit, static_argnames=("task", "num_groups", "resamples", "chunk"))
 def _resample_differences(
-  task: Task,
-  logits: Float[Array, "2 P S N C"],
-  label: Array,
-  weight: Float[Array, "P N"],
-  group: Int[Array, " N"],
-  key: Key[Array, ""],
-  *,
-  num_groups: int,
-  resamples: int,
-  chunk: int,
+  task: Task, logits, label, weight, group, key, *, num_groups: int, resamples: int, chunk: int
 ):
-  """(observed f[P], resampled f[resamples, P]) of the first minus the second logits."""
+  """(observed f[P], resampled f[resamples, P]) of the first minus the second logits [2, ...]."""
   score = _weighted_scores(task, logits, label)
   num_seeds, num_rows = logits.shape[2:4]
 
@@ -140,4 +120,4 @@ def _interval(observed: float, resampled: np.ndarray) -> Interval:
   resampled = resampled[~np.isnan(resampled)]
   if np.isnan(observed) or not resampled.size:
     return Interval(float(observed), np.nan, np.nan)
-  return Interval(float(observed), *(float(q) for q in np.percentile(resampled, LEVELS)))
+  return Interval(float(observed), *map(float, np.percentile(resampled, (2.5, 97.5))))

@@ -24,30 +24,24 @@ def make_condition(split: Split, mask: Bool[np.ndarray, "K N M"], **columns) -> 
   """A condition whose mask hides modalities beside those that the data lack."""
   mask = mask & split.recorded
   ids = np.tile(split.id, len(mask))
-  name = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
-  return Condition(columns | {"mask_hash": name}, mask)
+  columns["mask_hash"] = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
+  return Condition(columns, mask)
 
 
 def pattern_conditions(
   split: Split, patterns: Sequence[Pattern], names: Sequence[str]
 ) -> list[Condition]:
   """Every row under one pattern, for each pattern."""
+  table = {missing.pattern_name(pattern, names): np.array([[pattern]]) for pattern in patterns}
   return [
-    make_condition(
-      split,
-      np.array(pattern)[None, None],
-      pattern=missing.pattern_name(pattern, names),
-      protocol="none",
-    )
-    for pattern in patterns
+    make_condition(split, mask, pattern=name, protocol="none") for name, mask in table.items()
   ]
 
 
 def pooled_conditions(split: Split, patterns: Sequence[Pattern]) -> list[Condition]:
   """All patterns, and the incomplete ones, each pooled into one set of P N rows."""
   table = np.array(patterns)[:, None]
-  incomplete = table[~table.all(axis=(1, 2))]
-  sets = {"pooled(all)": table, "pooled(incomplete)": incomplete}
+  sets = {"pooled(all)": table, "pooled(incomplete)": table[~table.all(axis=(1, 2))]}
   return [
     make_condition(split, mask, pattern=None, protocol=name)
     for name, mask in sets.items()
@@ -59,15 +53,13 @@ def protocol_conditions(
   split: Split, protocols: Sequence[missing.Protocol], split_name: str
 ) -> list[Condition]:
   """The split under one fixed mask for each protocol."""
+  draws = {"seed": 0, "split": split_name, "ids": split.id, "modalities": split.recorded.shape[1]}
   conditions = []
   for protocol in protocols:
-    modalities = split.recorded.shape[1]
-    mask = missing.draw_mask(
-      protocol, seed=0, split=split_name, ids=split.id, modalities=modalities
-    )
     columns = {"pattern": None, "protocol": str(protocol)}
     if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1:
       columns["rate"] = protocol.rates[0]
+    mask = missing.draw_mask(protocol, **draws)
     conditions.append(make_condition(split, mask[None], **columns))
   return conditions
 
@@ -89,11 +81,9 @@ def map_protocols(num_modalities: int) -> tuple[str, ...]:
 def select_logits(
   logits: Float[np.ndarray, "S P N C"], mask: Bool[np.ndarray, "K N M"]
 ) -> tuple[Float[np.ndarray, "S R C"], Int[np.ndarray, " R"]]:
-  """The logits under `mask`, and the number in the split of each of those R rows.
+  """The logits of the R rows that show something under `mask`, and which rows of N they are.
 
-  Args:
-    logits: under all patterns, in the order of `missing.all_patterns`.
-    mask: what a row shows; one that shows nothing is left out.
+  The patterns of `logits` are all, in the order of `missing.all_patterns`.
   """
   index = missing.pattern_index(mask)
   shown = index >= 0

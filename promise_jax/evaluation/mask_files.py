@@ -50,13 +50,12 @@ def export_masks(
 def load_masks(path: str | os.PathLike) -> Masks:
   """Reads an exported file; ValueError if a field is absent or the hash differs."""
   with np.load(path, allow_pickle=False) as file:
-    absent = {"mask", "ids", "protocol", "names", "hash"} - set(file.files)
-    if absent:
-      raise ValueError(f"{path} is no export of masks: no {', '.join(sorted(absent))}")
     arrays = dict(file)
-  protocol = parse_protocol(str(arrays["protocol"]))
-  masks = Masks(arrays["mask"], arrays["ids"], protocol, tuple(arrays["names"].tolist()))
-  stored, actual = str(arrays["hash"]), mask_hash(masks.mask, masks.ids)
+  absent = {"mask", "ids", "protocol", "names", "hash"} - set(arrays)
+  if absent:
+    raise ValueError(f"{path} is no export of masks: no {', '.join(sorted(absent))}")
+  stored, actual = str(arrays["hash"]), mask_hash(arrays["mask"], arrays["ids"])
   if stored != actual:
     raise ValueError(f"{path}: the masks have hash {actual}, the file says {stored}")
-  return masks
+  protocol, names = parse_protocol(str(arrays["protocol"])), tuple(arrays["names"].tolist())
+  return Masks(arrays["mask"], arrays["ids"], protocol, names)

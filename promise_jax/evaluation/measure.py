@@ -20,22 +20,17 @@ METRICS = {
 def known_metrics(kind: str) -> dict[str, Callable]:
   """All metrics of a kind of task, by name."""
   known = {name: getattr(metrics, name) for name in METRICS[kind].split()}
-  if kind == "regression":
-    sentiment = (*sentiment_metrics.SENTIMENT, *sentiment_metrics.SIMS)
-    known |= {metric.__name__: metric for metric in sentiment}
-  return known
+  sentiment = (*sentiment_metrics.SENTIMENT, *sentiment_metrics.SIMS)
+  return known | {m.__name__: m for m in sentiment if kind == "regression"}
 
 
 def metrics_for(task: Task, extra: Sequence[str] = ()) -> dict[str, Callable]:
-  """The metrics of a task by name, the primary one first.
+  """The metrics of a task and the `extra` ones by name, the primary one first.
 
-  Args:
-    task: all metrics of classes and multilabel are taken. A regression has mae, corr and
-      what `sentiment_metrics.sentiment_set` says.
-    extra: names of more metrics of this kind of task.
+  A regression has mae, corr and what `sentiment_metrics.sentiment_set` says.
 
   Raises:
-    ValueError: a name that is no metric of this kind of task.
+    ValueError: an unknown kind of task, or a name that is no metric of its kind.
   """
   metrics.primary_metric(task)
   known, names = known_metrics(task.kind), METRICS[task.kind].split()
@@ -95,15 +90,12 @@ def measure_best_constant(
 ) -> pd.DataFrame:
   """What the best constant scores, in the form of `measure_conditions`.
 
-  The constant is chosen metric by metric on the labels of `split` themselves: this is what
-  can be scored without reading anything, not a predictor. `majority`, fitted on train,
-  falls below it where train leans another way.
+  The constant is chosen metric by metric on the labels of `split` themselves: this is what can be
+  scored without reading anything, not a predictor as `majority`, which is fitted on train.
   """
   constants = sentiment_metrics.constants(split.label, task.scale)
-  num_patterns = 2 ** split.recorded.shape[1] - 1
-  logits = np.broadcast_to(
-    constants[:, None, None, None], (len(constants), num_patterns, len(split.id), 1)
-  )
+  shape = (len(constants), 2 ** split.recorded.shape[1] - 1, len(split.id), 1)
+  logits = np.broadcast_to(constants[:, None, None, None], shape)
   scores = measure_conditions(task, logits, split, conditions, range(len(constants)), extra)
   scores["value"] *= scores["metric"].map(metrics.metric_sign)
   same = ["pattern", "protocol", "mask_hash", "metric"]

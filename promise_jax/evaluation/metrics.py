@@ -1,7 +1,7 @@
 """The metrics of classification and regression, in NumPy, by their exact definitions.
 
-Every metric takes the rows that count and reduces them; axes before them, such as seeds,
-are kept. `measure` leaves out rows with nothing to see and turns NaN logits into NaN.
+Every metric takes the rows that count and reduces them; axes before them, such as seeds, are
+kept. `measure` leaves out rows with nothing to see and turns NaN logits into NaN.
 
   classes     logits f[..., N, C], label i[N]
   multilabel  logits f[..., N, C], label [N, C] of 0/1; predicted where logit > 0
@@ -17,7 +17,9 @@ from jaxtyping import Bool, Float, Num
 
 from promise_jax.types import Task
 
+Logits = Float[np.ndarray, "... N C"]
 Scores = Float[np.ndarray, "..."]
+Decisions = Bool[np.ndarray, "... N C"]
 
 
 def primary_metric(task: Task) -> tuple[str, int]:
@@ -38,7 +40,7 @@ def divide(a: Num[np.ndarray, "..."], b: Num[np.ndarray, "..."]) -> Scores:
   return np.where(b == 0, np.nan, a / np.where(b == 0, 1, b))
 
 
-def one_hot_decisions(logits: Float[np.ndarray, "... N C"], label: np.ndarray):
+def one_hot_decisions(logits: Logits, label: np.ndarray):
   """(predicted, actual) bool[..., N, C]. Of tied classes the first is predicted."""
   if label.ndim == 2:
     return logits > 0, label > 0.5
@@ -46,62 +48,56 @@ def one_hot_decisions(logits: Float[np.ndarray, "... N C"], label: np.ndarray):
   return logits.argmax(-1)[..., None] == classes, label[:, None] == classes
 
 
-def f1_by_class(predicted: Bool[np.ndarray, "... N C"], actual: Bool[np.ndarray, "... N C"]):
+def f1_by_class(predicted: Decisions, actual: Decisions):
   """(F1, rows predicted or actual, rows actual), each [..., C]. An F1 of 0 / 0 is 0."""
   support = actual.sum(-2)
   total = predicted.sum(-2) + support
   return 2 * (predicted & actual).sum(-2) / np.maximum(total, 1), total, support
 
 
-def support_weighted_f1(
-  predicted: Bool[np.ndarray, "... N C"], actual: Bool[np.ndarray, "... N C"]
-) -> Scores:
+def support_weighted_f1(predicted: Decisions, actual: Decisions) -> Scores:
   """Mean F1 of the classes, weighted by how often each is in `actual`."""
   score, _, support = f1_by_class(predicted, actual)
   return divide((score * support).sum(-1), support.sum(-1))
 
 
-def accuracy(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def accuracy(logits: Logits, label: np.ndarray) -> Scores:
   """Fraction of rows whose largest logit is the label's."""
   return (logits.argmax(-1) == label).mean(-1)
 
 
-def samples_accuracy(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def samples_accuracy(logits: Logits, label: np.ndarray) -> Scores:
   """Fraction of rows with every label right (subset accuracy). multilabel."""
   predicted, actual = one_hot_decisions(logits, label)
   return (predicted == actual).all(-1).mean(-1)
 
 
-def macro_f1(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def macro_f1(logits: Logits, label: np.ndarray) -> Scores:
   """Mean F1: of the classes that occur or are predicted; of all labels in multilabel."""
   score, total, _ = f1_by_class(*one_hot_decisions(logits, label))
   return score.mean(-1) if label.ndim == 2 else score.sum(-1) / (total != 0).sum(-1)
 
 
-def weighted_f1(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
-  """Mean F1 weighted by how often a class is TRUE.
-
-  Weighted by the predictions, a constant of accuracy p would score 2p / (1 + p), which
-  is more than p; weighted by the truth it scores p times that.
-  """
+def weighted_f1(logits: Logits, label: np.ndarray) -> Scores:
+  """Mean F1 weighted by how often a class is TRUE."""
   return support_weighted_f1(*one_hot_decisions(logits, label))
 
 
-def micro_f1(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def micro_f1(logits: Logits, label: np.ndarray) -> Scores:
   """F1 of all decisions pooled; NaN if nothing is positive or predicted. multilabel."""
   predicted, actual = one_hot_decisions(logits, label)
   both, total = (predicted & actual).sum((-2, -1)), predicted.sum((-2, -1)) + actual.sum()
   return divide(2 * both, total)
 
 
-def samples_f1(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def samples_f1(logits: Logits, label: np.ndarray) -> Scores:
   """Mean F1 of single rows; a row with no label true or predicted has 0. multilabel."""
   predicted, actual = one_hot_decisions(logits, label)
   score, _, _ = f1_by_class(np.swapaxes(predicted, -1, -2), actual.T)
   return score.mean(-1)
 
 
-def uar(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def uar(logits: Logits, label: np.ndarray) -> Scores:
   """Unweighted average recall: the mean over classes that occur. classes."""
   predicted, actual = one_hot_decisions(logits, label)
   support = actual.sum(0)
@@ -119,7 +115,7 @@ def area_under_roc(score: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " 
   return wins.mean() / (2 * len(below))
 
 
-def auroc(logits: Float[np.ndarray, "... N C"], label: np.ndarray) -> Scores:
+def auroc(logits: Logits, label: np.ndarray) -> Scores:
   """Mean area under the ROC curve of the classes that have positive and negative rows.
 
   Two classes: of class 1. More: each against the rest. multilabel: of each label.

@@ -1,8 +1,8 @@
 """Logits under every pattern of present modalities, for all seeds, in one jitted call.
 
-A row's prediction depends on that row alone and on which of its modalities are shown.
-The predictions under the 2^M - 1 patterns therefore contain those under every other
-missing protocol: `conditions.select_logits` picks them row by row.
+A row's prediction depends on that row alone and on which of its modalities are shown. The
+predictions under the 2^M - 1 patterns therefore contain those under every other missing
+protocol: `conditions.select_logits` picks them row by row.
 """
 
 from collections.abc import Sequence
@@ -59,10 +59,9 @@ def predict_split(
   patterns: Sequence[Pattern],
   mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "S P N C"]:
-  """Logits of every seed under every pattern, for all rows of a split.
+  """Logits of every seed under every pattern, for all rows of a split; labels are not read.
 
-  `params` and `model_state` are stacked over seeds. Labels are not read. The rows are
-  spread over all devices unless there is a `mesh`.
+  `params` and `model_state` are stacked over seeds. Without `mesh`, all devices share the rows.
   """
   mesh = mesh or devices_mesh.make_mesh()
 

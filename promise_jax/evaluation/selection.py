@@ -1,8 +1,8 @@
 """The score that selects a training step: the primary metric of a task, in JAX.
 
-The same score enters the bootstrap. Every row has a weight >= 0: 0 for padding and for a
-row with nothing left, an integer for a row that a bootstrap drew that often. `metrics`
-has the definitions of all metrics that are only reported, in NumPy.
+The same score enters the bootstrap. Every row has a weight >= 0: 0 for padding and for a row
+with nothing left, an integer for a row that a bootstrap drew that often. `metrics` defines all
+metrics that are only reported, in NumPy.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,7 @@ def row_weights(
 def selection_score(
   logits: Float[Array, "P N C"], label: Array, weight: Float[Array, "P N"], task: Task
 ) -> Float[Array, ""]:
-  """Mean of the primary metric over patterns, with the sign that makes larger better.
-
-  A pattern without rows does not count.
-  """
+  """Mean primary metric of the patterns that have rows; its sign makes larger better."""
   _, sign = metrics.primary_metric(task)
   scores = jax.vmap(lambda x, w: primary_score(x, label, w, task))(logits, weight)
   has_rows = jnp.sum(weight, axis=1) > 0
@@ -48,8 +45,7 @@ def primary_score(
 ) -> Float[Array, ""]:
   """Accuracy of classes, macro F1 of a multilabel task, mean absolute error of a regression.
 
-  NaN where no row counts, or where a row that counts has a NaN logit. A NaN in a row of
-  weight 0 does no harm.
+  NaN where no row counts, or where a row of weight > 0 has a NaN logit.
   """
   weight = jnp.asarray(weight, jnp.float32)
   broken = jnp.isnan(logits).any(-1)
@@ -66,9 +62,7 @@ def row_scores(logits: Float[Array, "N C"], label: Array, task: Task) -> Array |
   """One score per row, [N], whose weighted mean is the primary metric; None for macro F1."""
   if task.kind == "classes":
     return logits.argmax(-1) == label
-  if task.kind == "regression":
-    return abs(logits[:, 0] * task.scale - label)
-  return None
+  return abs(logits[:, 0] * task.scale - label) if task.kind == "regression" else None
 
 
 def _macro_f1(logits, label, weight) -> Array:

@@ -1,16 +1,16 @@
 """Metrics of sentiment analysis, in NumPy, by their exact definitions.
 
-As in `metrics`: `(value f[..., N], label f[N]) -> f[...]`, both in the unit of the label.
-The field has three conventions, whose numbers must not be compared with one another:
+Value and label are in the unit of the label. The field has three conventions, whose numbers
+must not be compared with one another:
 
   has0  negative against the rest, all rows: a label of 0 is positive
   non0  negative against positive, rows of label 0 left out
   sims  positive against the rest (CH-SIMS), values clipped to [-1, 1]
 
-F1 weights the two classes by how often they are TRUE. The `*_mplmm` metrics weight them
-by how often they are PREDICTED, as the released code of MPLMM does (and MulT before it),
-so that published numbers can be placed. They flatter a collapsed predictor: a constant of
-accuracy p scores 2p / (1 + p), which is more than p. Nothing is ever selected by them.
+F1 weights the two classes by how often they are TRUE; `*_mplmm` by how often they are PREDICTED,
+as the released code of MPLMM does (and MulT before it), so that published numbers can be
+placed. They flatter a collapsed predictor: a constant of accuracy p scores 2p / (1 + p), which
+is more than p. Nothing is ever selected by them.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,8 +88,8 @@ def acc5(value: Value, label: Label) -> Scores:
 def binned_accuracy(value: Value, label: Label, edges: Sequence[float]) -> Scores:
   """Accuracy of the bins (-inf, e0], (e0, e1], ...: an edge is in the lower bin."""
   # In float32, as the labels: 0.1 of another precision would lie beside the edge.
-  value, label = (np.clip(x, -1, 1).astype(np.float32) for x in (value, label))
-  value, label = (np.searchsorted(np.float32(edges), x) for x in (value, label))
+  clipped = (np.clip(x, -1, 1).astype(np.float32) for x in (value, label))
+  value, label = (np.searchsorted(np.float32(edges), x) for x in clipped)
   return mean_or_nan(value == label)
 
 
@@ -136,19 +136,15 @@ SIMS_LABEL = ("CH-SIMS",)  # `names` of a task whose label keeps that convention
 def sentiment_set(task: Task) -> tuple[Callable, ...]:
   """The sentiment metrics that fit the label of a task; () if it is of another kind.
 
-  A unit of 3 is that of MOSI and MOSEI. A unit of 1 is that of CH-SIMS and of any plain
-  regression, so the data must say which, by the `names` SIMS_LABEL.
+  The unit of MOSI and MOSEI is 3. Plain regressions have that of CH-SIMS, 1, too: `names` tells.
   """
-  if task.kind == "regression" and task.scale == 3.0:
-    return SENTIMENT
-  is_sims = task.kind == "regression" and task.scale == 1.0 and tuple(task.names) == SIMS_LABEL
-  return SIMS if is_sims else ()
+  if task.kind != "regression":
+    return ()
+  is_sims = task.scale == 1.0 and tuple(task.names) == SIMS_LABEL
+  return SENTIMENT if task.scale == 3.0 else SIMS if is_sims else ()
 
 
 def constants(label: Label, scale: float) -> Float[np.ndarray, " K"]:
-  """Logits of 14 constants, among them the best of every metric.
-
-  The median of `label`, and one value in each side, level and bin of the sentiment sets.
-  """
+  """Logits of the median and of one value in each side, level and bin, as constants."""
   steps = np.linspace(-1, 1, 13)  # -3, -2.5, ... in a unit of 3
   return np.append(np.median(label) / scale, steps).astype(np.float32)

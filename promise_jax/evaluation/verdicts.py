@@ -14,13 +14,8 @@ from promise_jax.types import Pattern, Split, Task
 def best_baseline(method: str, valid_scores: Mapping[str, float], constant: str) -> str:
   """The variant to beat: the best on validation among variants of other methods.
 
-  Variants of the same method, and then the `constant` predictor, only where there is
-  nothing else.
-
-  Args:
-    method: the variant that is compared, as "robult" or "robult(pull=0.1)".
-    valid_scores: {variant: score}, larger is better; `method` may be among them.
-    constant: the variant that reads nothing.
+  Variants of the same method, and then the predictor `constant`, only where nothing else is.
+  `valid_scores` is {variant: score}, larger is better; `method` may be among them.
   """
   others = [name for name in valid_scores if name != method]
   trained = [name for name in others if name != constant]
@@ -46,29 +41,21 @@ def compare_variants(
   shown = (split.recorded[None] & table[:, None]).any(axis=-1)
   has_rows = shown.any(axis=1)
   sets = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
-  for number, pattern in enumerate(patterns):
-    sets[missing.pattern_name(pattern, names)] = np.arange(len(table)) == number
-  sets = {name: (chosen & has_rows)[has_rows] for name, chosen in sets.items()}
-  sets = {name: chosen for name, chosen in sets.items() if chosen.any()}
+  singles = np.eye(len(table), dtype=bool)
+  sets |= {missing.pattern_name(p, names): one for p, one in zip(patterns, singles, strict=True)}
+  sets = {name: chosen[has_rows] for name, chosen in sets.items() if chosen[has_rows].any()}
+  pair = (logits.swapaxes(0, 1)[has_rows] for logits in (ours, baseline))
+  weight = shown[has_rows].astype(np.float32)
   intervals = bootstrap.paired_intervals(
-    task,
-    ours.swapaxes(0, 1)[has_rows],
-    baseline.swapaxes(0, 1)[has_rows],
-    split.label,
-    shown[has_rows].astype(np.float32),
-    list(sets.values()),
-    group=group,
+    task, *pair, split.label, weight, list(sets.values()), group=group
   )
-  name, sign = metrics.primary_metric(task)
-  columns = {
-    "rows": list(sets),
-    "metric": name,
-    "difference": [x.mean for x in intervals],
-    "low": [x.low for x in intervals],
-    "high": [x.high for x in intervals],
-    "verdict": [verdict(sign, x) for x in intervals],
-  }
-  return pd.DataFrame(columns)
+  metric, sign = metrics.primary_metric(task)
+  lines = [
+    {"rows": name, "metric": metric, "difference": x.mean, "low": x.low, "high": x.high}
+    | {"verdict": verdict(sign, x)}
+    for name, x in zip(sets, intervals, strict=True)
+  ]
+  return pd.DataFrame(lines)
 
 
 def verdict(sign: int, interval: bootstrap.Interval) -> str:

@@ -42,13 +42,7 @@ def variant_table(
 ) -> str:
   """A markdown row for `method` and each of `others`: its means, and how they differ.
 
-  Args:
-    method: the variant that the others are compared with.
-    others: the other rows of the table.
-    best: the baseline that is marked as best on validation.
-    results: of all variants, with the validation scores.
-    comparison: of `method` with the others.
-    metric: the primary one.
+  `best` is the baseline to mark as best on validation. `results` has the validation scores too.
   """
   verdicts = {
     line["baseline"]: line
@@ -61,26 +55,24 @@ def variant_table(
   for name in (method, *others):
     own = results[results["method"] == name]
     table = tables.pattern_table(own, metric, [name])
-    cells = table.cells[name]
+    cells, line = table.cells[name], verdicts.get(name)
     row = [f"`{name}`" + " (best on validation)" * (name == best), str(own["seed"].nunique())]
     row.append(show_value(metric, own.loc[own["split"] == "valid", "value"].mean()))
-    row += [show_cell(metric, cells.get("mean, incomplete"))]
-    row += [show_cell(metric, cells.iloc[table.num_plain - 1])]
-    line = verdicts.get(name)
+    for cell in (cells.get("mean, incomplete"), cells.iloc[table.num_plain - 1]):
+      row.append(show_cell(metric, cell))
     row += ["", ""] if line is None else [show_interval(line), line["verdict"]]
     rows.append(row)
-  return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+  return formatting.markdown_rows(rows)
 
 
 def metric_lines(lines: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
   """A line for each group `by` some columns, a column for each metric; the header first."""
   names = lines["metric"].unique()
-  texts = []
+  texts = [[*by, *names]]
   for key, part in lines.groupby(list(by), sort=False):
-    values = [part.loc[part["metric"] == name, "value"] for name in names]
-    cells = [show_cell(n, formatting.make_cell(v)) for n, v in zip(names, values, strict=True)]
-    texts.append([*key, *cells])
-  return [[*by, *names], *texts]
+    values = {name: part.loc[part["metric"] == name, "value"] for name in names}
+    texts.append([*key, *(show_cell(n, formatting.make_cell(v)) for n, v in values.items())])
+  return texts
 
 
 def metric_text(lines: pd.DataFrame) -> str:
@@ -106,15 +98,15 @@ def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
 def describe_upper_levels(training: pd.DataFrame) -> list[str]:
   """For each method with an upper level, a sentence on how far it has moved in the end.
 
-  Reads the term "moved" = |beta - beta0| of the last lines of the training log, each of
-  which is a mean over the steps of a block.
+  Reads the term "moved" = |beta - beta0| of the last lines, each a mean over a block of steps.
   """
+  if "moved" not in training:
+    return []
   sentences = []
-  if "moved" in training:
-    for method, lines in training[training["moved"].notna()].groupby("method", sort=False):
-      end = lines.loc[lines["step"] == lines["step"].max(), "moved"].mean()
-      sentences.append(
-        f"{method}: the upper level {'moved' if end > STILL else 'did not move'}, "
-        f"|beta - beta0| = {end:.3f} on average over the last block of training steps"
-      )
+  for method, lines in training[training["moved"].notna()].groupby("method", sort=False):
+    end = lines.loc[lines["step"] == lines["step"].max(), "moved"].mean()
+    sentences.append(
+      f"{method}: the upper level {'moved' if end > STILL else 'did not move'}, "
+      f"|beta - beta0| = {end:.3f} on average over the last block of training steps"
+    )
   return sentences

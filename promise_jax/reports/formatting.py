@@ -17,9 +17,9 @@ class Cell(NamedTuple):
 
 def make_cell(values: Sequence[float]) -> Cell | None:
   """The cell of one value a seed; None without any."""
-  values = np.asarray(values, float)
   if not len(values):
     return None
+  values = np.asarray(values, float)
   std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
   return Cell(float(np.mean(values)), std, len(values))
 

@@ -31,11 +31,7 @@ class Report:
 
 
 def render_page(run: Report) -> str:
-  """The page. The first metric of the results has the plots, the others a folded table.
-
-  Raises:
-    ValueError: as `tables.pattern_table`.
-  """
+  """The page. The first metric of the results has the plots, the others a folded table."""
   template = importlib.resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
   environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
   environment.filters["svg"] = lambda svg: base64.b64encode(svg).decode()

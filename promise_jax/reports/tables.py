@@ -1,11 +1,10 @@
 """Results as tables: from the long DataFrame of a run to text and markdown.
 
-`results` has a row for every (method, pattern or protocol, metric, seed), with the columns
-method, dataset, split, label_rate, protocol, pattern ("text+audio", or null for a mixed
-protocol), metric, value, n and seed; `rate` where the protocol has one.
+`results` has the columns method, dataset, split, label_rate, protocol, pattern ("text+audio", or
+null for a mixed protocol), metric, value, n and seed; `rate` where the protocol has one.
 
-A cell is the mean ± sample standard deviation over seeds. A mean over patterns is taken
-within a seed first, so that its ± is that of the seeds too.
+A cell is the mean ± sample standard deviation over seeds. A mean over patterns is taken within a
+seed first, so that its ± is that of the seeds too.
 """
 
 import dataclasses
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from promise_jax.checks import check_choice
 from promise_jax.evaluation import metrics
 from promise_jax.reports import formatting
 
@@ -44,11 +44,9 @@ class Table:
 
   def caption(self) -> str:
     """What the table shows, in a line."""
-    seeds = {c.num_seeds for c in self.cells.to_numpy().flat if c}
-    label = formatting.metric_label(self.metric)
-    if seeds == {1}:
-      return f"{label}, 1 seed"
-    return f"{label}, mean ± std over {formatting.show_range(seeds)} seeds"
+    seeds = formatting.show_range({c.num_seeds for c in self.cells.to_numpy().flat if c})
+    over = "1 seed" if seeds == "1" else f"mean ± std over {seeds} seeds"
+    return f"{formatting.metric_label(self.metric)}, {over}"
 
   def lines(self) -> list[list[str]]:
     """All cells as text, the header first."""
@@ -80,8 +78,7 @@ def pattern_table(results: pd.DataFrame, metric: str, methods: Sequence[str]) ->
   A seed that lacks a pattern of a row does not count in that row.
 
   Raises:
-    ValueError: no test line by pattern, lines of several data sets or label rates, or a
-      line twice.
+    ValueError: no test line, lines of several data sets or label rates, or a line twice.
   """
   lines = results[(results["protocol"] == "none") & results["pattern"].notna()]
   lines = _check_lines(lines, metric, methods, "pattern")
@@ -106,11 +103,9 @@ def protocol_table(
   """
   lines = results[results["protocol"].isin(protocols) & results["pattern"].isna()]
   lines = _check_lines(lines, metric, methods, "protocol")
-  known = lines["protocol"].unique()
   for name in protocols:
-    if name not in known:
-      raise ValueError(f"protocol is {name!r}, known are {', '.join(known)}")
-  return _summarise(lines, *("protocol", "protocol"), metric, methods, {p: [p] for p in protocols})
+    check_choice("protocol", name, lines["protocol"].unique())
+  return _summarise(lines, "protocol", "protocol", metric, methods, {p: [p] for p in protocols})
 
 
 def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
@@ -119,11 +114,9 @@ def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.Dat
   if chosen.empty:
     known = ", ".join(lines["metric"].unique()) or "nothing"
     raise ValueError(f"No test results by {key} for {metric!r}; there is: {known}.")
-  settings = chosen[["dataset", "label_rate"]].drop_duplicates()
+  settings = chosen[["dataset", "label_rate"]].drop_duplicates().to_numpy().tolist()
   if len(settings) > 1:
-    raise ValueError(
-      f"A table is for one data set and label rate, not {settings.to_numpy().tolist()}."
-    )
+    raise ValueError(f"A table is for one data set and label rate, not {settings}.")
   double = chosen[chosen.duplicated(["method", "seed", key])]
   if len(double):
     where = tuple(double.iloc[0][["method", "seed", key]])
@@ -141,9 +134,8 @@ def _sort_patterns(patterns: Iterable[str]) -> list[str]:
 
 def _summarise(lines, key: str, row_kind: str, metric: str, methods, rows: dict) -> Table:
   """A table with the means of the values under `rows` {name: patterns or protocols}."""
-  by_seed = {"index": ["method", "seed"], "columns": key}
-  values = lines.pivot(**by_seed, values="value")
-  exists = lines.pivot(**by_seed, values="n").notna()
+  pivot = lines.pivot(index=["method", "seed"], columns=key, values=["value", "n"])
+  values, exists = pivot["value"], pivot["n"].notna()
   counts, cells = [], pd.DataFrame(None, list(rows), list(methods), dtype=object)
   for name, group in rows.items():
     counts.append(formatting.show_range(lines.loc[lines[key].isin(group), "n"]))
@@ -159,7 +151,7 @@ def rate_cells(
 ) -> Iterator[tuple[str, pd.DataFrame, dict]]:
   """For each protocol with a rate: its name, cells by rate and method, areas by method.
 
-  The area under the curve of a seed is divided by the range of rates (AUILC).
+  An area is that under the curve of a seed, divided by the range of rates (AUILC).
   """
   if "rate" not in results:
     return
