@@ -1,1 +1,1 @@
-"""The parts of `launch/benchmark.py`: what is measured, how, and how it is told."""
+"""The benchmark behind SPEED.md: `run.run` is its entry."""

@@ -2,11 +2,11 @@
 
 examples:
   promise-jax benchmark
-  promise-jax benchmark --only=twins,sequences_300
+  promise-jax benchmark --only=twins,vectors
   promise-jax benchmark --quick --out=mine.md
 
-Needs a source checkout. The PyTorch twins need `pip install -e ".[benchmark]"`; without
-PyTorch they are left out. Nothing else should run meanwhile.
+Needs a source checkout. The twins in PyTorch need `pip install -e ".[benchmark]"`; without PyTorch
+they are left out. Nothing else should run meanwhile.
 """
 
 import sys
@@ -19,7 +19,7 @@ def add_arguments(parser) -> None:
     "--only", default="", help="parts, workloads and methods, joined by commas; empty: all"
   )
   parser.add_argument("--quick", action="store_true", help="tiny sizes; the numbers mean nothing")
-  parser.add_argument("--out", default="SPEED.md", help="the page to write; - prints the numbers")
+  parser.add_argument("--out", default="SPEED.md", help="the page to write")
 
 
 def run(args) -> None:
@@ -30,6 +30,6 @@ def run(args) -> None:
   import jax
   from bench import run as benchmark
 
-  # A program that is read from a cache was not compiled; "-" reports no such time.
-  jax.config.update("jax_enable_compilation_cache", args.out == "-")
+  # A program that comes from a cache was not compiled.
+  jax.config.update("jax_enable_compilation_cache", False)
   benchmark.run(args.only, args.quick, args.out)

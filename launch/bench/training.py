@@ -1,0 +1,95 @@
+"""The training program of the library, compiled for one case."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bench.cases import Case, make_split, make_train_config, make_train_data
+from promise_jax.data import batches, device_data
+from promise_jax.devices import mesh as devices_mesh
+from promise_jax.devices import placement
+from promise_jax.method import Method, Stage
+from promise_jax.optim import optimizer
+from promise_jax.training import step as training_step
+from promise_jax.types import PyTree
+
+NUM_VALID = 8  # rows of the validation that ends a block
+
+
+class Program(NamedTuple):
+  """A compiled block of training steps, as `training.loop.fit` runs it."""
+
+  method: Method
+  stage: Stage
+  train_block: Callable  # (loop_state, *inputs) -> (loop_state, metrics)
+  loop_state: training_step.TrainLoopState  # donated by `train_block`
+  inputs: tuple  # block, keys of the seeds, train rows, validation rows
+  num_steps: int  # optimizer steps of all seeds together
+  compile_s: float
+  memory_mb: float  # arguments, results and temporaries, as XLA plans them
+
+
+def compile_training(case: Case, seed_parallelism: str = "auto") -> Program:
+  """Compiles the middle block of the stage of `case`, on one device.
+
+  In the middle of a stage everything is at work that starts late, such as Robult's guesses.
+  """
+  workload = case.workload
+  config = make_train_config(workload, seed_parallelism)
+  train_data = make_train_data(workload)
+  mesh = devices_mesh.make_mesh(jax.devices()[:1])
+  method = case.build()
+  number = case.stage % len(method.stages)
+  stage = method.stages[number]
+  tx = optimizer.make_optimizer(config.optim, config.steps, stage.trainable)
+  keys = jax.vmap(jax.random.key)(np.array(train_data.seeds, np.uint32))
+  loop_state = start_stage(method, number, tx, config, keys, mesh)
+  steps = batches.StageSteps(0, config.steps, stage.hide)
+  block = batches.draw_block(train_data, config, steps, config.steps // 2)
+  block = placement.place(block, devices_mesh.replicated(mesh))
+  data = device_data.to_devices(method, device_data.collect_arrays(train_data.split), mesh)
+  valid = device_data.pad_to_blocks(make_split(workload.spec, NUM_VALID, seed=1), mesh)
+  inputs = (block, keys, data, device_data.to_devices(method, valid, mesh))
+  program = training_step.make_train_steps(
+    method, stage, tx, workload.spec, train_data.protocol, config, mesh
+  )
+  speed, args = {"compile_s": 0.0}, (loop_state, *inputs)
+  program = training_step.compile_program(program, args, speed, once=workload.quick)
+  plan = program.memory_analysis()
+  size = plan.argument_size_in_bytes + plan.output_size_in_bytes
+  size += plan.temp_size_in_bytes - plan.alias_size_in_bytes
+  num_steps = workload.num_seeds * workload.num_steps
+  return Program(
+    method, stage, program, loop_state, inputs, num_steps, speed["compile_s"], size / 2**20
+  )
+
+
+def start_stage(method, number, tx, config, keys, mesh) -> training_step.TrainLoopState:
+  """The state at the start of stage `number`, with initial parameters."""
+  best = None
+  for i in sorted({0, number}):
+    start = training_step.make_stage_start(method, i, tx, config, mesh)
+    args = (keys, best, {})
+    start = training_step.compile_program(start, args, {"compile_s": 0.0}, once=True)
+    loop_state = start(*args)
+    best = loop_state.best
+  return loop_state
+
+
+def make_runner(program: Program) -> Callable[[], int]:
+  """A function that runs a block to its end and returns its number of steps."""
+  state = [program.loop_state]
+
+  def run_block() -> int:
+    state[0], metrics = program.train_block(state[0], *program.inputs)
+    jax.block_until_ready((state[0], metrics))
+    return program.num_steps
+
+  return run_block
+
+
+def first_seed(tree: PyTree) -> PyTree:
+  """Entry 0 of every array."""
+  return jax.tree.map(lambda x: x[0], tree)

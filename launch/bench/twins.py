@@ -1,0 +1,237 @@
+"""Methods against their twins in PyTorch: first that both are equal, then which is faster."""
+
+import os
+import time
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from bench import timing, training
+from bench.cases import Case, make_train_config
+from bench.parts import Plan
+from promise_jax.data import batches
+from promise_jax.devices import mesh as devices_mesh
+from promise_jax.methods import common, redcore
+from promise_jax.optim import param_paths
+from promise_jax.training.step import compile_program
+from promise_jax.types import Batch
+
+# Arguments of `make_case`, and how many times faster than PyTorch the project wants to be.
+CASES = (
+  (("vectors", "robult"), 5.0),
+  (("vectors", "redcore"), 2.0),
+  (("vectors", "mplmm"), 2.0),
+  (("sequences_300", "robult"), 1.8),
+  (("sequences_300", "redcore", {"encoder": "transformer"}), 1.8),
+  (("sequences_300", "redcore", {"encoder": "lstm"}), 1.0),
+  (("sequences_300", "mplmm", None, 0), 1.8),
+  (("sequences_300", "mplmm"), 1.8),
+  (("sequences_768", "redcore", {"encoder": "transformer"}), 1.8),
+  (("sequences_768", "mplmm"), 1.8),
+  (("images_text", "robult"), 1.3),
+  (("images_text", "redcore"), 1.3),
+)
+TOLERANCE = 1e-4  # of loss, logits and gradient norm
+COMPILE_SECONDS = 25  # after which PyTorch compiles for no other number of threads
+
+
+def has_torch() -> bool:
+  """Whether PyTorch is installed."""
+  # What PyTorch reads from its cache was not compiled.
+  os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+  try:
+    import torch  # noqa: F401
+  except ImportError:
+    return False
+  return True
+
+
+def measure_twins(plan: Plan) -> list[dict]:
+  """Milliseconds of a step of one seed, ours and PyTorch's."""
+  return [
+    case.key() | {"target": target} | compare(plan, case)
+    for args, target in CASES
+    for case in plan.cases(*args)
+  ]
+
+
+def compare(plan: Plan, case: Case) -> dict:
+  """The times of one case.
+
+  Raises:
+    ValueError: the twin is not equal to the original.
+  """
+  import torch
+
+  program, twin, state = make_twin(case)
+  differences = check_equal(case, program, twin, state)
+  take_step = make_torch_step(case, program, twin, state)
+  at_once = training.compile_training(case, seed_parallelism="vmap")
+  runs = {"jax map": training.make_runner(program), "jax vmap": training.make_runner(at_once)}
+  threads = sorted({1, timing.count_cores()})
+  eager = {n: run_on_threads(take_step, twin.loss, n) for n in threads}
+  runs |= {f"eager {n}": run for n, run in eager.items()}
+  compile_s = {}
+  if not plan.quick:
+    times, compiled = timing.time_in_turns(eager, 3), torch.compile(twin.loss)
+    # The faster number of threads first: to compile for the other one can take minutes.
+    for n in sorted(threads, key=lambda n: times[n]["ms"]):
+      if sum(compile_s.values()) < COMPILE_SECONDS:
+        run = runs[f"compiled {n}"] = run_on_threads(take_step, compiled, n)
+        begin = time.perf_counter()
+        run(1)
+        compile_s[str(n)] = time.perf_counter() - begin
+  times = timing.time_in_turns(runs, 2 * plan.num_rounds)
+  return {
+    "difference": differences,
+    "compile_s": program.compile_s,
+    "torch_compile_s": compile_s,
+    "times": {name: value["ms"] for name, value in times.items()},
+    "least": {name: value["least_ms"] for name, value in times.items()},
+  }
+
+
+def make_twin(case: Case) -> tuple[training.Program, object, dict]:
+  """The program after one block, so that no parameter is 0, and its twin: the module with
+  the parameters of the first seed, and the model_state."""
+  from torch_twins import loading, mplmm, redcore, robult
+
+  program = training.compile_training(case, seed_parallelism="map")
+  loop_state, _ = program.train_block(program.loop_state, *program.inputs)
+  program = program._replace(loop_state=loop_state)
+  state = jax.tree.map(np.asarray, training.first_seed(loop_state.state))
+  convert_state = lambda model_state: {}
+  if case.method == "mplmm":
+    twin = mplmm.Twin(case.config, case.workload.spec, program.stage.name != "pretrain")
+  else:
+    module = {"redcore": redcore, "robult": robult}[case.method]
+    twin, convert_state = module.Twin(case.config, case.workload.spec), module.convert_state
+  loading.load_params(twin, state.params["params"])
+  return program, twin, convert_state(state.model_state)
+
+
+def check_equal(case: Case, program: training.Program, twin, model_state) -> dict[str, float]:
+  """The differences of loss, logits and gradient norm on a batch, without dropout.
+
+  Raises:
+    ValueError: one of them is above `TOLERANCE`.
+  """
+  import torch
+
+  ours = evaluate_original(case, program)
+  batch, draws = to_tensors(ours["batch"]), to_tensors(ours["draws"])
+  twin.eval()
+  loss, _ = twin.loss(batch, model_state, torch.tensor(ours["progress"]), draws)
+  twin.zero_grad()
+  loss.backward()
+  grads = [p.grad for p in twin.parameters() if p.grad is not None]
+  with torch.no_grad():
+    logits = twin.predict(batch)
+  norm = torch.nn.utils.get_total_norm(grads)
+  theirs = {"loss": loss.item(), "logits": logits.numpy(), "gradient norm": norm.item()}
+  differences = {}
+  for name, value in theirs.items():
+    scale = max(float(np.abs(ours[name]).max()), 1.0)
+    differences[name] = float(np.abs(ours[name] - value).max()) / scale
+    if not differences[name] <= TOLERANCE:
+      raise ValueError(
+        f"the twin of {case.name} on {case.workload.name} differs in its {name} by "
+        f"{differences[name]:.1e}, at most {TOLERANCE} is allowed"
+      )
+  return differences
+
+
+def evaluate_original(case: Case, program: training.Program) -> dict:
+  """Loss, logits and gradient norm of the original on its first batch, without dropout; the
+  batch, the progress of training, and what the loss draws otherwise."""
+  stage, predict = program.stage, program.stage.predict or program.method.predict
+
+  def skip_dropout(call, args, kwargs, context):
+    return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
+
+  def evaluate(state, choice, info, key, data):
+    batch = batches.make_batch(data, choice, False, devices_mesh.make_mesh(jax.devices()[:1]))
+    (loss, _), grads = jax.value_and_grad(stage.loss, has_aux=True)(
+      state.params, state.model_state, batch, key, info
+    )
+    labels = param_paths.label_trainable(state.params, stage.trainable)
+    grads = jax.tree.map(lambda g, label: g * (label == "train"), grads, labels)
+    logits = predict(state.params, state.model_state, batch)["logits"]
+    values = {"loss": loss, "logits": logits, "gradient norm": optax.tree.norm(grads)}
+    draws = redcore_draws(case.config, batch, key) if case.method == "redcore" else ()
+    return values | {"batch": batch, "draws": draws, "progress": info.progress}
+
+  block, keys, data, _ = program.inputs
+  choice = jax.tree.map(lambda x: x[0, 0], block.choice)
+  info = jax.tree.map(lambda x: x[0], block.info)
+  with nn.intercept_methods(skip_dropout):
+    args = (training.first_seed(program.loop_state.state), choice, info, keys[0], data)
+    compiled = compile_program(jax.jit(evaluate), args, {"compile_s": 0.0}, once=True)
+  return jax.device_get(compiled(*args))
+
+
+def redcore_draws(config, batch: Batch, key) -> tuple:
+  """The noise f[B, M, H] and the visible modalities bool[P, B, M] of a step of RedCore."""
+  subset_key, noise_key, _, _ = jax.random.split(key, 4)
+  visible = redcore.draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
+  shape = (batch.present.shape[1], config.hidden)
+  keys = common.row_keys(noise_key, batch.id)
+  return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), visible
+
+
+def to_tensors(tree):
+  """Arrays as tensors."""
+  import torch
+
+  return jax.tree.map(lambda x: torch.from_numpy(np.array(x)), tree)
+
+
+def make_torch_step(case: Case, program: training.Program, twin, model_state) -> Callable:
+  """A function take_step(loss, k): AdamW on batch k of the first seed."""
+  import torch
+
+  block, _, data, _ = jax.device_get(program.inputs)
+  choices = to_tensors(jax.tree.map(lambda x: x[0], block.choice))
+  data, progress = to_tensors(data), to_tensors(block.info.progress)
+  state, config = [model_state], make_train_config(case.workload).optim
+  trainable = [p for p in twin.parameters() if p.requires_grad]
+  groups = [
+    {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+    {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+  ]
+  adam = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+  twin.train()
+
+  def make_batch(k: int) -> Batch:
+    choice = {name: x[k] for name, x in choices.items()}
+    rows = jax.tree.map(lambda x: x[choice["index"]], data)
+    present = rows["recorded"] & choice["keep"]
+    flags = {name: choice[name] for name in ("labelled", "bank_index")}
+    rows |= flags | {"recorded": present, "row_mask": torch.ones_like(choice["labelled"])}
+    return Batch(present=present, **rows)
+
+  def take_step(loss: Callable, k: int) -> None:
+    value, state[0] = loss(make_batch(k), state[0], progress[k], ())
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(trainable, config.clip, foreach=True)
+    adam.step()
+    adam.zero_grad(set_to_none=True)
+
+  take_step.count = len(progress)
+  return take_step
+
+
+def run_on_threads(take_step: Callable, loss: Callable, num_threads: int) -> Callable[..., int]:
+  """A function that takes all steps with `loss` on so many threads."""
+  import torch
+
+  def run(num_steps: int = take_step.count) -> int:
+    torch.set_num_threads(num_threads)
+    for k in range(num_steps):
+      take_step(loss, k)
+    return num_steps
+
+  return run

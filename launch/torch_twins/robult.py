@@ -1,0 +1,176 @@
+"""`promise_jax.methods.robult` in PyTorch: the default settings, for classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torch_twins import layers
+from torch_twins.layers import Encoder, Mlp, normalise
+
+
+class ModalityEncoders(nn.Module):
+  """An encoder for each modality, f[B, M, H]."""
+
+  def __init__(self, modalities, hidden: int):
+    super().__init__()
+    self.encoder = nn.ModuleList(Encoder(m, hidden) for m in modalities)
+
+  def forward(self, batch):
+    pairs = zip(self.encoder, batch.present.T, strict=True)
+    return torch.stack([encoder(batch, present) for encoder, present in pairs], 1)
+
+
+class Twin(nn.Module):
+  def __init__(self, config, spec):
+    super().__init__()
+    c, modalities, self.config = config, spec.modalities, config
+    self.encoders = ModalityEncoders(modalities, c.hidden)
+    self.fused_encoders = ModalityEncoders(modalities, c.hidden)
+    self.fuse = Mlp(len(modalities) * c.hidden, c.hidden, c.hidden)
+    self.shared_head = Mlp(c.hidden, c.hidden, c.shared)
+    self.private_heads = nn.ModuleList(Mlp(c.hidden, c.hidden, c.private) for _ in modalities)
+    both = c.shared + c.private
+    self.decoders = nn.ModuleList(Mlp(both, c.hidden, c.hidden) for _ in modalities)
+    wide = c.shared + len(modalities) * c.private
+    self.classifier = Mlp(wide, c.head_hidden, spec.task.outputs)
+    count = len(modalities)
+    patterns = torch.cat([torch.ones(1, count), torch.eye(count)]) > 0
+    self.register_buffer("patterns", patterns)  # the full one and the single ones
+
+  def encode(self, batch):
+    """H_i, Z_i, U_i f[B, M, .], 0 where a row lacks the modality, and S f[B, D]."""
+    latent = self.encoders(batch)
+    shared = normalise(self.shared_head(latent))
+    pairs = zip(self.private_heads, latent.unbind(1), strict=True)
+    private = torch.stack([head(x) for head, x in pairs], 1)
+    present = batch.present[..., None]
+    fused = self.fuse(self.fused_encoders(batch).flatten(1))
+    fused = normalise(self.shared_head(fused))
+    return latent * present, shared * present, private * present, fused
+
+  def classify(self, shared, private, fused, visible):
+    """Logits f[P, B, C] where rows show the modalities `visible` bool[P, B, M]."""
+    mask = visible[..., None]
+    mean = (shared * mask).sum(2) / visible.sum(2, keepdim=True).clamp(min=1)
+    code = torch.where(visible.all(2, keepdim=True), fused, normalise(mean))
+    private = (normalise(private) * mask).flatten(2)
+    return self.classifier(torch.cat([code, private], -1))
+
+  def predict(self, batch):
+    """Logits f[B, C]."""
+    _, shared, private, fused = self.encode(batch)
+    return self.classify(shared, private, fused, batch.present[None])[0]
+
+  def loss(self, batch, bank, progress, draws):
+    """The loss, and the bank with the labelled rows of this batch in it."""
+    c, present, labelled = self.config, batch.present, batch.labelled
+    label, complete = torch.where(labelled, batch.label, 0).long(), present.all(1)
+    latent, shared, private, fused = self.encode(batch)
+    visible = self.patterns[:, None] & present
+    logits = self.classify(shared, private, fused, visible)
+    total = supervised_term(logits, label, visible.any(-1) & labelled)
+    rebuilt = self.decode(shared, private)
+    total = total + c.reconstruction_weight * reconstruction_term(rebuilt, latent, present)
+    fused = fused.detach()
+    with torch.no_grad():
+      ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
+      member = F.one_hot(label, bank["member"].shape[1]).float()
+      closeness = bank_proximity(fused, bank, complete)
+      guess = F.one_hot(logits[0].argmax(1), member.shape[1]).float() * closeness
+      weights = pair_weights(torch.where(labelled[:, None], member, guess), batch, ramp)
+      bank = update_bank(bank, batch.bank_index, fused, member, labelled & complete)
+    error = contrast(fused, shared, weights, complete, c.temperature)
+    rows = complete.expand_as(error)
+    total = total + c.labelled_weight * layers.masked_mean(error, rows & labelled)
+    return total + c.unlabelled_weight * layers.masked_mean(error, rows & ~labelled), bank
+
+  def decode(self, shared, private):
+    """H_i from (Z_i, U_i)."""
+    both = torch.cat([shared.detach(), private], -1).unbind(1)
+    return torch.stack([q(x) for q, x in zip(self.decoders, both, strict=True)], 1)
+
+
+def supervised_term(logits, label, mask):
+  """The mean over patterns of the mean over the rows of `mask` bool[P, B]."""
+  count = mask.sum(1)
+  by_pattern = layers.class_loss(logits, label, mask).sum(1) / count.clamp(min=1)
+  return layers.masked_mean(by_pattern, count > 0)
+
+
+def reconstruction_term(rebuilt, latent, present):
+  """The squared error relative to the variance, a mean over modalities that occur."""
+  target, mask = latent.detach(), present[..., None]
+  count = present.sum(0).clamp(min=1)[:, None]
+  mean = (target * mask).sum(0) / count
+  variance = (((target - mean).square() * mask).sum(0) / count).mean(-1)
+  error = ((rebuilt - target).square() * mask).mean(-1).sum(0) / count[:, 0]
+  return layers.masked_mean(error / (variance + 1e-3), present.any(0))
+
+
+def pair_weights(members, batch, ramp):
+  """(affinity, positive) f[B, B] of the contrast."""
+  labelled, same = batch.labelled, batch.id[:, None] == batch.id
+  pair = (members @ members.T).clamp(0, 1)
+  affinity = torch.where(labelled[:, None] & labelled, pair, ramp * pair)
+  affinity = affinity.masked_fill(same, 1.0)
+  return affinity, torch.where(labelled[:, None], affinity, same.float())
+
+
+def squared_distance(a, b):
+  """f[A, B] of unit vectors."""
+  return (2 - 2 * a @ b.T).clamp(min=0)
+
+
+def bank_proximity(code, bank, mask):
+  """Closeness f[B, C] in [0, 1] of a code to the classes of the bank."""
+  valid = bank["valid"].float()
+  member = bank["member"] * valid[:, None]
+  others = 1 - torch.eye(len(valid))
+  within = squared_distance(bank["code"], bank["code"])
+  across = squared_distance(code, bank["code"])
+  pair = (bank["member"] @ bank["member"].T > 0) * valid[:, None] * valid * others
+  count, counted = pair.sum(), mask[:, None] * valid
+  fallback = (counted * across).sum() / counted.sum().clamp(min=1)
+  fallback = torch.where(counted.sum() > 0, fallback, 1.0)
+  bandwidth = torch.where(count > 0, (pair * within).sum() / count.clamp(min=1), fallback)
+  scale = 2 * bandwidth.clamp(min=1e-6)
+  number = member.sum(0)
+  kernel = torch.exp(-across / scale) @ member / number.clamp(min=1)
+  among = torch.exp(-within / scale) * others
+  typical = (member * (among @ member)).sum(0) / (number * (number - 1)).clamp(min=1)
+  has_pairs = number > 1
+  borrowed = (typical * has_pairs).sum() / has_pairs.sum().clamp(min=1)
+  borrowed = torch.where(has_pairs.any(), borrowed, 1.0)
+  typical = torch.where(has_pairs, typical, borrowed)
+  return (kernel / typical.clamp(min=1e-3)).clamp(0, 1)
+
+
+def update_bank(bank, index, code, member, mask):
+  """Writes the rows of `mask` into their slots; the others go to a slot behind the last."""
+  size = len(bank["valid"])
+  slot = torch.where(mask, index % size, size).long()
+  write = lambda old, new: F.pad(old, (0, 0, 0, 1)).index_copy(0, slot, new)[:size]
+  written = torch.zeros(size + 1, dtype=torch.bool).index_fill(0, slot, True)[:size]
+  codes = {"code": write(bank["code"], code), "member": write(bank["member"], member)}
+  return codes | {"valid": bank["valid"] | written}
+
+
+def contrast(fused, shared, weights, mask, temperature: float):
+  """Errors f[M, B] of the contrast of S with every Z_i, the mean of both directions."""
+  affinity, positive = weights
+  forward = torch.einsum("bd,kmd->mbk", fused, shared) / temperature
+  both = torch.stack([forward, forward.transpose(1, 2)])  # [2, M, B, B]
+  both = both.masked_fill(~mask, -torch.inf)
+  peak = both.detach().amax(-1, keepdim=True)
+  both = torch.where(mask, both - torch.where(peak.isfinite(), peak, 0), 0)
+  e = torch.where(mask, both.exp(), 0)
+  negatives = ((1 - affinity) * e).sum(-1, keepdim=True)
+  ratio = both - torch.log(negatives + affinity * e + 1e-12)
+  weight = positive * mask
+  error = -(weight * ratio).sum(-1) / weight.sum(-1).clamp(min=1)
+  return error.mean(0)
+
+
+def convert_state(model_state) -> dict[str, torch.Tensor]:
+  """The bank of the original."""
+  return {name: torch.tensor(x) for name, x in model_state["bank"]._asdict().items()}
