@@ -52,7 +52,7 @@ def compile_training(case: Case, seed_parallelism: str = "auto") -> Program:
   data = device_data.to_devices(method, device_data.collect_arrays(train_data.split), mesh)
   valid = device_data.pad_to_blocks(make_split(workload.spec, NUM_VALID, seed=1), mesh)
   inputs = (block, keys, data, device_data.to_devices(method, valid, mesh))
-  program = training_step.make_train_steps(
+  program = training_step.make_train_block(
     method, stage, tx, workload.spec, train_data.protocol, config, mesh
   )
   speed, args = {"compile_s": 0.0}, (loop_state, *inputs)

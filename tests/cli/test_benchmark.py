@@ -1,147 +1,129 @@
-"""The benchmark: its arithmetic, its page, one workload from end to end, the twins."""
+"""The benchmark: its times, its page, one quick run, and twins that equal their originals."""
 
 import importlib
 import json
 import pathlib
 import sys
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+
+from promise_jax.cli import main
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
 
 @pytest.fixture(scope="module")
 def bench():
-  """`bench("report")` is a module of the benchmark, as its script sees it."""
+  """`bench("report")` is a module of the benchmark."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(LAUNCH), *sys.path])
     yield lambda name: importlib.import_module(f"bench.{name}")
 
 
-def columns(text: str, title: str) -> dict[str, list[str]]:
-  """The table below a title, by the names of its columns."""
+def read_table(text: str, title: str) -> dict[str, tuple[str, ...]]:
+  """The columns of the table below a title."""
   lines = text.partition(f"### {title}\n")[2].partition("###")[0].splitlines()
   cells = [[c.strip() for c in x.strip("|").split("|")] for x in lines if x[:1] == "|"]
   assert {len(row) for row in cells} == {len(cells[0])}
   return dict(zip(cells[0], zip(*cells[2:], strict=True), strict=True))
 
 
-def test_the_peak_is_in_operations_a_second(bench):
-  # A product of 10 x 10 matrices has 100 entries of 10 products and 10 sums.
-  assert bench("measure").peak_rate(10, seconds=0.5) == 4000
+def test_functions_run_in_turns_and_time_is_per_step(bench, monkeypatch):
+  timing, calls, now = bench("timing"), [], [0.0]
+  monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
-
-def test_work_counts_products_in_scans_branches_and_gradients(bench):
-  w = jnp.ones((3, 3))
-
-  def loss(x):
-    x = jax.lax.scan(lambda x, _: (x @ w, None), x, length=4)[0]
-    return jax.lax.cond(x.sum() > 0, lambda: (x @ w).sum(), lambda: 0.0)
-
-  work, x = bench("measure").work, np.ones((2, 3), np.float32)
-  once = 2 * 2 * 3 * 3
-  assert work(jax.make_jaxpr(loss)(x).jaxpr) == 5 * once
-  # With respect to x the backward pass has a product for each of the forward one.
-  assert work(jax.make_jaxpr(jax.jit(jax.grad(loss)))(x).jaxpr) == 10 * once
-
-
-def test_blocks_alternate_and_a_step_gets_its_part(bench, monkeypatch):
-  measure, calls, now = bench("measure"), [], [0.0]
-  monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
-
-  def run(name, seconds, steps):
-    def once():
+  def make_run(name, seconds, num_steps):
+    def run():
       calls.append(name)
       now[0] += seconds
-      return steps
+      return num_steps
 
-    return once
+    return run
 
-  found = measure.timed({"a": run("a", 1.0, 4), "b": run("b", 3.0, 1)}, repeats=7)
-  # Both have paused while the other ran, and run for nothing first: three rounds.
+  times = timing.time_in_turns({"a": make_run("a", 1.0, 4), "b": make_run("b", 3.0, 1)}, 7)
+  # Each has paused while the other ran, so it warms up first; time is over after three rounds.
   assert "".join(calls) == "aabb" * 3
-  assert found["a"]["ms"] == found["a"]["least_ms"] == 250
-  assert found["b"]["ms"] == 3000
+  assert times["a"] == {"ms": 250, "least_ms": 250} and times["b"]["ms"] == 3000
   calls.clear()
-  measure.timed({"a": run("a", 0.125, 4), "b": run("b", 0.0625, 1)}, repeats=4)
+  timing.time_in_turns({"a": make_run("a", 0.125, 4), "b": make_run("b", 0.0625, 1)}, 4)
   assert "".join(calls) == "aabb" + "ab" * 3
 
 
-def versus_row(**more) -> dict:
+def make_row(**changes) -> dict:
   row = {"workload": "vectors", "method": "robult", "stage": "", "target": 1.8}
-  row |= {"compile_s": 1.0, "torch_compile_s": {"2": 9.0}, "off": {"loss": 1e-7}}
-  times = {"jax map": 2.5, "jax vmap": 2.0, "jax map, 2 groups": 2.25}
-  times |= {"eager 1": 5.0, "eager 2": 6.0, "compiled 2": 3.0}
-  return row | {"times": times} | more
+  row |= {"compile_s": 1.0, "torch_compile_s": {"2": 9.0}, "difference": {"loss": 1e-7}}
+  times = {"jax map": 2.5, "jax vmap": 2.0, "eager 1": 5.0, "eager 2": 6.0, "compiled 2": 3.0}
+  return row | {"times": times} | changes
 
 
-def record(rows: list) -> dict:
-  return {
-    "name": "a machine",
-    "system": "Linux",
-    "versions": {"python": "3.11"},
-    "peak": {"8": 1e9},
-    "process_mb": 1.0,
-    "parts": {"twins": rows},
-  }
+def make_record(rows: list, **versions: str) -> dict:
+  machine = {"name": "a machine", "system": "Linux", "versions": {"python": "3.11"} | versions}
+  return machine | {"parts": {"twins": rows}}
 
 
-def test_the_ratio_is_that_of_the_best_of_pytorch(bench):
-  text = bench("report").page("", {"a machine": record([versus_row()])})
-  found = columns(text, "Against PyTorch")
-  assert found["best of PyTorch"] == ("compiled 2",)
-  assert found["ratio"] == ("1.50",)  # 3 ms over 2 ms
-  assert found["asked for"] == ("1.8, missed",)
-  assert found["eager ms"] == ("5 / 6",) and found["jax ms"] == ("2.5 / 2 / 2.25 2 groups",)
+def test_the_ratio_is_of_the_best_times_of_both(bench):
+  text = bench("report").write_page("", {"a machine": make_record([make_row()])})
+  table = read_table(text, "Against PyTorch")
+  assert table["best of PyTorch"] == ("compiled 2",)
+  assert table["ratio"] == ("1.50",)  # 3 ms over 2 ms
+  assert table["aim"] == ("1.8, missed",)
+  assert table["eager ms"] == ("5 / 6",) and table["jax ms"] == ("2.5 / 2",)
 
 
-def test_what_is_written_by_hand_stays_above_the_tables(bench):
-  report, every = bench("report"), {"a machine": record([versus_row()])}
-  text = report.page("# Mine\n\nA word.\n", every)
+def test_text_above_the_tables_stays(bench):
+  report, records = bench("report"), {"a machine": make_record([make_row()])}
+  text = report.write_page("# Mine\n\nA word.\n", records)
   assert text.startswith("# Mine\n\nA word.\n\n" + report.START)
-  assert report.page(text, every) == text
+  assert report.write_page(text, records) == text
 
 
-def test_a_row_replaces_the_one_that_it_measures_again(bench):
-  old = [versus_row(), versus_row(stage="tune")]
-  new = [versus_row(target=2.0), versus_row(workload="images_text")]
-  merged = bench("report").merged(old, new)
-  assert merged == [new[0], old[1], new[1]]
+def test_a_new_row_replaces_that_of_the_same_case(bench):
+  old = [make_row(), make_row(stage="tune")]
+  new = [make_row(target=2.0), make_row(workload="images_text")]
+  assert bench("report").merge_rows(old, new) == [new[0], old[1], new[1]]
 
 
-def test_rows_that_stay_keep_the_versions_they_were_measured_with(bench, tmp_path):
-  write, page = bench("run").write, tmp_path / "speed.md"
-  torch = {"versions": {"python": "3.11", "torch": "2.13"}}
-  write(page, record([]) | torch, {"twins": [versus_row()]})
-  without = record([]) | {"versions": {"python": "3.12"}, "peak": {"8": 5e8}}
-  without |= {"process_mb": 0.5}
-  write(page, without, {"twins": [versus_row(stage="tune")]})
-  (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
-  assert kept["versions"] == {"python": "3.12", "torch": "2.13"}
-  assert [row["stage"] for row in kept["parts"]["twins"]] == ["", "tune"]
-  assert kept["peak"] == {"8": 1e9} and kept["process_mb"] == 1
+def test_rows_that_stay_keep_their_versions(bench, tmp_path):
+  write_rows, page = bench("run").write_rows, tmp_path / "speed.md"
+  write_rows(page, make_record([], torch="2.13"), {"twins": [make_row()]})
+  write_rows(page, make_record([], python="3.12"), {"twins": [make_row(stage="tune")]})
+  (record,) = json.loads(page.with_suffix(".json").read_text()).values()
+  assert record["versions"] == {"python": "3.12", "torch": "2.13"}
+  assert [row["stage"] for row in record["parts"]["twins"]] == ["", "tune"]
 
 
 @pytest.mark.parametrize("word", ["method", "robult;"])
-def test_an_unknown_name_is_refused_with_those_that_are_known(bench, word):
+def test_an_unknown_name_is_refused_with_the_known_ones(bench, word):
   with pytest.raises(ValueError, match=f"only is '{word}', known are twins, methods"):
     bench("run").run(f"vectors,{word}", quick=True)
 
 
+def test_twins_without_pytorch_are_left_out_with_a_sentence(bench, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  page = tmp_path / "speed.md"
+  assert bench("run").run("twins,vectors", quick=True, out=str(page)) == {}
+  assert "The twins need PyTorch" in capsys.readouterr().err and not page.exists()
+
+
+def test_without_a_checkout_the_command_says_so(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr("promise_jax.cli.configs.PACKAGE", tmp_path / "promise_jax")
+  assert main.main(["benchmark"])
+  assert "benchmark needs a source checkout" in capsys.readouterr().err
+
+
 def test_a_quick_run_writes_the_page_and_its_numbers(bench, tmp_path):
   page = tmp_path / "speed.md"
-  found = bench("run").run("methods,vectors,fusion", quick=True, out=str(page))
-  (row,) = found["methods"]
-  assert row["workload"] == "vectors" and row["method"] == "fusion"
-  assert all(row[name] > 0 for name in ("ms", "least_ms", "compile_s", "gflop"))
-  table = columns(page.read_text(), "Training")
-  assert table["method"] == ("fusion",)
-  assert all(float(table[name][0]) > 0 for name in ("ms a seed-step", "examples/s"))
-  (kept,) = json.loads(page.with_suffix(".json").read_text()).values()
-  assert kept["parts"] == found and "quick" in kept["name"]
+  rows = bench("run").run("methods,patterns,images_text,fusion", quick=True, out=str(page))
+  (row,) = rows["methods"]
+  assert row["workload"] == "images_text" and row["method"] == "fusion"
+  assert all(row[name] > 0 for name in ("ms", "least_ms", "compile_s", "memory_mb"))
+  training = read_table(page.read_text(), "Training")
+  assert float(training["ms of a step of one seed"][0]) > 0
+  prediction = read_table(page.read_text(), "Prediction: masks against static patterns")
+  assert prediction["present"] == ("image", "text", "image+text")
+  assert prediction["of complete"][2] == "1.00"
+  (record,) = json.loads(page.with_suffix(".json").read_text()).values()
+  assert record["parts"] == rows and "quick" in record["name"]
 
 
 TWINS = {
@@ -153,16 +135,14 @@ TWINS = {
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_twin_in_pytorch_is_equal_and_one_that_is_not_is_refused(bench, name):
+def test_a_twin_equals_its_original_and_one_that_does_not_is_refused(bench, name):
   pytest.importorskip("torch")
-  load, method, *rest = TWINS[name]
-  versus, plan = bench("versus"), bench("run").plan_of(f"{load},{method}", True)[1]
-  (case,) = plan.case(load, method, *rest)
-  made = bench("program").made(case, seeds=1)
-  made = made._replace(carry=made.call(made.carry, *made.args)[0])  # no bias is 0
-  twin, model_state = versus.twin_of(case, made)
-  assert max(versus.difference(case, made, twin, model_state).values()) < 1e-4
+  workload, *args = TWINS[name]
+  cases, twins = bench("cases"), bench("twins")
+  case = cases.make_case(cases.make_workloads(quick=True)[workload], *args)
+  program, twin, model_state = twins.make_twin(case)
+  assert max(twins.check_equal(case, program, twin, model_state).values()) < 1e-4
   for weight in twin.parameters():
     weight.data += 0.1 * weight.requires_grad
-  with pytest.raises(ValueError, match=f"the twin of {method} on {load} differs in"):
-    versus.difference(case, made, twin, model_state)
+  with pytest.raises(ValueError, match=f"the twin of {case.name} on {workload} differs in"):
+    twins.check_equal(case, program, twin, model_state)
