@@ -1,33 +1,33 @@
-"""RedCore: Gaussian latents, cross-modal imputers, and weights that follow how hard they are.
+"""RedCore: Gaussian latents, cross-modal imputers, and weights by how hard imputing is.
 
 For modalities that are missing at different rates. "RedCore: Relative Advantage Aware
 Cross-modal Representation Learning for Missing Modalities with Imbalanced Missing Rates",
-Sun, Zhang, Han, Ruan, Li, AAAI 2024, arXiv 2312.10386. We had the released code and not the
-paper's body, so the equations are those of the code.
+Sun, Zhang, Han, Ruan, Li, AAAI 2024, arXiv 2312.10386. The body of the paper was not available;
+the equations are those of the released code.
 
   q(z|x^m) = N(mu_m, diag exp(logvar_m)),  z^m = mu_m + exp(logvar_m / 2) noise
   zhat^m   = G_m(latents of the other modalities),  r^m = z^m if present, else zhat^m
   logits   = Cls([r^1 .. r^M]),  unimodal logits = Cls_m(r^m)
   L = L_J + unimodal_weight sum_m L_U^m + kl_weight L_KL + imputation_weight sum_m beta_m L_R^m
 
-L_J and L_U^m supervise the heads, also on zhat^m: the label teaches the imputer. L_KL is the
-bottleneck of what is present, L_R^m the distance of zhat^m from z^m where m is present. The
-upper level sets beta (`redcore_upper`).
+L_J and L_U^m are the supervised losses of the heads, which through zhat^m train the imputers
+too. L_KL is the information bottleneck of the present modalities, L_R^m the distance of zhat^m
+from z^m where m is present. beta is set by an upper level (`redcore_upper`).
 
-  released code                               here (`as_released` brings it back)
+  released code, and with `as_released`       default
   an absent source is the code of zeros       a learned embedding
   latents are sampled at test                 mu at test
   transformers attend to padding              padding is masked
-  L_R sums coordinates                        it averages them
-  He's initial weights, first L_R ~ 1e6       residual parts start at 0
+  L_R sums over the latent coordinates        L_R averages over them
+  He's initial weights, first L_R ~ 1e6       residual branches start at 0
   logvar starts at 0, unbounded               starts at -3, within [-10, 10]
   rows with nothing present are supervised    they count in the denominator of L_KL alone
-  the gradient of each module is clipped      the clip of the run
+  the gradient of each module is clipped      one clip for all, from the settings
 
-The preset "authors" adds what is a setting here: transformers, five auto-encoders, dropout in
-the heads, imputation_weight .15, a growing step of beta, no random subsets.
-Known limits of both: RA compares losses of what is present and knows neither missing rates nor
-the task; a modality that no row has keeps an average of 0, looks easy, and its beta falls.
+The preset "authors" sets `as_released` and what that code has: transformers, five auto-encoders,
+dropout in the heads, imputation_weight .15, a growing step of beta, no random subsets.
+Known limits of both: beta follows the losses of present modalities, not missing rates or the task;
+a modality that no row has keeps an average loss of 0, looks easy, and its beta falls.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ TEST_NOISE_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class RedcoreConfig:
-  """Settings of `redcore`, chosen on the validation rows of mfeat and watch (ours)."""
+  """Settings of `redcore`; defaults tuned on the validation rows of mfeat and watch (ours)."""
 
   hidden: int = 64  # size H of every latent
   encoder: Literal["pooled", "transformer", "lstm"] = "pooled"
@@ -67,16 +67,16 @@ class RedcoreConfig:
   imputation_weight: float = 1.0  # of the sum of beta_m L_R^m
   unimodal_weight: float = 1.0  # of the sum of L_U^m
   detach_target: bool = False  # no gradient of L_R to z
-  # Random subsets of each row that heads and imputers also see (ours): modality dropout,
-  # without which `fusion` is ahead.
+  # Random subsets of each row on which heads and imputers are also trained (ours): modality
+  # dropout, without which `fusion` is better.
   num_subsets: int = 2
   upper: Literal["relative_advantage", "hypergradient", "none"] = "relative_advantage"
-  beta_step: float = 0.1  # these three: see `relative_advantage.controller`
+  beta_step: float = 0.1  # for this and the next two see `relative_advantage.controller`
   beta_growth: float = 1.0  # factor of the step at every 500th move
   beta_every: int = 3  # training steps between two moves of beta
   hypergradient_lr: float = 0.02  # learning rate of beta
-  hypergradient_from: int = 20  # first step of the run at which it moves beta
-  as_released: bool = False  # the left column of the table
+  hypergradient_from: int = 20  # the first step of the run at which this moves beta
+  as_released: bool = False  # the left column of the table above
 
   def __post_init__(self):
     sizes = dict.fromkeys(
@@ -95,7 +95,7 @@ class RedcoreConfig:
 
 
 class RedcoreNet(precision.Network):
-  """Encoders, imputers G_m and heads."""
+  """Encoders q, imputers G_m and heads Cls and Cls_m."""
 
   modalities: tuple[Modality, ...]
   num_outputs: int
@@ -129,13 +129,13 @@ class RedcoreNet(precision.Network):
     mean, logvar = (jnp.stack(x, axis=1) for x in zip(*codes, strict=True))
     if noise_key is None or not c.vib:
       return mean, mean, logvar
-    # By the id of the row, so that a prediction does not depend on its batch.
+    # One key per id, so that a prediction does not depend on its batch.
     keys = common.row_keys(noise_key, inputs.id)
     noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
     return bottleneck.reparameterise(mean, logvar, noise), mean, logvar
 
   def impute_all(self, z: Float[Array, "B M H"], visible) -> Float[Array, "B M H"]:
-    """Every latent from those of the other modalities; of a single one, the embedding."""
+    """zhat: every latent from those of the others; with M = 1 the embedding of absence."""
     embedding = jnp.broadcast_to(self.absent, z.shape)
     if not self.config.as_released:
       z = jnp.where(visible[..., None], z, embedding)
@@ -157,7 +157,7 @@ class RedcoreNet(precision.Network):
 def draw_visible(
   key: Key[Array, ""], ids: Int[Array, " B"], present: Bool[Array, "B M"], num_subsets: int
 ) -> Bool[Array, "P B M"]:
-  """All that is present, and random subsets of it."""
+  """P = 1 + num_subsets masks: all present modalities, then random subsets of them."""
   keys = jax.random.split(key, num_subsets) if num_subsets else []
   return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
 
@@ -175,13 +175,13 @@ def redcore_terms(
   z, mean, logvar = net.apply(
     params, batch, noise_key=noise_key, rngs=rngs, method=RedcoreNet.latents
   )
-  # A single modality has nothing to be imputed from: its embedding must not draw z in.
+  # With M = 1 zhat is a learned embedding, and L_R must not pull z to it.
   is_detached = config.detach_target or len(net.modalities) == 1
   target = jax.lax.stop_gradient(z) if is_detached else z
   average = not config.as_released
   imputation_loss = functools.partial(bottleneck.imputation_loss, average=average)
 
-  rngs = {"dropout": head_key}  # one draw for all subsets
+  rngs = {"dropout": head_key}  # the same dropout for all subsets
   row_loss = lambda logits: supervised.task_loss(logits, batch.label, task)
 
   def terms_under(visible):

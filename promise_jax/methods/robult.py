@@ -1,8 +1,8 @@
 """Robult-style training: soft positive-unlabelled contrast and latent reconstruction.
 
-For complete training rows of which few are labelled, and tests that lack modalities. A
-branch for each modality learns from a branch that reads all of them; a private code
-keeps what this alignment would erase. |x| is x on the unit sphere:
+For training rows that are complete but mostly unlabelled, and test rows that lack modalities.
+The branch of each modality learns from a branch that reads all modalities; a private code
+preserves what this alignment would erase. |x| is x scaled to length 1:
 
   H_i = f_i(x_i),  Z_i = |c(H_i)|,  U_i = g_i(H_i)         one modality
   H_0 = f_0(x_1 .. x_M),  S = |c(H_0)|                     all of them
@@ -11,17 +11,17 @@ keeps what this alignment would erase. |x| is x on the unit sphere:
 
   L = L_sup + labelled_weight L_lb + unlabelled_weight L_ulb + reconstruction_weight L_rec
 
-L_sup supervises several subsets A of a labelled row. L_lb and L_ulb contrast S with
-every Z_i, for labelled and for unlabelled anchors (`losses.soft_pu`); S is detached,
-because it teaches. L_rec rebuilds H_i from (Z_i, U_i). Rows that lack something take
-part in L_sup and L_rec only.
+L_sup supervises the logits of several subsets A of a labelled row. L_lb and L_ulb contrast S
+with every Z_i, for labelled and for unlabelled anchors (`losses.soft_pu`); S, the teacher, gets
+no gradient from them. L_rec reconstructs H_i from (Z_i, U_i). Rows that lack a modality enter
+L_sup and L_rec only.
 
 Source: "Robult: Leveraging Redundancy and Modality-Specific Features for Robust
 Multimodal Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the
-paper was not available. Known are the two objectives, f_i, f_0 and g_i (abstract and a
-summary), the names of the four terms, the RBF kernel beside a classifier and the
-protocol (reviews of an earlier version). Everything else, every formula included, is
-ours: results are "Robult-style", not "reproduced Robult".
+paper was not available. From the abstract and a summary we know the two objectives, f_i, f_0
+and g_i; from reviews of an earlier version the names of the four terms, the RBF kernel beside
+a classifier and the protocol. The rest, every formula included, is ours: results are
+"Robult-style", not "reproduced Robult".
 """
 
 import dataclasses
@@ -50,18 +50,18 @@ class RobultConfig:
   shared: int = 32  # size of Z_i and S
   private: int = 32  # size of U_i, below `hidden`
   head_hidden: int = 64  # hidden layer of the head
-  own_encoders: bool = True  # of f_0: common ones let the contrast harm the fused branch
-  contrast: soft_pu.ContrastKind = "softpu"
-  detach_shared: bool = True  # the contrast does not train S
+  own_encoders: bool = True  # False: f_0 uses the encoders f_i, and the contrast harms it
+  contrast: soft_pu.ContrastKind = "softpu"  # see `soft_pu.contrast_weights`
+  detach_shared: bool = True  # False: the contrast trains S, too
   temperature: float = 0.2  # of the contrast
   labelled_weight: float = 1.0  # of L_lb
   unlabelled_weight: float = 1.0  # of L_ulb
   reconstruction_weight: float = 1.0  # of L_rec
-  supervised_patterns: Literal["full", "singles", "all"] = "singles"  # "singles" and full
-  ramp_start: float = 0.1  # guesses about unlabelled rows rise from 0 to full weight
-  ramp_end: float = 0.3  # between these parts of training
-  regression: soft_pu.RegressionKind = "sign"  # when two numbers are one class
-  bank_size: int = 1024  # most labelled references that are kept
+  supervised_patterns: Literal["full", "singles", "all"] = "singles"  # singles has full, too
+  ramp_start: float = 0.1  # until this fraction of training, guessed labels have no weight
+  ramp_end: float = 0.3  # from this fraction on, they have full weight
+  regression: soft_pu.RegressionKind = "sign"  # when two regression labels count as one class
+  bank_size: int = 1024  # the most labelled rows whose codes the bank holds
 
   def __post_init__(self):
     sizes = dict.fromkeys(("hidden", "shared", "private", "head_hidden", "bank_size"), 1)
@@ -76,7 +76,7 @@ class RobultConfig:
 
 
 class Codes(NamedTuple):
-  """Codes of a batch, 0 where a row lacks the modality."""
+  """Codes of a batch, 0 where a row lacks the modality. Z and U are sizes of codes."""
 
   latent: Float[Array, "B M H"]  # H_i
   shared: Float[Array, "B M Z"]  # Z_i
@@ -103,25 +103,25 @@ class RobultNet(precision.Network):
     self.classifier = mlp.Mlp((c.head_hidden, self.num_outputs))
 
   def __call__(self, inputs: Inputs, visible: Bool[Array, "*P B M"]):
-    """Logits f[*P, B, C] under the masks `visible`, codes, and the rebuilt H_i."""
+    """Logits f[*P, B, C] under the masks `visible`, codes, and the reconstructed H_i."""
     codes = self.encode(inputs)
     return self.classify(codes, visible), codes, self.decode(codes)
 
   def encode(self, inputs: Inputs, pattern=None) -> Codes:
-    """All codes of a batch; what a static `pattern` lacks is not computed."""
-    c, kept = self.config, pattern or (True,) * len(self.modalities)
+    """All codes of a batch; modalities that a static `pattern` lacks are not computed."""
+    c, pattern_or_full = self.config, pattern or (True,) * len(self.modalities)
     latent = self.encoders(inputs, pattern)
     zeros = lambda size: jnp.zeros((len(latent), size))
     shared, private = [], []
     for i, head in enumerate(self.private_heads):
-      shared.append(self.project(latent[:, i]) if kept[i] else zeros(c.shared))
-      private.append(head(latent[:, i]) if kept[i] else zeros(c.private))
+      shared.append(self.project(latent[:, i]) if pattern_or_full[i] else zeros(c.shared))
+      private.append(head(latent[:, i]) if pattern_or_full[i] else zeros(c.private))
     codes = latent, jnp.stack(shared, axis=1), jnp.stack(private, axis=1)
     latent, shared, private = (missing.zero_absent(x, inputs.present) for x in codes)
     fused = None
-    if all(kept):
-      own = self.fused_encoders(inputs) if c.own_encoders else latent
-      fused = self.project(self.fuse(own.reshape(len(own), -1)))
+    if all(pattern_or_full):
+      to_fuse = self.fused_encoders(inputs) if c.own_encoders else latent
+      fused = self.project(self.fuse(to_fuse.reshape(len(to_fuse), -1)))
     return Codes(latent, shared, private, fused)
 
   def project(self, latent: Float[Array, "B H"]) -> Float[Array, "B Z"]:
@@ -134,7 +134,7 @@ class RobultNet(precision.Network):
     return jnp.stack([q(both[:, i]) for i, q in enumerate(self.decoders)], axis=1)
 
   def classify(self, codes: Codes, visible: Bool[Array, "*P B M"]) -> Float[Array, "*P B C"]:
-    """Logits where each row shows the modalities `visible`."""
+    """Logits from the codes of the modalities that are `visible` in each row."""
     expand = lambda x: jnp.broadcast_to(x, (*visible.shape, x.shape[-1]))
     shared = missing.masked_mean(expand(codes.shared), visible[..., None], -2)
     shared = contrastive.normalise(shared)
@@ -145,7 +145,7 @@ class RobultNet(precision.Network):
     return self.classifier(jnp.concatenate([shared, private], axis=-1))
 
 
-def supervised_patterns(kind: str, num_modalities: int) -> np.ndarray:
+def make_supervised_masks(kind: str, num_modalities: int) -> np.ndarray:
   """The subsets of L_sup as masks bool[P, M], the full one first."""
   if kind == "all":
     return np.array(missing.all_patterns(num_modalities)[::-1])
@@ -156,7 +156,7 @@ def supervised_patterns(kind: str, num_modalities: int) -> np.ndarray:
 def supervised_term(
   logits: Float[Array, "P B C"], batch: Batch, visible: Bool[Array, "P B M"], task: Task
 ) -> Average:
-  """L_sup: the mean over subsets of the mean over the labelled rows that show any of one."""
+  """L_sup: the mean over subsets A of the mean loss of labelled rows with a modality of A."""
   error = jax.vmap(lambda x: supervised.task_loss(x, batch.label, task))(logits)
   where = jnp.any(visible, axis=-1) & batch.labelled[None]
   by_pattern = jax.vmap(Average.of)(error, where)
@@ -174,7 +174,7 @@ def reconstruction_term(
 def contrast_terms(
   teacher: Float[Array, "B Z"],
   shared: Float[Array, "B M Z"],
-  weights: tuple[Float[Array, "B B"], Float[Array, "B B"]],
+  weights: tuple[Float[Array, "B B"], Float[Array, "B B"]],  # see `soft_pu.pair_weights`
   labelled: Bool[Array, " B"],
   complete: Bool[Array, " B"],
   temperature: float,
@@ -196,10 +196,10 @@ def contrast_terms(
 def robult_terms(
   net: RobultNet, task: Task, params, bank: soft_pu.Bank, batch: Batch, key, progress
 ) -> tuple[dict[str, Average], soft_pu.Bank]:
-  """The terms of the loss, and the bank with the labelled rows of this batch in it."""
+  """The terms of the loss, and the bank updated by the labelled rows of this batch."""
   config, batch = net.config, common.mask_labels(batch)
-  patterns = supervised_patterns(config.supervised_patterns, batch.present.shape[1])
-  visible = jnp.asarray(patterns)[:, None] & batch.present[None]
+  masks = make_supervised_masks(config.supervised_patterns, batch.present.shape[1])
+  visible = jnp.asarray(masks)[:, None] & batch.present[None]
   rngs = {} if key is None else {"dropout": key}
   logits, codes, rebuilt = net.apply(params, batch, visible, rngs=rngs)
   terms = {
@@ -208,10 +208,10 @@ def robult_terms(
   }
   complete, labelled = jnp.all(batch.present, axis=1), batch.labelled
   fused, full_logits = jax.lax.stop_gradient((codes.fused, logits[0]))
-  rows = fused, full_logits, batch.label, labelled, batch.id
+  row_arrays = fused, full_logits, batch.label, labelled, batch.id
   ramp = common.linear_ramp(progress, config.ramp_start, config.ramp_end)
   kinds = {"kind": config.contrast, "regression": config.regression}
-  weights = soft_pu.pair_weights(*rows, bank, task=task, where=complete, ramp=ramp, **kinds)
+  weights = soft_pu.pair_weights(*row_arrays, bank, task=task, where=complete, ramp=ramp, **kinds)
   teacher = fused if config.detach_shared else codes.fused
   terms |= contrast_terms(teacher, codes.shared, weights, labelled, complete, config.temperature)
   member, where = soft_pu.label_membership(batch.label, task), labelled & complete
@@ -219,7 +219,7 @@ def robult_terms(
 
 
 def robult(config: RobultConfig, spec: Spec) -> Method:
-  """Robult-style training as a `Method`; `model_state` holds the bank of references."""
+  """Robult-style training as a `Method`; `model_state` holds the bank of labelled rows."""
   net = RobultNet(spec.modalities, spec.task.outputs, config)
   weights = {
     "supervised": 1.0,

@@ -239,4 +239,4 @@ def test_the_supervised_term_equals_a_slow_loop(kind):
     means.append(np.mean(errors))
   found = values(net, params, bank, batch)["supervised"]
   assert found == pytest.approx(np.mean(means), rel=1e-5)
-  assert robult.supervised_patterns(kind, 1).tolist() == [[True]]
+  assert robult.make_supervised_masks(kind, 1).tolist() == [[True]]
