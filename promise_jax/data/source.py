@@ -22,22 +22,22 @@ class Rows(NamedTuple):
   recorded: Bool[np.ndarray, "N M"]
   label: Shaped[np.ndarray, "N ..."]  # as in types.Split
   id: Int[np.ndarray, " N"]
-  group: Int[np.ndarray, " N"] | None = None  # rows of one recording, speaker, ... share it
+  group: Int[np.ndarray, " N"] | None = None  # the same for rows of one recording, speaker, ...
 
 
 class Source(NamedTuple):
-  """A data set that `dataset.assemble` can clean: a description, and functions that read."""
+  """A data set for `dataset.assemble` to clean: a description, and functions that read rows."""
 
   name: str
-  card: str  # what the data are, for a reader
+  card: str  # a text for users on what the data are
   modalities: tuple[Modality, ...]  # a first dimension of None: as long as the longest train row
   task: Task
   splits: tuple[str, ...]
   rows: Callable[[str], Rows]  # reads one split
   place: str = ""  # how errors name the source, if not "data set <name>"
-  notes: tuple[str, ...] = ()  # sentences for whoever uses the data
-  # For streaming: the rows of a split in order, a few at a time, and a text that changes
-  # whenever they do.
+  notes: tuple[str, ...] = ()  # sentences to show to users of the data
+  # For streaming: yields the rows of a split in order, a few at a time, and a text that changes
+  # whenever the rows do.
   blocks: Callable[[str], Iterator[Rows]] | None = None
   identity: str = ""
   train_bytes: int = 0  # memory that reading the train rows takes at least; 0: unknown
@@ -114,7 +114,7 @@ def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None
 
 
 def check_rows(source: Source, split: str, rows: Rows) -> None:
-  """Raises ValueError for an id that repeats or is no i32, and for an impossible label."""
+  """Raises ValueError for an id that repeats or is not an i32, and for an impossible label."""
   place = describe_place(source, split)
   ids, count = np.unique(rows.id, return_counts=True)
   if np.any(count > 1):
@@ -122,13 +122,13 @@ def check_rows(source: Source, split: str, rows: Rows) -> None:
   if len(ids) and not 0 <= ids[0] <= ids[-1] < 2**31:
     raise ValueError(f"{place}: ids are {ids[0]} to {ids[-1]}, allowed are 0 to 2^31-1.")
   task = source.task
-  allowed, good = {
+  allowed, is_allowed = {
     "classes": (f"0 to {task.outputs - 1}", np.isin(rows.label, range(task.outputs))),
     "multilabel": ("0 and 1", np.isin(rows.label, (0, 1))),
     "regression": ("finite numbers", np.isfinite(rows.label)),
   }[task.kind]
-  if not np.all(good):
-    row = np.flatnonzero(~good.reshape(len(good), -1).all(1))[0]
+  if not np.all(is_allowed):
+    row = np.flatnonzero(~is_allowed.reshape(len(is_allowed), -1).all(1))[0]
     raise ValueError(
       f"{place}: the label of id {rows.id[row]} is {rows.label[row]}, "
       f"labels of this task are {allowed}."

@@ -1,13 +1,13 @@
-"""How sure is the difference between two methods? A paired, two-level bootstrap (ours).
+"""An interval of the difference between two methods, by a paired, two-level bootstrap (ours).
 
 Each resample draws training seeds and test examples with replacement, the same for both
 methods (paired), all seeds and all patterns. Drawn examples enter the metric as integer weights.
 Where examples come in groups (segments of one recording), a resample draws whole groups.
 
-Coverage is nominal where rows or seeds differ as a whole (measured .95 at 8 and 5 seeds, .94
-at 3). With one seed the interval tells about the examples alone; with few seeds that differ
-much it is narrow by (S - 1) / S in the variance between seeds. Where every prediction is a coin
-toss, both levels count that noise and the interval is too wide (.99 measured).
+In simulations it covers the true difference as often as it should if whole rows or seeds differ
+(.95 with 8 and 5 seeds, .94 with 3). With one seed it is about the examples alone; with few seeds
+that differ much it is too narrow, by (S - 1) / S in the variance between seeds. If every prediction
+is random, both levels count that noise and the interval is too wide (covers .99).
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Key
 from promise_jax.evaluation import selection
 from promise_jax.types import Task
 
-CHUNK = 2**22  # logits in work at once: bounds the memory of one step of the bootstrap
+CHUNK = 2**22  # logits in the resamples that are computed at once, to bound the memory
 
 
 class Interval(NamedTuple):
@@ -56,13 +56,13 @@ def paired_intervals(
   group = np.arange(num_rows) if group is None else group
   chex.assert_equal_shape([ours, baseline])
   chex.assert_shape([weight, group], [(num_patterns, num_rows), (num_rows,)])
-  counts = (weight > 0).any(0)
-  logits = np.stack([ours, baseline])[:, :, :, counts]
-  names, group = np.unique(group[counts], return_inverse=True)
+  is_used = (weight > 0).any(0)
+  logits = np.stack([ours, baseline])[:, :, :, is_used]
+  groups, group = np.unique(group[is_used], return_inverse=True)
   chunk = int(np.clip(CHUNK // logits.size, 1, resamples))
-  arrays = logits, label[counts], weight[:, counts], group, jax.random.key(seed)
+  arrays = logits, label[is_used], weight[:, is_used], group, jax.random.key(seed)
   observed, resampled = jax.device_get(
-    _resample_differences(task, *arrays, num_groups=len(names), resamples=resamples, chunk=chunk)
+    _resample_differences(task, *arrays, num_groups=len(groups), resamples=resamples, chunk=chunk)
   )
   return [
     _interval(observed[patterns].mean(), resampled[:, patterns].mean(axis=1))
@@ -98,7 +98,7 @@ def _weighted_scores(task: Task, logits: Float[Array, "2 P S N C"], label: Array
       lambda x, w: selection.primary_score(x, label, w, task), signature="(n,c),(n)->()"
     )
     return lambda weight: score(logits, weight[None, :, None])
-  # A mean over rows costs one matrix product a resample: much less than the metric anew.
+  # Other metrics are means over rows: each resample costs one matrix product.
   row_scores = jnp.vectorize(lambda x: selection.row_scores(x, label, task), signature="(n,c)->(n)")
   value = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, row_scores(logits))
 
@@ -116,7 +116,7 @@ def _draw_counts(key: Key[Array, ""], n: int) -> Float[Array, " n"]:
 
 
 def _interval(observed: float, resampled: np.ndarray) -> Interval:
-  # A draw can leave a metric undefined (no row of a pattern); such a draw tells nothing.
+  # A resample without a row of a pattern leaves the metric undefined, and is left out.
   resampled = resampled[~np.isnan(resampled)]
   if np.isnan(observed) or not resampled.size:
     return Interval(float(observed), np.nan, np.nan)

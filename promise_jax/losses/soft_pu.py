@@ -1,7 +1,7 @@
 """Soft positive-unlabelled weights: which rows of a batch share a class, in [0, 1].
 
-A contrast needs to know which rows are positives of each other. Labelled rows know it;
-here an unlabelled row gets a guess, from a classifier and from how close its code is to
+A contrast needs to know which rows are positives of each other. Labels say so for labelled rows;
+here the class of an unlabelled row is guessed, by a classifier and by how close its code is to
 those of labelled rows (an RBF kernel).
 
 Source: the public reviews of an earlier version of Robult (a submission to ICLR 2025)
@@ -23,7 +23,7 @@ RegressionKind = Literal["sign", "gaussian"]
 
 
 class Bank(NamedTuple):
-  """Codes of labelled rows seen before: one slot for each labelled training row."""
+  """The references: codes of labelled rows from earlier batches, in K slots, one for each row."""
 
   code: Float[Array, "K D"]  # unit vectors
   member: Float[Array, "K C"]  # classes of the row, 0 or 1
@@ -31,7 +31,7 @@ class Bank(NamedTuple):
 
 
 def init_bank(size: int, num_features: int, task: Task) -> Bank:
-  """An empty bank. Regression labels are kept as two classes, see `label_membership`."""
+  """An empty bank. Regression labels are stored as two classes, see `label_membership`."""
   num_classes = 2 if task.kind == "regression" else task.outputs
   code, member = jnp.zeros((size, num_features)), jnp.zeros((size, num_classes))
   return Bank(code, member, jnp.zeros((size,), bool))
@@ -47,8 +47,8 @@ def update_bank(
   """Writes the rows `where` into slot `index` (modulo the size of the bank)."""
   size = bank.valid.shape[0]
   index = jnp.where(where, index % size, size)
-  # Of two rows with one slot the later wins. A plain scatter leaves that to the device,
-  # and results would differ between CPU and GPU.
+  # Of two rows with the same slot the later is stored. A plain scatter leaves that to the
+  # device, and results would differ between CPU and GPU.
   row = jnp.arange(index.shape[0], dtype=jnp.int32)
   last = jnp.full((size,), -1, jnp.int32).at[index].max(row, mode="drop")
   is_new = (last >= 0)[:, None]
@@ -60,7 +60,7 @@ def update_bank(
 
 
 def label_membership(label: Array, task: Task) -> Float[Array, "B C"]:
-  """Labels as classes, 0 or 1. A number is one of two classes, by its sign (ours)."""
+  """Labels as 0 or 1 for each class. A number has one of two classes, by its sign (ours)."""
   if task.kind == "multilabel":
     return label
   if task.kind == "classes":
@@ -76,20 +76,20 @@ def squared_distance(a: Float[Array, "B D"], b: Float[Array, "K D"]) -> Float[Ar
 def bandwidth(code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]) -> Float[Array, ""]:
   """sigma^2 of the RBF kernel: the mean squared distance inside a class of the bank.
 
-  If no class has two references it is the mean distance from the rows `where` to all
-  references, else every weight would be 0; for an empty bank it is 1.
+  If no class has two references, it is the mean squared distance from the rows `where` to all
+  references (0 would make every weight 0); for an empty bank it is 1.
   """
   # A mean and not the usual median, which would sort B K numbers in every step.
   valid = bank.valid.astype(code.dtype)
   pair = (bank.member @ bank.member.T > 0) * valid[:, None] * valid[None]
   pair = pair * (1 - jnp.eye(valid.shape[0]))
   count = jnp.sum(pair)
-  same = jnp.sum(pair * squared_distance(bank.code, bank.code)) / jnp.maximum(count, 1)
+  within = jnp.sum(pair * squared_distance(bank.code, bank.code)) / jnp.maximum(count, 1)
   counted = where[:, None] & bank.valid[None]
   total = jnp.sum(jnp.where(counted, squared_distance(code, bank.code), 0))
   num_counted = jnp.sum(counted)
   fallback = jnp.where(num_counted > 0, total / jnp.maximum(num_counted, 1), 1.0)
-  return jnp.maximum(jnp.where(count > 0, same, fallback), 1e-6)
+  return jnp.maximum(jnp.where(count > 0, within, fallback), 1e-6)
 
 
 def bank_proximity(
@@ -97,19 +97,19 @@ def bank_proximity(
 ) -> Float[Array, "B C"]:
   """How close a code, a unit vector, is to each class of the bank, in [0, 1].
 
-  The mean RBF kernel to the references of the class, divided by what a reference itself
-  gets from the others of its class: a typical member gets 1, and without the division
-  nothing comes near 1. A class with one reference borrows the mean divisor of the other
-  classes; a class with none gives 0. `where` are the rows that set the bandwidth.
+  The mean RBF kernel to the references of the class, divided by the mean kernel between those:
+  a typical member gets 1; without the division nothing comes near 1. A class with one
+  reference is divided by the mean divisor of the other classes; a class with none gives 0. The
+  rows `where` set the bandwidth.
   """
   scale = 2 * bandwidth(code, bank, where)
   member = bank.member * bank.valid[:, None]
   count = jnp.sum(member, axis=0)
   kernel = jnp.exp(-squared_distance(code, bank.code) / scale)
   mean_kernel = kernel @ member / jnp.maximum(count, 1)[None]
-  among = jnp.exp(-squared_distance(bank.code, bank.code) / scale)
-  among = among * (1 - jnp.eye(among.shape[0]))
-  typical = jnp.sum(member * (among @ member), axis=0)
+  bank_kernel = jnp.exp(-squared_distance(bank.code, bank.code) / scale)
+  bank_kernel = bank_kernel * (1 - jnp.eye(bank_kernel.shape[0]))
+  typical = jnp.sum(member * (bank_kernel @ member), axis=0)
   typical = typical / jnp.maximum(count * (count - 1), 1)
   has_pairs = count > 1
   borrowed = jnp.sum(jnp.where(has_pairs, typical, 0)) / jnp.maximum(jnp.sum(has_pairs), 1)
@@ -133,10 +133,10 @@ def class_membership(
   """
   if exclusive:
     top = jnp.argmax(probability, axis=1)[:, None]
-    chosen = jnp.arange(probability.shape[1])[None] == top
+    is_guess = jnp.arange(probability.shape[1])[None] == top
   else:
-    chosen = probability > 0.5
-  return jnp.where(labelled[:, None], member, chosen.astype(proximity.dtype) * proximity)
+    is_guess = probability > 0.5
+  return jnp.where(labelled[:, None], member, is_guess.astype(proximity.dtype) * proximity)
 
 
 def pair_affinity(
@@ -147,7 +147,7 @@ def pair_affinity(
   *,
   exclusive: bool = True,
 ) -> Float[Array, "B B"]:
-  """How surely two rows share a class: the product of their memberships.
+  """How likely two rows share a class, in [0, 1]: the inner product of their memberships.
 
   Where labels are not `exclusive` it is the soft Jaccard index. `same` marks pairs that
   are one example; `ramp` scales pairs with an unlabelled row.
@@ -188,10 +188,10 @@ def contrast_weights(
   """The pair (affinity, positive) that `contrastive.affinity_contrast` takes.
 
   Args:
-    kind: "softpu": guesses soften the negatives of every row, and a labelled row has
-      them as positives; "pucl": a pair with an unlabelled row counts as different;
-      "infonce": only the row itself is a positive.
-    affinity: of every pair, as `pair_affinity` gives it.
+    kind: "softpu": a guess takes a row out of the negatives of others, by its affinity, and
+      into the positives of labelled rows; "pucl": a pair with an unlabelled row counts as
+      different; "infonce": only the row itself is a positive.
+    affinity: of every pair, from `pair_affinity` or `gaussian_affinity`.
     labelled, same: rows with a label, and pairs that are one example.
   """
   itself = same.astype(affinity.dtype)
@@ -216,17 +216,17 @@ def pair_weights(
   kind: ContrastKind = "softpu",
   regression: RegressionKind = "sign",
 ) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
-  """All of the above: the weights of a batch for `contrastive.affinity_contrast`.
+  """The weights (affinity, positive) of a batch for `contrastive.affinity_contrast`.
 
   Args:
     code: detached unit vectors.
     logits: detached, of a classifier that guesses the classes of unlabelled rows.
-    label, labelled: as in `Batch`; finite also where a label is not known.
+    label, labelled: as in `Batch`, but labels of unlabelled rows must be finite.
     ids: rows with the same id are one example.
-    bank: labelled references.
-    task: says what the label is.
+    bank: references, labelled rows of earlier batches.
+    task: the kind of `label`.
     where: rows that take part in the bandwidth.
-    ramp: scales pairs with an unlabelled row; 0 makes "softpu" "pucl".
+    ramp: scales pairs with an unlabelled row; at 0 "softpu" is the same as "pucl".
     kind: see `contrast_weights`.
     regression: numbers share a class by "sign", or by distance ("gaussian", with a width
       of a sixth of `task.scale`: half a unit of a sentiment in [-3, 3]).

@@ -1,17 +1,17 @@
 """ProMMA (arXiv 2604.05558), reconstructed: is an absent modality worth generating?
 
-Only the abstract of the paper was available to us. What it says of its four parts is kept, every
-formula is ours, and none of its numbers is aimed at. The parts extend MPLMM, whose letters are
-in `mplmm.py`. Without them this is its network, parameter by parameter.
+Only the abstract of the paper was available. The four parts are as it describes them, every formula
+is ours, and we do not try to reach its numbers. The parts extend MPLMM; without them the network
+has the same parameters as that of MPLMM. `mplmm.py` defines P, Q and G.
 
   Evaluator    g_m in [0, 1] for each absent modality m, 1 for present ones. With OFF prompts O_m
                  U_m = g_m (G_m + P_missing,m) + (1 - g_m) O_m
-               and g_m scales what the other modalities find in m. While the stage warms up g is
-               1. Then it is soft in training, and 0 or 1 in prediction.
+               and g_m scales what attention from the other modalities reads in m. g is 1 during
+               warm-up, afterwards in [0, 1] in training and 0 or 1 in prediction.
   Private      one shared prompt, decomposed for each modality and row, in place of P_type. Q
   prompts      gets the identity [I I ...] as one more term.
   Source       the prompt of m is weighted by how much the others learn from m: the mutual
-  weights      information of what attention finds in m with their own steps.
+  weights      information I of their steps and what their attention reads in m.
   Connections  each layer of self-attention adds the shared prompt to the appended ones.
 
   loss = task + gate_weight CE(gates) + orthogonality_weight L_orth + recovery_weight L_recover
@@ -41,17 +41,17 @@ from promise_jax.types import Average, Batch, Inputs, PyTree, Spec
 
 @dataclasses.dataclass(frozen=True)
 class PrommaConfig(mplmm.MplmmConfig):
-  """Settings of `promma`, beside those of `mplmm`."""
+  """Settings of `promma`, in addition to those of `mplmm`."""
 
   gate: Literal["learned", "on", "off"] = "learned"  # on: always generate, off: never
   private_prompts: bool = True  # False: missing-type prompts, as in MPLMM
   source_weights: bool = True  # False: all are 1
   connections: bool = True  # learned connections between the layers of the backbone; False: none
-  identity_skip: bool = True  # the identity in Q; False: as in MPLMM
-  warmup: float = 0.15  # part of the stage with g = 1
-  margin: float = 0.0  # that a generation must win, in 0.1 standard deviations of the targets
-  gate_every: int = 1  # steps between labels of the gates; labels double the time of a step
-  generation_target: Literal["steps", "streams"] = "steps"  # streams: with their prompts
+  identity_skip: bool = True  # False: Q without the identity, as in MPLMM
+  warmup: float = 0.15  # fraction of the stage during which g = 1
+  margin: float = 0.0  # benefit at which a label is 1/2, in 0.1 standard deviations of targets
+  gate_every: int = 1  # steps between labels for the gates; labels double the time of a step
+  generation_target: Literal["steps", "streams"] = "steps"  # streams: steps + prompts
   gate_weight: float = 0.1  # of the loss of the gates
   orthogonality_weight: float = 0.1  # of the overlap of private prompts
   recovery_weight: float = 0.1  # of what private prompts lose of the shared one
@@ -63,7 +63,7 @@ class PrommaConfig(mplmm.MplmmConfig):
   method: ClassVar[str] = "promma"
 
   def __post_init__(self):
-    """Raises ValueError for a setting without meaning."""
+    """Raises ValueError for impossible settings."""
     super().__post_init__()
     weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
     lows = dict.fromkeys((*weights, "warmup", "margin"), 0)
@@ -73,11 +73,11 @@ class PrommaConfig(mplmm.MplmmConfig):
 
 
 class Forward(NamedTuple):
-  """The output of the network, and what the auxiliary losses read."""
+  """The output of the network, and inputs of the auxiliary losses; E is `config.prompts`."""
 
   logits: Float[Array, "B C"]
-  private: Float[Array, "B M E H"] | None
-  information: Float[Array, "B M M"] | None
+  private: Float[Array, "B M E H"] | None  # private prompts
+  information: Float[Array, "B M M"] | None  # I of target and source modality
 
 
 class PrommaNet(mplmm.MplmmNet):
@@ -109,7 +109,7 @@ class PrommaNet(mplmm.MplmmNet):
       self.shared = self.param("shared_prompts", mplmm_prompts.START, shape)
 
   def __call__(self, batch: Inputs) -> Float[Array, "B C"]:
-    """Logits through all parameters."""
+    """Logits; it uses all parameters, so `init` makes them."""
     present = batch.present
     steps = self.encode_and_generate(batch, present, present)
     if self.config.gate == "learned":
@@ -119,7 +119,7 @@ class PrommaNet(mplmm.MplmmNet):
   def encode_and_generate(
     self, batch: Inputs, present: Bool[Array, "B M"], recorded: Bool[Array, "B M"], pattern=None
   ) -> tuple[mult.Encoded, dict[str, Array]]:
-    """Projects the recorded steps, as targets; generates from those that are present."""
+    """Projects the recorded steps, targets of generation; generates G from the present ones."""
     encoded = self.backbone.encode(batch, recorded, pattern)
     is_present = dict(zip(self.names, present.T, strict=True))
     raw = {n: missing.zero_absent(x, is_present[n]) for n, x in encoded.raw.items()}
@@ -127,15 +127,15 @@ class PrommaNet(mplmm.MplmmNet):
     return encoded, self.generate(encoded, present, pattern)
 
   def gate_logits(self, encoded, generated, present, backbone_logits) -> Float[Array, "B M"]:
-    """Logits of the gates; `backbone_logits` f[B, C] are those of f0."""
+    """Logits of the gates; `backbone_logits` f[B, C] are those of f0, see `promma_gates`."""
     return self.evaluator(encoded.projected, encoded.real, generated, present, backbone_logits)
 
   def forward(self, encoded, generated, present, gates: Float[Array, "B M"]) -> Forward:
-    """The pass under `gates`, which count where a modality is absent."""
+    """The forward pass; `gates` are used where a modality is absent."""
     c = self.config
     gates = jnp.where(present, 1.0, gates) if self.is_gated else None
     steps, real = self.input_steps(encoded, generated, present, gates)
-    found, attended = self.backbone.cross_attend(steps, real, gates)
+    encoded_steps, attended = self.backbone.cross_attend(steps, real, gates)
     private = self.private(steps, real) if c.private_prompts else None
     information = None
     prompts = self.own_prompts[None] if private is None else private
@@ -148,16 +148,16 @@ class PrommaNet(mplmm.MplmmNet):
     prompt_map = self.signal.prompt_map(present, gates)
     if c.identity_skip:
       prompt_map += promma_prompts.identities(c.width, self.memory_width)[None]
-    found, real = mult.append_steps(found, real, prompts @ prompt_map[:, None])
+    encoded_steps, real = mult.append_steps(encoded_steps, real, prompts @ prompt_map[:, None])
     connection = None
     if c.connections:
       connection = self.connections(self.private.shared if c.private_prompts else self.shared)
-    logits = self.backbone.head(self.backbone.self_attend(found, real, connection))
+    logits = self.backbone.head(self.backbone.self_attend(encoded_steps, real, connection))
     return Forward(logits, private, information)
 
 
 def promma(config: PrommaConfig, spec: Spec) -> Method:
-  """ProMMA as a `Method`. Its model_state belongs to the evaluator."""
+  """ProMMA as a `Method`. Its model_state holds what the evaluator needs."""
   net = PrommaNet(spec.modalities, spec.task.outputs, config)
 
   def init_state(params):
@@ -184,11 +184,11 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
       out = promma_gates.train_gates(net, spec.task, params, model_state, batch, *steps, step_info)
       gates, gate_weight, gate_terms, model_state = out
     out = apply(*steps, present, gates, method=net.forward)
-    more = auxiliary_terms(net, params, batch, *steps, out)
+    auxiliary = auxiliary_terms(net, params, batch, *steps, out)
     weights = {"supervised": 1.0, "gate": gate_weight}
-    weights |= {name: getattr(config, f"{name}_weight") for name in more}
+    weights |= {name: getattr(config, f"{name}_weight") for name in auxiliary}
     terms = {"supervised": common.supervised_loss(out.logits, batch, spec.task)}
-    terms |= gate_terms | more
+    terms |= gate_terms | auxiliary
     return common.weighted_sum(terms, weights), (model_state, terms)
 
   def predict(params, model_state, inputs, pattern=None):
@@ -204,7 +204,7 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
 
 
 def f0_layers(config: PrommaConfig, params: PyTree) -> PyTree:
-  """The layers of the backbone that `tune` changes: f0 needs its own copies."""
+  """Copies for f0, the backbone at the start of a stage, of the layers that `tune` changes."""
   return mplmm.data_layers(params) if config.frozen else params["params"]["backbone"]
 
 
@@ -218,12 +218,12 @@ def auxiliary_terms(
     prompts = params["params"]["private"]
     shared, kernel = prompts["prompts"], prompts["recover_kernel"]
     overlap = prompt_disentanglement.orthogonality_loss(out.private, shared)
-    lost = prompt_disentanglement.recovery_loss(out.private, shared, kernel)
+    error = prompt_disentanglement.recovery_loss(out.private, shared, kernel)
     terms["orthogonality"] = Average.of(overlap, any_present)
-    terms["recovery"] = Average.of(lost, any_present)
+    terms["recovery"] = Average.of(error, any_present)
   if out.information is not None:
-    both = present[:, :, None] & present[:, None] & ~np.eye(count, dtype=bool)[None]
-    terms["information"] = Average.of(-out.information, both)
+    pairs = present[:, :, None] & present[:, None] & ~np.eye(count, dtype=bool)[None]
+    terms["information"] = Average.of(-out.information, pairs)
   if count > 1:
     hidden = ~present & batch.recorded & any_present[:, None]
     gaps = [generation_gap(net.config, params, n, encoded, generated) for n in net.names]
@@ -235,11 +235,11 @@ def generation_gap(
   config: PrommaConfig, params: PyTree, name: str, encoded, generated
 ) -> Float[Array, " B"]:
   """Smooth L1 between generated and detached real steps, averaged over real steps."""
-  made, steps = generated[name], encoded.projected[name]
+  estimate, target = generated[name], encoded.projected[name]
   if config.generation_target == "streams":
-    # Generated steps alone end in a GELU, which cannot come near to negative numbers.
+    # Without prompts, generated steps are outputs of a GELU, which are never below -0.17.
     signal = params["params"]["signal"]
-    made = made + signal[f"{name}_missing_prompts"][None]
-    steps = steps + signal[f"{name}_present_prompts"][None]
-  gap = optax.huber_loss(made, jax.lax.stop_gradient(steps))
+    estimate = estimate + signal[f"{name}_missing_prompts"][None]
+    target = target + signal[f"{name}_present_prompts"][None]
+  gap = optax.huber_loss(estimate, jax.lax.stop_gradient(target))
   return missing.masked_mean(gap, encoded.real[name], (1, 2))

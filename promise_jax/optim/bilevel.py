@@ -1,12 +1,12 @@
 """Derivatives through a training step: how an upper variable steers the parameters.
 
-The upper variable (weights of losses, say) enters the inner loss, on which the parameters
-take a step; the outer loss judges the parameters after it:
+The upper variable (weights of losses, say) enters the inner loss. The parameters take a step on
+that loss, and the outer loss is that of the parameters after the step:
 
   params' = params - tx(d inner(params, upper) / d params)
   hypergradient = d outer(params', upper) / d upper
 
-Both functions here use the optimizer state that training has, never a fresh one: the first
+Pass the optimizer state of the training, never a fresh one: the first
 step of a fresh Adam is lr * sign(gradient), whose derivative is 0.
 """
 
@@ -54,8 +54,8 @@ def unrolled_loss(
 
     # In a scan nothing is shared between the passes, so no barrier is needed.
     body = jax.checkpoint(body, prevent_cse=False)
-    (ahead, _), _ = jax.lax.scan(body, (params, opt_state), length=num_steps)
-    return outer_loss(ahead, upper)
+    (stepped, _), _ = jax.lax.scan(body, (params, opt_state), length=num_steps)
+    return outer_loss(stepped, upper)
 
   return unrolled
 
@@ -76,12 +76,12 @@ def hypergradient(
   modality, its square root has an infinite derivative and the result is NaN.
 
   Raises:
-    ValueError: one step of a fresh Adam. Under jit, where the count of the state is not
-      known, the result is NaN instead.
+    ValueError: `num_steps` is 1 and Adam is fresh. Under jit, where the count of the state is
+      not known, the result is NaN instead.
   """
   counts = adam_step_counts(opt_state) if num_steps == 1 else []
-  known = [c for c in counts if not isinstance(c, jax.core.Tracer)]
-  if any(int(c.min()) == 0 for c in known):
+  concrete = [c for c in counts if not isinstance(c, jax.core.Tracer)]
+  if any(int(c.min()) == 0 for c in concrete):
     raise ValueError(
       "the Adam state is fresh (count 0): its first step is lr * sign(gradient), whose "
       "derivative is 0, so there is no hypergradient; pass the state that training "
@@ -90,8 +90,8 @@ def hypergradient(
   loss = unrolled_loss(tx, inner_loss, outer_loss, num_steps=num_steps)
   grads = jax.grad(loss)(upper, params, opt_state)
   for count in counts:
-    is_live = jnp.all(count > 0)
-    grads = jax.tree.map(lambda g, is_live=is_live: jnp.where(is_live, g, jnp.nan), grads)
+    is_used = jnp.all(count > 0)
+    grads = jax.tree.map(lambda g, is_used=is_used: jnp.where(is_used, g, jnp.nan), grads)
   return grads
 
 
@@ -112,7 +112,7 @@ def sgd_hypergradient(
   upper: PyTree,
   params: PyTree,
 ) -> PyTree:
-  """The hypergradient of one step of plain SGD in closed form, to check the general one with.
+  """The hypergradient of one step of plain SGD in closed form, to test `hypergradient` with.
 
   d outer/d upper - lr (d grad/d upper)^T d outer/d params', grad that of the inner loss: one
   vector-Jacobian product.
