@@ -1,8 +1,7 @@
 """Several processes that train as one: how they start, and what they agree on.
 
-Every process runs the same program with the same config. All of them train, save and
-restore; only the primary process writes logs and tables. In a single process every
-function here does nothing or returns its input.
+Every process runs the same program with the same config. All of them train, save and restore; only
+the primary one writes logs and tables. In a single process nothing here has an effect.
 """
 
 import time
@@ -13,7 +12,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-HEARTBEAT = 100  # seconds, the default of JAX
 PATIENCE = 90  # seconds that a network file system may take to show a new file
 MESSAGE_BYTES = 4096
 
@@ -22,23 +20,31 @@ def initialize(
   coordinator: str | None = None,
   processes: int | None = None,
   process: int | None = None,
-  heartbeat: int = HEARTBEAT,
+  heartbeat: int = 100,
 ) -> None:
   """Joins the processes of a run. Call it before any other use of JAX.
 
-  Without `processes` and `process`, JAX detects SLURM, Open MPI, TPU pods and Kubernetes;
-  where it finds none of them the run has one process.
+  Without `processes` and `process`, JAX detects SLURM, Open MPI, TPU pods and Kubernetes; where it
+  finds none of them the run has one process.
 
   Args:
     coordinator: HOST:PORT of process 0.
     processes: how many processes there are.
     process: which of them this one is, from 0.
     heartbeat: seconds of silence after which a process counts as dead and all others end.
-
-  Raises:
-    ValueError: arguments that do not fit each other.
   """
-  check_processes(coordinator, processes, process, heartbeat)
+  if (processes is None) != (process is None):
+    raise ValueError(f"processes is {processes} and process is {process}, give both or none")
+  if processes is not None and not 0 <= process < processes:
+    raise ValueError(
+      f"process is {process} of {processes} processes, allowed are 0 to processes - 1"
+    )
+  if processes is not None and processes > 1 and not coordinator:
+    raise ValueError(f"processes is {processes}, coordinator, HOST:PORT, is missing")
+  if coordinator and not coordinator.rpartition(":")[2].isdecimal():
+    raise ValueError(f"coordinator is {coordinator!r}, HOST:PORT is expected")
+  if heartbeat < 1:
+    raise ValueError(f"heartbeat is {heartbeat}, at least 1 second is needed")
   if processes == 1:
     return
   given = {"coordinator_address": coordinator}
@@ -60,24 +66,6 @@ def initialize(
       raise
 
 
-def check_processes(
-  coordinator: str | None, processes: int | None, process: int | None, heartbeat: int
-) -> None:
-  """Raises ValueError for arguments of `initialize` that do not fit each other."""
-  if (processes is None) != (process is None):
-    raise ValueError(f"processes is {processes} and process is {process}, give both or none")
-  if processes is not None and not 0 <= process < processes:
-    raise ValueError(
-      f"process is {process} of {processes} processes, allowed are 0 to processes - 1"
-    )
-  if processes is not None and processes > 1 and not coordinator:
-    raise ValueError(f"processes is {processes}, coordinator, HOST:PORT, is missing")
-  if coordinator and not coordinator.rpartition(":")[2].isdecimal():
-    raise ValueError(f"coordinator is {coordinator!r}, HOST:PORT is expected")
-  if heartbeat < 1:
-    raise ValueError(f"heartbeat is {heartbeat}, at least 1 second is needed")
-
-
 def is_multiprocess() -> bool:
   """Whether this process is one of several."""
   return jax.process_count() > 1
@@ -96,8 +84,8 @@ def all_processes_max(number: int) -> int:
 
 
 def wait_until_equal(read_number: Callable[[], int], patience: float = PATIENCE) -> int:
-  """Waits until `read_number()`, which looks at a shared folder, gives every process what it
-  gives the primary one; network file systems may show an older state for a while.
+  """Waits until `read_number()`, which looks at a shared folder, gives every process what it gives
+  the primary one; network file systems may show an older state for a while.
 
   Raises:
     ValueError: a process still reads another number after `patience` seconds.
@@ -119,23 +107,19 @@ def wait_until_equal(read_number: Callable[[], int], patience: float = PATIENCE)
 
 
 def run_on_all_processes(function: Callable[[], Any], where: bool = True) -> Any:
-  """Calls `function` in the processes with `where` and waits for all of them.
-
-  Returns:
-    What `function` returned, None where it was not called.
+  """Calls `function` in the processes with `where`, waits for all of them, returns its value.
 
   Raises:
-    ValueError, OSError: in every process when `function` raised one of them anywhere, so
-      that no process waits for another that has given up.
+    ValueError, OSError: in every process when `function` raised one of them anywhere, so that no
+      process waits for another that has given up.
   """
   if not is_multiprocess():
     return function()
   value, error = None, None
-  if where:
-    try:
-      value = function()
-    except (ValueError, OSError) as caught:
-      error = caught
+  try:
+    value = function() if where else None
+  except (ValueError, OSError) as caught:
+    error = caught
   text = (str(error) or repr(error)).encode()[:MESSAGE_BYTES] if error else b""
   padded = np.frombuffer(text.ljust(MESSAGE_BYTES, b"\0"), np.uint8)
   messages = multihost_utils.process_allgather(padded)

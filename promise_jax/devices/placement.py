@@ -13,9 +13,9 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
   """Host arrays -> device arrays; every process passes the same whole arrays."""
 
   def place_array(x) -> Array:
-    x = np.asarray(x)
     if sharding.is_fully_addressable:
-      return jax.device_put(x, sharding)
+      return jax.device_put(np.asarray(x), sharding)
+    x = np.asarray(x)
     # device_put would first compare the arrays of all processes.
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
@@ -41,10 +41,9 @@ def num_bytes(tree: PyTree) -> int:
 
 
 def free_memory(mesh: Mesh) -> int | None:
-  """Bytes left on the fullest device of this process, None where a device does not say.
-  CPU devices share the memory of the host."""
+  """Bytes left on the fullest device of this process, None where a device does not say."""
   devices = mesh.local_devices
-  if devices[0].platform == "cpu":
+  if devices[0].platform == "cpu":  # CPU devices share the memory of the host
     return psutil.virtual_memory().available // len(devices)
   stats = [d.memory_stats() or {} for d in devices]
   if not all("bytes_limit" in s for s in stats):

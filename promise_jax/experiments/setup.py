@@ -78,7 +78,7 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
       method = methods.build_method(config.method, config.settings, spec)
       method = precision.with_precision(method, experiment.precision)
       loop.check_training(method, experiment.train, mesh, len(experiment.seeds), config.name)
-      if not checkpoint.has_checkpoint(checkpoints):
+      if not checkpoint.saved_steps(checkpoints):
         init = init_from.plan_init(experiment, config, method)
     variants.append(Variant(config.name, checkpoints, method, init))
   patterns = missing.all_patterns(len(spec.modalities))

@@ -53,11 +53,8 @@ class Checkpoints:
     return bool(distributed.all_processes_max(int(due)))
 
   def save(self, step: int, tree: PyTree) -> None:
-    """Starts to save `tree`; returns once its arrays are copied to the host.
-
-    Raises:
-      NotSaved: this save, or the one before it, failed.
-    """
+    """Starts to save `tree`, waits until its arrays are on the host. NotSaved if this or the
+    save before failed."""
     with self.explain_failure():
       self.manager.save(step, args=import_orbax().args.StandardSave(tree))
     self.last_save = time.monotonic()
@@ -74,8 +71,8 @@ class Checkpoints:
     try:
       yield
     except (ValueError, OSError) as error:
-      last = max(saved_steps(self.folder), default=None)
-      last = "there is none" if last is None else f"the last good one is of step {last}"
+      steps = saved_steps(self.folder)
+      last = f"the last good one is of step {steps[-1]}" if steps else "there is none"
       reason = getattr(error, "strerror", None) or (str(error).splitlines() or [repr(error)])[0]
       raise NotSaved(f"a checkpoint could not be saved ({reason}); {last}") from error
 
@@ -91,18 +88,8 @@ def saved_steps(folder: Path) -> list[int]:
   return sorted(int(name) for name in names if name.isdecimal())
 
 
-def has_checkpoint(folder: Path) -> bool:
-  """Whether `folder` has a checkpoint of any step."""
-  return bool(saved_steps(folder))
-
-
 def load_shapes(folder: Path, step: int, part: str) -> PyTree:
-  """Shapes and dtypes of one part of a saved tree. Orbax gives named tuples as dicts and
-  tuples as lists.
-
-  Raises:
-    ValueError: there is no checkpoint of that step.
-  """
+  """Shapes and dtypes of one part of a saved tree; named tuples come as dicts, tuples as lists."""
   ocp = import_orbax()
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     tree = reader.metadata(tree_path(folder, step)).item_metadata.tree[part]
@@ -128,8 +115,7 @@ def tree_path(folder: Path, step: int) -> Path:
 
 
 def import_orbax():
-  """orbax.checkpoint, imported late because it is slow, and without its log: it raises what
-  fails as well."""
+  """orbax.checkpoint, imported late because it is slow; what fails is raised, not logged too."""
   import orbax.checkpoint as ocp
 
   logging.getLogger("absl").setLevel(logging.CRITICAL)

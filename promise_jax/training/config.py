@@ -6,7 +6,6 @@ from typing import Literal, get_args
 from jax.sharding import Mesh
 
 from promise_jax.checks import check_choice
-from promise_jax.devices import mesh as devices_mesh
 from promise_jax.optim import optimizer
 
 SelectOn = Literal["all", "full"]
@@ -22,9 +21,7 @@ class TrainConfig:
   batch_size: int = 128  # rows of a batch, over all devices
   labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
   select_on: SelectOn = "all"  # patterns that select the step: all (mean), or the complete one
-  seed_parallelism: SeedParallelism = (
-    "auto"  # seeds in turn (map) or at once (vmap); auto: map on CPU
-  )
+  seed_parallelism: SeedParallelism = "auto"  # seeds in turn (map), at once (vmap), map on CPU
   save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block
   seed_devices: int = 1  # parts of the devices, each of which trains its share of the seeds
   optim: optimizer.OptimConfig = optimizer.OptimConfig()
@@ -37,8 +34,15 @@ def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
       f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "
       "at least 1 row is needed, and from 0 to all of them labelled"
     )
-  devices_mesh.check_batch_size(config.batch_size, mesh)
-  devices_mesh.check_seeds(num_seeds, mesh.shape["seed"])
+  if config.batch_size % mesh.shape["data"]:
+    raise ValueError(
+      f"train.batch_size is {config.batch_size}, it must be a multiple of the "
+      f"{mesh.shape['data']} devices that share a batch"
+    )
+  if num_seeds % mesh.shape["seed"]:
+    raise ValueError(
+      f"seeds is {num_seeds}, it must be a multiple of train.seed_devices, {mesh.shape['seed']}"
+    )
   check_choice("train.seed_parallelism", config.seed_parallelism, get_args(SeedParallelism))
   check_choice("train.select_on", config.select_on, get_args(SelectOn))
   if config.eval_every < 1 or config.steps < 1 or config.steps % config.eval_every:

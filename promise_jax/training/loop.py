@@ -1,8 +1,8 @@
 """fit(): the only training loop.
 
-K steps of all seeds and the validation after them are one compiled program, a block. While
-the device computes a block, the host reads and logs the one before and draws the rows of the
-next. Everything follows from (seed, step): a resumed run repeats nothing and skips nothing.
+K steps of all seeds and the validation after them are one compiled program, a block. While the
+device computes a block, the host logs the one before and draws the rows of the next. Everything
+follows from (seed, step): a resumed run repeats nothing and skips nothing.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from promise_jax.data import batches, device_data
 from promise_jax.devices import mesh as devices_mesh
-from promise_jax.method import Method, Stage
+from promise_jax.method import Method
 from promise_jax.optim import optimizer, param_paths
 from promise_jax.training import progress
 from promise_jax.training.checkpoint import Checkpoints
@@ -68,8 +68,7 @@ def fit(
   """Trains `method` for every seed, stage by stage.
 
   Args:
-    method: what to train.
-    spec: what the data are.
+    method, spec: what to train, and what the data are.
     train_data: train rows, their labelled subsets, the seeds, the missingness of training.
     valid_data: rows that select the best step.
     config: steps, batches, devices and the optimizer.
@@ -77,13 +76,12 @@ def fit(
     init_params: parameters [S, ...] by path in place of freshly drawn ones.
     checkpoints: where the run saves, and from where it goes on.
     log: gets the lines of every block, one for each seed.
-    stop: is asked after every block; the number of a signal saves and stops.
+    stop: called after every block; the number of a signal saves and stops.
     title: what progress is shown under; None shows nothing.
 
   Raises:
     FloatingPointError: a loss or parameter is not finite; nothing of that block is saved.
-    TrainingInterrupted: `stop` said so.
-    ValueError: settings that do not fit.
+    TrainingInterrupted: `stop` returned a signal.
   """
   seeds = train_data.seeds
   mesh = mesh or devices_mesh.make_mesh(seed_devices=config.seed_devices)
@@ -98,9 +96,14 @@ def fit(
     for number, (stage, count) in enumerate(zip(method.stages, num_blocks, strict=True)):
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
-      start, args = make_stage_start(method, number, tx, config, mesh), (keys, best, init_params)
+      start, args = (
+        make_stage_start(method, number, tx, config, mesh),
+        (keys, best, init_params),
+      )
       loop_state = jax.eval_shape(start, *args)
-      speed = describe_stage(stage, loop_state.state.params, len(seeds))
+      trains, total = param_paths.count_parameters(loop_state.state.params, stage.trainable)
+      count = {"trains": trains // len(seeds), "parameters": total // len(seeds)}
+      speed = {"stage": stage.name} | count | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
       stages.append(speed)
       if done <= begin:
         loop_state = compile_program(start, args, speed, once=True)(*args)
@@ -174,14 +177,6 @@ def check_training(
     least = edges[i - 1] + 1 if i else 1
     edges[i] = min(max(edges[i], least), total - (len(edges) - 1 - i))
   return np.diff(edges, prepend=0).tolist()
-
-
-def describe_stage(stage: Stage, params: PyTree, num_seeds: int) -> dict[str, Any]:
-  """The line of a stage in the log of speeds: how many numbers of one seed it trains, of how
-  many; steps and seconds, 0 so far."""
-  trains, total = param_paths.count_parameters(params, stage.trainable)
-  count = {"trains": trains // num_seeds, "parameters": total // num_seeds}
-  return {"stage": stage.name} | count | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
 
 
 def summarise_speed(stages: list[dict], rows_per_step: int) -> dict[str, Any]:

@@ -23,12 +23,7 @@ class Progress:
   plain lines elsewhere."""
 
   def __init__(
-    self,
-    config: TrainConfig,
-    seeds: tuple[int, ...],
-    done: int,
-    log: Callable[[list[dict]], None],
-    title: str | None,
+    self, config: TrainConfig, seeds: tuple[int, ...], done: int, log: Callable, title: str | None
   ):
     self.seeds, self.log, self.title, self.step = seeds, log, title, done
     self.total, self.rows_per_step = config.steps, config.batch_size * len(seeds)
@@ -75,8 +70,7 @@ class Progress:
 
 
 def check_finite(metrics: dict, end: int, seeds: tuple[int, ...]) -> None:
-  """Raises FloatingPointError that names the first step, seed and term, for the metrics of
-  the K steps before step `end`."""
+  """Raises FloatingPointError with the first bad step, seed and term of the K steps to `end`."""
   loss = metrics["terms"]["loss"]  # [S, K]
   bad, start = ~np.isfinite(loss), end - loss.shape[1]
   if not bad.any():
@@ -105,16 +99,16 @@ def check_finite(metrics: dict, end: int, seeds: tuple[int, ...]) -> None:
 def summarise(metrics: dict, stage: str, step: int, seeds: tuple[int, ...]) -> list[dict]:
   """The log lines of a block, one for each seed: the validation score after `step`, and the
   loss and its terms over the K steps before."""
-  lines = []
-  for s, seed in enumerate(seeds):
-    line = {"seed": int(seed), "stage": stage, "step": step, "valid": float(metrics["valid"][s])}
-    for name, x in metrics["terms"].items():
-      if isinstance(x, Average):
-        line[name] = float(x.total[s].sum() / max(x.count[s].sum(), 1))
-      else:
-        line[name] = float(x[s].mean())
-    lines.append(line)
-  return lines
+
+  def mean(x, s):
+    average = isinstance(x, Average)
+    return float(x.total[s].sum() / max(x.count[s].sum(), 1) if average else x[s].mean())
+
+  return [
+    {"seed": int(seed), "stage": stage, "step": step, "valid": float(metrics["valid"][s])}
+    | {name: mean(x, s) for name, x in metrics["terms"].items()}
+    for s, seed in enumerate(seeds)
+  ]
 
 
 def peak_memory_mb() -> float:

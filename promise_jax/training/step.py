@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from promise_jax import missing
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import predict as evaluation_predict
 from promise_jax.evaluation import selection
-from promise_jax.method import Method, Predict, Stage, StepInfo, TrainState
+from promise_jax.method import Method, Stage, TrainState
 from promise_jax.optim import param_paths, update_rules
 from promise_jax.training.config import TrainConfig
-from promise_jax.types import PyTree, Spec, Task
+from promise_jax.types import PyTree, Spec
 
 
 class TrainLoopState(NamedTuple):
@@ -32,11 +31,7 @@ class TrainLoopState(NamedTuple):
 
 
 def make_stage_start(
-  method: Method,
-  number: int,
-  tx: optax.GradientTransformation,
-  config: TrainConfig,
-  mesh: Mesh,
+  method: Method, number: int, tx: optax.GradientTransformation, config: TrainConfig, mesh: Mesh
 ) -> Callable:
   """The jitted start(keys, best, init_params) -> TrainLoopState of stage `number`.
 
@@ -82,12 +77,22 @@ def make_train_block(
 
   def train_block(loop_state, block: batches.Block, keys, data, valid):
     def train_seed(loop_state: TrainLoopState, choice, key):
-      def make_batch(step_choice):
-        return batches.make_batch(data, step_choice, protocol.redraw, mesh)
+      # Of a seed's key fold 0 is for `init`, 1 for the steps and 2 + n for the start of stage n.
+      steps_key = jax.random.fold_in(key, 1)
 
-      state, terms = train_steps(update, loop_state.state, choice, block.info, key, make_batch)
+      def train_step(state, choice_and_info):
+        step_choice, info = choice_and_info
+        step_key = jax.random.fold_in(steps_key, info.step)
+        batch = batches.make_batch(data, step_choice, protocol.redraw, mesh)
+        return update(state, batch, step_key, info)
+
+      state, terms = jax.lax.scan(train_step, loop_state.state, (choice, block.info))
       params, model_state = state.params, state.model_state
-      score = validate(predict, params, model_state, valid, patterns, spec.task, mesh)
+      logits = evaluation_predict.predict_patterns(
+        predict, params, model_state, valid, patterns, mesh
+      )
+      weight = selection.row_weights(valid["recorded"], valid["valid"], patterns)
+      score = selection.selection_score(logits, valid["label"], weight, spec.task)
       finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]
       metrics = {"terms": terms, "valid": score, "finite": jnp.all(jnp.stack(finite))}
       return keep_best(loop_state, state, score, block.info.step[-1] + 1), metrics
@@ -96,41 +101,6 @@ def make_train_block(
 
   shardings = devices_mesh.seed_sharding(mesh), devices_mesh.replicated(mesh)
   return jax.jit(train_block, donate_argnames="loop_state", out_shardings=shardings)
-
-
-def train_steps(
-  update: Callable,
-  state: TrainState,
-  choice: dict[str, Array],
-  info: StepInfo,
-  key: Key[Array, ""],
-  make_batch: Callable,
-) -> tuple[TrainState, dict]:
-  """K optimizer steps of one seed; returns the state and the terms of the loss, each [K]."""
-  # Of a seed's key fold 0 is for `init`, 1 for the steps and 2 + n for the start of stage n.
-  steps_key = jax.random.fold_in(key, 1)
-
-  def step(state, choice_and_info):
-    step_choice, step_info = choice_and_info
-    step_key = jax.random.fold_in(steps_key, step_info.step)
-    return update(state, make_batch(step_choice), step_key, step_info)
-
-  return jax.lax.scan(step, state, (choice, info))
-
-
-def validate(
-  predict: Predict,
-  params: PyTree,
-  model_state: PyTree,
-  valid: dict,
-  patterns: Bool[np.ndarray, "P M"],
-  task: Task,
-  mesh: Mesh,
-) -> Float[Array, ""]:
-  """The validation score of one seed, larger is better: the mean over `patterns`."""
-  logits = evaluation_predict.predict_patterns(predict, params, model_state, valid, patterns, mesh)
-  weight = selection.row_weights(valid["recorded"], valid["valid"], patterns)
-  return selection.selection_score(logits, valid["label"], weight, task)
 
 
 def keep_best(loop_state: TrainLoopState, state: TrainState, score, step) -> TrainLoopState:
@@ -171,11 +141,8 @@ def map_over_seeds(function: Callable, config: TrainConfig, mesh: Mesh) -> Calla
 
 
 def replace_leaves(params: PyTree, new: Mapping[str, Array] | None) -> PyTree:
-  """`params` with the leaves `new` {path: array} in place of its own.
-
-  Raises:
-    ValueError: a path that `params` lacks, or a leaf of another shape or dtype.
-  """
+  """`params` with the leaves `new` {path: array} in place of its own. ValueError if it lacks one
+  of the paths, or has another shape or dtype there."""
   known, new = param_paths.leaves_by_path(params), new or {}
   for name, x in new.items():
     if name not in known or (known[name].shape, known[name].dtype) != (x.shape, x.dtype):
@@ -188,8 +155,7 @@ def replace_leaves(params: PyTree, new: Mapping[str, Array] | None) -> PyTree:
 def compile_program(
   program: Callable, args: tuple, speed: dict[str, Any], once: bool = False
 ) -> Callable:
-  """Compiles `program` for `args` and adds the seconds to speed["compile_s"]; arguments of
-  other shapes are then an error instead of another compilation.
+  """Compiles `program` for the shapes of `args`; adds the seconds to speed["compile_s"].
 
   `once`: the program runs only once, so on a CPU it is compiled without optimisation.
   """
