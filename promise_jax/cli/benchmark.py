@@ -15,9 +15,7 @@ from promise_jax.cli import configs
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument(
-    "--only", default="", help="parts, workloads and methods, joined by commas; empty: all"
-  )
+  parser.add_argument("--only", default="", help="parts, workloads, methods, as a,b; empty: all")
   parser.add_argument("--quick", action="store_true", help="tiny sizes; the numbers mean nothing")
   parser.add_argument("--out", default="SPEED.md", help="the page to write")
 

@@ -31,15 +31,10 @@ def add_config_arguments(parser, example: str) -> None:
   )
 
 
-def config_folder() -> Path:
-  """Where the configs of this project are: in a wheel inside the package, else beside it."""
-  inside = PACKAGE / "configs"
-  return inside if inside.is_dir() else PACKAGE.parent / "configs"
-
-
 def config_names() -> dict[str, Path]:
   """{"robult": path, "results/robult": path, ...} of the configs of this project."""
-  folder = config_folder()
+  inside = PACKAGE / "configs"  # in a wheel; in a checkout they are beside the package
+  folder = inside if inside.is_dir() else PACKAGE.parent / "configs"
   paths = [p for p in folder.rglob("*.py") if "def get_config" in p.read_text("utf-8")]
   paths.sort(key=lambda p: (len(p.parts), p))
   return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
@@ -67,9 +62,6 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
 
   Returns:
     The config as a dict, and the name of its file.
-
-  Raises:
-    UsageError: no such config or field, or a value of another type.
   """
   if not flag:
     raise UsageError(f"--config is missing, for instance --config {example}")
@@ -87,8 +79,7 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
     raise UsageError(str(error)) from error
   kinds = []
   for field, value in overrides:
-    if match := re.fullmatch(r"kinds\.(\w+)", field):
-      # The names of modalities are known only when the data are read.
+    if match := re.fullmatch(r"kinds\.(\w+)", field):  # no field: the data name the modalities
       kinds.append(f"{match[1]}={value}")
     else:
       set_field(config, *old_names.rename_override(field, value))
@@ -99,14 +90,18 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
 
 def set_field(config, field: str, text: str | None) -> None:
   """Sets `field`, as "train.optim.lr", of a ConfigDict to `text`, as its type reads it."""
-  from promise_jax.experiments.config import convert_value
+  from promise_jax.experiments.config import convert_value, flatten
 
   *parents, last = field.split(".")
   section = config
   for name in parents:
     section = section[name] if is_section(section) and name in section else {}
   if last not in section:
-    raise UsageError(f"the config has no field {field!r}{suggest_field(config, last)}")
+    fields = {f: f.rpartition(".")[2] for f in flatten(config.to_dict())}
+    near = difflib.get_close_matches(last, fields.values(), 1)
+    meant = [f"--config.{f}" for f, end in fields.items() if end in near][:3]
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    raise UsageError(f"the config has no field {field!r}{hint}")
   default = section[last]
   if is_section(default):
     raise UsageError(f"{field} is a group of settings: {', '.join(default)}")
@@ -116,17 +111,6 @@ def set_field(config, field: str, text: str | None) -> None:
     section[last] = convert_value(field, "true" if text is None else text, default)
   except ValueError as error:
     raise UsageError(str(error)) from None
-
-
-def suggest_field(config, last: str) -> str:
-  """Which field was meant by one that ends in `last`, as a piece of a sentence."""
-  from promise_jax.experiments.config import flatten
-
-  fields = list(flatten(config.to_dict()))
-  same = [f for f in fields if f.rpartition(".")[2] == last]
-  near = difflib.get_close_matches(last, {f.rpartition(".")[2]: None for f in fields}, 1)
-  same = same or [f for f in fields if f.rpartition(".")[2] in near]
-  return f"; did you mean {' or '.join(f'--config.{f}' for f in same[:3])}?" if same else ""
 
 
 def is_section(value) -> bool:

@@ -68,8 +68,8 @@ def print_error(error: Exception | str) -> None:
 def exit_process(code: int) -> int:
   """Returns `code`; as one of several processes, ends at once instead.
 
-  The others may be waiting for this process in the middle of a step. They notice when it
-  is gone, but not while it waits for them in a clean exit.
+  The others may be waiting for this process in the middle of a step. They notice when it is gone,
+  but not while it waits for them in a clean exit.
   """
   jax = sys.modules.get("jax")
   if jax is None or jax.process_count() == 1:

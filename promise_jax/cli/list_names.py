@@ -27,9 +27,7 @@ def list_methods() -> dict[str, str]:
   from promise_jax import methods
   from promise_jax.methods import constant
 
-  modules = {
-    name: importlib.import_module(f"promise_jax.methods.{name}") for name in methods.METHODS
-  }
+  modules = {n: importlib.import_module(f"promise_jax.methods.{n}") for n in methods.METHODS}
   modules["majority"] = constant
   return {name: first_line(module.__doc__) for name, module in modules.items()}
 
@@ -52,9 +50,8 @@ def list_protocols() -> dict[str, str]:
   lines = {}
   for kind, (rates, keywords) in missing.PROTOCOLS.items():
     # The docstring of Protocol has a paragraph for each kind: take its first clause.
-    text = re.search(
-      rf"^ +{kind}  +(.+?)(?= \(|[.;:]\s|\n *\n)", missing.Protocol.__doc__, re.M | re.S
-    )[1]
+    clause = rf"^ +{kind}  +(.+?)(?= \(|[.;:]\s|\n *\n)"
+    text = re.search(clause, missing.Protocol.__doc__, re.M | re.S)[1]
     lines[kind] = f"{' '.join(text.split())} [{rates}; {', '.join(keywords)}]"
   return lines
 

@@ -34,24 +34,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def make_parser() -> argparse.ArgumentParser:
   """The parser of all commands. It does not import JAX, so that --help is fast."""
+  shared = {"formatter_class": HelpFormatter, "allow_abbrev": False}
   parser = Parser(
     prog="promise-jax",
     description="Multimodal learning with missing modalities and few labels.",
     epilog="example:\n  promise-jax train --config robult:preset=tiny\n\n"
     "promise-jax COMMAND --help describes one command.",
-    formatter_class=HelpFormatter,
-    allow_abbrev=False,
+    **shared,
   )
   commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
   for name, module in COMMANDS.items():
-    summary, _, rest = module.__doc__.partition("\n")
-    command = commands.add_parser(
-      name,
-      help=summary,
-      description=f"{summary}\n{rest}",
-      formatter_class=HelpFormatter,
-      allow_abbrev=False,
-    )
+    summary = module.__doc__.partition("\n")[0]
+    command = commands.add_parser(name, help=summary, description=module.__doc__, **shared)
     module.add_arguments(command)
   return parser
 

@@ -2,10 +2,8 @@
 
 
 def enable_compilation_cache() -> None:
-  """Keeps compiled programs in the user's cache folder: the same command then starts at once.
-
-  JAX_COMPILATION_CACHE_DIR names another folder.
-  """
+  """Keeps compiled programs in the user's cache folder (or JAX_COMPILATION_CACHE_DIR): the same
+  command then starts at once."""
   import jax
 
   from promise_jax import files

@@ -22,13 +22,8 @@ def add_arguments(parser) -> None:
   parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
   parser.add_argument("--processes", type=int, metavar="N", help="how many train together")
   parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
-  parser.add_argument(
-    "--heartbeat",
-    type=int,
-    default=100,
-    metavar="S",
-    help="seconds after which a silent process ends all others",
-  )
+  heartbeat = "seconds after which a silent process ends all others"
+  parser.add_argument("--heartbeat", type=int, default=100, metavar="S", help=heartbeat)
 
 
 def run_with_config(args, overrides) -> None:

@@ -1,7 +1,7 @@
 """What a config file is made of: the default of every setting, presets, short arguments.
 
-A config file calls `default_config`, assigns what differs, and ends in `apply_arguments`,
-which reads the `key=value,...` after the colon of `--config robult:...`.
+A config file calls `default_config`, assigns what differs, and ends in `apply_arguments`, which
+reads the `key=value,...` after the colon of `--config robult:...`.
 """
 
 import ast
@@ -60,11 +60,8 @@ def default_config(method: str, dataset: str, label_rate: float):
 
 
 def default_map_config(method: str, arguments: str):
-  """`default_config` with `arguments` under the protocol of MAP and its family.
-
-  70 % of the train rows are incomplete, and the tests are MAP's grid unless `arguments` has
-  test_protocols. The default data are emoji with image and text.
-  """
+  """`default_config` with `arguments` under the protocol of MAP: 70 % of the train rows are
+  incomplete, and the tests are its grid. The default data are emoji with image and text."""
   given = parse_pairs(arguments)
   config = default_config(method, given.get("dataset", "emoji"), label_rate=1.0)
   if config.dataset == "emoji":
@@ -80,11 +77,9 @@ def default_map_config(method: str, arguments: str):
 def apply_arguments(config, text: str):
   """Sets top-level fields and those of `data` from `key=value,...`.
 
-  `preset=NAME` is applied first. Commas inside parentheses belong to a value; the parts of a
-  tuple are joined by + (`baselines=majority+fusion(dropout=false)`), "none" is the empty one.
-
-  Raises:
-    ValueError: an unknown key, with the field that was probably meant, or a wrong value.
+  `preset=NAME` is applied first. Commas inside parentheses belong to a value; the parts of a tuple
+  are joined by + (`baselines=majority+fusion(dropout=false)`), "none" is the empty one.
+  ValueError for an unknown key, with the field that was probably meant, or a wrong value.
   """
   given = parse_pairs(text)
   method = given.get("method", config.method).partition("(")[0]

@@ -65,11 +65,7 @@ class Experiment:
 
 
 def parse_experiment(config: Mapping[str, Any]) -> Experiment:
-  """The typed form of a config. Loads and writes nothing.
-
-  Raises:
-    ValueError: the first field that is unknown or has a wrong value.
-  """
+  """The typed form of a config; ValueError names the first field that is unknown or wrong."""
   fields = {f.name for f in dataclasses.fields(Experiment)} - {"variants", "config"}
   known = fields | {"method", "baselines", "dataset", *methods.METHODS}
   for field in sorted(config.keys() ^ known):
@@ -86,7 +82,14 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
   if config["seeds"] < 1:
     raise ValueError(f"seeds is {config['seeds']}, at least 1 is needed")
   check_choice("precision", config["precision"], precision.PRECISIONS)
-  check_init(config)
+  for pattern in config["init_filter"]:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ValueError(f"init_filter has {pattern!r}, no regex: {error}") from None
+  init_from = config["init_from"]
+  if init_from and config["method"] == CONSTANT_VARIANT:
+    raise ValueError(f"init_from is {init_from!r}, {CONSTANT_VARIANT} has no parameters to start")
   train = config["train"]
   return Experiment(
     variants=variants,
@@ -97,7 +100,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     test_protocols=parse_test_protocols(config["test_protocols"]),
     metrics=tuple(config["metrics"]),
     train=TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train["optim"])})),
-    init_from=config["init_from"],
+    init_from=init_from,
     init_filter=tuple(config["init_filter"]),
     precision=config["precision"],
     config=config,
@@ -105,10 +108,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
 
 
 def parse_variant(text: str, config: Mapping[str, Any]) -> VariantConfig:
-  """The variant of "robult" or "fusion(dropout=false,preset=large)".
-
-  Settings that the text does not name, or its preset, come from the config.
-  """
+  """The variant of "fusion(dropout=false,preset=large)"; its other settings are the config's."""
   match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
   name = match[1] if match else text
   if name == CONSTANT_VARIANT and match and not match[2]:
@@ -154,16 +154,3 @@ def parse_test_protocols(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]
     if protocol in protocols[:i]:
       raise ValueError(f"test_protocols repeats {protocol}, each is measured once")
   return protocols
-
-
-def check_init(config: Mapping[str, Any]) -> None:
-  """Raises ValueError for an `init_filter` that is no regex, or nothing to initialise."""
-  for pattern in config["init_filter"]:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      raise ValueError(f"init_filter has {pattern!r}, no regex: {error}") from None
-  if config["init_from"] and config["method"] == CONSTANT_VARIANT:
-    raise ValueError(
-      f"init_from is {config['init_from']!r}, {CONSTANT_VARIANT} has no parameters to start"
-    )

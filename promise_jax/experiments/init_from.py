@@ -1,12 +1,10 @@
 """`init_from`: the best parameters of a finished run as the start of this one.
 
-All variants of the run's own method start there, and those of a method that is built on the
-same network (`methods.family`); the other baselines start from random weights. Seed s takes
-the parameters of seed s. A parameter is taken over if its whole path matches a regex of
-`init_filter` and its shape is the same in both runs. Paths count the modalities (`encoder_0`)
-and do not name them, so both runs should have them in one order. The optimiser and the
-model_state (running means, banks, controllers) belong to their data and start anew.
-
+All variants of the run's own method start there, and those of a method that is built on the same
+network (`methods.family`); the other baselines start from random weights. Seed s takes the
+parameters of seed s. A parameter is taken over if its whole path matches a regex of `init_filter`
+and its shape is the same in both runs. Paths count the modalities (`encoder_0`) and do not name
+them, so both runs should have them in one order. The optimiser and the model_state start anew.
 The other run is read until a variant has its first checkpoint, and never after.
 """
 
@@ -43,12 +41,8 @@ class InitPlan:
 
 
 def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) -> InitPlan | None:
-  """Plans what `variant` takes over; None if it starts from random weights.
-
-  Raises:
-    ValueError: `init_from` is no finished run with enough seeds, a checkpoint and a variant
-      of the family, or no parameter at all can be taken over.
-  """
+  """Plans what `variant` takes over; None if it starts from random weights. ValueError for a run
+  that is not finished or does not fit, or where no parameter at all can be taken over."""
   own_family = methods.family(experiment.variants[0].method)
   if not experiment.init_from or methods.family(variant.method) != own_family:
     return None
@@ -59,8 +53,7 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
       raise ValueError(f"{folder} is not finished: it has no results.jsonl")
     if len(other.seeds) < len(experiment.seeds):
       raise ValueError(f"{folder} has {len(other.seeds)} seeds, {len(experiment.seeds)} are needed")
-    source = find_variant(other, variant)
-    if source is None:
+    if not (source := find_variant(other, variant)):
       names = ", ".join(v.name for v in other.variants)
       raise ValueError(f"{folder} has no variant of {own_family}, it has {names}")
     checkpoints = checkpoint.variant_folder(folder, source.folder)
@@ -112,12 +105,9 @@ def load_init_params(plan: InitPlan, num_seeds: int) -> dict[str, Array]:
 
 def describe_init(plan: InitPlan, name: str) -> str:
   """What the variant `name` takes over, for a person."""
-  total = len(plan.loaded) + len(plan.random)
+  count = f"{len(plan.loaded)} of {len(plan.loaded) + len(plan.random)} parameters"
   rest = f"; random are {list_paths(plan.random)}" if plan.random else ""
-  return (
-    f"{name}: {len(plan.loaded)} of {total} parameters start from the best of {plan.source} in "
-    f"{plan.folder}{rest}"
-  )
+  return f"{name}: {count} start from the best of {plan.source} in {plan.folder}{rest}"
 
 
 def describe_untrained(method: Method, loaded: Collection[str]) -> str:

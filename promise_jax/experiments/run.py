@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,11 +19,9 @@ from promise_jax.training import checkpoint, loop
 def run_experiment(
   config: Mapping[str, Any], folder: Path, *, show: Callable[[str], None] = print
 ) -> str:
-  """Trains, tests and reports; returns the table.
+  """Trains, tests and reports; returns the table, and "" in all but the primary process.
 
   Continues an unfinished run of the same config in `folder`, and only shows a finished one.
-  With several processes all of them train; the primary one writes and shows, and the others
-  return "".
 
   Raises:
     ValueError: something does not fit; nothing has been written.
@@ -44,9 +41,14 @@ def run_experiment(
         show(note)
       files.write_json(folder / "spec.json", run_dir.spec_to_json(setup.spec))
     trained = train_variants(setup, folder, show if primary else None)
-    # All processes must join the predictions; the primary one makes the tables of them.
-    finish = results.write_test_results if primary else predict_test
-    run = on_all_processes(functools.partial(finish, setup, trained, folder))
+
+    def finish():
+      if primary:
+        return results.write_test_results(setup, trained, folder)
+      for variant in trained:  # all processes must join the predictions
+        variant.predict(setup.dataset.split("test"))
+
+    run = on_all_processes(finish)
   return results.render_console(run) if primary else ""
 
 
@@ -63,23 +65,13 @@ def train_variants(
   return trained
 
 
-def predict_test(setup: Setup, trained: list[TrainedVariant], folder: Path) -> None:
-  """The part of `write_test_results` that needs all processes."""
-  del folder
-  for variant in trained:
-    variant.predict(setup.dataset.split("test"))
-
-
 def evaluate_run(
   folder: Path, protocol: str, split: str = "test", masks: Path | None = None
 ) -> str:
   """Evaluates a finished run under another protocol; returns a table, variants x metrics.
 
-  The lines join results.jsonl, in place of earlier ones of this protocol and split. `masks`
-  names a file to write the mask table to.
-
-  Raises:
-    ValueError: no finished run, or no such protocol or split.
+  The lines join results.jsonl, in place of earlier ones of this protocol and split. `masks` names a
+  file to write the mask table to. ValueError if there is no finished run, protocol or split.
   """
   chosen = missing.parse_protocol(protocol)
   experiment = parse_experiment(run_dir.read_config(folder))

@@ -36,9 +36,9 @@ from promise_jax.types import Modality, Spec, Task
 
 # Fields that cannot change a result: a run may continue with other ones.
 NEUTRAL_FIELDS = (
-  *(f"data.{name}" for name in PREFETCH_OPTIONS),
   "train.seed_devices",
   "train.save_every",
+  *(f"data.{x}" for x in PREFETCH_OPTIONS),
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -56,13 +56,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
-  """Makes or opens the folder of a run and locks it while the context lasts.
-
-  Of several processes the primary one holds the lock.
+  """Makes or opens the folder of a run; the primary process locks it while the context lasts.
 
   Raises:
-    ValueError: another config made the folder, it holds something else, another process
-      has it open, or not all processes of this run see it.
+    ValueError: another config made the folder, it holds something else, another process has it
+      open, or not all processes of this run see it.
   """
   with contextlib.ExitStack() as stack:
     distributed.run_on_all_processes(

@@ -1,7 +1,7 @@
 """`Setup`: what all variants of an experiment share, loaded and checked before training.
 
-Every variant sees the same rows, label subsets, masks and number of steps, and is selected
-on validation. None of them sees the test split.
+Every variant sees the same rows, label subsets, masks and number of steps, and is selected on
+validation. None of them sees the test split.
 """
 
 import dataclasses
@@ -22,8 +22,6 @@ from promise_jax.method import Method
 from promise_jax.nn import precision
 from promise_jax.training import checkpoint, loop
 from promise_jax.types import Pattern, Spec, Split
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +51,8 @@ class Setup:
 def set_up(experiment: Experiment, folder: Path) -> Setup:
   """Loads the train and valid splits, builds every method and plans every initialisation.
 
-  Nothing is written into `folder`, the folder of the run.
-
-  Raises:
-    ValueError: data, protocols, methods and training that do not fit each other.
+  Nothing is written into `folder`, the folder of the run. ValueError where data, protocols, methods
+  and training do not fit each other.
   """
   dataset = load_dataset(experiment.data)
   train, valid = dataset.split("train"), dataset.split("valid")
@@ -88,7 +84,7 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
 def load_dataset(config: DataConfig) -> data.Dataset:
   """The data set of an experiment. ValueError if it lacks a split."""
   dataset = data.load(config.name, **config.options)
-  for name in SPLITS:
+  for name in ("train", "valid", "test"):
     if name not in dataset.splits:
       raise ValueError(
         f"data set {dataset.name!r} has no {name} split, a run needs train, valid and "
@@ -98,11 +94,8 @@ def load_dataset(config: DataConfig) -> data.Dataset:
 
 
 def labelled_mask(dataset: data.Dataset, rate: float, seed: int) -> Bool[np.ndarray, " N"]:
-  """The train rows that keep their label.
-
-  Where rows come in groups (the segments of one recording), whole groups keep or lose it,
-  drawn by the label of their first row.
-  """
+  """The train rows that keep their label. Where rows come in groups (the segments of a recording),
+  whole groups keep or lose it, drawn by the label of their first row."""
   split, group = dataset.split("train"), dataset.group("train")
   kind = dataset.spec.task.kind
   if group is None:

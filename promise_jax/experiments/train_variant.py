@@ -39,23 +39,24 @@ def train_variant(
 ) -> TrainedVariant:
   """Trains `variant`, from its last checkpoint if it has one, with logs in `folder`.
 
-  `stop` is asked while it trains, see `loop.fit`. `show` takes lines for a person.
+  `stop` is called while it trains, see `loop.fit`. `show` takes lines for a person.
   """
-  title = variant.name if show and distributed.is_primary() else None
+  name, primary = variant.name, distributed.is_primary()
+  title = name if show and primary else None
   show = show or (lambda text: None)
   if variant.method is None:
-    return fit_constant(setup, variant.name)
-  save_every = setup.experiment.train.save_every
-  with checkpoint.Checkpoints(variant.checkpoints, save_every=save_every) as checkpoints:
+    return fit_constant(setup, name)
+  config = setup.experiment.train
+  with checkpoint.Checkpoints(variant.checkpoints, save_every=config.save_every) as checkpoints:
     step = checkpoints.latest_step()
     init_params = {} if step else load_start(setup, variant, folder, show)
-    with open_metrics_log(folder / "metrics.jsonl", variant.name, step) as log:
+    with open_metrics_log(folder / "metrics.jsonl", name, step) as log:
       trained = loop.fit(
         variant.method,
         setup.spec,
         setup.train_data,
         setup.valid_data,
-        setup.experiment.train,
+        config,
         mesh=setup.mesh,
         init_params=init_params,
         checkpoints=checkpoints,
@@ -63,15 +64,17 @@ def train_variant(
         stop=stop,
         title=title,
       )
-  if trained.speed["steps"] and distributed.is_primary():
-    write_speed(folder / "speed.jsonl", variant.name, trained.speed)
+  if trained.speed["steps"] and primary:
+    path = folder / "speed.jsonl"
+    others = [x for x in files.read_jsonl(path) if x["method"] != name] if path.exists() else []
+    files.write_jsonl(path, [*others, {"method": name} | trained.speed])
     show(describe_speed(trained.speed))
 
   def predict_split(split: Split):
     params, model_state = trained.params, trained.model_state
     return predict.predict_split(variant.method, params, model_state, split, setup.patterns)
 
-  return TrainedVariant(variant.name, trained.best_score, trained.best_step, predict_split)
+  return TrainedVariant(name, trained.best_score, trained.best_step, predict_split)
 
 
 def load_start(
@@ -91,10 +94,9 @@ def load_start(
 
 @contextlib.contextmanager
 def open_metrics_log(path: Path, name: str, step: int) -> Iterator[Callable]:
-  """A function that appends the lines of the variant `name` to metrics.jsonl.
+  """A function with which the primary process appends lines of a variant to metrics.jsonl.
 
-  What a killed run wrote after its last checkpoint, at `step`, is dropped first. Only the
-  primary process writes.
+  What a killed run wrote after its last checkpoint, at `step`, is dropped first.
   """
   if not distributed.is_primary():
     yield lambda lines: None
@@ -112,13 +114,6 @@ def open_metrics_log(path: Path, name: str, step: int) -> Iterator[Callable]:
       file.flush()
 
     yield log
-
-
-def write_speed(path: Path, name: str, speed: dict[str, Any]) -> None:
-  """Puts the speed of one variant into speed.jsonl, in place of that of an earlier start."""
-  lines = files.read_jsonl(path) if path.exists() else []
-  kept = [x for x in lines if x["method"] != name]
-  files.write_jsonl(path, [*kept, {"method": name} | speed])
 
 
 def describe_speed(speed: dict[str, Any]) -> str:

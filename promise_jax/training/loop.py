@@ -96,14 +96,11 @@ def fit(
     for number, (stage, count) in enumerate(zip(method.stages, num_blocks, strict=True)):
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
-      start, args = (
-        make_stage_start(method, number, tx, config, mesh),
-        (keys, best, init_params),
-      )
+      start, args = make_stage_start(method, number, tx, config, mesh), (keys, best, init_params)
       loop_state = jax.eval_shape(start, *args)
       trains, total = param_paths.count_parameters(loop_state.state.params, stage.trainable)
-      count = {"trains": trains // len(seeds), "parameters": total // len(seeds)}
-      speed = {"stage": stage.name} | count | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
+      sizes = {"trains": trains // len(seeds), "parameters": total // len(seeds)}
+      speed = {"stage": stage.name} | sizes | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
       stages.append(speed)
       if done <= begin:
         loop_state = compile_program(start, args, speed, once=True)(*args)
