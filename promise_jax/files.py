@@ -56,6 +56,11 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
   write_bytes(path, content.getvalue())
 
 
+def read_json(path):
+  """Reads a JSON file."""
+  return json.loads(pathlib.Path(path).read_text("utf-8"))
+
+
 def read_jsonl(path) -> list[dict]:
   """Reads one JSON object a line; ValueError names the line that is none."""
   rows = []

@@ -1,13 +1,11 @@
 """Several runs merged into one table with intervals and verdicts.
 
-A comparison is a list of experiments on the same data and label rate. Each runs in a folder
-of its own; a finished one is skipped, an unfinished one resumed. Their variants are merged,
-and the method is compared with every other variant on the seeds that both have. Before
-that, `trials` may choose the settings of some variants: equally many trials for each, on
-validation alone, and the test split is never read.
+A comparison is a list of experiments on the same data and label rate, each in a folder of its
+own. Their variants are merged, and the method is compared with every other variant on the seeds
+that both have. Before that, `trials` may choose the settings of some variants: equally many
+trials for each, on validation alone; the test split is never read.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -43,37 +41,40 @@ class MergedVariant(NamedTuple):
 def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
   """Chooses, runs, merges, compares; returns the text of comparison.md.
 
-  Writes comparison.md, comparison.json and report.html into `folder`.
+  Writes comparison.md, comparison.json and report.html into `folder`. Finished runs in it are
+  skipped, unfinished ones resumed.
 
   Args:
-    config: `title`; `runs` {name: config of an experiment}, in which "{name}" stands for a
-      variant chosen by trials; `trials` {name: variants to choose from}; `trial_seeds`.
-      Optional: `before` {name: config} of experiments that run first and are not compared,
-      from which others start whose `init_from` is that name; `variants`, which are
-      compared with all others as the method is.
+    config: `title`; `runs` {name: config of an experiment}, in which "{name}" stands for a variant
+      chosen by trials; `trials` {name: variants to choose from}; `trial_seeds`. Optional:
+      `before` {name: config} of experiments that run first and are not compared, for runs whose
+      `init_from` is that name; `variants`, compared with all others as the method is.
     folder: of the comparison; every run has a folder inside.
     show: prints a line.
 
   Raises:
     ValueError: settings that do not fit, before anything is trained.
   """
+
+  def run_all(runs: dict[str, dict]) -> None:
+    for name, one in runs.items():
+      show(f"\n{name}:")
+      show(experiment_run.run_experiment(one, folder / name, show=show))
+
   compare_config.check_comparison(config)
   before = config.get("before", {})
-  for name, one in before.items():
-    show(f"\n{name}:")
-    show(experiment_run.run_experiment(one, folder / name, show=show))
+  run_all(before)
   runs = {
     name: one | {"init_from": str(folder / one["init_from"])} if one["init_from"] in before else one
     for name, one in config["runs"].items()
   }
-  first, chosen = next(iter(runs)), {}
-  for name, trials in config["trials"].items():
-    seeds = config["trial_seeds"]
-    chosen[name] = choose_variant(runs[first], trials, seeds, folder / "trials", show)
+  first, seeds = next(iter(runs)), config["trial_seeds"]
+  chosen = {
+    name: choose_variant(runs[first], trials, seeds, folder / "trials", show)
+    for name, trials in config["trials"].items()
+  }
   runs = {name: compare_config.fill_choices(one, chosen) for name, one in runs.items()}
-  for name, one in runs.items():
-    show(f"\n{name}:")
-    show(experiment_run.run_experiment(one, folder / name, show=show))
+  run_all(runs)
   compared = (runs[first]["method"], *config.get("variants", ()))
   merged = merge_variants([folder / name for name in runs])
   differences = pd.concat([compare_all(name, merged, folder / first) for name in compared])
@@ -83,10 +84,10 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
 def choose_variant(
   config: dict, trials: list[str], seeds: int, folder: Path, show: Callable[[str], None]
 ) -> str:
-  """The variant of `trials` with the best mean validation score.
+  """The variant of `trials` with the best mean validation score; the test split is not read.
 
-  Trains on train and valid only, resumably, in `folder`; every score goes to trials.jsonl
-  there. Only trials of the method itself, or of its family, start from `init_from`.
+  Resumes in `folder`, where trials.jsonl has the scores. Only trials of the method itself, or of
+  its family, start from `init_from`.
   """
   families = {methods.family(text.partition("(")[0]) for text in (config["method"], *trials)}
   if len(families) > 1:
@@ -103,9 +104,8 @@ def choose_variant(
     if variant.name in valid:
       continue
     scores = train_variant(setup, variant, folder / key).best_score
-    valid[variant.name] = float(np.mean(scores))
-    line = {"key": key, "variant": variant.name, "valid": valid[variant.name]}
-    lines.append(line | {"seeds": scores.tolist()})
+    valid[variant.name] = mean = float(np.mean(scores))
+    lines.append({"key": key, "variant": variant.name, "valid": mean, "seeds": scores.tolist()})
     files.write_jsonl(path, lines)
   best = max(trials, key=lambda text: valid[text])
   show(f"chosen of {len(trials)} on validation: {best} ({valid[best]:.4f})")
@@ -128,7 +128,7 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
 
 def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> pd.DataFrame:
   """`method` against every other variant; the test rows are those of the run in `folder`."""
-  spec = run_dir.spec_from_json(json.loads((folder / "spec.json").read_text("utf-8")))
+  spec = run_dir.spec_from_json(files.read_json(folder / "spec.json"))
   with np.load(folder / "predictions.npz") as file:
     split = Split({}, {}, file["recorded"], file["label"], file["id"])
     patterns, group = file["pattern"], file.get("group")
@@ -154,8 +154,8 @@ def write_comparison(
 ) -> str:
   """Writes the files of the comparison; returns the markdown.
 
-  It has a table of differences for each of the variants `compared`, then tables by pattern
-  and test protocol of the variants with the most seeds.
+  A table of differences for each of the variants `compared`, then tables by pattern and test
+  protocol of the variants with the most seeds.
   """
   first, one = next(iter(config["runs"].items()))
   results = pd.concat([variant.results for variant in merged.values()])
@@ -164,7 +164,7 @@ def write_comparison(
   for method in compared:
     others, best = rows_and_baseline(method, merged, compared, metric)
     blocks.append(comparison.variant_table(method, others, best, results, differences, metric))
-  blocks.append(describe_rows(json.loads((folder / first / "rows.json").read_text("utf-8"))))
+  blocks.append(describe_rows(files.read_json(folder / first / "rows.json")))
   for name, text in chosen.items():
     count = len(config["trials"][name])
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
@@ -177,7 +177,7 @@ def write_comparison(
   text = "\n".join([f"## {config['title']}\n", *blocks])
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)
-  made_by = json.loads((folder / first / "config.json").read_text("utf-8"))
+  made_by = files.read_json(folder / first / "config.json")
   run = html.Report(config["title"], made_by, results, comparison=differences, test_protocols=tests)
   files.write_text(folder / "report.html", html.render_page(run))
   return text
@@ -188,9 +188,8 @@ def rows_and_baseline(
 ) -> tuple[list[str], str | None]:
   """The other rows of the table of `method`, and the baseline that was best on validation.
 
-  The method of the comparison, the first of `compared`, stands beside all others; a variant
-  beside its own settings and those with as many seeds. The best baseline is of the variants
-  with as many seeds that are no setting of a method `compared`.
+  The first of `compared` stands beside all others; a variant beside its own settings and those
+  with as many seeds. The best baseline has as many seeds and is no setting of one `compared`.
   """
   base = lambda name: name.partition("(")[0]
   others = [name for name in merged if name != method]
@@ -202,8 +201,7 @@ def rows_and_baseline(
   baselines = [name for name in full if base(name) not in map(base, compared)]
   sign = metrics.metric_sign(metric)
   valid = {name: sign * merged[name].valid_score for name in baselines or others}
-  constant = CONSTANT_VARIANT
-  return others, verdicts.best_baseline(method, valid, constant)
+  return others, verdicts.best_baseline(method, valid, CONSTANT_VARIANT)
 
 
 def describe_rows(counts: dict) -> str:

@@ -19,13 +19,11 @@ def make_two_runs(
   """The ConfigDict of a comparison with 20 seeds of the main variants and 5 of the others.
 
   Args:
-    arguments: of the config file, which `base` follows already.
-    base: the ConfigDict of an experiment.
+    arguments: of the config file; `base`, the ConfigDict of an experiment, has them already.
     title: of the report.
     headline: baselines beside the method, with 20 seeds.
     others: variants with 5 seeds, at least one; the method is not trained again with them.
-    trials: see `run_comparison`; 5 seeds each.
-    variants: see `run_comparison`.
+    trials, variants: see `run_comparison`.
     before: {name: fields in place of those of `base`}, with 20 seeds and no baselines.
 
   Raises:

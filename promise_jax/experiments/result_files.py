@@ -1,6 +1,5 @@
 """The files of results: results.jsonl there and back, and a finished run for its report."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,21 +29,21 @@ def read_results(path: Path) -> pd.DataFrame:
 
 def read_run(folder: Path) -> html.Report:
   """A finished run for its report."""
-  differences = json.loads((folder / "comparison.json").read_text("utf-8"))
-  differences = make_frame(differences, "difference", "low", "high")
+  lines = files.read_json(folder / "comparison.json")
+  differences = make_frame(lines, "difference", "low", "high")
   return make_report(folder, read_results(folder / "results.jsonl"), differences)
 
 
 def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Report:
   """A run whose results are at hand; its config and training logs are read."""
-  config = json.loads((folder / "config.json").read_text("utf-8"))
+  config = files.read_json(folder / "config.json")
   training, speed = (
     make_frame(files.read_jsonl(path) if path.exists() else [], "loss", "valid")
     for path in (folder / "metrics.jsonl", folder / "speed.jsonl")
   )
   protocols = canonical_protocols(config["config"]["test_protocols"])
-  name = folder.resolve().name
-  return html.Report(name, config, results, training, differences, speed, protocols)
+  title = folder.resolve().name
+  return html.Report(title, config, results, training, differences, speed, protocols)
 
 
 def make_frame(lines: list[dict], *numbers: str) -> pd.DataFrame:

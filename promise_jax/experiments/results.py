@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from promise_jax import files, missing
 from promise_jax.data import batches
@@ -62,11 +63,7 @@ def make_conditions(setup: Setup, split: Split) -> list[conditions.Condition]:
 
 
 def measure_variants(
-  setup: Setup,
-  logits: dict[str, np.ndarray],
-  split: Split,
-  split_name: str,
-  cases: list[conditions.Condition],
+  setup: Setup, logits: dict, split: Split, split_name: str, cases: list[conditions.Condition]
 ) -> pd.DataFrame:
   """Every metric of every variant, and of the best constant where the task is sentiment."""
   task, seeds, extra = setup.spec.task, setup.experiment.seeds, setup.experiment.metrics
@@ -76,9 +73,7 @@ def measure_variants(
   }
   if sentiment_metrics.sentiment_set(task):
     frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, cases, seeds, extra)
-  return pd.concat(
-    [add_run_columns(setup, name, split_name, frame) for name, frame in frames.items()]
-  )
+  return pd.concat([add_run_columns(setup, name, split_name, x) for name, x in frames.items()])
 
 
 def add_run_columns(setup: Setup, name: str, split_name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -97,9 +92,7 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
   """The validation score of the selected step of each seed, as rows of `results`."""
   name, sign = metrics.primary_metric(setup.spec.task)
   on_patterns = {"all": "mean over patterns", "full": "full pattern"}
-  rows, seeds = setup.train_data, setup.experiment.seeds
-  # What training may read of every row, in its first epoch.
-  masks = [rows.split.recorded & batches.train_mask(rows, seed) for seed in seeds]
+  ids = setup.train_data.split.id
   columns = {
     "pattern": None,
     "protocol": on_patterns[setup.experiment.train.select_on],
@@ -107,19 +100,21 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
     "metric": name,
     "value": sign * np.asarray(trained.best_score, float),
     "n": len(setup.valid_data.id),
-    "seed": seeds,
+    "seed": setup.experiment.seeds,
     "step": trained.best_step,
-    "train_mask_hash": [mask_files.mask_hash(mask, rows.split.id) for mask in masks],
+    "train_mask_hash": [mask_files.mask_hash(mask, ids) for mask in first_masks(setup)],
   }
   return add_run_columns(setup, trained.name, "valid", pd.DataFrame(columns))
 
 
+def first_masks(setup: Setup) -> Bool[np.ndarray, "S N M"]:
+  """What training may read of every train row, in its first epoch."""
+  rows = setup.train_data
+  return np.stack([rows.split.recorded & batches.train_mask(rows, seed) for seed in rows.seeds])
+
+
 def compare_with_baseline(
-  setup: Setup,
-  valid_scores: dict[str, float],
-  logits: dict[str, np.ndarray],
-  split: Split,
-  group: np.ndarray | None,
+  setup: Setup, valid_scores: dict, logits: dict, split: Split, group: np.ndarray | None
 ) -> pd.DataFrame:
   """The method, the first in `logits`, minus the baseline with the best validation score."""
   if len(logits) < 2:
@@ -140,14 +135,13 @@ def count_rows(setup: Setup, test_split: Split) -> dict:
   of `labelled` train rows; and, in the first epoch, averaged over seeds, the fraction of train
   rows that lack each modality (`missing`) or all of them (`empty`).
   """
-  rows = setup.train_data
-  masks = np.stack([rows.split.recorded & batches.train_mask(rows, s) for s in rows.seeds])
+  masks = first_masks(setup)
   fractions = (1 - masks.mean(axis=(0, 1))).tolist()
-  splits = {"train": rows.split, "valid": setup.valid_data, "test": test_split}
+  splits = {"train": setup.train_data.split, "valid": setup.valid_data, "test": test_split}
   return {
     "rows": {name: len(split.id) for name, split in splits.items()},
     "groups": {name: len(np.unique(group)) for name, group in setup.dataset.groups.items()},
-    "labelled": rows.labelled.sum(axis=1).tolist(),
+    "labelled": setup.train_data.labelled.sum(axis=1).tolist(),
     "missing": dict(zip(setup.spec.names, fractions, strict=True)),
     "empty": float((~masks.any(axis=2)).mean()),
   }
