@@ -91,8 +91,11 @@ def measure_best_constant(
   """What the best constant scores, in the form of `measure_conditions`.
 
   The constant is chosen metric by metric on the labels of `split` themselves: this is what can be
-  scored without reading anything, not a predictor as `majority`, which is fitted on train.
+  scored without reading anything, not a predictor as `majority`, which is fitted on train. An
+  empty frame where the task is not sentiment.
   """
+  if not sentiment_metrics.sentiment_set(task):
+    return pd.DataFrame()
   constants = sentiment_metrics.constants(split.label, task.scale)
   shape = (len(constants), 2 ** split.recorded.shape[1] - 1, len(split.id), 1)
   logits = np.broadcast_to(constants[:, None, None, None], shape)

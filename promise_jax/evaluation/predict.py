@@ -66,9 +66,7 @@ def predict_split(
   mesh = mesh or devices_mesh.make_mesh()
 
   def predict_seeds(stacked, rows, patterns):
-    def predict_seed(seed):
-      return predict_patterns(method.predict, *seed, rows, patterns, mesh)
-
+    predict_seed = lambda seed: predict_patterns(method.predict, *seed, rows, patterns, mesh)
     return jax.lax.map(predict_seed, stacked)
 
   call = jax.jit(predict_seeds, out_shardings=devices_mesh.replicated(mesh))

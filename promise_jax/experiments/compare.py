@@ -145,12 +145,7 @@ def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> 
 
 
 def write_comparison(
-  config: dict,
-  chosen: dict[str, str],
-  compared: tuple[str, ...],
-  merged: dict[str, MergedVariant],
-  differences: pd.DataFrame,
-  folder: Path,
+  config: dict, chosen: dict, compared: tuple, merged: dict, differences: pd.DataFrame, folder: Path
 ) -> str:
   """Writes the files of the comparison; returns the markdown.
 

@@ -12,14 +12,7 @@ from jaxtyping import Bool
 
 from promise_jax import files, missing
 from promise_jax.data import batches
-from promise_jax.evaluation import (
-  conditions,
-  mask_files,
-  measure,
-  metrics,
-  sentiment_metrics,
-  verdicts,
-)
+from promise_jax.evaluation import conditions, mask_files, measure, metrics, verdicts
 from promise_jax.experiments import result_files
 from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.setup import Setup
@@ -71,8 +64,8 @@ def measure_variants(
     name: measure.measure_conditions(task, values, split, cases, seeds, extra)
     for name, values in logits.items()
   }
-  if sentiment_metrics.sentiment_set(task):
-    frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, cases, seeds, extra)
+  frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, cases, seeds, extra)
+  frames = {name: frame for name, frame in frames.items() if len(frame)}
   return pd.concat([add_run_columns(setup, name, split_name, x) for name, x in frames.items()])
 
 
