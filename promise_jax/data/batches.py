@@ -126,13 +126,8 @@ def draw_choice(
     for epoch in np.unique(epochs):
       mask = train_mask(train_data, train_data.seeds[s], int(epoch))
       keep[epochs == epoch] = mask[index[epochs == epoch]]
-  bank_index = sampling.bank_indices(labelled, len(split.id))
-  return {
-    "index": index,
-    "keep": keep,
-    "labelled": labelled[index],
-    "bank_index": bank_index[index],
-  }
+  bank_index = sampling.bank_indices(labelled, len(split.id))[index]
+  return {"index": index, "keep": keep, "labelled": labelled[index], "bank_index": bank_index}
 
 
 def train_mask(train_data: TrainData, seed: int, epoch: int = 0) -> Bool[np.ndarray, "N M"]:

@@ -26,12 +26,10 @@ class CleaningReport(NamedTuple):
   def describe(self) -> str:
     """The counts that are not zero, in words."""
     words = (
-      "{} non-finite values",
-      "{} frames lost to them",
-      "{} rows absent",
-      "{} rows cut to the longest train row",
+      *("non-finite values", "frames lost to them"),
+      *("rows absent", "rows cut to the longest train row"),
     )
-    return ", ".join(w.format(n) for w, n in zip(words, self, strict=True) if n)
+    return ", ".join(f"{n} {w}" for n, w in zip(self, words, strict=True) if n)
 
 
 class CleanModality(NamedTuple):
@@ -53,11 +51,7 @@ def resolve_length(modality: Modality, train: Sequence[np.ndarray]) -> Modality:
 
 
 def stack_rows(modality: Modality, rows: Sequence[np.ndarray]) -> Shaped[np.ndarray, "N ..."]:
-  """Stacks rows into one array, padded with zeros and cut to T.
-
-  Images stay uint8, or float32 where they are floats. Raises ValueError for a row of
-  another shape.
-  """
+  """Stacks rows into one array, padded with zeros and cut to T; refuses other shapes."""
   dtype = {"image": np.uint8, "tokens": np.int64}.get(modality.kind, np.float32)
   if modality.kind == "image" and len(rows) and np.asarray(rows[0]).dtype.kind == "f":
     dtype = np.float32
@@ -123,10 +117,8 @@ def _clean_image(modality: Modality, values, recorded, nonfinite: str) -> CleanM
     values = np.where(kept, values, 0)
     bad = values[(values < 0) | (values > 1)]
     if bad.size:
-      raise ValueError(
-        f"modality {modality.name!r}: a pixel is {bad[0]}, floats of an image lie in 0 "
-        "to 1; give 0 to 255 as uint8."
-      )
+      words = "floats of an image lie in 0 to 1; give 0 to 255 as uint8"
+      raise ValueError(f"modality {modality.name!r}: a pixel is {bad[0]}, {words}.")
     values = np.round(255 * values).astype(np.uint8)
   return CleanModality(values, kept, np.ones(len(values), np.int32), left, report)
 
@@ -172,16 +164,11 @@ def fit_scale(part: CleanModality) -> Scale:
   return fit_scale_in_blocks(lambda: ((values[s], kept[s]) for s in slices))
 
 
-def fit_scale_in_blocks(
-  blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
-) -> Scale:
+def fit_scale_in_blocks(blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> Scale:
   """Mean and standard deviation of each feature; the std of a constant one is 1.
 
-  The sums want double precision, which does not fit in memory for all rows at once.
-
-  Args:
-    blocks: returns (values [n, ..., D], kept_mask of the same shape) for some rows after
-      others; it is called twice.
+  `blocks()` yields (values [n, ..., D], kept_mask of the same shape), twice: the sums want
+  double precision, which does not fit in memory for all rows at once.
   """
   count, total, low, high = 0, 0, np.inf, -np.inf
   for values, kept in blocks():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
+from promise_jax.checks import check_choice
 from promise_jax.data import cleaning
 from promise_jax.data import source as data_source
 from promise_jax.data.cleaning import CleaningReport, CleanModality
@@ -52,10 +53,7 @@ class Dataset:
 
     The inputs of streamed train rows are read from disk as they are indexed.
     """
-    if name not in self.splits:
-      raise ValueError(
-        f"data set {self.name!r} has no split {name!r}, its splits are {', '.join(self.splits)}."
-      )
+    check_choice(f"a split of data set {self.name!r}", name, self.splits)
     return self.read(name)
 
   def group(self, name: str) -> np.ndarray | None:
@@ -74,18 +72,14 @@ def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
     raise ValueError(
       f"{data_source.describe_place(source, 'train')}: reading the rows takes "
       f"{source.train_bytes / 1e9:.1f} GB, where {free / 1e9:.1f} GB of memory are free; set "
-      "data.stream (data.load(..., stream=True)), then they are read from disk while "
-      "training."
+      "data.stream, then they are read from disk while training."
     )
   rows = source.rows("train")
   modalities = tuple(cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities)
   cleaned = clean_rows(source, "train", modalities, rows, nonfinite)
   data_source.check_train(source, {name: part.recorded for name, part in cleaned.items()})
-  scale = {
-    m.name: cleaning.fit_scale(cleaned[m.name])
-    for m in modalities
-    if m.kind in cleaning.FLOAT_KINDS
-  }
+  floats = [m.name for m in modalities if m.kind in cleaning.FLOAT_KINDS]
+  scale = {name: cleaning.fit_scale(cleaned[name]) for name in floats}
   report = {name: part.report for name, part in cleaned.items()}
   finish = lambda: make_split(modalities, rows, cleaned, scale)
   return FittedTrain(modalities, scale, rows.label, rows.group, report, finish)
@@ -99,22 +93,12 @@ def assemble(
 ) -> Dataset:
   """Makes a data set of a source: fits lengths and scale on train, reads the rest lazily.
 
-  Args:
-    source: what a reader returned.
-    nonfinite: treatment of NaN and inf, see `cleaning.clean_modality`.
-    fit: where the train rows are kept: in memory, or on disk (`streaming`).
-
-  Raises:
-    ValueError: no train split, a bad row, or a modality that no train row has.
+  `nonfinite` says what NaN and inf drop, see `cleaning.clean_modality`; `fit` keeps the train
+  rows in memory or on disk (`streaming`). Raises ValueError for no train split, a bad row, or
+  a modality that no train row has.
   """
-  if "train" not in source.splits:
-    raise ValueError(
-      f"data set {source.name!r} has no train split, its splits are {', '.join(source.splits)}."
-    )
-  if nonfinite not in cleaning.NONFINITE:
-    raise ValueError(
-      f"nonfinite is {nonfinite!r}, it must be one of {', '.join(cleaning.NONFINITE)}."
-    )
+  check_choice(f"a split of data set {source.name!r}", "train", source.splits)
+  check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
   reports: dict[str, dict[str, CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
 

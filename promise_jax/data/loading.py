@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promise_jax import files
+from promise_jax.checks import check_choice
 from promise_jax.data import dataset, features, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
-from promise_jax.data.feature_encoders import EncoderSpec
+from promise_jax.data.features import EncoderSpec
 from promise_jax.data.readers import mmsa, npz
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
 FASHION = "fashion_quadrants"  # needs a Debian package
+READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".json", ".jsonl")
 
 
@@ -43,22 +45,12 @@ class EmojiOptions(PreparedOptions):
 
   tags: bool = False  # the text is the name and the tags, not the name alone
 
-  @property
-  def config(self) -> str:
-    return "tags" if self.tags else "label"
-
 
 @dataclasses.dataclass(frozen=True)
 class WatchOptions(PreparedOptions):
   """How the exercises are read."""
 
   fold: int = 0  # which subjects test; 0 or 1
-
-  @property
-  def config(self) -> str:
-    if self.fold not in (0, 1):
-      raise ValueError(f"fold is {self.fold!r}, it must be 0 or 1.")
-    return f"fold{self.fold}"
 
 
 def load(
@@ -71,8 +63,7 @@ def load(
       file (see `readers.npz`) or of a sentiment pickle *.pkl (`readers.mmsa`); the name or
       folder of a data set that tensorflow-datasets prepared in `data_dir` ("mine",
       "mine/config", see `builtin.builders`).
-    data_dir: default: the variable TFDS_DATA_DIR, else promise_jax/tfds in the user's cache
-      folder.
+    data_dir: default: TFDS_DATA_DIR, else promise_jax/tfds in the user's cache folder.
     **options: fields of `CommonOptions` and of the source: `npz.NpzOptions`,
       `mmsa.MmsaOptions`, `PreparedOptions`, `EmojiOptions`, `WatchOptions`; for "synthetic"
       those of `synthetic.SyntheticOptions` alone.
@@ -89,10 +80,8 @@ def load(
   if common.frozen and common.stream:
     raise ValueError("stream and frozen are given, encoders read all rows into memory; give one.")
   path = pathlib.Path(name).expanduser()
-  if kind is npz.NpzOptions:
-    source = npz.read_npz(path, own)
-  elif kind is mmsa.MmsaOptions:
-    source = mmsa.read_mmsa(path, own)
+  if kind in READERS:
+    source = READERS[kind](path, own)
   else:
     root = pathlib.Path(data_dir or default_data_dir()).expanduser()
     source = read_prepared(root, name, own)
@@ -109,21 +98,17 @@ def default_data_dir() -> str:
 
 
 def options_class(name: str) -> type:
-  """The options of the source that `name` means.
-
-  A path is told by its ending, so a file called "mfeat" cannot hide the data set.
-  """
-  is_folder = pathlib.Path(name).expanduser().is_dir()
-  if name.endswith(".npz") and not is_folder:
-    return npz.NpzOptions
-  if name.endswith(".pkl") and not is_folder:
-    return mmsa.MmsaOptions
-  if name.endswith(TABLES) and not is_folder:
+  """The options of the source that `name` means; the ending says what a file is."""
+  path = pathlib.Path(name).expanduser()
+  ending = "" if path.is_dir() else path.suffix
+  if ending in TABLES:
     raise ValueError(
       f"{name}: tables are read from the next version on; today save its columns as an npz "
-      "file (numpy.savez; README, Own data, and promise_jax/data/readers/npz.py say how)."
+      "file (numpy.savez; docs/data.md says how)."
     )
-  return {"emoji": EmojiOptions, "watch": WatchOptions}.get(name, PreparedOptions)
+  kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
+  kinds |= {"emoji": EmojiOptions, "watch": WatchOptions}
+  return kinds.get(ending) or kinds.get(name, PreparedOptions)
 
 
 def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
@@ -143,8 +128,11 @@ def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> da
   from promise_jax.data.builtin import builders, fashion
   from promise_jax.data.readers import tfds
 
-  if isinstance(options, EmojiOptions | WatchOptions):
-    name = f"{name}/{options.config}"
+  if isinstance(options, EmojiOptions):
+    name = "emoji/tags" if options.tags else "emoji/label"
+  if isinstance(options, WatchOptions):
+    check_choice("fold", str(options.fold), ("0", "1"))
+    name = f"watch/fold{options.fold}"
   ours = builders.BUILTIN | fashion.BUILTIN
   folder = builders.write_tfds(*ours[name], root) if name in ours else find_prepared(root, name)
   source = tfds.read_tfds(folder, vocabulary=options.vocabulary, scale=options.scale)
@@ -161,14 +149,11 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path:
   path = pathlib.Path(name).expanduser()
   if (path / "dataset_info.json").is_file():
     return path.resolve()
-  if path.exists():
-    raise ValueError(
-      f"{name!r} holds no dataset_info.json: a path must be a file *.npz or a prepared "
-      "tensorflow-datasets folder, with its version as in mine/1.0.0, or a file *.pkl."
-    )
   raise ValueError(
-    f"no data set, folder or file {name!r}; known in {root} are "
-    f"{', '.join(dict.fromkeys((*BUILTIN, *sorted(found))))}; of a Debian package: {FASHION}."
+    f"{name!r} is no data set: a path must be a file *.npz or *.pkl, or a prepared "
+    "tensorflow-datasets folder with its version, as mine/1.0.0; known in "
+    f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(found))))}; of a Debian package: "
+    f"{FASHION}."
   )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from promise_jax import counter_rng
+from promise_jax.checks import check_choice
 
 BINS = 10  # of equal size, into which regression labels are stratified
 
@@ -31,25 +32,13 @@ def label_subset(
               the others at random.
   regression  As classes, over 10 bins of equal size, without the first row of each.
 
-  Args:
-    label: as in `types.Split`. Reading all labels to stratify is part of the design of the
-      experiment, not of training.
-    task_kind: the kind of the task.
-    rate: part of the rows, in (0, 1].
-    seed: draws the order.
-    ids: unique numbers of the rows.
-
-  Returns:
-    A mask of round(rate * N) rows, halves up, but never fewer than the rows that come first
-    by the rules above, and at least one.
-
-  Raises:
-    ValueError: a rate or task kind that does not exist.
+  Returns a mask of round(rate * N) rows, halves up, but never fewer than the rows that come
+  first by the rules above, and at least one. Reading all labels to stratify is part of the
+  design of the experiment, not of training. Raises ValueError for a rate outside (0, 1].
   """
   if not 0 < rate <= 1:
     raise ValueError(f"a label rate in (0, 1] is expected, found {rate}")
-  if task_kind not in _ORDERS:
-    raise ValueError(f"unknown task {task_kind!r}; known: {', '.join(_ORDERS)}")
+  check_choice("task", task_kind, list(_ORDERS))
   label, ids = np.asarray(label), np.asarray(ids)
   u = counter_rng.uniform(seed, "labels", ids, 1)[:, 0]
   order, num_first = _ORDERS[task_kind](label, u, ids)

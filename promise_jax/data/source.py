@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Shaped
 from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
-MAX_NAMES = 10  # class names in a message
+MAX_VALUES = 10  # values in a message
 
 
 class Rows(NamedTuple):
@@ -44,16 +44,10 @@ class Source(NamedTuple):
 
 
 def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
-  """Drops the modalities that are not in `names`, whose order does not matter.
+  """Drops the modalities that are not in `names`; rows with nothing left stay.
 
-  Rows in which nothing is recorded afterwards stay. A dropped modality is not cleaned.
-
-  Args:
-    source: the data set.
-    names: "image+text" or a sequence of names; empty keeps all.
-
-  Raises:
-    ValueError: a name that is unknown or repeated.
+  `names` is "image+text" or a sequence of names in any order; empty keeps all. Raises
+  ValueError for a name that is unknown or repeated.
   """
   if not isinstance(names, str | Sequence) or isinstance(names, bytes):
     raise ValueError(f"modalities is {names!r}, expected are names, as 'image+text'.")
@@ -61,15 +55,11 @@ def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
   if names in ([], [""]):
     return source
   known = [m.name for m in source.modalities]
-  for i, name in enumerate(names):
-    if name not in known:
-      hint = " (join names by +, not by a comma)" if "," in name else ""
-      raise ValueError(
-        f"modalities names {name!r}{hint}, those of data set {source.name!r} are "
-        f"{', '.join(known)}."
-      )
-    if name in names[:i]:
-      raise ValueError(f"modalities names {name!r} twice, once is enough.")
+  if len(set(names)) < len(names) or not set(names) <= set(known):
+    raise ValueError(
+      f"modalities is {'+'.join(names)!r}, expected are names of data set {source.name!r}, each "
+      f"once and joined by +: {', '.join(known)}."
+    )
   columns = [i for i, name in enumerate(known) if name in names]
 
   def drop(rows: Rows) -> Rows:
@@ -93,13 +83,16 @@ def describe_place(source: Source, split: str) -> str:
   return f"{source.place or f'data set {source.name!r}'}, split {split!r}"
 
 
+def list_first(values: Sequence) -> str:
+  """The first few values, for a message."""
+  return ", ".join(map(str, values[:MAX_VALUES])) + (", ..." if len(values) > MAX_VALUES else "")
+
+
 @contextlib.contextmanager
 def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None]:
   """Makes each error of opening or checking a file one sentence that starts with its path.
 
-  Args:
-    path: the file.
-    expected: what it should be, as "an npz file".
+  `expected` says what it should be, as "an npz file".
   """
   try:
     yield
@@ -110,29 +103,36 @@ def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None
   except PermissionError as error:
     raise ValueError(f"{path}: there is no permission to read this file.") from error
   except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
+    raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
+
+
+def check_values(
+  place: str, values: Shaped[np.ndarray, "N ..."], good: Bool[np.ndarray, "N ..."], words: str
+) -> None:
+  """Raises ValueError for the first row of `values` that is not `good`."""
+  bad = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
+  if bad.size:
+    found = values[bad[0]].tolist()
+    raise ValueError(f"{place}, row {bad[0]}: found {found!r}, expected: {words}.")
+
+
+def check_ids(place: str, ids: Int[np.ndarray, " N"]) -> None:
+  """Raises ValueError for an id that repeats or does not fit in i32."""
+  check_values(place, ids, (ids >= 0) & (ids < 2**31), "0 to 2^31-1")
+  is_first = np.isin(np.arange(len(ids)), np.unique(ids, return_index=True)[1])
+  check_values(place, ids, is_first, "a number that no row above has")
 
 
 def check_rows(source: Source, split: str, rows: Rows) -> None:
-  """Raises ValueError for an id that repeats or is not an i32, and for an impossible label."""
-  place = describe_place(source, split)
-  ids, count = np.unique(rows.id, return_counts=True)
-  if np.any(count > 1):
-    raise ValueError(f"{place}: id {ids[count > 1][0]} is there twice, ids are unique.")
-  if len(ids) and not 0 <= ids[0] <= ids[-1] < 2**31:
-    raise ValueError(f"{place}: ids are {ids[0]} to {ids[-1]}, allowed are 0 to 2^31-1.")
-  task = source.task
-  allowed, is_allowed = {
+  """Raises ValueError for a bad id or an impossible label."""
+  place, task = describe_place(source, split), source.task
+  check_ids(f"{place}, id", rows.id)
+  words, good = {
     "classes": (f"0 to {task.outputs - 1}", np.isin(rows.label, range(task.outputs))),
     "multilabel": ("0 and 1", np.isin(rows.label, (0, 1))),
     "regression": ("finite numbers", np.isfinite(rows.label)),
   }[task.kind]
-  if not np.all(is_allowed):
-    row = np.flatnonzero(~is_allowed.reshape(len(is_allowed), -1).all(1))[0]
-    raise ValueError(
-      f"{place}: the label of id {rows.id[row]} is {rows.label[row]}, "
-      f"labels of this task are {allowed}."
-    )
+  check_values(f"{place}, label", rows.label, good, words)
 
 
 def check_train(source: Source, recorded: dict[str, Bool[np.ndarray, " N"]]) -> None:
@@ -149,14 +149,11 @@ def describe_missing_labels(task: Task, label: Shaped[np.ndarray, "N ..."]) -> s
   """A sentence on the classes, or positive labels, that no train row has; "" if none."""
   if task.kind == "regression":
     return ""
-  classes = task.kind == "classes"
-  count = np.bincount(label, minlength=task.outputs) if classes else label.sum(axis=0)
+  counts_rows = task.kind == "classes"
+  count = np.bincount(label, minlength=task.outputs) if counts_rows else label.sum(axis=0)
   missing = np.flatnonzero(count == 0)
   if not missing.size:
     return ""
-  names = ", ".join(task.names[c] if task.names else str(c) for c in missing[:MAX_NAMES])
-  more = ", ..." if missing.size > MAX_NAMES else ""
-  return (
-    f"{missing.size} of {task.outputs} {'classes have' if classes else 'labels have'} "
-    f"no {'row' if classes else 'positive row'} in train: {names}{more}."
-  )
+  what, row = ("classes", "row") if counts_rows else ("labels", "positive row")
+  names = list_first([task.names[c] if task.names else c for c in missing])
+  return f"{missing.size} of {task.outputs} {what} have no {row} in train: {names}."

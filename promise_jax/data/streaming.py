@@ -24,7 +24,7 @@ from promise_jax.data import cleaning, dataset
 from promise_jax.data import source as data_source
 from promise_jax.types import Modality, Split
 
-FORMAT = 2  # of the folder; one of another format is written anew
+FORMAT = 3  # of the folder; one of another format is written anew
 SMALL = "small.npz"
 DTYPES = {"image": np.uint8, "tokens": np.int32}  # else float32
 
@@ -67,8 +67,7 @@ def assemble_stream(
 ) -> dataset.Dataset:
   """`dataset.assemble` with the train rows on disk, in `folder` (default: the cache).
 
-  Raises:
-    ValueError: the source is read as a whole, or the disk is full.
+  Raises ValueError for a source that is read as a whole, and for a full disk.
   """
   if source.blocks is None or not source.identity:
     raise ValueError(
@@ -127,12 +126,16 @@ def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) 
   try:
     modalities = resolve_lengths(source)
     small = write_rows(source, modalities, nonfinite, half)
-    scales = standardise_store(source, modalities, small["recorded"], half)
-    np.savez(half / SMALL, **small, **scales)
+    recorded = dict(zip((m.name for m in modalities), small["recorded"].T, strict=True))
+    data_source.check_train(source, recorded)
+    for m in modalities:
+      small[f"shape_{m.name}"] = np.array(m.shape)
+      if m.kind in cleaning.FLOAT_KINDS:
+        small[f"scale_{m.name}"] = standardise_file(stored_rows(half, m, len(small["id"])))
+    np.savez(half / SMALL, **small)
     for file in half.iterdir():  # on disk, before the name says that all is there
-      handle = os.open(file, os.O_RDONLY)
-      os.fsync(handle)
-      os.close(handle)
+      with open(file, "rb") as handle:
+        os.fsync(handle)
     half.rename(path)
   finally:
     shutil.rmtree(half, ignore_errors=True)
@@ -140,15 +143,13 @@ def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) 
 
 def resolve_lengths(source: data_source.Source) -> tuple[Modality, ...]:
   """The modalities; an open T becomes the steps of the longest train row."""
-  modalities = source.modalities
-  if any(m.shape[0] is None for m in modalities):
-    longest = dict.fromkeys(modalities, 1)
-    for rows in source.blocks("train"):
-      for m in modalities:
-        length = cleaning.resolve_length(m, rows.inputs[m.name]).shape[0]
-        longest[m] = max(longest[m], length)
-    modalities = tuple(m._replace(shape=(longest[m], *m.shape[1:])) for m in modalities)
-  return modalities
+  if all(m.shape[0] is not None for m in source.modalities):
+    return source.modalities
+  resolve = lambda rows: [
+    cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities
+  ]
+  every = [resolve(rows) for rows in source.blocks("train")]
+  return tuple(max(found, key=lambda m: m.shape[0]) for found in zip(*every, strict=True))
 
 
 def write_rows(
@@ -172,51 +173,35 @@ def write_rows(
         small |= {f"length_{name}": part.length, f"found_{name}": np.array([part.report])}
       parts.append(small)
   small = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  whole = data_source.Rows({}, {}, small["recorded"], small["label"], small["id"])
-  data_source.check_rows(source, "train", whole)  # the ids of all pieces together
-  for m in modalities:
-    small[f"found_{m.name}"] = small[f"found_{m.name}"].sum(axis=0)
-    small[f"shape_{m.name}"] = np.array(m.shape)
+  place = data_source.describe_place(source, "train")
+  data_source.check_ids(f"{place}, id", small["id"])  # of all pieces together
   return small
 
 
-def standardise_store(
-  source: data_source.Source,
-  modalities: tuple[Modality, ...],
-  recorded: np.ndarray,
-  folder: pathlib.Path,
-) -> dict[str, np.ndarray]:
-  """Standardises the rows in `folder`; {scale_<modality>: mean and std [2, D]}."""
-  data_source.check_train(source, {m.name: recorded[:, i] for i, m in enumerate(modalities)})
-  scales = {}
-  for m in modalities:
-    if m.kind not in cleaning.FLOAT_KINDS:
-      continue
-    rows = stored_rows(folder, m, len(recorded))
-    scale = cleaning.fit_scale_in_blocks(functools.partial(iterate_values, rows))
-    rest, start = (np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport()), 0
-    for values, kept in iterate_values(rows):
-      cleaned = cleaning.CleanModality(values, kept, *rest)
-      rows.open("r+")[start : start + len(values)] = cleaning.standardise(cleaned, scale)
-      start += len(values)
-    scales[f"scale_{m.name}"] = np.stack(scale)
-  return scales
+def standardise_file(rows: StoredRows) -> np.ndarray:
+  """Standardises the rows of a file where they lie; returns mean and std [2, D]."""
 
+  def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for part in slices:
+      values = rows[part]
+      yield values, ~np.isnan(values)
 
-def iterate_values(rows: StoredRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (values, which of them count), in the blocks in which `cleaning.fit_scale` sums."""
-  for part in cleaning.row_slices(len(rows), int(np.prod(rows.shape[1:]))):
-    values = rows[part]
-    yield values, ~np.isnan(values)
+  # The same blocks as in memory, so that the sums are the same.
+  slices = cleaning.row_slices(len(rows), int(np.prod(rows.shape[1:])))
+  scale = cleaning.fit_scale_in_blocks(blocks)
+  rest = (np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport())
+  for part, (values, kept) in zip(slices, blocks(), strict=True):
+    cleaned = cleaning.CleanModality(values, kept, *rest)
+    rows.open("r+")[part] = cleaning.standardise(cleaned, scale)
+  return np.stack(scale)
 
 
 def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.FittedTrain:
   """The train rows of `source` in the folder `path`."""
   with np.load(path / SMALL) as file:
     small = dict(file)
-  modalities = tuple(
-    m._replace(shape=tuple(small[f"shape_{m.name}"].tolist())) for m in source.modalities
-  )
+  shape = lambda m: tuple(small[f"shape_{m.name}"].tolist())
+  modalities = tuple(m._replace(shape=shape(m)) for m in source.modalities)
   count = len(small["id"])
   size = sum(rows_path(path, m).stat().st_size for m in modalities) / 1e9
   split = Split(
@@ -227,15 +212,15 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
     id=small["id"].astype(np.int32),
   )
   floats = [m.name for m in modalities if m.kind in cleaning.FLOAT_KINDS]
-  found = {m.name: small[f"found_{m.name}"].tolist() for m in modalities}
+  counts = {m.name: small[f"found_{m.name}"].sum(axis=0).tolist() for m in modalities}
   return dataset.FittedTrain(
     modalities,
-    {name: tuple(small[f"scale_{name}"]) for name in floats},
-    small["label"],
-    small.get("group"),
-    {name: cleaning.CleaningReport(*counts) for name, counts in found.items()},
-    lambda: split,
-    (f"{source.name}: {count} train rows are streamed from {path}, {size:.2f} GB.",),
+    scale={name: tuple(small[f"scale_{name}"]) for name in floats},
+    label=small["label"],
+    group=small.get("group"),
+    report={name: cleaning.CleaningReport(*found) for name, found in counts.items()},
+    make_split=lambda: split,
+    notes=(f"{source.name}: {count} train rows are streamed from {path}, {size:.2f} GB.",),
   )
 
 

@@ -192,7 +192,7 @@ def test_the_test_split_is_read_only_when_asked_for(data_dir, mfeat, tmp_path):
 
 
 def test_make_draws_the_splits_that_are_stored():
-  spec = importlib.util.spec_from_file_location("make", EMBEDDED / "make.py")
+  spec = importlib.util.spec_from_file_location("make", ROOT / "launch" / "make_builtin_sets.py")
   make = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(make)
   with np.load(EMBEDDED / "mfeat.npz") as arrays:

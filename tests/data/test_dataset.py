@@ -166,10 +166,10 @@ def test_bad_rows_are_refused():
     with pytest.raises(ValueError, match=f"token id {token} is outside 0 to 8"):
       rows = {"train": [np.array([1, token])]}
       dataset.assemble(source(rows, Modality("t", "tokens", (2,), 9)))
-  with pytest.raises(ValueError, match="no train split, its splits are test"):
+  with pytest.raises(ValueError, match="is 'train', known are test"):
     dataset.assemble(source({"test": [row]}, vector))
   for task, label, words in (
-    (Task("classes", 2), [0, 2], "label of id 1 is 2, labels of this task are 0 to 1"),
+    (Task("classes", 2), [0, 2], "label, row 1: found 2, expected: 0 to 1"),
     (Task("regression", 1), [NAN, 0], "label of id 0 is nan"),
     (Task("multilabel", 2), [[0, 1], [0, 3]], "id 1 is .* are 0 and 1"),
   ):

@@ -16,53 +16,32 @@ def as_function(function):
 @pytest.mark.parametrize(
   ("given", "sentence"),
   [
-    ({"sound": "a:b"}, "frozen names 'sound', the modalities are photo, v, s."),
-    ("photo=a:b", "frozen is 'photo=a:b', expected is {modality: encoder}."),
-    ({"photo": len}, "has weights and settings that cannot be hashed, so its version"),
-    ({"photo": 3}, "frozen.photo is '3': an encoder is text, a folder or Fea"),
-    (
-      {"photo": FeatureEncoder(len, "")},
-      r"expected is FeatureEncoder\(function, version=",
-    ),
-    (
-      {"photo": FeatureEncoder("a", "b")},
-      r"expected is FeatureEncoder\(function, version=",
-    ),
-    ({"photo": "nowhere/at/all"}, "is neither a folder nor of the form package.mod"),
+    ({"sound": "a:b"}, "a modality in frozen is 'sound', known are photo, v, s"),
+    ({"photo": len}, r"frozen.photo is .*cannot be hashed, FeatureEncoder\(function, version="),
+    ({"photo": 3}, "frozen.photo is '3': an encoder is a folder, "),
+    ({"photo": FeatureEncoder(len, "")}, "frozen.photo is .* an encoder is a folder"),
+    ({"photo": FeatureEncoder("a", "b")}, "an encoder is a folder"),
+    ({"photo": "nowhere/at/all"}, "this is no package.module:name, and there is no file nowh"),
     ({"photo": "nowhere_at_all:f"}, "no source file of the module nowhere_at_all on Python's"),
-    ({"photo": "nowhere_at.all:f"}, "nowhere_at.all cannot be imported, No module"),
+    ({"photo": "nowhere_at.all:f"}, "No module named 'nowhere_at'"),
     ({"photo": "sys:exit"}, "no source file of the module sys on"),
-    ({"photo": "this_module_is_bad:f"}, "is_bad cannot be imported, division by zero"),
-    ({"photo": "colorsys:nothing"}, "the module colorsys has no function nothing"),
+    ({"photo": "colorsys:nothing"}, "module 'colorsys' has no attribute 'nothing'"),
     (
       as_function(lambda x: x[:, 0, 0, 0]),
-      r"is '<lambda>': it gave uint8 of shape \(128,\), expected: f\[128, D\] or f\[12",
+      r"is '<lambda>, version 1': the features are uint8 of shape \(128,\), expected: f\[128, D\]",
     ),
     (as_function(lambda x: x[:5, 0, 0]), r"shape \(5, 1\), expected: f\[128, D\]"),
-    (as_function(lambda x: np.array(["a"])), r"it gave <U1 of shape \(1,\), expected"),
-    (as_function(lambda x: np.ones((len(x), 2)) * np.inf), "it gave NaN or inf"),
-    (
-      as_function(lambda x: np.ones((len(x), len(x)))),
-      r"it gave rows of shape \(128,\), then of \(97,\)",
-    ),
-    (
-      as_function(lambda x: (x[..., 0], np.full(len(x), 5))),
-      "the lengths it gave are 5 to 5, allowed are 1 to 4",
-    ),
-    (
-      as_function(lambda x: (x[..., 0], np.ones(3))),
-      r"the lengths it gave are float64 of shape \(3,\), expected: i\[128\]",
-    ),
+    (as_function(lambda x: np.array(["a"])), r"features are <U1 of shape \(1,\), expected"),
+    (as_function(lambda x: np.ones((len(x), 2)) * np.inf), "the features have NaN or inf"),
+    (as_function(lambda x: np.ones((len(x), len(x)))), r"rows have different \(axes, D\)"),
+    (as_function(lambda x: (x[..., 0], np.full(len(x), 5))), "a length is 5 or 5, not 1 to 4"),
+    (as_function(lambda x: (x[..., 0], np.ones(3))), r"lengths are float64 of shape \(3,\)"),
   ],
 )
-def test_a_bad_encoder_is_one_sentence(
-  encoded_npz, feature_cache, tmp_path, monkeypatch, given, sentence
-):
-  monkeypatch.syspath_prepend(tmp_path)
-  (tmp_path / "this_module_is_bad.py").write_text("1 / 0\n")
+def test_a_bad_encoder_is_one_sentence(encoded_npz, feature_cache, given, sentence):
   with pytest.raises(ValueError, match=sentence) as found:
     data.load(encoded_npz, frozen=given)
-  assert str(found.value).endswith(".") and "\n" not in str(found.value)
+  assert "\n" not in str(found.value)
   assert not feature_cache.exists()  # nothing half made
 
 
@@ -84,13 +63,12 @@ def test_a_bad_folder_is_one_sentence(encoded_npz, tmp_path):
     path.write_bytes(kept)
 
   some = folder / f"{7 * 149 + 5}.npy"  # a train row
-  missing = f"is '{folder}': there is no 1048.npy, and the row of id 1048 has photo"
-  refused(missing, some, None)
-  refused("1048.npy cannot be read, ", some, b"nothing")
-  refused(r"1048.npy .*\(3,\).* the same D, and all T or none", some, np.ones(3))
-  refused(r"1048.npy .*\(2, 4\).* the same D", some, np.ones((2, 4)))
-  refused(r"1048.npy holds float64 of shape \(0, 3\)", some, np.ones((0, 3)))
-  refused("1048.npy holds NaN or inf", some, np.full((2, 3), np.nan))
+  refused(f"is '{folder}': .* there is no file {some}", some, None)
+  refused("1048.npy cannot be used, ", some, b"nothing")
+  refused("all have one D, and all T or none", some, np.ones(3))
+  refused("all have one D", some, np.ones((2, 4)))
+  refused(r"1048.npy .* float64 of shape \(1, 0, 3\)", some, np.ones((0, 3)))
+  refused("1048.npy .* NaN or inf", some, np.full((2, 3), np.nan))
 
 
 def test_a_folder_of_features_is_used_and_its_contents_count(encoded_npz, tmp_path, feature_cache):

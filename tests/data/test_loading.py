@@ -13,16 +13,16 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
   own = save_npz(plain())
   other_name = own.with_suffix(".arrays")
   other_name.touch()
-  path_words = r"must be a file \*.npz or a prepared tensorflow-datasets folder"
+  path_words = r"must be a file \*.npz or \*.pkl, or a prepared"
   for name, options, words in (
-    ("mfaet", {}, "no data set, folder or file 'mfaet'; known in .* are mfeat, emoji, watch"),
-    (str(tmp_path / "none"), {}, "no data set, folder or file"),
+    ("mfaet", {}, "'mfaet' is no data set: .*; known in .* are mfeat, emoji, watch"),
+    (str(tmp_path / "none"), {}, path_words),
     (tmp_path, {}, path_words),
     (tmp_path / "folder.npz", {}, path_words),
     (other_name, {}, path_words),
     ("rows.csv", {}, r"rows.csv: tables are read from the next version on; today .* npz"),
-    (builders.EMBEDDED / "mfeat.npz", {}, "mfeat.npz: the array 'fou' is unknown"),
-    ("watch", {"fold": 2}, "fold is 2, it must be 0 or 1"),
+    (builders.EMBEDDED / "mfeat.npz", {}, "mfeat.npz: there is no array x_<modality>"),
+    ("watch", {"fold": 2}, "fold is '2', known are 0, 1"),
     ("mfeat", {"fold": 1}, "'mfeat' has no option 'fold', its options are vocabulary, scale, "),
     ("mfeat", {"kinds": {}}, "has no option 'kinds'"),
     ("mfeat", {"split_seed": 1}, "has no option 'split_seed'"),
@@ -32,12 +32,14 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
     (own, {"stream": True, "frozen": {"v": "a:b"}}, "stream and frozen are given"),
     ("synthetic", {"tags": True}, "no option 'tags', its options are seed, rows, modalities"),
     ("synthetic", {"frozen": {"m0": "a:b"}}, "'synthetic' has no option 'frozen'"),
-    ("synthetic", {"modalities": "m0"}, "modalities is 'm0', .* it is how many are made"),
+    ("synthetic", {"modalities": "m0"}, "modalities is 'm0', here it is how many"),
   ):
     with pytest.raises(ValueError, match=words) as caught:
       data.load(name, data_dir=data_dir, **options)
     assert "\n" not in str(caught.value)
-  with pytest.raises(ValueError, match="no split 'dev', its splits are train, valid"):
+  with pytest.raises(
+    ValueError, match="a split of data set 'own' is 'dev', known are train, valid"
+  ):
     data.load(own).split("dev")
 
 
@@ -64,10 +66,10 @@ def test_modalities_are_kept_in_the_order_of_the_data(save_npz):
 @pytest.mark.parametrize(
   ("names", "sentence"),
   [
-    ("v+sound", "names 'sound', those of data set 'own' are v, s."),
-    ("v,s", r"names 'v,s' \(join names by \+, not by a comma\), those"),
-    ("v+s+v", "modalities names 'v' twice"),
-    ("v+", "modalities names '', those"),
+    ("v+sound", r"is 'v\+sound', .* data set 'own', each once and joined by \+: v, s."),
+    ("v,s", r"is 'v,s', expected are names"),
+    ("v+s+v", r"is 'v\+s\+v', .* each once"),
+    ("v+", r"is 'v\+', expected"),
     (2, "modalities is 2, expected are names, as 'image.text'"),
   ],
 )

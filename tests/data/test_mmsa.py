@@ -1,6 +1,5 @@
 """Sentiment pickles are read back as the rows that they were made of."""
 
-import hashlib
 import pickle
 
 import numpy as np
@@ -192,18 +191,6 @@ def test_polarities_can_be_the_classes(save):
   assert found.spec.task == Task("classes", 3, names)
   np.testing.assert_array_equal(found.split("train").label, files["train"]["classification_labels"])
   assert found.split("train").label.dtype == np.int32
-
-
-def test_the_notes_compare_the_hash_with_the_files_of_mmsa(save, monkeypatch):
-  path = save(make()[0])
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  unknown = f"own.pkl: the SHA-256 is that of none of MMSA's files, {digest}."
-  assert unknown in data.load(path).notes
-  monkeypatch.setitem(mmsa.KNOWN_FILES, (digest[:8], "zzzzz"), "another")
-  assert unknown in data.load(path).notes
-  monkeypatch.setitem(mmsa.KNOWN_FILES, (digest[:8], digest[-5:]), "MOSI made up")
-  known = f"that of MMSA's MOSI made up, {digest[:8]}...{digest[-5:]}."
-  assert any(known in line for line in data.load(path).notes)
 
 
 def test_the_range_of_the_labels_decides_unit_and_metrics(save):

@@ -81,12 +81,12 @@ def test_python_2_and_both_homes_of_numpy_are_read(tmp_path, core):
     (np.zeros(2, "M8[s]"), "dtype 'M8'"),
     (np.array([np.zeros(2), np.zeros(3)], object), "neither text nor numbers, as rows of diff"),
     (np.array([{"a": 1}, 1], object), "neither text nor numbers"),
-    (np.ma.zeros(2), "it asks for 'numpy.ma"),
-    (collections.Counter("aab"), "it asks for 'collections.Counter'"),
-    (bytearray(b"ab"), "it asks for 'builtins.bytearray'"),
-    (complex(1, 2), "it asks for 'builtins.complex'"),
-    (print, "it asks for 'builtins.print'"),
-    (np.float32, "it asks for 'numpy.float32'"),
+    (np.ma.zeros(2), "asks for 'numpy.ma"),
+    (collections.Counter("aab"), "asks for 'collections.Counter'"),
+    (bytearray(b"ab"), "asks for 'builtins.bytearray'"),
+    (complex(1, 2), "asks for 'builtins.complex'"),
+    (print, "asks for 'builtins.print'"),
+    (np.float32, "asks for 'numpy.float32'"),
   ],
 )
 def test_values_that_are_neither_arrays_nor_plain_are_refused(tmp_path, value, match):
@@ -99,7 +99,7 @@ def test_a_cut_or_changed_pickle_is_one_sentence(tmp_path):
   for end in range(0, len(content), 3):
     with pytest.raises(ValueError, match=r"^[^\n]+\.$"):
       read(tmp_path, content[:end])
-  with pytest.raises(ValueError, match="the pickle is cut short"):
+  with pytest.raises(ValueError, match="no pickle, or a damaged one"):
     read(tmp_path, content[: len(content) // 2])
   rng = np.random.default_rng(0)
   for at in range(0, len(content), 5):
@@ -114,17 +114,12 @@ def test_a_cut_or_changed_pickle_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
   ("content", "match"),
   [
-    (b"", "the file is empty"),
-    (b"PK\x03\x04", "this is a zip file"),
-    (b"\x93NUMPY\x01\x00", "this is an npy array"),
-    (b"\x89HDF\r\n", "this is an HDF5 file"),
-    (b"\x1f\x8b\x08", "a gzip file"),
-    (b"<!DOCTYPE html>", "a web page"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
-    (b"id,label\n1,0.5\n", "this is no pickle, or"),
-    (b"hello", "this is no pickle, or"),
-    (pickle.BYTEARRAY8 + struct.pack("<Q", 2**62) + b".", "cut short"),
-    (pickle.BINBYTES8 + struct.pack("<Q", 2**40) + b".", "cut short"),
+    (b"", "the file begins with b'' and is no pickle"),
+    (b"PK\x03\x04", r"begins with b'PK.* and is no pickle"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version ' and is no"),
+    (b"id,label\n1,0.5\n", "no pickle, or a damaged one"),
+    (pickle.BYTEARRAY8 + struct.pack("<Q", 2**62) + b".", "damaged"),
+    (pickle.BINBYTES8 + struct.pack("<Q", 2**40) + b".", "damaged"),
   ],
 )
 def test_a_file_that_is_no_pickle_is_refused(tmp_path, content, match):

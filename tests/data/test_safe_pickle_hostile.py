@@ -3,7 +3,6 @@
 import copyreg
 import os
 import pickle
-import pickletools
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def test_a_system_call_is_not_made(tmp_path, protocol, within):
   marker = tmp_path / "marker"
   call = Call(os.mkdir, str(marker))
   content = pickle.dumps({"x": np.array([call, 1], object)} if within else call, protocol)
-  with pytest.raises(ValueError, match=r"it asks for '(posix|nt|os)\.mkdir', which no"):
+  with pytest.raises(ValueError, match=r"asks for '(posix|nt|os)\.mkdir', which no"):
     read(tmp_path, content)
   assert not marker.exists()
   pickle.loads(content)  # the same file elsewhere
@@ -80,7 +79,7 @@ def test_a_system_call_is_not_made(tmp_path, protocol, within):
 def test_other_names_are_refused_by_name(tmp_path, module, name):
   by_global = program(b"c", f"{module}\n{name}\n".encode())
   for content in (called(module, name, "1"), by_global):
-    with pytest.raises(ValueError, match=f"it asks for '{module}.{name}', which no"):
+    with pytest.raises(ValueError, match=f"asks for '{module}.{name}', which no"):
       read(tmp_path, content)
 
 
@@ -104,13 +103,13 @@ FULL = ARRAY + state(ONE, ONES, DTYPE, b"\x89", FOUR)
 # fmt: off
 HOSTILE = [
   # operations that make objects, or fetch them from elsewhere
-  (program(text("a"), pickle.BINPERSID), r"an operation \(BINPERSID\)"),
-  (program(pickle.PERSID, b"a\n"), r"an operation \(PERSID\)"),
+  (program(text("a"), pickle.BINPERSID), "damaged one: .*persistent"),
+  (program(pickle.PERSID, b"a\n"), "damaged one: .*persistent"),
   (program(pickle.EXT1, b"\x01"), r"an operation \(EXT1\)"),
-  (program(pickle.INST, b"os\nsystem\n"), r"an operation \(INST\)"),
-  (program(pickle.MARK, named("numpy", "dtype"), pickle.OBJ), r"an operation \(OBJ\)"),
-  (program(named("numpy", "dtype"), b")", pickle.NEWOBJ), r"an operation \(NEWOBJ\)"),
-  (program(pickle.NEXT_BUFFER), r"an operation \(NEXT_BUFFER\)"),
+  (program(pickle.MARK, pickle.INST, b"os\nsystem\n"), "asks for 'os.system'"),
+  (program(pickle.MARK, named("numpy", "dtype"), pickle.OBJ), "a damaged one"),
+  (program(named("numpy", "dtype"), b")", pickle.NEWOBJ), "a damaged one"),
+  (program(pickle.NEXT_BUFFER), "a damaged one"),
   (program(b"]", pickle.LONG_BINPUT, b"\xff" * 4), r"an operation \(LONG_BINPUT\)"),  # 64 GB
   # attributes
   (program(DTYPE, ATTRIBUTE, pickle.BUILD), "a damaged one"),
@@ -119,11 +118,11 @@ HOSTILE = [
   (program(ARRAY, state(ONE, ONE)), "a damaged one"),
   # a dtype with flags of its own would turn bytes into pointers
   (program(OBJECTS, state(ONE, text("|"), ONE, b"N", b"N", b"N")), "fields or of an unknown"),
-  (program(ARRAY, state(ONE, ONES, OBJECTS, b"\x89", EIGHT)), "objects without its objects"),
+  (program(ARRAY, state(ONE, ONES, OBJECTS, b"\x89", EIGHT)), "neither text nor numbers"),
   (program(FULL, state(ONE, ONES, DTYPE, b"\x89", FOUR)), "set twice"),
   # calls of what is admitted, with something else in mind
-  (called("numpy", "ndarray", "a"), "TypeError"),
-  (called("numpy.core.multiarray", "_reconstruct", "a"), "TypeError"),
+  (called("numpy", "ndarray", "a"), "a damaged one"),
+  (called("numpy.core.multiarray", "_reconstruct", "a"), "a damaged one"),
   (called("numpy", "dtype", "V8"), "of dtype 'V8', admitted are"),
   (program(named("_codecs", "encode"), text("a"), text("rot13"), b"\x86R"), "bytes of something"),
   (program(named("builtins", "bytes"), b"J\xff\xff\xff\x7f\x85R"), "bytes of something"),
@@ -148,16 +147,6 @@ def test_other_operations_and_states_are_refused(tmp_path, content, match):
   assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
   assert safe_pickle.PickledDtype.__init__.__defaults__ == (False, False)
   np.testing.assert_array_equal(read(tmp_path, program(FULL)), [0.0])
-
-
-def test_every_operation_that_makes_objects_is_refused():
-  names = {operation.name for operation in pickletools.opcodes}
-  plain = ("INT", "LONG", "STRING", "BYTE", "UNICODE", "FLOAT", "NONE", "NEWTRUE", "NEWFALSE")
-  containers = ("LIST", "TUPLE", "DICT", "SET", "APPEND", "ADDITEMS", "MARK", "POP", "DUP")
-  others = ("GET", "PUT", "MEMOIZE", "GLOBAL", "REDUCE", "BUILD", "PROTO", "STOP", "FRAME")
-  known = {n for n in names if any(part in n for part in (*plain, *containers, *others))}
-  assert names - known == set(safe_pickle.REFUSED_OPERATIONS) - known
-  assert set(safe_pickle.REFUSED_OPERATIONS) <= names
 
 
 def test_deep_and_recursive_containers_do_no_harm(tmp_path):

@@ -105,7 +105,7 @@ def test_a_folder_that_a_killed_process_left_is_not_used(mine, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(streaming.shutil, "rmtree", lambda *a, **k: None)  # nor tidied up
-    patch.setattr(streaming, "standardise_store", killed)
+    patch.setattr(streaming, "standardise_file", killed)
     with pytest.raises(KeyboardInterrupt):
       data.load(mine, stream=True)
   (half,) = (mine.parent / "cache/promise_jax/streamed").glob(".mine-*.half")
@@ -169,7 +169,9 @@ def test_records_are_the_same_streamed(folder):
   with pytest.raises(ValueError, match="'own' cannot be streamed, .* with an identity"):
     streaming.assemble_stream(records.source(*given))
   splits["train"][5]["id"] = 7
-  with pytest.raises(ValueError, match="split 'train': id 7 is there twice"):
+  with pytest.raises(
+    ValueError, match="split 'train', id, row .*: found 7, expected: a number that no row"
+  ):
     streaming.assemble_stream(records.source(*given, identity="2"))
   left = [p for p in (folder / "cache/promise_jax/streamed").iterdir() if p.is_dir()]
   assert len(left) == 1 and left[0].name.startswith("own-")  # no half of what was refused

@@ -37,6 +37,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -59,14 +60,9 @@ def describe(
 ) -> tfds.core.DatasetInfo:
   """The DatasetInfo of a builder that keeps the convention above.
 
-  Args:
-    inputs: {modality: feature}, in the order that masks will have.
-    label: the label feature.
-    present: modalities with such a feature.
-    length: modalities with such a feature.
-    group: whether rows have a group.
-    scale: unit of a regression label.
-    description: the card of the data set.
+  The order of `inputs` is that of the modalities. `present` and `length` name the modalities
+  with such a feature, `group` says whether rows have one, `scale` is the unit of a
+  regression label, `description` the card of the data set.
   """
   features = {"inputs": tfds.features.FeaturesDict(inputs), "label": label}
   features["id"] = tfds.features.Scalar(np.int64)
@@ -84,15 +80,28 @@ def describe(
   )
 
 
+def tensor(*shape: int | None, dtype: type = np.float32) -> tfds.features.Tensor:
+  """An array as a feature."""
+  return tfds.features.Tensor(shape=shape, dtype=dtype)
+
+
 class Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """A builder of the arrays in <name>.npz beside this file."""
 
   VERSION = tfds.core.Version("1.0.0")
+  INPUTS: dict[str, tfds.features.FeatureConnector]
+  NAMES: list[str] | None = None  # of the classes; None: the file has them
+  GROUP = False
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What the file holds."""
     with np.load(EMBEDDED / f"{self.name}.npz") as file:
       return dict(file)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    names = self.NAMES or self.arrays()["names"].tolist()
+    label, card = tfds.features.ClassLabel(names=names), self.__doc__.splitlines()[0]
+    return describe(self, inputs=self.INPUTS, label=label, group=self.GROUP, description=card)
 
   def _split_generators(self, dl_manager):
     arrays = self.arrays()
@@ -102,45 +111,27 @@ class Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class Mfeat(Embedded):
   """Handwritten digits in three views, see mfeat.md."""
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    sizes = {"fou": 76, "zer": 47, "mor": 6}
-    return describe(
-      self,
-      inputs={
-        name: tfds.features.Tensor(shape=(size,), dtype=np.float32) for name, size in sizes.items()
-      },
-      label=tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
-      description="Handwritten digits in three views (UCI Multiple Features).",
-    )
+  INPUTS: ClassVar = {"fou": tensor(76), "zer": tensor(47), "mor": tensor(6)}
+  NAMES: ClassVar = list("0123456789")
 
   def _generate_examples(self, arrays, split):
     for row in np.flatnonzero(arrays["split"] == split).tolist():
-      inputs = {name: arrays[name][row] for name in ("fou", "zer", "mor")}
+      inputs = {name: arrays[name][row] for name in self.INPUTS}
       yield row, {"inputs": inputs, "label": int(arrays["y"][row]), "id": row}
 
 
 class Emoji(Embedded):
-  """Emoji as image, text and properties, see emoji.md.
-
-  The text of config `label` is the name; that of config `tags` has the search words too.
-  """
+  """Emoji as image, text and properties, see emoji.md."""
 
   BUILDER_CONFIGS = (
     tfds.core.BuilderConfig(name="label", description="text: the name"),
-    tfds.core.BuilderConfig(name="tags", description="text: the name and the tags"),
+    tfds.core.BuilderConfig(name="tags", description="text: the name and the search words"),
   )
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return describe(
-      self,
-      inputs={
-        "image": tfds.features.Tensor(shape=(48, 48, 3), dtype=np.uint8),
-        "text": tfds.features.Text(),
-        "props": tfds.features.Tensor(shape=(5,), dtype=np.float32),
-      },
-      label=tfds.features.ClassLabel(names=self.arrays()["names"].tolist()),
-      description="Emoji as image, text and Unicode properties.",
-    )
+  INPUTS: ClassVar = {
+    "image": tensor(48, 48, 3, dtype=np.uint8),
+    "text": tfds.features.Text(),
+    "props": tensor(5),
+  }
 
   def _generate_examples(self, arrays, split):
     tags = self.builder_config.name == "tags"
@@ -157,24 +148,15 @@ class Emoji(Embedded):
 class Watch(Embedded):
   """Exercises seen by the two sensors of a watch, see watch.md.
 
-  The configs are two ways to split the subjects; a row is a segment, its group the
-  recording.
+  A row is a segment, its group the recording; the configs are two ways to split subjects.
   """
 
   BUILDER_CONFIGS = (
     tfds.core.BuilderConfig(name="fold0", description="tested on subjects 5 and 7"),
     tfds.core.BuilderConfig(name="fold1", description="tested on subjects 4 and 6"),
   )
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    sensor = tfds.features.Tensor(shape=(None, 3), dtype=np.float32)
-    return describe(
-      self,
-      inputs={"accel": sensor, "gyro": sensor},
-      label=tfds.features.ClassLabel(names=self.arrays()["names"].tolist()),
-      group=True,
-      description="Shoulder exercises, accelerometer and gyroscope of a watch.",
-    )
+  INPUTS: ClassVar = {"accel": tensor(None, 3), "gyro": tensor(None, 3)}
+  GROUP = True
 
   def _generate_examples(self, arrays, split):
     fold = int(self.builder_config.name.removeprefix("fold"))
@@ -221,16 +203,18 @@ def write_tfds(
 ) -> pathlib.Path:
   """Writes the data set of a builder under `data_dir` unless it is there; returns its folder.
 
-  tfds writes into a folder of its own and renames it at the end, so a folder with the final
-  name is complete. One process writes while others wait for its lock; the lock of a killed
-  process is gone, and the next one clears what it left.
+  tfds renames its folder at the end, so a final name is complete. Processes wait for the one
+  that has the lock; a killed one loses its lock, and the next clears what it left.
   """
   data_dir = pathlib.Path(data_dir).expanduser()
   folder = data_dir / builder.name / (config or "") / str(builder.VERSION)
   if folder.exists():  # without the lock: a shared folder may be read-only
     return folder
   data_dir.mkdir(parents=True, exist_ok=True)
-  with open(data_dir / f".{builder.name}.lock", "w") as lock, hide_output():
+  # The progress bars and notes of tfds, which are prints, stay off the console.
+  hide, hide_errors = contextlib.redirect_stdout, contextlib.redirect_stderr
+  sink, lock_file = io.StringIO(), data_dir / f".{builder.name}.lock"
+  with open(lock_file, "w") as lock, hide(sink), hide_errors(sink):
     fcntl.flock(lock, fcntl.LOCK_EX)
     # Without TensorFlow, tfds 4.9 can both write and read array_record alone.
     made = builder(data_dir=str(data_dir), config=config, file_format="array_record")
@@ -240,11 +224,3 @@ def write_tfds(
         shutil.rmtree(rest)
       made.download_and_prepare()
   return folder
-
-
-@contextlib.contextmanager
-def hide_output() -> Iterator[None]:
-  """Keeps the progress bars and notes of tfds, which are prints, off the console."""
-  sink = io.StringIO()
-  with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-    yield

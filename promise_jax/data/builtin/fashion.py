@@ -89,10 +89,8 @@ def read_images(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray
       raise ValueError(f"{path}: there is no such file.")
     content = gzip.decompress(path.read_bytes())[header:]
     digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256[part, kind]:
-      raise ValueError(
-        f"{path}: its content has the SHA-256 {digest}, expected is {SHA256[part, kind]}."
-      )
+    if digest != (expected := SHA256[part, kind]):
+      raise ValueError(f"{path}: its content has the SHA-256 {digest}, expected is {expected}.")
     arrays.append(np.frombuffer(content, np.uint8))
   images, labels = arrays
   return images.reshape(-1, 28, 28), labels

@@ -36,10 +36,7 @@ class SyntheticOptions:
     check_choice("task", self.task, TASKS)
     check_choice("kind", self.kind, KINDS)
     if not isinstance(self.modalities, numbers.Integral):
-      raise ValueError(
-        f"modalities is {self.modalities!r}, of data set 'synthetic' it is how many are made, "
-        "a whole number."
-      )
+      raise ValueError(f"modalities is {self.modalities!r}, here it is how many are made.")
     if len(self.rows) != len(SPLITS) or min(self.rows) < 1:
       raise ValueError(f"rows is {self.rows}, it must be three positive numbers.")
     check_at_least("modalities", self.modalities, 1)

@@ -23,7 +23,6 @@ by video, unless a video is in two splits.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from typing import Any
 
@@ -36,15 +35,6 @@ from promise_jax.types import Modality, Task
 MOSI_SCALE, SIMS_SCALE = 3.0, 1.0  # units of the labels: -3 to 3, -1 to 1
 SIMS_NAMES = ("CH-SIMS",)  # tells the metrics (evaluation.sentiment_metrics) of the convention
 POLARITIES = ("negative", "neutral", "positive")
-
-# First and last digits of the SHA-256 of the files that MMSA offers, from its README.
-KNOWN_FILES = {
-  ("d3994fd2", "9e5f9"): "MOSI aligned_50",
-  ("78e0f8b5", "2e02524"): "MOSI unaligned_50",
-  ("45eccfb7", "bf791"): "MOSEI aligned_50",
-  ("ad8b23d5", "dd6fec1f"): "MOSEI unaligned_50",
-  ("c9e20c13", "d442f"): "CH-SIMS unaligned_39",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +62,6 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     labels = np.concatenate([parts[split].label for split in read_of])
     task, note = make_task(labels, options)
     ids, groups = number_clips(parts)
-    notes = (describe_hash(path), *note)
   sizes = ", ".join(f"{len(part.label)} {s}" for s, part in parts.items())
   shapes = ", ".join(f"{m.name} {' x '.join(map(str, m.shape))}" for m in modalities)
 
@@ -86,32 +75,22 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
 
   return data_source.Source(
     name=path.stem,
-    card=f"Sentiment pickle {path.name}: {sizes} rows; {shapes}; {'; '.join(notes)}.",
+    card=f"Sentiment pickle {path.name}: {sizes} rows; {shapes}.",
     modalities=modalities,
     task=task,
     splits=data_source.SPLITS,
     rows=rows,
     place=str(path),
-    notes=tuple(f"{path.name}: {note}." for note in notes),
+    notes=(f"{path.name}: {note}.",) if note else (),
   )
 
 
-def describe_hash(path: pathlib.Path) -> str:
-  """Compares the SHA-256 of a file with those of MMSA's files, in words."""
-  with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-  for (start, end), name in KNOWN_FILES.items():
-    if digest.startswith(start) and digest.endswith(end):
-      return f"the SHA-256 begins and ends as that of MMSA's {name}, {start}...{end}"
-  return f"the SHA-256 is that of none of MMSA's files, {digest}"
-
-
-def make_task(label: np.ndarray, options: MmsaOptions) -> tuple[Task, tuple[str, ...]]:
+def make_task(label: np.ndarray, options: MmsaOptions) -> tuple[Task, str]:
   """The task of the labels [N], and what was concluded from their range, in words."""
   low, high = float(label.min()), float(label.max())
   if options.classes:
     names = POLARITIES if high == 2 else tuple(map(str, range(int(high) + 1)))
-    return Task("classes", len(names), names), ()
+    return Task("classes", len(names), names), ""
   largest, note, scale = max(-low, high), f"labels lie in {low:g} to {high:g}", options.scale
   if scale is None and largest > MOSI_SCALE:
     raise ValueError(
@@ -126,34 +105,28 @@ def make_task(label: np.ndarray, options: MmsaOptions) -> tuple[Task, tuple[str,
   # The unit 1 alone does not tell CH-SIMS from any other regression.
   is_sims = scale == SIMS_SCALE and largest <= SIMS_SCALE
   task = Task("regression", 1, SIMS_NAMES if is_sims else (), float(scale))
-  return task, (f"{note}, unit {scale:g}",)
+  return task, f"{note}, unit {scale:g}"
 
 
-def number_clips(
-  parts: dict[str, Part],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
+def number_clips(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """{split: id i64[N]} and {split: group i64[N] or None}, as described above.
 
   Without names the ids are the numbers of the rows. Raises ValueError for a name that
   occurs twice.
   """
   sizes = [len(part.label) for part in parts.values()]
-  ends = np.cumsum(sizes)[:-1]
+  by_split = lambda values: dict(zip(parts, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
   if any(part.names is None for part in parts.values()):
-    ids = np.split(np.arange(sum(sizes)), ends)
-    return dict(zip(parts, ids, strict=True)), dict.fromkeys(parts)
+    return by_split(np.arange(sum(sizes))), dict.fromkeys(parts)
   names = [name for part in parts.values() for name in part.names]
-  unique, first, rank = np.unique(names, return_index=True, return_inverse=True)
-  if len(unique) < len(names):
-    again = int(np.setdiff1d(np.arange(len(names)), first)[0])
-    raise ValueError(f"id {names[again]!r} is there twice, every clip has its own.")
+  unique, rank, count = np.unique(names, return_inverse=True, return_counts=True)
+  if count.max() > 1:
+    raise ValueError(f"id {str(unique[count > 1][0])!r} is there twice, every clip has its own.")
   videos = [name.partition("$_$")[0] for name in names]
-  groups = np.split(np.unique(videos, return_inverse=True)[1], ends)
-  disjoint = len(set(videos)) == sum(len(set(g.tolist())) for g in groups)
-  if not disjoint or not all("$_$" in name for name in names):
-    groups = [None] * len(parts)
-  ids = np.split(rank, ends)
-  return dict(zip(parts, ids, strict=True)), dict(zip(parts, groups, strict=True))
+  groups = by_split(np.unique(videos, return_inverse=True)[1])
+  disjoint = len(set(videos)) == sum(len(set(g.tolist())) for g in groups.values())
+  named = all("$_$" in name for name in names)
+  return by_split(rank), groups if disjoint and named else dict.fromkeys(parts)
 
 
 def describe_modality(name: str, parts: dict[str, Part]) -> Modality:

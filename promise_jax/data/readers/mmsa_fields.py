@@ -7,12 +7,17 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from promise_jax.data.readers import safe_pickle
-from promise_jax.data.readers.npz_labels import check_values
-from promise_jax.data.source import SPLITS
+from promise_jax.data.source import SPLITS, check_values, list_first
 
 MODALITIES = ("text", "audio", "vision")
 LABELS = ("regression_labels", "labels")  # of MMSA, of MulT
-SHOWN = 12  # keys in a message
+FORMS = {  # field: kinds of dtype, numbers of dimensions, the same in words
+  "modality": ("biuf", (2, 3), "numbers [N, T, D] or [N, D]"),
+  "label": ("biuf", (1, 2, 3), "one number a row, [N] or [N, 1, 1]"),
+  "length": ("biuf", (1,), "numbers [N]"),
+  "text_bert": ("biuf", (3,), "numbers [N, 3, T]"),
+  "id": ("biufOSU", (1, 2), "names [N] or [N, 3]"),
+}
 
 
 class Part(NamedTuple):
@@ -26,97 +31,63 @@ class Part(NamedTuple):
 
 def read_parts(path: pathlib.Path, classes: bool) -> dict[str, Part]:
   """Reads the whole file; raises ValueError for the first field that is wrong."""
-  data = safe_pickle.load(path)
-  if not isinstance(data, dict):
-    kind = type(data).__name__
-    raise ValueError(f"the pickle holds a {kind}, expected is a dict of splits.")
-  data = decode_keys(data)
-  for split in SPLITS:
-    if split not in data:
-      raise ValueError(
-        f"the pickle has no {split!r}, found are {list_keys(data)}; expected are "
-        f"{', '.join(SPLITS)}."
-      )
+  data = read_dict("the pickle", safe_pickle.load(path), SPLITS)
   return {split: read_part(split, data.pop(split), classes) for split in SPLITS}
 
 
 def read_part(split: str, fields: Any, classes: bool) -> Part:
   """Checks the fields of one split."""
-  if not isinstance(fields, dict):
-    kind = type(fields).__name__
-    raise ValueError(f"{split} is of type {kind}, expected is a dict of fields.")
-  fields = decode_keys(fields)
+  fields = read_dict(split, fields, MODALITIES)
   wanted = ("classification_labels",) if classes else LABELS
   target = next((field for field in wanted if field in fields), wanted[0])
-  for field in (*MODALITIES, target):
-    if field not in fields:
-      raise ValueError(
-        f"{split} has no {field!r}, found are {list_keys(fields)}; expected are "
-        f"{', '.join(MODALITIES)} and {' or '.join(wanted)}."
-      )
+  read_dict(split, fields, (target,))
   label = read_label(f"{split}, {target}", fields[target], classes)
   values, length = {}, {}
   for m in MODALITIES:
-    place = f"{split}, {m}"
-    values[m] = read_numbers(place, fields[m], (2, 3), "numbers [N, T, D] or [N, D]", len(label))
+    values[m] = read_array(f"{split}, {m}", fields[m], "modality", len(label))
     steps = read_length(split, m, fields, values[m].shape[:2]) if values[m].ndim == 3 else None
     if steps is not None:
       length[m] = steps
-  names = read_names(f"{split}, id", fields["id"], len(label)) if "id" in fields else None
-  return Part(values, length, label, names)
+  return Part(values, length, label, read_names(split, fields, len(label)))
 
 
-def decode_keys(fields: dict) -> dict:
-  """Python 2 wrote keys as bytes."""
-  return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in fields.items()}
+def read_dict(place: str, fields: Any, expected: tuple[str, ...]) -> dict:
+  """A dict that has the keys `expected`, all keys as text: Python 2 wrote them as bytes."""
+  if not isinstance(fields, dict):
+    raise ValueError(f"{place} is of type {type(fields).__name__}, expected is a dict.")
+  fields = {to_text(key): value for key, value in fields.items()}
+  for key in expected:
+    if key not in fields:
+      found = list_first([repr(k)[:40] for k in fields]) or "none"
+      raise ValueError(f"{place} has no {key!r}, found are {found}.")
+  return fields
 
 
-def list_keys(fields: dict) -> str:
-  """The first few keys, for a message."""
-  plain = (str, int, float)
-  shown = [repr(k)[:40] if isinstance(k, plain) else type(k).__name__ for k in fields]
-  return ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "") or "none"
+def to_text(value: Any) -> str:
+  """A key or name as text."""
+  return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-def read_array(place: str, value: Any) -> np.ndarray:
-  """An array, or a list that makes one."""
-  if not isinstance(value, np.ndarray | list | tuple):
-    kind = type(value).__name__
-    raise ValueError(f"{place} is of type {kind}, expected is an array.")
+def read_array(place: str, value: Any, form: str, count: int | None = None) -> np.ndarray:
+  """An array, or a list that makes one, of a form of `FORMS`; with `count` rows, if given."""
+  kinds, ranks, words = FORMS[form]
   try:
-    return np.asarray(value)
+    array = np.asarray(value)
   except (ValueError, RecursionError):
-    raise ValueError(
-      f"{place} is a list of rows of different shapes, expected is one array."
-    ) from None
-
-
-def read_numbers(
-  place: str, value: Any, ranks: tuple[int, ...], words: str, count: int | None = None
-) -> np.ndarray:
-  """An array of numbers with one of `ranks` dimensions and, if given, `count` rows."""
-  array = read_array(place, value)
-  if array.dtype.kind not in "biuf" or array.ndim not in ranks or 0 in array.shape[1:]:
+    raise ValueError(f"{place} is a list of different shapes, expected: {words}.") from None
+  if array.dtype.kind not in kinds or array.ndim not in ranks or 0 in array.shape[1:]:
     raise ValueError(f"{place} is {array.dtype} of shape {array.shape}, expected: {words}.")
-  if count is not None:
-    check_count(place, array, count)
-  return array
-
-
-def check_count(place: str, array: np.ndarray, count: int) -> None:
-  """Raises ValueError unless a field has one row for each label."""
-  if len(array) != count:
+  if count not in (None, len(array)):
     raise ValueError(f"{place} has {len(array)} rows, but there are {count} labels.")
+  return array
 
 
 def read_label(place: str, value: Any, classes: bool) -> Shaped[np.ndarray, " N"]:
   """f32 of finite numbers, or i32 of classes from 0."""
-  words = "one number a row, [N] or [N, 1, 1]"
-  array = read_numbers(place, value, (1, 2, 3), words)
-  if array.size != len(array):
-    raise ValueError(f"{place} has the shape {array.shape}, expected: {words}.")
-  if not len(array):
-    raise ValueError(f"{place} has no rows, expected is at least one in every split.")
+  array = read_array(place, value, "label")
+  if array.size != len(array) or not len(array):
+    words = FORMS["label"][2]
+    raise ValueError(f"{place} has the shape {array.shape}, expected: {words}, N above 0.")
   with np.errstate(over="ignore"):
     label = array.reshape(-1).astype(np.float32)
   check_values(place, label, np.isfinite(label), "finite numbers")
@@ -132,16 +103,15 @@ def read_length(
 ) -> Int[np.ndarray, " N"] | None:
   """The valid steps of a sequence [N, T], from its lengths or the mask of its tokens."""
   count, most = shape
-  place = f"{split}, {modality}_lengths"
-  if f"{modality}_lengths" in fields:
-    steps = read_numbers(place, fields[f"{modality}_lengths"], (1,), "numbers [N]", count)
+  if (name := f"{modality}_lengths") in fields:
+    steps = read_array(f"{split}, {name}", fields[name], "length", count)
     good = (steps >= 0) & (steps <= most) & (steps == np.round(steps))
-    check_values(place, steps, good, f"0 to {most} steps")
+    check_values(f"{split}, {name}", steps, good, f"0 to {most} steps")
     return steps.astype(np.int64)
   if modality != "text" or "text_bert" not in fields:
     return None
   place = f"{split}, text_bert"
-  bert = read_numbers(place, fields["text_bert"], (3,), "numbers [N, 3, T]", count)
+  bert = read_array(place, fields["text_bert"], "text_bert", count)
   if bert.shape[1:] != (3, most):
     return None  # tokens of something else than the text features
   mask = bert[:, 1]
@@ -149,11 +119,9 @@ def read_length(
   return mask.sum(axis=1).astype(np.int64)
 
 
-def read_names(place: str, value: Any, count: int) -> list[str]:
+def read_names(split: str, fields: dict, count: int) -> list[str] | None:
   """A name for each clip; several columns (video, start, end) become one name."""
-  array = read_array(place, value)
-  if array.ndim not in (1, 2):
-    raise ValueError(f"{place} has the shape {array.shape}, expected: [N] or [N, 3].")
-  check_count(place, array, count)
-  to_text = lambda name: name.decode("latin1") if isinstance(name, bytes) else str(name)
+  if "id" not in fields:
+    return None
+  array = read_array(f"{split}, id", fields["id"], "id", count)
   return ["/".join(map(to_text, row)) for row in array.reshape(count, -1).tolist()]

@@ -35,7 +35,7 @@ import numpy as np
 
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import npz_arrays, npz_labels
-from promise_jax.types import Modality, Task
+from promise_jax.types import Modality
 
 BLOCK_BYTES = 2**24  # of the arrays that are streamed at a time
 
@@ -51,19 +51,14 @@ class NpzOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class NpzDataset:
+class NpzFile:
   """The small arrays of an npz file, checked, and functions that read the large ones."""
 
   path: pathlib.Path
   headers: dict[str, npz_arrays.Header]
   modalities: tuple[Modality, ...]
-  task: Task
-  label: np.ndarray
-  id: np.ndarray
-  group: np.ndarray | None
   split: np.ndarray  # strings [N]
-  present: dict[str, np.ndarray]  # {modality: bool[N]}
-  length: dict[str, np.ndarray]  # {sequence: i64[N]}
+  small: data_source.Rows  # all rows of the file, without inputs
 
   def rows(self, split: str) -> data_source.Rows:
     """All rows of a split; one whole array is in memory at a time."""
@@ -85,85 +80,68 @@ class NpzDataset:
       members = {a: stack.enter_context(file.zip.open(f"{a}.npy")) for a in names}
       for name, member in members.items():
         with npz_arrays.name_array_in_errors(name):
-          if npz_arrays.read_header(member).by_column and len(self.headers[name].shape) > 1:
+          header = npz_arrays.read_header(member)
+          if header.by_column and len(header.shape) > 1:
             raise ValueError(
               "it is stored column by column, to be streamed it must be stored row by row "
               "(numpy.ascontiguousarray)"
             )
-      for start in range(0, len(self.label), size):
+      for start in range(0, len(self.split), size):
         here = self.split[start : start + size]
-        values = {a: self._read_rows(a, member, len(here)) for a, member in members.items()}
+        values = {a: self._read_block(a, member, len(here)) for a, member in members.items()}
         index = np.flatnonzero(here == split)
         if len(index):
           yield self.make_rows(index + start, lambda a, v=values, i=index: v[a][i])
 
-  def _read_rows(self, array: str, member: IO[bytes], count: int) -> np.ndarray:
+  def _read_block(self, array: str, member: IO[bytes], count: int) -> np.ndarray:
     header = self.headers[array]
     with npz_arrays.name_array_in_errors(array):
       content = member.read(count * header.row_bytes)
-      if len(content) < count * header.row_bytes:
-        raise EOFError("it ends before its last row")
-    return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
+      return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
 
   def make_rows(self, index: np.ndarray, read: Callable[[str], np.ndarray]) -> data_source.Rows:
     """The rows with numbers `index`, of which `read(array)` has the values."""
-    recorded = np.ones((len(index), len(self.modalities)), bool)
-    inputs, length = {}, {m: n[index] for m, n in self.length.items()}
+    small, inputs = self.small, {}
+    recorded, length = small.recorded[index], {m: n[index] for m, n in small.length.items()}
     for i, m in enumerate(self.modalities):
       values = read(f"x_{m.name}")
-      inputs[m.name], recorded[:, i] = npz_arrays.convert_values(m, values, index)
+      inputs[m.name], has_value = npz_arrays.convert_values(m, values, index)
+      recorded[:, i] &= has_value
       if values.dtype.kind == "U":
         length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
-      if m.name in self.present:
-        recorded[:, i] &= self.present[m.name][index]
-    group = None if self.group is None else self.group[index]
-    return data_source.Rows(inputs, length, recorded, self.label[index], self.id[index], group)
-
-
-def open_dataset(path: pathlib.Path, options: NpzOptions) -> NpzDataset:
-  """Reads all of a file but the arrays x_*; raises ValueError for the first that is wrong."""
-  with npz_arrays.open_npz(path) as file:
-    headers = npz_arrays.read_headers(file)
-    names = npz_arrays.check_headers(headers)
-    npz_arrays.check_kinds(options.kinds, names)
-    modalities = tuple(
-      npz_arrays.describe_modality(m, headers[f"x_{m}"], options.kinds.get(m), options.vocabulary)
-      for m in names
-    )
-    small = {}
-    for array in (a for a in headers if not a.startswith("x_")):
-      with npz_arrays.name_array_in_errors(array):
-        small[array] = file[array]
-    label, task = npz_labels.read_labels(small, options.scale)
-    ids = npz_labels.read_ids(small, len(label))
-    group = npz_labels.read_group(small)
-    split = npz_labels.read_split(small, label, task, ids, group, options.split_seed)
-    present = npz_labels.read_present(small)
-    length = npz_labels.read_length(small, modalities)
-  return NpzDataset(path, headers, modalities, task, label, ids, group, split, present, length)
+    group = None if small.group is None else small.group[index]
+    return data_source.Rows(inputs, length, recorded, small.label[index], small.id[index], group)
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
-  """The source in an npz file; its inputs are read split by split.
+  """The source in an npz file; its inputs, the arrays x_*, are read split by split.
 
   Raises:
     ValueError: names the file and the first array that breaks the convention above.
   """
   options = options or NpzOptions()
-  dataset = open_dataset(path, options)
-  stat = path.stat()
-  row_bytes = [dataset.headers[f"x_{m.name}"].row_bytes for m in dataset.modalities]
-  num_rows, num_train = len(dataset.label), int((dataset.split == "train").sum())
+  small = {}
+  with npz_arrays.open_npz(path) as file:
+    headers = npz_arrays.read_headers(file)
+    modalities = npz_arrays.describe_modalities(headers, options.kinds, options.vocabulary)
+    for array in (a for a in headers if not a.startswith("x_")):
+      with npz_arrays.name_array_in_errors(array):
+        small[array] = file[array]
+    task, rows = npz_labels.read_rows(small, modalities, options.scale)
+    split = npz_labels.read_split(small, rows, task, options.split_seed)
+  own = NpzFile(path, headers, modalities, split, rows)
+  stat, num_train = path.stat(), int((split == "train").sum())
+  row_bytes = [headers[f"x_{m.name}"].row_bytes for m in modalities]
   return data_source.Source(
     name=path.stem,
-    card=f"Arrays of {path.name}, {num_rows} rows.",
-    modalities=dataset.modalities,
-    task=dataset.task,
+    card=f"Arrays of {path.name}, {len(split)} rows.",
+    modalities=modalities,
+    task=task,
     splits=data_source.SPLITS,
-    rows=dataset.rows,
+    rows=own.rows,
     place=str(path),
-    blocks=dataset.blocks,
+    blocks=own.blocks,
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
     # The train rows of all modalities and, one after the other, a whole array.
-    train_bytes=sum(row_bytes) * num_train + max(row_bytes) * num_rows,
+    train_bytes=sum(row_bytes) * num_train + max(row_bytes) * len(split),
   )

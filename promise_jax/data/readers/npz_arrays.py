@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from promise_jax.checks import check_choice
 from promise_jax.data import source
 from promise_jax.data.readers import text
 from promise_jax.types import KINDS, Modality
@@ -28,7 +29,7 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "scale": ("iuf", (0,), "one number without dimensions"),
   "classes": ("U", (1,), "strings [C]"),
 }
-ALONE = ("y", "split", "id", "group", "scale", "classes")  # arrays of no modality
+BY_MODALITY = ("x", "present", "length")  # arrays with the name of a modality behind _
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
 # What zipfile, zlib and numpy raise for a member that is damaged, encrypted or lies.
 DAMAGED = (
@@ -41,8 +42,8 @@ class Header(NamedTuple):
   """What an array is, without reading it."""
 
   shape: tuple[int, ...]
-  dtype: np.dtype
   by_column: bool  # Fortran order
+  dtype: np.dtype
 
   @property
   def row_bytes(self) -> int:
@@ -59,16 +60,10 @@ def open_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
   with source.name_file_in_errors(path, "an npz file"), path.open("rb") as content:
     try:
       file = np.load(content, allow_pickle=False)
-    except EOFError:
-      raise ValueError("the file is empty, expected is an npz file.") from None
-    except (zipfile.BadZipFile, NotImplementedError):
-      why = "the npz file is cut short or damaged: it has no sound directory at its end."
-      raise ValueError(why) from None
-    except ValueError:  # numpy takes what it does not know for a pickle
-      why = "this is not an npz file (a zip of arrays, as numpy.savez writes it)."
-      raise ValueError(why) from None
-    if isinstance(file, np.ndarray):
-      raise ValueError("this is one npy array, expected is an npz file (numpy.savez writes it).")
+    except (EOFError, ValueError, zipfile.BadZipFile, NotImplementedError):
+      file = None
+    if not isinstance(file, np.lib.npyio.NpzFile):
+      raise ValueError("this is no npz file (numpy.savez writes it), or one that is cut short.")
     with file:
       yield file
 
@@ -89,10 +84,8 @@ def read_headers(file: np.lib.npyio.NpzFile) -> dict[str, Header]:
   members = file.zip.namelist()
   for member in members:
     name = member.removesuffix(".npy")
-    if name == member:
-      raise ValueError(f"{member} is no array, expected are members *.npy alone.")
-    if members.count(member) > 1:
-      raise ValueError(f"{name} is there twice, arrays have names of their own.")
+    if name == member or members.count(member) > 1:
+      raise ValueError(f"{member} is no array, or there twice, expected are members *.npy.")
     with name_array_in_errors(name), file.zip.open(member) as content:
       headers[name] = header = read_header(content)
       size = file.zip.getinfo(member).file_size - content.tell()
@@ -104,14 +97,12 @@ def read_headers(file: np.lib.npyio.NpzFile) -> dict[str, Header]:
 
 def read_header(content: IO[bytes]) -> Header:
   """The header of an npy file that is read from its start."""
-  version = np.lib.format.read_magic(content)
+  formats = np.lib.format
+  version = formats.read_magic(content)
   if version > (2, 0):
     raise ValueError("it has fields with names, expected is a plain array")
-  formats = np.lib.format
   old = version == (1, 0)
-  read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
-  shape, by_column, dtype = read(content)
-  return Header(shape, dtype, by_column)
+  return Header(*(formats.read_array_header_1_0 if old else formats.read_array_header_2_0)(content))
 
 
 def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
@@ -122,27 +113,25 @@ def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
       of rows than y.
   """
   names = tuple(a[2:] for a in headers if re.fullmatch(r"x_\w+", a))
+  if not names or "y" not in headers:
+    lacking = "y" if names else "x_<modality>"
+    raise ValueError(f"there is no array {lacking}, found are {', '.join(headers)}.")
   for array, header in headers.items():
     form, _, modality = array.partition("_")
-    known = array in ALONE or (form in FORMS and form not in ALONE and modality)
-    if not known or (modality and not re.fullmatch(r"\w+", modality)):
+    if form not in FORMS or (modality in names) != (form in BY_MODALITY):
+      alone = [f for f in FORMS if f not in BY_MODALITY]
       raise ValueError(
-        f"the array {array!r} is unknown, known are x_<modality>, present_<modality>, "
-        f"length_<modality> (letters, digits and _) and {', '.join(ALONE)}."
+        f"the array {array!r} is unknown, known are x_<modality> (letters, digits and _), "
+        f"present_ and length_ of {', '.join(names)}, and {', '.join(alone)}."
       )
-    if form in ("present", "length") and modality not in names:
-      raise ValueError(f"{array} is of no modality, these are {', '.join(names) or 'none'}.")
     kinds, ranks, words = FORMS[form]
     shape, dtype = header.shape, header.dtype
     if dtype.kind == "O":
       raise ValueError(
-        f"{array} is an array of objects, which only a pickle can hold and none is "
-        f"loaded; expected: {words}."
+        f"{array} is an array of objects, a pickle, and none is loaded; expected: {words}."
       )
     if dtype.kind not in kinds or len(shape) not in ranks or 0 in shape[1:]:
       raise ValueError(f"{array} is {dtype} of shape {shape}, expected: {words}.")
-  for array in ("x_<modality>",) * (not names) + ("y",) * ("y" not in headers):
-    raise ValueError(f"there is no array {array}, found are {', '.join(headers)}.")
   count = headers["y"].shape[0]
   for array, header in headers.items():
     if array not in ("scale", "classes") and header.shape[0] != count:
@@ -152,13 +141,15 @@ def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
   return names
 
 
-def check_kinds(kinds: Mapping[str, str], names: tuple[str, ...]) -> None:
-  """Raises ValueError for a kind that is unknown, or of a modality that is."""
+def describe_modalities(
+  headers: dict[str, Header], kinds: Mapping[str, str], vocabulary: int
+) -> tuple[Modality, ...]:
+  """The modalities of a file, of the `kinds` {modality: kind} that are given or follow."""
+  names = check_headers(headers)
   for name, kind in kinds.items():
-    if name not in names:
-      raise ValueError(f"kinds names {name!r}, the modalities are {', '.join(names)}.")
-    if kind not in KINDS:
-      raise ValueError(f"kinds.{name} is {kind!r}, known are {', '.join(KINDS)}.")
+    check_choice("a modality in kinds", name, names)
+    check_choice(f"kinds.{name}", kind, KINDS)
+  return tuple(describe_modality(m, headers[f"x_{m}"], kinds.get(m), vocabulary) for m in names)
 
 
 def describe_modality(name: str, header: Header, kind: str | None, vocabulary: int) -> Modality:
@@ -166,10 +157,9 @@ def describe_modality(name: str, header: Header, kind: str | None, vocabulary: i
   shape, dtype, rank = header.shape, header.dtype, len(header.shape)
   array, integer = f"x_{name} is {dtype} of shape {shape}", dtype.kind in "iu"
   if dtype.kind == "U":
-    possible = ("tokens",) if rank == 1 else ()
+    possible = ["tokens"] if rank == 1 else []
   else:
-    possible = tuple(k for k in KINDS if rank in (RANKS[k] - 1, RANKS[k]))
-    possible = tuple(k for k in possible if k != "tokens" or integer)
+    possible = [k for k in KINDS if rank in (RANKS[k] - 1, RANKS[k]) and (k != "tokens" or integer)]
   if not possible:
     raise ValueError(f"{array}, expected: unicode strings [N].")
   if kind is None and integer and (rank == 1 or (rank == 2 and dtype == np.uint8)):
@@ -208,10 +198,9 @@ def convert_values(
   if modality.kind == "image" and values.dtype != np.uint8:
     bad = (values < 0) | (values > 255)
     if bad.any():
-      row = int(bad.reshape(len(values), -1).any(axis=1).argmax())
+      row = index[np.argwhere(bad)[0, 0]]
       raise ValueError(
-        f"x_{modality.name}, row {index[row]}: a pixel is {values[bad][0]}, integers "
-        "of an image lie in 0 to 255."
+        f"x_{modality.name}, row {row}: a pixel is {values[bad][0]}, allowed are 0 to 255."
       )
     values = values.astype(np.uint8) * (255 if values.dtype == bool else 1)
   return values, True

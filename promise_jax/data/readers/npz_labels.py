@@ -1,27 +1,46 @@
 """The small arrays of an npz file: labels, ids, groups, splits, each checked row by row."""
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Shaped
 
 from promise_jax import counter_rng
-from promise_jax.data.source import SPLITS
+from promise_jax.data.source import SPLITS, Rows, check_ids, check_values, list_first
 from promise_jax.types import Modality, Task
 
 SPLIT_ENDS = (0.6, 0.8)  # of the rows: where train ends, where valid ends
 STRATUM = 10  # neighbouring regression labels of which each split takes its part
-SHOWN = 8  # values in a message
 
 Arrays = dict[str, np.ndarray]
 
 
-def check_values(
-  array: str, values: Shaped[np.ndarray, "N ..."], good: Bool[np.ndarray, "N ..."], words: str
-) -> None:
-  """Raises ValueError for the first row of `values` that is not `good`."""
-  bad = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
-  if bad.size:
-    found = values[bad[0]].tolist()
-    raise ValueError(f"{array}, row {bad[0]}: found {found!r}, expected: {words}.")
+def read_rows(
+  arrays: Arrays, modalities: tuple[Modality, ...], scale: float | None
+) -> tuple[Task, Rows]:
+  """The task, and all rows of the file without their inputs.
+
+  Ids are the row numbers if there are none; groups that are strings are numbered in
+  alphabetical order.
+  """
+  label, task = read_labels(arrays, scale)
+  recorded = np.ones((len(label), len(modalities)), bool)
+  length, ids, group = {}, arrays.get("id", np.arange(len(label))), arrays.get("group")
+  for i, m in enumerate(modalities):
+    if (values := arrays.get(f"present_{m.name}")) is not None:
+      check_values(f"present_{m.name}", values, np.isin(values, (0, 1)), "bool or 0 and 1")
+      recorded[:, i] = values
+    if (steps := arrays.get(f"length_{m.name}")) is not None:
+      most = m.shape[0] if m.kind == "sequence" else 0
+      words = f"0 to {most} steps" if most else f"no lengths, as x_{m.name} is of kind {m.kind}"
+      good = (steps >= 0) & (steps <= most) & (most > 0)
+      check_values(f"length_{m.name}", steps, good, words)
+      length[m.name] = steps.astype(np.int64)
+  check_ids("id", ids)
+  if group is not None and group.dtype.kind == "U":
+    group = np.unique(group, return_inverse=True)[1]
+  elif group is not None:
+    check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
+    group = group.astype(np.int64)
+  return task, Rows({}, length, recorded, label, ids.astype(np.int64), group)
 
 
 def read_labels(arrays: Arrays, scale: float | None = None) -> tuple[np.ndarray, Task]:
@@ -33,24 +52,31 @@ def read_labels(arrays: Arrays, scale: float | None = None) -> tuple[np.ndarray,
   names = tuple(arrays["classes"].tolist()) if "classes" in arrays else ()
   if len(set(names)) < len(names) or "" in names:
     raise ValueError(f"classes are {list(names)}, expected: different names.")
-  if y.ndim == 1 and y.dtype.kind == "f":
+  is_regression = y.ndim == 1 and y.dtype.kind == "f"
+  for array, goes in (("scale", is_regression), ("classes", not is_regression)):
+    if array in arrays and not goes:
+      raise ValueError(f"{array} is there, but y is {y.dtype}: scale goes with floats alone.")
+  if is_regression:
     return _read_numbers(arrays, scale)
-  if "scale" in arrays:
-    raise ValueError(f"scale is there, but y is {y.dtype}: it goes with floats [N].")
   if y.ndim == 2:
     return _read_columns(y, names)
   if y.dtype.kind == "U":
-    return _read_names(y, names)
-  classes = np.unique(y).astype(np.int64)
+    check_values("y", y, y != "", "names of classes")
+    names = names or tuple(np.unique(y).tolist())
+    check_values("y", y, np.isin(y, names), f"the names in classes, {list_first(names)}")
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[v] for v in y.tolist()], np.int32), Task("classes", len(names), names)
   check_values("y", y, np.asarray(y >= 0), "classes from 0")
   if names:
     check_values("y", y, y < len(names), f"0 to {len(names) - 1}, as classes has names")
-  elif len(classes) != classes[-1] + 1:
-    raise ValueError(
-      f"y has gaps, its classes are {_list_first(classes)}: number them 0 to "
-      f"{len(classes) - 1}, or name all of them in the array classes."
-    )
-  names = names or tuple(map(str, classes))
+  else:
+    classes = np.unique(y).tolist()
+    if len(classes) != classes[-1] + 1:
+      raise ValueError(
+        f"y has gaps, its classes are {list_first(classes)}: number them 0 to "
+        f"{len(classes) - 1}, or name all of them in the array classes."
+      )
+    names = tuple(str(int(c)) for c in classes)
   return y.astype(np.int32), Task("classes", len(names), names)
 
 
@@ -59,11 +85,9 @@ def _read_numbers(arrays: Arrays, scale: float | None) -> tuple[np.ndarray, Task
   with np.errstate(over="ignore"):
     label = y.astype(np.float32)
   check_values("y", y, np.isfinite(label), "finite numbers")
-  if "classes" in arrays:
-    raise ValueError("classes is there, but y has floats: give classes as integers.")
   if "scale" not in arrays and scale is None and np.all(y == np.round(y)):
     raise ValueError(
-      f"y has floats that are all whole, {_list_first(np.unique(y))}: give classes as "
+      f"y has floats that are all whole, {list_first(np.unique(y))}: give classes as "
       "integers, or the array scale if this is regression."
     )
   scale = float(arrays.get("scale", 1.0) if scale is None else scale)
@@ -73,147 +97,66 @@ def _read_numbers(arrays: Arrays, scale: float | None) -> tuple[np.ndarray, Task
 
 
 def _read_columns(y: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, Task]:
-  if y.dtype.kind == "U" or y.shape[1] == 1:
+  if y.dtype.kind == "U" or y.shape[1] == 1 or (names and len(names) != y.shape[1]):
     raise ValueError(
-      f"y is {y.dtype} of shape {y.shape}, expected: 0/1 [N, C] with C above 1; one "
-      "label a row has the shape [N]."
+      f"y is {y.dtype} of shape {y.shape}, expected: 0/1 [N, C], C above 1 and the number of "
+      f"names in classes (now {len(names)}); one label a row has the shape [N]."
     )
   check_values("y", y, np.isin(y, (0, 1)), "0 and 1 alone, as y has several columns")
-  if names and len(names) != y.shape[1]:
-    raise ValueError(f"classes has {len(names)} names, y has {y.shape[1]} columns.")
   return y.astype(np.float32), Task("multilabel", y.shape[1], names)
 
 
-def _read_names(y: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, Task]:
-  check_values("y", y, y != "", "names of classes")
-  found, label = np.unique(y, return_inverse=True)
-  if names:
-    check_values("y", y, np.isin(y, names), f"the names in classes, {_list_first(names)}")
-    label = np.array([names.index(name) for name in found])[label]
-  names = names or tuple(found.tolist())
-  return label.astype(np.int32), Task("classes", len(names), names)
-
-
-def read_ids(arrays: Arrays, count: int) -> Int[np.ndarray, " N"]:
-  """The array id, else the row numbers."""
-  if "id" not in arrays:
-    return np.arange(count)
-  ids = arrays["id"]
-  check_values("id", ids, (ids >= 0) & (ids < 2**31), "0 to 2^31-1")
-  is_first = np.isin(np.arange(count), np.unique(ids, return_index=True)[1])
-  check_values("id", ids, is_first, "a number that no row above has")
-  return ids.astype(np.int64)
-
-
-def read_group(arrays: Arrays) -> Int[np.ndarray, " N"] | None:
-  """The array group; strings are numbered in alphabetical order."""
-  if (group := arrays.get("group")) is None:
-    return None
-  if group.dtype.kind == "U":
-    return np.unique(group, return_inverse=True)[1]
-  check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
-  return group.astype(np.int64)
-
-
-def read_present(arrays: Arrays) -> dict[str, Bool[np.ndarray, " N"]]:
-  """{modality: present} of the modalities that have such an array."""
-  present = {}
-  for array in (a for a in arrays if a.startswith("present_")):
-    good = np.isin(arrays[array], (0, 1))
-    check_values(array, arrays[array], good, "bool or 0 and 1")
-    present[array.removeprefix("present_")] = arrays[array].astype(bool)
-  return present
-
-
-def read_length(
-  arrays: Arrays, modalities: tuple[Modality, ...]
-) -> dict[str, Int[np.ndarray, " N"]]:
-  """{sequence: valid steps} of the sequences that have such an array."""
-  length = {}
-  for m in modalities:
-    array = f"length_{m.name}"
-    if array in arrays and m.kind != "sequence":
-      raise ValueError(
-        f"{array} is there, but x_{m.name} is of kind {m.kind}; only a sequence has a length."
-      )
-    if array in arrays:
-      steps = arrays[array]
-      check_values(array, steps, (steps >= 0) & (steps <= m.shape[0]), f"0 to {m.shape[0]} steps")
-      length[m.name] = steps.astype(np.int64)
-  return length
-
-
-def read_split(
-  arrays: Arrays,
-  label: Shaped[np.ndarray, "N ..."],
-  task: Task,
-  ids: Int[np.ndarray, " N"],
-  group: Int[np.ndarray, " N"] | None,
-  seed: int,
-) -> Shaped[np.ndarray, " N"]:
+def read_split(arrays: Arrays, rows: Rows, task: Task, seed: int) -> Shaped[np.ndarray, " N"]:
   """The split of every row, by name; one that is drawn keeps groups together.
 
   Raises:
     ValueError: a split is empty, a group is in two, or train has one label only.
   """
-  drawn = "split" not in arrays
-  split = _draw_groups(label, task.kind, ids, group, seed) if drawn else arrays["split"]
+  if "split" in arrays:
+    split, why = arrays["split"], "split has none"
+  else:
+    split = draw_split(rows, task.kind, seed)
+    count = len(np.unique(rows.id if rows.group is None else rows.group))
+    why = f"{count} {'rows' if rows.group is None else 'groups'} are too few to draw it"
   check_values("split", split, np.isin(split, SPLITS), ", ".join(SPLITS))
   for name in SPLITS:
     if not np.any(split == name):
-      of = "rows" if group is None else f"rows in {len(np.unique(group))} groups"
-      why = f"{len(label)} {of} are too few to draw it" if drawn else "split has none"
       raise ValueError(f"there are no {name} rows: {why}.")
-  if group is not None:
-    _, first, back = np.unique(group, return_index=True, return_inverse=True)
-    for row in np.flatnonzero(split != split[first][back])[:1]:
-      raise ValueError(
-        f"group {arrays['group'][row].item()!r} has rows in {split[first][back[row]]} "
-        f"and in {split[row]}, expected: each group in one split."
-      )
-  train = label[split == "train"]
+  if rows.group is not None:
+    _, first, back = np.unique(rows.group, return_index=True, return_inverse=True)
+    check_values("group", arrays["group"], split == split[first][back], "one split for a group")
+  train = rows.label[split == "train"]
   if not np.any(train != train[:1]):
-    name = f" ({task.names[train[0]]})" if task.kind == "classes" else ""
     raise ValueError(
-      f"y: the {len(train)} train rows all have the label {train[0].tolist()}{name}, "
-      "expected: at least two different ones."
+      f"y: the {len(train)} train rows all have the label {train[0].tolist()}, expected: at "
+      "least two different ones."
     )
   return split
 
 
-def _draw_groups(label, task_kind, ids, group, seed) -> np.ndarray:
-  """`draw_split` of whole groups, each by the label of its row with the lowest id."""
-  if group is None:
-    return draw_split(label, task_kind, ids, seed)
-  order = np.argsort(ids)
-  numbers, first = np.unique(group[order], return_index=True)
-  split = draw_split(label[order[first]], task_kind, numbers, seed)
-  return split[np.searchsorted(numbers, group)]
-
-
-def draw_split(
-  label: Shaped[np.ndarray, "N ..."], task_kind: str, ids: Int[np.ndarray, " N"], seed: int
-) -> Shaped[np.ndarray, " N"]:
+def draw_split(rows: Rows, task_kind: str, seed: int) -> Shaped[np.ndarray, " N"]:
   """Draws about 60 % train, 20 % valid and 20 % test, by id: file order does not matter.
 
-  The rows of a stratum are shuffled; row r of n lies at (r + 1/2) / n and goes to train
-  below .6, to valid below .8. A stratum is a class, so that each class has a train row;
-  ten neighbouring labels in regression; all rows in multilabel. Ours.
+  The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train
+  below .6, to valid below .8. A unit is a group, with the label of its row with the lowest
+  id. A stratum is a class, so that each class has a train row; ten neighbouring labels in
+  regression; everything in multilabel. Ours.
   """
-  u = counter_rng.uniform(seed, "split", ids, 1)[:, 0]
-  stratum = np.zeros(len(ids), np.int64)
+  order = np.argsort(rows.id)
+  units = (rows.id if rows.group is None else rows.group)[order]
+  units, first, back = np.unique(units, return_index=True, return_inverse=True)
+  label = rows.label[order[first]]
+  u = counter_rng.uniform(seed, "split", units, 1)[:, 0]
+  stratum = np.zeros(len(units), np.int64)
   if task_kind == "classes":
     stratum = label
   elif task_kind == "regression":
-    stratum[np.lexsort((ids, label))] = np.arange(len(ids)) // STRATUM
-  position = np.empty(len(ids))
+    stratum[np.lexsort((units, label))] = np.arange(len(units)) // STRATUM
+  position = np.empty(len(units))
   for value in np.unique(stratum):
-    (rows,) = np.nonzero(stratum == value)
-    order = np.lexsort((ids[rows], u[rows]))
-    position[rows[order]] = (np.arange(len(rows)) + 0.5) / len(rows)
-  return np.array(SPLITS)[np.searchsorted(SPLIT_ENDS, position, side="right")]
-
-
-def _list_first(values) -> str:
-  shown = ", ".join(str(v) for v in np.asarray(values)[:SHOWN].tolist())
-  return shown + (", ..." if len(values) > SHOWN else "")
+    (members,) = np.nonzero(stratum == value)
+    shuffled = members[np.lexsort((units[members], u[members]))]
+    position[shuffled] = (np.arange(len(members)) + 0.5) / len(members)
+  split = np.empty(len(order), "U5")
+  split[order] = np.array(SPLITS)[np.searchsorted(SPLIT_ENDS, position, side="right")][back]
+  return split

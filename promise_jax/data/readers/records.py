@@ -32,13 +32,8 @@ def source(
 ) -> data_source.Source:
   """A source of records that are read by number, for `dataset.assemble`.
 
-  Args:
-    name: of the data set.
-    splits: {split: records}; `__getitems__(numbers)` is used where a sequence has it.
-    modalities: in the order that masks will have.
-    task: what is predicted.
-    identity: for `streaming.assemble_stream`: a text that changes whenever the records
-      do, as "of May, cut at 5 s".
+  `splits` are {split: records}, whose `__getitems__(numbers)` is used where they have it.
+  Streaming wants an `identity`: a text that changes whenever the records do, as "of May".
   """
   modalities = tuple(modalities)
   numbers = lambda split: range(len(splits[split]))
@@ -68,19 +63,14 @@ def read_blocks(
   task: Task,
 ) -> Iterator[data_source.Rows]:
   """The rows with these numbers, in their order, a few at a time; at least one block."""
-  size = block_rows(modalities)
-  for start in range(0, max(len(numbers), 1), size):
-    block = take_records(records, numbers[start : start + size])
-    yield make_rows(block, modalities, task)
-
-
-def block_rows(modalities: tuple[Modality, ...]) -> int:
-  """How many rows are about `BLOCK_BYTES`."""
   row_bytes = sum(
     np.prod([OPEN_STEPS if d is None else d for d in m.shape]) * (1 if m.kind == "image" else 4)
     for m in modalities
   )
-  return int(np.clip(BLOCK_BYTES // max(row_bytes, 1), 1, 4096))
+  size = int(np.clip(BLOCK_BYTES // max(row_bytes, 1), 1, 4096))
+  for start in range(0, max(len(numbers), 1), size):
+    block = take_records(records, numbers[start : start + size])
+    yield make_rows(block, modalities, task)
 
 
 def make_rows(

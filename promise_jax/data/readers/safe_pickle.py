@@ -1,17 +1,16 @@
 """Reads pickles of arrays and plain containers without running any code of theirs.
 
 A pickle is a program that may import and call any function. As in the recipe of Python's
-documentation, `find_class` hands out nothing but what an allow-list has; beyond it, no
-function of NumPy is within reach of the file. NumPy's own `dtype.__setstate__` believes
-flags that the file sets, which turns bytes into pointers, so arrays and dtypes are built
-here from parts that were checked.
+documentation, `find_class` hands out nothing but what `ADMITTED` has; beyond it, no function
+of NumPy is within reach of the file. NumPy's own `dtype.__setstate__` believes flags that
+the file sets, which turns bytes into pointers, so arrays and dtypes are built here from
+parts that were checked.
 
 Read are dict, list, tuple, set, text, bytes, numbers, None; arrays and scalars of
 booleans, integers, floats, text and bytes; arrays of objects that are one of these. All
 that Python 2 and 3, protocols 0 to 5, NumPy 1 and 2 write of them.
 """
 
-import os
 import pathlib
 import pickle
 import pickletools
@@ -22,19 +21,6 @@ from typing import Any
 import numpy as np
 
 PLAIN = (str, bytes, bool, int, float, np.generic, types.NoneType)
-NOT_PICKLES = {
-  b"\x93NUMPY": "an npy array",
-  b"PK": "a zip file",
-  b"\x89HDF": "an HDF5 file",
-  b"\x1f\x8b": "a gzip file, unpack it first",
-  b"version https://git-lfs": "a git-lfs pointer and not the file it stands for",
-  b"<": "a web page and not the file that was asked for",
-}
-# Operations that make objects, or fetch them from elsewhere than `find_class`.
-REFUSED_OPERATIONS = (
-  *("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"),
-  *("NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"),
-)
 
 
 class RefusedPickleError(ValueError):
@@ -50,45 +36,30 @@ def load(path: pathlib.Path) -> Any:
       sentence, without the path.
   """
   with path.open("rb") as file:
-    start = file.read(32)
-    size = file.seek(0, os.SEEK_END)
-
-    def read(count: int) -> bytes:
-      if count > size - file.tell():  # before memory is asked for
-        raise EOFError
-      return file.read(count)
-
-    stream = types.SimpleNamespace(read=read, readline=file.readline, tell=file.tell)
+    start = file.read(8)
     try:
-      if not start:
-        raise RefusedPickleError("the file is empty, expected is a pickle file")
-      for mark, words in NOT_PICKLES.items():
-        if start.startswith(mark):
-          raise RefusedPickleError(f"this is {words}, expected is a pickle file")
       file.seek(0)
-      check_operations(stream)
+      check_operations(file)
       file.seek(0)
-      return Unpickler(stream, encoding="bytes").load()
+      return Unpickler(file, encoding="bytes").load()
     except RefusedPickleError as error:
       reason = str(error)
-    except EOFError:
-      reason = "the pickle is cut short: it ends before its end mark"
     except Exception as error:  # a damaged program can fail in any way
       what = (str(error) or "no more is known").splitlines()[0].rstrip(".")
-      reason = f"this is no pickle, or a damaged one ({type(error).__name__}: {what})"
-  raise ValueError(f"{reason}.")
+      reason = f"begins with {start!r} and is no pickle, or a damaged one: {what}"
+  raise ValueError(f"the file {reason}.")
 
 
-def check_operations(stream: Any) -> None:
-  """Refuses a program with an operation that arrays and containers never need."""
-  for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-    # The unpickler's memo takes memory up to the largest index that a file names.
-    far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 1
-    if operation.name in REFUSED_OPERATIONS or far:
-      raise RefusedPickleError(
-        f"this is no pickle, or one with an operation ({operation.name}) that no array and "
-        "no plain container needs; it was not done"
-      )
+def check_operations(file: Any) -> None:
+  """Refuses what gets past `find_class`: extensions, which may be cached, and large memos.
+
+  The memo takes memory up to the largest index that a file names. A length beyond the end
+  of the file fails here too, before the unpickler takes memory for it.
+  """
+  for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+    is_far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 1
+    if operation.name in ("EXT1", "EXT2", "EXT4") or is_far:
+      raise RefusedPickleError(f"has an operation ({operation.name}) that no array needs")
 
 
 class Unpickler(pickle.Unpickler):
@@ -97,9 +68,7 @@ class Unpickler(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     if name not in ADMITTED or module not in ADMITTED[name][0]:
       asked = repr(f"{module}.{name}"[:80])
-      raise RefusedPickleError(
-        f"it asks for {asked}, which no array and no plain container needs; it was not called"
-      )
+      raise RefusedPickleError(f"asks for {asked}, which no array needs; it was not called")
     return Admitted(ADMITTED[name][1])
 
 
@@ -113,7 +82,7 @@ class Admitted:
     return self.function(*args)
 
   def __setstate__(self, state):  # else the file may set attributes
-    raise RefusedPickleError("it sets attributes of something that is no array")
+    raise RefusedPickleError("sets attributes of something that is no array")
 
 
 class PickledDtype:
@@ -123,14 +92,14 @@ class PickledDtype:
     code = code.decode("latin1") if isinstance(code, bytes) else str(code)
     if not re.fullmatch(r"[biufSUO]\d{1,9}", code):
       raise RefusedPickleError(
-        f"it has an array of dtype {code[:20]!r}, admitted are numbers, text and bytes"
+        f"has an array of dtype {code[:20]!r}, admitted are numbers, text and bytes"
       )
     self.dtype = np.dtype(code)
 
   def __setstate__(self, state):
     order = state[1].decode() if isinstance(state[1], bytes) else state[1]
     if tuple(state[2:5]) != (None, None, None):
-      raise RefusedPickleError("it has an array with named fields or of an unknown make")
+      raise RefusedPickleError("has an array with named fields or of an unknown make")
     self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -140,15 +109,16 @@ class PickledArray(np.ndarray):
   def __setstate__(self, state):
     _, shape, dtype, by_column, content = state
     if self.size:  # its memory may be in use elsewhere
-      raise RefusedPickleError("it has an array that is set twice")
-    if dtype.dtype.hasobject:
-      if not isinstance(content, list) or len(content) != np.empty(shape, bool).size:
-        raise RefusedPickleError("it has an array of objects without its objects")
-      if not all(isinstance(value, PLAIN) for value in content):
-        raise RefusedPickleError(
-          "it has an array of objects that are neither text nor numbers, as rows of "
-          "different shapes make it"
-        )
+      raise RefusedPickleError("has an array that is set twice")
+    if dtype.dtype.hasobject and not (
+      isinstance(content, list)
+      and len(content) == np.empty(shape, bool).size
+      and all(isinstance(value, PLAIN) for value in content)
+    ):
+      raise RefusedPickleError(
+        "has an array of objects that are neither text nor numbers, as rows of different "
+        "shapes make it"
+      )
     super().__setstate__((1, shape, dtype.dtype, bool(by_column), content))
 
 
@@ -170,20 +140,18 @@ def _to_bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
   if isinstance(value, str) and encoding in ("latin1", "latin-1"):
     return value.encode("latin1")
   if not isinstance(value, bytes | bytearray):  # a number would make so many zeros
-    raise RefusedPickleError("it asks for bytes of something else than text or bytes")
+    raise RefusedPickleError("asks for bytes of something else than text or bytes")
   return bytes(value)
 
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
-_BUILTINS = ("builtins", "__builtin__")
 ADMITTED = {  # name: modules that have it, what is called instead
   "ndarray": (("numpy",), None),  # an argument of _reconstruct, never called
   "dtype": (("numpy",), PickledDtype),
   "_reconstruct": (_MULTIARRAY, _new_array),
   "scalar": (_MULTIARRAY, _new_scalar),
-  "_frombuffer": (_NUMERIC, _array_from_buffer),
+  "_frombuffer": (("numpy.core.numeric", "numpy._core.numeric"), _array_from_buffer),
   "encode": (("_codecs",), _to_bytes),
-  "bytes": (_BUILTINS, _to_bytes),
-  "set": (_BUILTINS, set),
+  "bytes": (("builtins", "__builtin__"), _to_bytes),
+  "set": (("builtins", "__builtin__"), set),
 }

@@ -1,9 +1,12 @@
 """Text as hashed n-grams: any unicode string becomes ids of kind `tokens`."""
 
+import functools
 import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from promise_jax.checks import check_at_least
 
 LENGTHS = (3, 4, 5)
 
@@ -17,19 +20,11 @@ def hash_ngrams(texts: Sequence[str], vocabulary: int, width: int | None = None)
   the hashing trick of Weinberger et al. 2009). A feature gets the id
   `1 + crc32(utf-8) % (vocabulary - 1)`, which is the same in every process; repeats
   stay. Rows start with their words, so that `width` (default: the longest row) cuts
-  pieces first. Raises ValueError for a vocabulary below 2 or a width below 1.
+  pieces first.
   """
-  if vocabulary < 2:
-    raise ValueError(f"vocabulary is {vocabulary}, it must be at least 2.")
-  if width is not None and width < 1:
-    raise ValueError(f"width is {width}, it must be at least 1 (or None).")
-  known: dict[str, int] = {}
-
-  def identify(feature: str) -> int:
-    if feature not in known:
-      known[feature] = 1 + zlib.crc32(feature.encode()) % (vocabulary - 1)
-    return known[feature]
-
+  check_at_least("vocabulary", vocabulary, 2)
+  check_at_least("width", 1 if width is None else width, 1)
+  identify = functools.cache(lambda f: 1 + zlib.crc32(f.encode()) % (vocabulary - 1))
   rows = [[identify(f) for f in _features(text)] for text in texts]
   if width is None:
     width = max(map(len, rows), default=0)

@@ -6,26 +6,22 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
+from promise_jax.checks import check_choice
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import records
 from promise_jax.types import Modality, Task
 
-KNOWN = "inputs, label, id and, where needed, present, length and group"
+KNOWN = "inputs {modality: feature}, label, id and, where needed, present, length, group"
 BLOCK_IDS = 1024  # records whose ids are read at a time
 
 
 def read_tfds(
   folder: pathlib.Path, *, vocabulary: int = 8192, scale: float | None = None
 ) -> data_source.Source:
-  """The source in a version folder that tensorflow-datasets prepared.
+  """The source in a version folder, as mine/1.0.0, that tensorflow-datasets prepared.
 
-  Args:
-    folder: as mine/1.0.0.
-    vocabulary: token ids are smaller than this; texts are hashed into it.
-    scale: unit of a regression label; None: what the data set says.
-
-  Raises:
-    ValueError: names the first feature that breaks the convention.
+  Token ids are smaller than `vocabulary`; `scale` is the unit of a regression label (None:
+  what the data set says). Raises ValueError for a feature that breaks the convention.
   """
   builder = tfds.builder_from_directory(str(folder))
   info = builder.info
@@ -70,19 +66,11 @@ def read_tfds(
 
 def check_features(features: tfds.features.FeaturesDict, place: str) -> None:
   """Raises ValueError for features that are missing or of no modality."""
-  for name in ("inputs", "label", "id"):
-    if name not in features:
-      raise ValueError(
-        f"{place} has the features {', '.join(features)} and no {name!r}; expected are {KNOWN}."
-      )
-  if not hasattr(features["inputs"], "keys"):
-    raise ValueError(f"{place}: inputs is {features['inputs']!r}, expected a FeaturesDict.")
+  if not {"inputs", "label", "id"} <= set(features) or not hasattr(features["inputs"], "keys"):
+    raise ValueError(f"{place} has the features {', '.join(features)}; expected are {KNOWN}.")
   for name in ("present", "length"):
     for modality in features[name].keys() if name in features else ():
-      if modality not in features["inputs"]:
-        raise ValueError(
-          f"{place}: {name} names {modality!r}, the modalities are {', '.join(features['inputs'])}."
-        )
+      check_choice(f"{place}: a modality in {name}", modality, list(features["inputs"]))
 
 
 def describe_modality(

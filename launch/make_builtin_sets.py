@@ -1,6 +1,6 @@
-"""Makes mfeat.npz, emoji.npz and watch.npz; the cards beside this file describe them.
+"""Makes mfeat.npz, emoji.npz and watch.npz; their cards in promise_jax/data/builtin describe them.
 
-  python make.py SOURCES OUT
+  python launch/make_builtin_sets.py SOURCES OUT
 
 SOURCES has `mfeat/mfeat.npz` (UCI Multiple Features as float32 arrays),
 `emoji/emoji.jsonl` (one emoji a line, from emojibase), `emoji/images_fluent_48.npz` and
