@@ -1,75 +1,26 @@
 """Features of frozen encoders: computed once, cached, used in place of a modality.
 
-An encoder is one of
-
-  "package.module:function"           a function that can be imported
-  FeatureEncoder(function, version)   any function of this process
-  a folder                            features computed elsewhere, <id>.npy for each row
-                                      that has the modality: f[D] in all, or f[T, D] with
-                                      any T
-
-A function is `encode(x[B, ...]) -> f[B, D] or f[B, T, D]`: NumPy in, any array of finite
-numbers out, D and T the same in every call. It sees at most 128 rows at a time, only those
-that have the modality, cleaned but not standardised: images as uint8 [B, height, width,
-channels], tokens as ids i32[B, T] (of texts the hashed pieces, never the words; 0 is
-padding), sequences as f32[B, T, D], vectors as f32[B, D]. A parameter named `length` gets
-the valid steps i32[B] of sequences and tokens. Features f[B, T, D] have the valid steps of
-the input if T is the same, else T; return (features, length i[B]) to say otherwise.
-
-A cache file is named by a hash of the data set's name, of the values that the encoder sees
-and of the encoder: for an imported function the source file of its module (not what that
-imports, nor weights: name those in the source), for `FeatureEncoder` its version, for a
-folder the contents of its files. A cached encoder is neither called nor imported. Ours.
+`feature_encoders` says what an encoder is. A cache file is named by a hash of the data set's
+name, of the values that the encoder sees and of the encoder: for an imported function the
+source file of its module (not what that imports, nor weights: name those in the source), for
+`FeatureEncoder` its version, for a folder the contents of its files. A cached encoder is
+neither called nor imported. Ours.
 """
 
-import contextlib
-import functools
-import hashlib
-import importlib
-import importlib.util
-import inspect
 import os
 import pathlib
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning, dataset
+from promise_jax.data import cleaning, dataset, feature_encoders
 from promise_jax.data import source as data_source
+from promise_jax.data.feature_encoders import EncoderInputs, EncoderSpec, FeatureEncoder, Features
 from promise_jax.types import Modality
 
-BLOCK_ROWS = 128
-IMPORTED = re.compile(r"(\w+(?:\.\w+)*):(\w+)")
-
-
-class FeatureEncoder(NamedTuple):
-  """A function as an encoder."""
-
-  encode: Callable
-  version: str  # stands for code, weights and settings: change it when they change
-
-  def __str__(self) -> str:
-    name = getattr(self.encode, "__name__", type(self.encode).__name__)
-    return f"{name}, version {self.version}"
-
-
-EncoderSpec = str | os.PathLike | FeatureEncoder
-
-
-class EncoderInputs(NamedTuple):
-  """The rows of all splits that have a modality."""
-
-  x: np.ndarray  # [n, ...]
-  length: np.ndarray | None  # i32[n], of sequences and tokens
-  id: np.ndarray  # i[n]
-
-
-Features = tuple[np.ndarray, np.ndarray | None]  # f32[n, D], None or f32[n, T, D], i[n]
+__all__ = ["FeatureEncoder", "extract_features"]
 
 
 def extract_features(
@@ -97,26 +48,29 @@ def extract_features(
       continue
     inputs, recorded = collect_inputs(source, rows, i, nonfinite)
     try:
-      words, key, compute = find_encoder(encoders[name], inputs.id)
-      digest = hash_parts(source.name, name, key, *inputs)
+      words, key, compute = feature_encoders.find_encoder(encoders[name], inputs.id)
+      digest = feature_encoders.hash_parts(source.name, name, key, *inputs)
       path = folder / f"{source.name}-{name}-{digest[:16]}.npz"
       how = "read from" if path.exists() else "computed and kept in"
       if not path.exists():
-        x, length = join_blocks(list(compute(inputs)))
+        x, length = feature_encoders.join_blocks(list(compute(inputs)))
         folder.mkdir(parents=True, exist_ok=True)
         files.write_npz(path, {"x": x} | ({} if length is None else {"length": length}))
     except (ValueError, ImportError, AttributeError) as error:
-      raise ValueError(f"frozen.{name} is {str(encoders[name])!r}: {error}.") from error
+      raise ValueError(
+        f"frozen.{name} is {str(encoders[name])!r}: {str(error).rstrip('.')}."
+      ) from error
     with np.load(path) as file:
       x, length = file["x"], file.get("length")
     shape = x.shape[1:]
     modalities[i] = Modality(name, "vector" if length is None else "sequence", shape)
     size = " x ".join(map(str, shape))
     notes.append(f"{source.name}, {name}: features {size} of {words}, {how} {path}.")
-    ends = np.cumsum([here.sum() for here in recorded.values()])[:-1]
-    lengths = [None] * len(recorded) if length is None else np.split(length, ends)
-    for split, *features in zip(recorded, np.split(x, ends), lengths, strict=True):
-      new_rows[split] = insert_features(new_rows[split], i, name, recorded[split], *features)
+    start = 0
+    for split, here in recorded.items():
+      block = slice(start, start := start + int(here.sum()))
+      features = x[block], None if length is None else length[block]
+      new_rows[split] = insert_features(new_rows[split], i, name, here, features)
   return source._replace(
     modalities=tuple(modalities), rows=new_rows.__getitem__, notes=tuple(notes), blocks=None
   )
@@ -148,14 +102,10 @@ def collect_inputs(
 
 
 def insert_features(
-  rows: data_source.Rows,
-  i: int,
-  name: str,
-  recorded: np.ndarray,
-  x: np.ndarray,
-  length: np.ndarray | None,
+  rows: data_source.Rows, i: int, name: str, recorded: np.ndarray, features: Features
 ) -> data_source.Rows:
-  """`rows` with the features (x, length) of the recorded ones as modality number `i`."""
+  """`rows` with the features of the recorded ones as modality number `i`."""
+  x, length = features
   values = np.zeros((len(recorded), *x.shape[1:]), np.float32)
   values[recorded] = x
   lengths = {m: n for m, n in rows.length.items() if m != name}
@@ -165,107 +115,3 @@ def insert_features(
   every = rows.recorded.copy()
   every[:, i] = recorded
   return rows._replace(inputs=rows.inputs | {name: values}, length=lengths, recorded=every)
-
-
-def hash_parts(*parts: Any) -> str:
-  """SHA-256 of arrays (type, shape, content) and of what has a plain `repr`."""
-  digest = hashlib.sha256()
-  for part in parts:
-    is_array = isinstance(part, np.ndarray)
-    digest.update(f"{(part.dtype.str, part.shape) if is_array else part!r}\n".encode())
-    digest.update(np.ascontiguousarray(part) if is_array else b"")
-  return digest.hexdigest()
-
-
-def find_encoder(
-  encoder: EncoderSpec, ids: np.ndarray
-) -> tuple[str, str, Callable[[EncoderInputs], Iterable[Features]]]:
-  """(in words, what stands for it in the hash, its function); nothing is imported or called."""
-  if isinstance(encoder, FeatureEncoder) and callable(encoder.encode) and encoder.version:
-    return str(encoder), str(encoder), functools.partial(call_in_blocks, encoder.encode)
-  if not isinstance(encoder, str | os.PathLike) or not os.fspath(encoder):
-    raise ValueError(
-      "an encoder is a folder, package.module:name or, as weights and settings of a function "
-      "cannot be hashed, FeatureEncoder(function, version='...')"
-    )
-  if match := IMPORTED.fullmatch(os.fspath(encoder)):
-    importlib.invalidate_caches()
-    spec = importlib.util.find_spec(match[1])
-    if spec is None or not spec.has_location:
-      raise ValueError(f"there is no source file of the module {match[1]} on Python's path")
-    key = hash_parts(match[2], pathlib.Path(spec.origin).read_bytes())
-    return str(encoder), key, functools.partial(import_and_call, *match.groups())
-  paths = [pathlib.Path(encoder).expanduser() / f"{row}.npy" for row in ids.tolist()]
-  for path in paths:
-    if not path.is_file():
-      raise ValueError(f"this is no package.module:name, and there is no file {path}")
-  key = hash_parts(*(hashlib.sha256(path.read_bytes()).digest() for path in paths))
-  return f"the folder {encoder}", key, lambda _: map(read_file, paths)
-
-
-def import_and_call(module: str, function: str, inputs: EncoderInputs) -> Iterator[Features]:
-  """Features of an imported function, as its file has it now."""
-  # Reloaded, or an older state of the file would be cached under the hash of the new one.
-  old = sys.modules.get(module)
-  loaded = importlib.reload(old) if old else importlib.import_module(module)
-  return call_in_blocks(getattr(loaded, function), inputs)
-
-
-def call_in_blocks(function: Callable, inputs: EncoderInputs) -> Iterator[Features]:
-  """What a function returns for the rows, `BLOCK_ROWS` at a time."""
-  takes_length = False
-  with contextlib.suppress(TypeError, ValueError):  # of C, it need not have a signature
-    takes_length = "length" in inspect.signature(function).parameters
-  for start in range(0, len(inputs.id), BLOCK_ROWS):
-    x = inputs.x[start : start + BLOCK_ROWS]
-    valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
-    y = function(x, length=valid) if takes_length and valid is not None else function(x)
-    y, length = y if isinstance(y, tuple) and len(y) == 2 else (y, None)
-    y = check_features(y, len(x))
-    if y.ndim == 3 and length is None:
-      same_steps = valid is not None and x.shape[1] == y.shape[1]
-      length = valid if same_steps else np.full(len(y), y.shape[1])
-    if length is not None:
-      length = np.asarray(length)
-      if y.ndim != 3 or length.shape != (len(y),) or length.dtype.kind not in "iu":
-        raise ValueError(f"the lengths are {length.dtype} of shape {length.shape}, expected: i[B]")
-      if length.min() < 1 or length.max() > y.shape[1]:
-        raise ValueError(f"a length is {length.min()} or {length.max()}, not 1 to {y.shape[1]}")
-    yield y, length
-
-
-def read_file(path: pathlib.Path) -> Features:
-  """The features of one row."""
-  try:
-    with path.open("rb") as file:
-      row = np.lib.format.read_array(file, allow_pickle=False)
-    row = check_features(row[None], 1)
-  except (OSError, EOFError, ValueError) as error:
-    raise ValueError(f"{path.name} cannot be used, {error}") from error
-  return row, None if row.ndim == 2 else np.array([row.shape[1]])
-
-
-def check_features(values: Any, count: int) -> np.ndarray:
-  """Features as f32[count, D] or f32[count, T, D]."""
-  values = np.asarray(values)
-  is_number = values.dtype.kind in "biuf" or values.dtype.name == "bfloat16"
-  if not is_number or values.ndim not in (2, 3) or 0 in values.shape or len(values) != count:
-    found = f"the features are {values.dtype} of shape {values.shape}"
-    raise ValueError(f"{found}, expected: f[{count}, D] or f[{count}, T, D]")
-  with np.errstate(over="ignore"):
-    values = values.astype(np.float32)
-  if not np.isfinite(values).all():
-    raise ValueError("the features have NaN or inf, expected are finite numbers in f32")
-  return values
-
-
-def join_blocks(blocks: list[Features]) -> Features:
-  """All rows as one array, padded with zeros to the longest."""
-  shapes = sorted({(x.ndim, x.shape[-1]) for x, _ in blocks})
-  if len(shapes) > 1:
-    raise ValueError(f"rows have different (axes, D), {shapes}; all have one D, and all T or none")
-  if blocks[0][1] is None:
-    return np.concatenate([x for x, _ in blocks]), None
-  steps = max(x.shape[1] for x, _ in blocks)
-  padded = [np.pad(x, ((0, 0), (0, steps - x.shape[1]), (0, 0))) for x, _ in blocks]
-  return np.concatenate(padded), np.concatenate([length for _, length in blocks])

@@ -11,7 +11,7 @@ from promise_jax.checks import check_choice
 from promise_jax.data import dataset, features, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
-from promise_jax.data.features import EncoderSpec
+from promise_jax.data.feature_encoders import EncoderSpec
 from promise_jax.data.readers import mmsa, npz
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic")

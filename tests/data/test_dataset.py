@@ -170,8 +170,8 @@ def test_bad_rows_are_refused():
     dataset.assemble(source({"test": [row]}, vector))
   for task, label, words in (
     (Task("classes", 2), [0, 2], "label, row 1: found 2, expected: 0 to 1"),
-    (Task("regression", 1), [NAN, 0], "label of id 0 is nan"),
-    (Task("multilabel", 2), [[0, 1], [0, 3]], "id 1 is .* are 0 and 1"),
+    (Task("regression", 1), [NAN, 0], "label, row 0: found nan"),
+    (Task("multilabel", 2), [[0, 1], [0, 3]], r"row 1: found \[0, 3\], expected: 0 and 1"),
   ):
     with pytest.raises(ValueError, match=words):
       bad = source({"train": [row, row]}, vector, label=np.array(label), task=task)

@@ -34,7 +34,10 @@ def as_function(function):
     (as_function(lambda x: np.array(["a"])), r"features are <U1 of shape \(1,\), expected"),
     (as_function(lambda x: np.ones((len(x), 2)) * np.inf), "the features have NaN or inf"),
     (as_function(lambda x: np.ones((len(x), len(x)))), r"rows have different \(axes, D\)"),
-    (as_function(lambda x: (x[..., 0], np.full(len(x), 5))), "a length is 5 or 5, not 1 to 4"),
+    (
+      as_function(lambda x: (x[..., 0], np.full(len(x), 5))),
+      "length, row 0: found 5, expected: 1 to 4",
+    ),
     (as_function(lambda x: (x[..., 0], np.ones(3))), r"lengths are float64 of shape \(3,\)"),
   ],
 )

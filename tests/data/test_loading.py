@@ -37,9 +37,7 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
     with pytest.raises(ValueError, match=words) as caught:
       data.load(name, data_dir=data_dir, **options)
     assert "\n" not in str(caught.value)
-  with pytest.raises(
-    ValueError, match="a split of data set 'own' is 'dev', known are train, valid"
-  ):
+  with pytest.raises(ValueError, match="'own' is 'dev', known are train, valid"):
     data.load(own).split("dev")
 
 

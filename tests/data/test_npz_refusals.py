@@ -106,7 +106,7 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     "present_v, row 3: found 2",
   ),
   "length of no modality": ({"length_w": np.ones(N, int)}, {}, "'length_w' is unknown"),
-  "length of a vector": ({"length_v": np.ones(N, int)}, {}, "length_v, row 0: .* no lengths, as x_v is of kind vector"),
+  "length of a vector": ({"length_v": np.ones(N, int)}, {}, "no lengths, as x_v is of"),
   "long length": ({"length_s": np.full(N, 5)}, {}, "length_s, row 0: found 5, .* 0 to 4"),
   "negative length": ({"length_s": with_value(np.ones(N, int), 9, -1)}, {}, "row 9: found -1"),
   "ids twice": (
