@@ -40,8 +40,8 @@ def list_datasets() -> dict[str, str]:
   lines = {"synthetic": first_line(synthetic.__doc__), loading.FASHION: first_line(fashion.__doc__)}
   for card in builders.EMBEDDED.glob("*.md"):
     lines[card.stem] = first_line(card.read_text("utf-8")).removeprefix(f"# {card.stem}: ")
-  own = "a file or folder of your own; the documentation says how it is laid out"
-  return dict(sorted(lines.items())) | {"PATH": own}
+  path = "a file or folder of your own; the documentation says how it is laid out"
+  return dict(sorted(lines.items())) | {"PATH": path}
 
 
 def list_protocols() -> dict[str, str]:
@@ -59,8 +59,8 @@ def list_protocols() -> dict[str, str]:
 def list_metrics() -> dict[str, str]:
   from promise_jax.evaluation import measure
 
-  found = {n: m for kind in measure.METRICS for n, m in measure.known_metrics(kind).items()}
-  return {name: first_line(metric.__doc__) for name, metric in found.items()}
+  known = {n: m for kind in measure.METRICS for n, m in measure.known_metrics(kind).items()}
+  return {name: first_line(metric.__doc__) for name, metric in known.items()}
 
 
 def list_configs() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The conditions of a test: which modalities each row shows, and the logits that belong to it."""
+"""The conditions of a test: which modalities of each row are present, and its logits there."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,14 +14,14 @@ RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Condition(NamedTuple):
-  """A row of the results: its columns, and what each row of the split shows."""
+  """A row of the results: its columns, and which modalities of each row are present."""
 
   columns: dict  # pattern, protocol, mask_hash and, if there is one, rate
-  mask: Bool[np.ndarray, "K N M"]  # K > 1: the split is counted under K patterns, pooled
+  mask: Bool[np.ndarray, "K N M"]  # K > 1: every row is used K times, under K masks
 
 
 def make_condition(split: Split, mask: Bool[np.ndarray, "K N M"], **columns) -> Condition:
-  """A condition whose mask hides modalities beside those that the data lack."""
+  """A condition with the modalities that are in `mask` and in the data."""
   mask = mask & split.recorded
   ids = np.tile(split.id, len(mask))
   columns["mask_hash"] = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
@@ -81,11 +81,11 @@ def map_protocols(num_modalities: int) -> tuple[str, ...]:
 def select_logits(
   logits: Float[np.ndarray, "S P N C"], mask: Bool[np.ndarray, "K N M"]
 ) -> tuple[Float[np.ndarray, "S R C"], Int[np.ndarray, " R"]]:
-  """The logits of the R rows that show something under `mask`, and which rows of N they are.
+  """The logits of the R rows with a modality under `mask`, and the indices of these rows in N.
 
   The patterns of `logits` are all, in the order of `missing.all_patterns`.
   """
   index = missing.pattern_index(mask)
-  shown = index >= 0
-  rows = np.nonzero(shown)[1]
-  return logits[:, index[shown], rows], rows
+  is_used = index >= 0
+  rows = np.nonzero(is_used)[1]
+  return logits[:, index[is_used], rows], rows

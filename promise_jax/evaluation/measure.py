@@ -27,7 +27,7 @@ def known_metrics(kind: str) -> dict[str, Callable]:
 def metrics_for(task: Task, extra: Sequence[str] = ()) -> dict[str, Callable]:
   """The metrics of a task and the `extra` ones by name, the primary one first.
 
-  A regression has mae, corr and what `sentiment_metrics.sentiment_set` says.
+  A regression has mae, corr and those of `sentiment_metrics.sentiment_set`.
 
   Raises:
     ValueError: an unknown kind of task, or a name that is no metric of its kind.
@@ -45,16 +45,16 @@ def measure(
   task: Task, logits: Float[np.ndarray, "S N C"], label: np.ndarray, extra: Sequence[str] = ()
 ) -> dict[str, Float[np.ndarray, " S"]]:
   """The metrics of every seed; NaN without rows, and for a seed with a NaN logit."""
-  chosen = metrics_for(task, extra)
+  functions = metrics_for(task, extra)
   if not len(label):
-    return {name: np.full(len(logits), np.nan) for name in chosen}
+    return {name: np.full(len(logits), np.nan) for name in functions}
   broken = np.isnan(logits)
   values = np.where(broken, 0, logits)
   if task.kind == "regression":
     values = values[..., 0] * np.float32(task.scale)
   return {
     name: np.where(broken.any((1, 2)), np.nan, metric(values, label)).astype(np.float32)
-    for name, metric in chosen.items()
+    for name, metric in functions.items()
   }
 
 
@@ -68,12 +68,12 @@ def measure_conditions(
 ) -> pd.DataFrame:
   """One row for every condition, metric and seed, from the logits under all patterns.
 
-  Rows of the split with nothing left do not count; `n` says how many did.
+  Rows with no modality left are left out; `n` is the number of the others.
   """
   lines = []
   for condition in conditions:
-    chosen, rows = select_logits(logits, condition.mask)
-    for name, values in measure(task, chosen, split.label[rows], extra).items():
+    selected, rows = select_logits(logits, condition.mask)
+    for name, values in measure(task, selected, split.label[rows], extra).items():
       lines += [
         condition.columns | {"metric": name, "value": float(value), "n": len(rows), "seed": seed}
         for value, seed in zip(values, seeds, strict=True)
@@ -88,7 +88,7 @@ def measure_best_constant(
   seeds: Sequence[int],
   extra: Sequence[str] = (),
 ) -> pd.DataFrame:
-  """What the best constant scores, in the form of `measure_conditions`.
+  """The scores of the best constant prediction, in the form of `measure_conditions`.
 
   The constant is chosen metric by metric on the labels of `split` themselves: this is what can be
   scored without reading anything, not a predictor as `majority`, which is fitted on train. An

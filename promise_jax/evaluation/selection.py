@@ -25,8 +25,8 @@ def row_weights(
   recorded: Bool[Array, "N M"], valid: Bool[Array, " N"], patterns: Bool[Array, "P M"]
 ) -> Float[Array, "P N"]:
   """1 where a valid row has at least one modality left under the pattern, else 0."""
-  shown = jnp.any(recorded[None] & patterns[:, None], axis=-1) & valid[None]
-  return shown.astype(jnp.float32)
+  is_used = jnp.any(recorded[None] & patterns[:, None], axis=-1) & valid[None]
+  return is_used.astype(jnp.float32)
 
 
 def selection_score(
@@ -67,7 +67,7 @@ def row_scores(logits: Float[Array, "N C"], label: Array, task: Task) -> Array |
 
 def _macro_f1(logits, label, weight) -> Array:
   predicted, actual = logits > 0, label > 0.5
-  count = lambda chosen: jnp.where(chosen, weight[:, None], 0).sum(0)
+  count = lambda where: jnp.where(where, weight[:, None], 0).sum(0)
   total = count(predicted) + count(actual)
   # A label that neither occurs nor is predicted has 0, as scikit-learn's zero_division=0.
   score = jnp.where(total == 0, 0, 2 * count(predicted & actual) / total)

@@ -38,14 +38,14 @@ def compare_variants(
   without those that no row of the split has. `group` is as in `bootstrap`.
   """
   table = np.array(patterns)
-  shown = (split.recorded[None] & table[:, None]).any(axis=-1)
-  has_rows = shown.any(axis=1)
+  is_used = (split.recorded[None] & table[:, None]).any(axis=-1)
+  has_rows = is_used.any(axis=1)
   sets = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   singles = np.eye(len(table), dtype=bool)
   sets |= {missing.pattern_name(p, names): one for p, one in zip(patterns, singles, strict=True)}
-  sets = {name: chosen[has_rows] for name, chosen in sets.items() if chosen[has_rows].any()}
+  sets = {name: where[has_rows] for name, where in sets.items() if where[has_rows].any()}
   pair = (logits.swapaxes(0, 1)[has_rows] for logits in (ours, baseline))
-  weight = shown[has_rows].astype(np.float32)
+  weight = is_used[has_rows].astype(np.float32)
   intervals = bootstrap.paired_intervals(
     task, *pair, split.label, weight, list(sets.values()), group=group
   )

@@ -121,8 +121,8 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
       seeds = tuple(file["seed"].tolist())
       for name in (n.removeprefix("logits/") for n in file.files if n.startswith("logits/")):
         if name not in merged or len(merged[name].seeds) < len(seeds):
-          own = results[results["method"] == name]
-          merged[name] = MergedVariant(seeds, file[f"logits/{name}"], own)
+          rows = results[results["method"] == name]
+          merged[name] = MergedVariant(seeds, file[f"logits/{name}"], rows)
   return merged
 
 

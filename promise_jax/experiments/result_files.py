@@ -1,4 +1,4 @@
-"""The files of results: results.jsonl there and back, and a finished run for its report."""
+"""Writes and reads results.jsonl, and reads a finished run for its report."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +35,7 @@ def read_run(folder: Path) -> html.Report:
 
 
 def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Report:
-  """A run whose results are at hand; its config and training logs are read."""
+  """The report of a run: results and differences as passed, config and training logs as read."""
   config = files.read_json(folder / "config.json")
   training, speed = (
     make_frame(files.read_jsonl(path) if path.exists() else [], "loss", "valid")

@@ -24,7 +24,7 @@ def run_experiment(
   Continues an unfinished run of the same config in `folder`, and only shows a finished one.
 
   Raises:
-    ValueError: something does not fit; nothing has been written.
+    ValueError: settings, data or folder do not fit; nothing has been written.
     loop.TrainingInterrupted: stopped by Ctrl-C or SIGTERM; all is saved.
   """
   experiment = parse_experiment(config)
@@ -73,7 +73,7 @@ def evaluate_run(
   The lines join results.jsonl, in place of earlier ones of this protocol and split. `masks` names a
   file to write the mask table to. ValueError if there is no finished run, protocol or split.
   """
-  chosen = missing.parse_protocol(protocol)
+  parsed = missing.parse_protocol(protocol)
   experiment = parse_experiment(run_dir.read_config(folder))
   if not run_dir.is_finished(folder):
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
@@ -88,12 +88,12 @@ def evaluate_run(
     raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
   with run_dir.open_run(folder, experiment):
     trained = [train_variant(setup, v, folder, show=None) for v in setup.variants]
-    return results.add_evaluation(setup, trained, folder, chosen, split, masks)
+    return results.add_evaluation(setup, trained, folder, parsed, split, masks)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-  """A function that returns the signal, Ctrl-C or SIGTERM, that any process has got, or 0.
+  """Yields a function: the signal, SIGINT (Ctrl-C) or SIGTERM, that any process has got, or 0.
 
   The second Ctrl-C interrupts at once. All processes must call the function.
   """

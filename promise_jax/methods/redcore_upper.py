@@ -1,6 +1,6 @@
-"""RedCore's upper level: who sets the weights beta of the imputation losses.
+"""RedCore's upper level: how the weights beta of the imputation losses are set.
 
-"relative_advantage" is the released code's (`optim.relative_advantage`). Ours are
+"relative_advantage" is that of the released code (`optim.relative_advantage`). Ours are
 "hypergradient", Adam on the derivative of the supervised loss of a held-out quarter of the batch,
 one training step ahead (`optim.bilevel`), and "none", all equal.
 
@@ -19,7 +19,7 @@ from promise_jax.optim import optimizer, relative_advantage, update_rules
 from promise_jax.types import Average, Batch
 
 MODULE_CLIP = 1.0  # of the released code
-HELD_OUT = 0.25  # part of the batch
+HELD_OUT = 0.25  # fraction of the batch
 
 
 def init_state(config, num_modalities: int) -> dict:
@@ -46,7 +46,7 @@ def make_adam(config) -> optax.GradientTransformation:
 def move_beta(config, names: tuple[str, ...], model_state: dict, losses: Average):
   """Moves beta by the imputation losses f[M] of a batch, before it weighs them.
 
-  Only "relative_advantage" moves it here; the averages are kept for the log in any case.
+  Only "relative_advantage" moves it here; the averages are updated for the log in any case.
 
   Returns:
     The new model_state, and metrics for each modality: beta, relative advantage and loss;

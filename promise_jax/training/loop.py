@@ -1,4 +1,4 @@
-"""fit(): the only training loop.
+"""`fit`, the training loop of all methods.
 
 K steps of all seeds and the validation after them are one compiled program, a block. While the
 device computes a block, the host logs the one before and draws the rows of the next. Everything
@@ -36,7 +36,7 @@ from promise_jax.types import PyTree, Spec, Split
 class Trained(NamedTuple):
   """The result of training, of all seeds [S, ...]."""
 
-  params: PyTree  # the best on validation
+  params: PyTree  # those with the best validation score
   model_state: PyTree
   best_score: Float[np.ndarray, " S"]
   best_step: Int[np.ndarray, " S"]
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
 
 
 class TrainingInterrupted(Exception):
-  """Training was asked to stop by `signal` and has saved after `step` steps."""
+  """Training was stopped by `signal`, a number, and has saved after `step` steps."""
 
   def __init__(self, step: int, signal: int):
     super().__init__(f"stopped and saved after step {step}")
@@ -69,7 +69,7 @@ def fit(
 
   Args:
     method, spec: what to train, and what the data are.
-    train_data: train rows, their labelled subsets, the seeds, the missingness of training.
+    train_data: train rows, which of them are labelled, the seeds, the training protocol.
     valid_data: rows that select the best step.
     config: steps, batches, devices and the optimizer.
     mesh: the devices, default all.
@@ -92,7 +92,7 @@ def fit(
   preprocess = device_data.preprocess_batches(method, mesh)
   done = checkpoints.latest_step() if checkpoints else 0
   stages, end, best = [], 0, None
-  with progress.Progress(config, seeds, done, log, title) as shown:
+  with progress.Progress(config, seeds, done, log, title) as reporter:
     for number, (stage, count) in enumerate(zip(method.stages, num_blocks, strict=True)):
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
@@ -112,7 +112,7 @@ def fit(
           train_data, config, steps, max(begin, done), host_rows, preprocess, mesh
         )
         program = make_train_block(method, stage, tx, spec, train_data.protocol, config, mesh)
-        report = functools.partial(shown.report, stage.name)
+        report = functools.partial(reporter.report, stage.name)
         with contextlib.closing(blocks):
           loop_state = train_stage(
             program, loop_state, blocks, (keys, data, valid), report, checkpoints, stop, speed
