@@ -1,6 +1,5 @@
 """Methods against their twins in PyTorch: first that both are equal, then which is faster."""
 
-import os
 import time
 from collections.abc import Callable
 
@@ -36,17 +35,6 @@ CASES = (
 )
 TOLERANCE = 1e-4  # of loss, logits and gradient norm
 COMPILE_SECONDS = 25  # after which PyTorch compiles for no other number of threads
-
-
-def has_torch() -> bool:
-  """Whether PyTorch is installed."""
-  # What PyTorch reads from its cache was not compiled.
-  os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-  try:
-    import torch  # noqa: F401
-  except ImportError:
-    return False
-  return True
 
 
 def measure_twins(plan: Plan) -> list[dict]:
