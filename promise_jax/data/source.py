@@ -96,12 +96,8 @@ def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None
   """
   try:
     yield
-  except FileNotFoundError as error:
-    raise ValueError(f"{path}: there is no such file.") from error
-  except IsADirectoryError as error:
-    raise ValueError(f"{path}: this is a folder, expected is {expected}.") from error
-  except PermissionError as error:
-    raise ValueError(f"{path}: there is no permission to read this file.") from error
+  except OSError as error:
+    raise ValueError(f"{path}: {error.strerror}, expected is {expected}.") from error
   except ValueError as error:
     raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
 

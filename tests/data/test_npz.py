@@ -148,7 +148,7 @@ def test_other_splits_are_read_only_when_asked_for(save_npz):
   found = data.load(path)
   path.rename(path.with_name("gone.npz"))
   assert len(found.split("train").id) == 6
-  with pytest.raises(ValueError, match="own.npz: there is no such file"):
+  with pytest.raises(ValueError, match="own.npz: No such file"):
     found.split("test")
   path.with_name("gone.npz").rename(path)
   assert len(found.split("test").id) == 3

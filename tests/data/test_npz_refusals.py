@@ -17,34 +17,26 @@ X4 = np.zeros((N, 2, 2, 1))
 # fmt: off
 BAD = {  # name: (arrays beside or instead of the good ones, options, the sentence)
   "short x": ({"x_v": np.zeros((10, 2))}, {}, "x_v has 10 rows, y has 12"),
-  "short present": ({"present_v": np.ones(5, bool)}, {}, "present_v has 5 rows, y has"),
-  "short split": ({"split": SPLIT[:4]}, {}, "split has 4 rows, y has 12"),
   "objects": ({"x_v": OBJECTS}, {}, "x_v is an array of objects, a pickle"),
-  "object labels": ({"y": OBJECTS}, {}, "y is an array of objects"),
   "no x": ({"x_v": None, "x_s": None}, {}, "no array x_<modality>, found are y, split"),
   "no y": ({"y": None}, {}, "no array y, found are x_v, x_s, split"),
   "unknown array": ({"label": SPLIT}, {}, "'label' is unknown, known are x_<modality>"),
-  "no modality name": ({"x_": X4}, {}, "'x_' is unknown"),
   "odd modality name": ({"x_a+b": X4}, {}, r"'x_a\+b' is unknown"),
   "5-D": ({"x_v": X4[..., None]}, {}, r"x_v is float64 of shape \(12, 2, 2, 1, 1\)"),
-  "0-D": ({"x_v": np.float32(1)}, {}, r"x_v is float32 of shape \(\), expected: num"),
   "no features": ({"x_v": np.zeros((N, 0))}, {}, r"shape \(12, 0\), expected: num"),
   "complex": ({"x_v": np.zeros((N, 2), complex)}, {}, "x_v is complex128 of shape"),
   "dates": ({"x_v": np.zeros((N, 2), "M8[s]")}, {}, r"x_v is datetime64\[s\]"),
-  "durations": ({"y": np.zeros(N, "m8[s]")}, {}, r"y is timedelta64\[s\]"),
   "bytes": ({"x_v": np.array([b"a"] * N)}, {}, r"x_v is \|S1 .* or unicode strings \[N\]"),
   "fields": ({"x_v": np.zeros(N, [("a", "f4")])}, {}, r"x_v is \[\('a', '<f4'\)\]"),
   "2-D strings": ({"x_v": np.full((N, 2), "a")}, {}, r"x_v is <U1 .* unicode strings \[N\]\.$"),
   "ambiguous 1-D": ({"x_v": np.arange(N)}, {}, "tokens or vector: say so by kinds.v"),
   "ambiguous 2-D": ({"x_v": np.zeros((N, 9), "u1")}, {}, "or vector: say so by kinds.v"),
   "y of rank 3": ({"y": np.zeros((N, 2, 2), int)}, {}, r"y is int64 of shape \(12, 2, 2\)"),
-  "y of rank 0": ({"y": np.array(3)}, {}, r"y is int64 of shape \(\)"),
   "y of one column": ({"y": np.ones((N, 1), int)}, {}, r"one label a row has the shape"),
   "no rows": ({k: v[:0] for k, v in plain().items()}, {}, "y has no rows"),
   "gaps": ({"y": np.array([0, 2, 5] * 4)}, {}, "0, 2, 5: number them 0 to 2, or name"),
   "float classes": ({"y": np.array([0.0, 2, 5] * 4)}, {}, r"whole, 0.0, 2.0, 5.0: give"),
   "negative class": ({"y": np.arange(N) % 3 - 1}, {}, "y, row 0: found -1, .* from 0"),
-  "class without name": ({"classes": np.array(["a", "b"])}, {}, "y, row 2: found 2, .*0 to 1"),
   "unknown name": (
     {"y": np.array(["a", "b", "c"] * 4), "classes": np.array(["a", "b"])}, {},
     "y, row 2: found 'c', expected: the names in classes, a, b",
@@ -52,9 +44,7 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "names twice": ({"classes": np.array(["a", "a"])}, {}, "expected: different names"),
   "empty name": ({"y": with_value(["a", "b"] * 6, 4, "")}, {}, "y, row 4: found ''"),
   "one class": ({"y": np.zeros(N, int)}, {}, "6 train rows all have the label 0,"),
-  "one class in train": ({"y": np.array([1] * 6 + [0] * 6)}, {}, "all have the label 1"),
   "NaN label": ({"y": with_value(np.ones(N), 7, NAN)}, {}, "y, row 7: found nan"),
-  "inf label": ({"y": with_value(np.ones(N), 2, 1e300)}, {}, r"y, row 2: found 1e\+300"),
   "one value": ({"y": np.full(N, 0.5)}, {}, "6 train rows all have the label 0.5,"),
   "many values": ({"y": with_value(np.eye(N, 4), (5, 1), 2)}, {}, "row 5: found .* 0 and 1 alone"),
   "columns and names": (
@@ -63,7 +53,6 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   ),
   "scale of classes": ({"scale": np.array(2.0)}, {}, "scale is there, but y is int64"),
   "scale of 0": ({"y": np.arange(N) / 7, "scale": np.array(0)}, {}, "scale is 0.0"),
-  "scale [1]": ({"scale": np.array([2.0])}, {}, r"scale is float64 of shape \(1,\)"),
   "classes of floats": (
     {"y": np.arange(N) / 7, "classes": np.array(["a", "b"])}, {},
     "classes is there, but",
@@ -90,8 +79,6 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     "group, row 6: found 'b', expected: one split",
   ),
   "negative group": ({"group": np.arange(N) - 1}, {}, "group, row 0: found -1, .*: 0 to"),
-  "group of floats": ({"group": np.ones(N)}, {}, r"float64 .* integers or strings \[N\]"),
-  "short group": ({"group": np.arange(3)}, {}, "group has 3 rows, y has 12"),
   "one group": (
     {"group": np.zeros(N, int), "split": None}, {},
     "no valid rows: 1 groups are too few",
@@ -108,13 +95,11 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "length of no modality": ({"length_w": np.ones(N, int)}, {}, "'length_w' is unknown"),
   "length of a vector": ({"length_v": np.ones(N, int)}, {}, "no lengths, as x_v is of"),
   "long length": ({"length_s": np.full(N, 5)}, {}, "length_s, row 0: found 5, .* 0 to 4"),
-  "negative length": ({"length_s": with_value(np.ones(N, int), 9, -1)}, {}, "row 9: found -1"),
   "ids twice": (
     {"id": with_value(np.arange(N), 11, 4)}, {},
     "id, row 11: found 4, expected: a number that no row",
   ),
   "large id": ({"id": np.arange(N) + 2**31 - 3}, {}, "id, row 3: found 2147483648, expected: 0 to"),
-  "negative id": ({"id": np.arange(N) - 2}, {}, "id, row 0: found -2, expected: 0 to"),
   "ids of strings": ({"id": SPLIT}, {}, r"id is <U5 .* integers \[N\]"),
   "empty strings": (
     {"x_w": np.full(N, "")}, {},
@@ -138,7 +123,6 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "kind of none": ({}, {"kinds": {"w": "image"}}, "a modality in kinds is 'w', known are v, s"),
   "unknown kind": ({}, {"kinds": {"v": "audio"}}, "kinds.v is 'audio', known are image, tok"),
   "impossible kind": ({}, {"kinds": {"v": "image"}}, "x_v is .* can be sequence or vector, not im"),
-  "tokens of floats": ({}, {"kinds": {"v": "tokens"}}, "can be sequence or vector, not tokens"),
   "image of strings": ({"x_v": SPLIT}, {"kinds": {"v": "image"}}, "can be tokens, not image"),
 }
 # fmt: on
@@ -204,7 +188,7 @@ def save_npy(path):
 @pytest.mark.parametrize(
   ("change", "sentence"),
   [
-    (pathlib.Path.unlink, "there is no such file"),
+    (pathlib.Path.unlink, "No such file or directory, expected is an npz file"),
     (cut, "this is no npz file .*, or one that is cut short"),
     (spoil, "x_v cannot be read: Bad CRC-32"),
     (shorten, "x_v cannot be read: it holds 88 bytes, its header says 96"),
@@ -230,10 +214,10 @@ def test_a_file_that_may_not_be_read_is_refused(save_npz, monkeypatch):
   path = save_npz(plain())
 
   def refuse(*args, **options):
-    raise PermissionError
+    raise PermissionError(13, "Permission denied")
 
   monkeypatch.setattr(pathlib.Path, "open", refuse)  # root may read all
-  with pytest.raises(ValueError, match="own.npz: there is no permission to read"):
+  with pytest.raises(ValueError, match="own.npz: Permission denied"):
     data.load(path)
 
 

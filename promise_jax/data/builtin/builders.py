@@ -184,12 +184,10 @@ def cut_segments(
     offset += steps
 
 
-BUILTIN = {  # name: builder, config
-  "mfeat": (Mfeat, None),
-  "emoji/label": (Emoji, "label"),
-  "emoji/tags": (Emoji, "tags"),
-  "watch/fold0": (Watch, "fold0"),
-  "watch/fold1": (Watch, "fold1"),
+BUILTIN = {"mfeat": (Mfeat, None)} | {  # name: builder, config
+  f"{builder.name}/{config.name}": (builder, config.name)
+  for builder in (Emoji, Watch)
+  for config in builder.BUILDER_CONFIGS
 }
 
 
