@@ -1,4 +1,4 @@
-"""Rows of a split on the devices: preprocessed, in equal blocks, or kept on the host."""
+"""Puts the rows of a split on the devices, preprocessed and in equal blocks, or on the host."""
 
 import functools
 from collections.abc import Callable
@@ -20,12 +20,12 @@ PIECE = 8 * PREPROCESSED  # rows that go to a device at once to be preprocessed 
 
 
 def collect_arrays(split: Split) -> dict:
-  """The arrays of a split [N, ...] as the compiled programs take them."""
+  """The arrays [N, ...] of a split as a dict, the form that compiled programs take."""
   return split._asdict() | {"id": split.id.astype(np.int32)}
 
 
 def block_size(mesh: Mesh, most: int = BLOCK) -> int:
-  """Rows of a block: at most `most`, and the same number for every device that shares it."""
+  """Rows of a block: at most `most`, and equally many on each device of the axis "data"."""
   devices = mesh.shape["data"]
   return max(most // devices, 1) * devices
 
@@ -45,7 +45,7 @@ def place_train_rows(method: Method, split: Split, mesh: Mesh) -> tuple[dict, di
   """(rows that every device has, rows that stay on the host or None).
 
   Raises:
-    ValueError: the devices have no room for the rows.
+    ValueError: the rows do not fit into the memory of the devices.
   """
   rows = collect_arrays(split)
   if prefetch.is_streamed(split):

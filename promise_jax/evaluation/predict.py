@@ -1,8 +1,8 @@
 """Logits under every pattern of present modalities, for all seeds, in one jitted call.
 
-A row's prediction depends on that row alone and on which of its modalities are shown. The
+A row's prediction depends only on that row and on which of its modalities are present. The
 predictions under the 2^M - 1 patterns therefore contain those under every other missing
-protocol: `conditions.select_logits` picks them row by row.
+protocol: `conditions.select_logits` selects them row by row.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def predict_patterns(
   mesh: Mesh,
   max_block: int = device_data.BLOCK,
 ) -> Float[Array, "P N C"]:
-  """Logits of one seed under each pattern; to be traced.
+  """Logits of one seed under each pattern; part of a jitted function.
 
   `rows`, as `device_data.pad_to_blocks` returns them, are computed in blocks of at most
   `max_block`, which bounds the memory, and each block is spread over the devices of `mesh`.

@@ -70,8 +70,8 @@ def evaluate_run(
 ) -> str:
   """Evaluates a finished run under another protocol; returns a table, variants x metrics.
 
-  The lines join results.jsonl, in place of earlier ones of this protocol and split. `masks` names a
-  file to write the mask table to. ValueError if there is no finished run, protocol or split.
+  The lines of results.jsonl for this protocol and split are replaced or added. `masks` is the path
+  of a file to write the mask table to. ValueError if there is no finished run, protocol or split.
   """
   parsed = missing.parse_protocol(protocol)
   experiment = parse_experiment(run_dir.read_config(folder))

@@ -1,4 +1,4 @@
-"""RedCore's weights beta of the imputation losses, set by how hard the losses are.
+"""RedCore's weights beta of the imputation losses: larger where imputation is harder.
 
 "RedCore", Sun et al., AAAI 2024, arXiv 2312.10386; equations of the released code:
 
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 
 class ControllerState(NamedTuple):
-  mean_loss: Float[Array, " M"]  # moving average of the losses
+  mean_loss: Float[Array, " M"]  # moving average of the imputation losses
   step: Int[Array, ""]
 
 
@@ -32,8 +32,8 @@ def growing_step(step_size: float, growth: float, growth_every: int) -> optax.Sc
   """step_size * growth^(1 + floor(step / growth_every)), as in the released code; growth 1
   is a constant step.
 
-  It ends at 1e6 (ours), long after beta stands in a corner: in float32 it would overflow, a
-  norm with it, and all of beta would be 0.
+  At most 1e6 (ours), at which beta has long stopped changing: without a limit the step would
+  overflow in float32, so would the norm, and all of beta would be 0.
   """
   return lambda step: jnp.minimum(step_size * growth ** (1.0 + step // growth_every), 1e6)
 
@@ -56,9 +56,9 @@ def controller(
 ) -> optax.GradientTransformationExtraArgs:
   """Turns imputation losses f[M] into updates of beta f[M].
 
-  The averages follow every batch; beta moves at every `every`-th, the first included. The
-  released code has the defaults, and growth 1.5. Where the extra argument `seen` bool[M] is
-  False, no row of the batch has the modality, and its average stays (released code: NaN).
+  The averages are updated in every batch, beta in every `every`-th, from the first on. The
+  defaults are those of the released code, but its growth is 1.5. Where the extra argument `seen` bool[M] is
+  False, no row of the batch has the modality, and its average stays as it is (released code: NaN).
   """
   schedule = growing_step(step_size, growth, growth_every)
 

@@ -1,8 +1,8 @@
 """`fit`, the training loop of all methods.
 
 K steps of all seeds and the validation after them are one compiled program, a block. While the
-device computes a block, the host logs the one before and draws the rows of the next. Everything
-follows from (seed, step): a resumed run repeats nothing and skips nothing.
+device computes a block, the host logs the one before and draws the rows of the next. All random
+draws follow from (seed, step), so a resumed run ends like one that never stopped.
 """
 
 import contextlib
@@ -68,16 +68,16 @@ def fit(
   """Trains `method` for every seed, stage by stage.
 
   Args:
-    method, spec: what to train, and what the data are.
+    method, spec: what to train, and the modalities and task of the data.
     train_data: train rows, which of them are labelled, the seeds, the training protocol.
     valid_data: rows that select the best step.
     config: steps, batches, devices and the optimizer.
     mesh: the devices, default all.
-    init_params: parameters [S, ...] by path in place of freshly drawn ones.
-    checkpoints: where the run saves, and from where it goes on.
-    log: gets the lines of every block, one for each seed.
-    stop: called after every block; the number of a signal saves and stops.
-    title: what progress is shown under; None shows nothing.
+    init_params: {path: parameter [S, ...]} in place of randomly initialised ones.
+    checkpoints: where the run saves, and resumes from.
+    log: called with the lines of every block, one for each seed.
+    stop: called after every block; if it returns a signal, not 0, training saves and stops.
+    title: heading of the progress on the console; None shows nothing.
 
   Raises:
     FloatingPointError: a loss or parameter is not finite; nothing of that block is saved.
