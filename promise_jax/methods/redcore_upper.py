@@ -54,7 +54,7 @@ def move_beta(config, names: tuple[str, ...], model_state: dict, losses: Average
   """
   beta = model_state["upper"]
   change, state = make_controller(config).update(
-    jax.lax.stop_gradient(losses.value), model_state["controller"], beta, seen=losses.count > 0
+    jax.lax.stop_gradient(losses.value), model_state["controller"], beta, in_batch=losses.count > 0
   )
   if config.upper == "relative_advantage":
     beta = optax.apply_updates(beta, change)

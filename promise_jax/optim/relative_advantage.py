@@ -57,16 +57,16 @@ def controller(
   """Turns imputation losses f[M] into updates of beta f[M].
 
   The averages are updated in every batch, beta in every `every`-th, from the first on. The
-  defaults are those of the released code, but its growth is 1.5. Where the extra argument `seen` bool[M] is
-  False, no row of the batch has the modality, and its average stays as it is (released code: NaN).
+  defaults are those of the released code, but its growth is 1.5. Where the extra argument
+  `in_batch` bool[M] is False, no row has the modality and its average stays (released code: NaN).
   """
   schedule = growing_step(step_size, growth, growth_every)
 
   def init(beta):
     return ControllerState(jnp.zeros_like(beta), jnp.zeros((), jnp.int32))
 
-  def update(losses, state, beta, *, seen=True):
-    mean_loss = jnp.where(seen, (1 - rho) * state.mean_loss + rho * losses, state.mean_loss)
+  def update(losses, state, beta, *, in_batch=True):
+    mean_loss = jnp.where(in_batch, (1 - rho) * state.mean_loss + rho * losses, state.mean_loss)
     moved = beta - schedule(state.step).astype(beta.dtype) * relative_advantage(mean_loss)
     change = jnp.where(state.step % every == 0, project_to_sphere(moved, floor) - beta, 0)
     return change, ControllerState(mean_loss, state.step + 1)

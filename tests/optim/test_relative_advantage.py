@@ -25,32 +25,32 @@ PRINTED = np.array(
 AUTHORS = {"rho": 0.7, "step_size": 0.1, "growth": 1.5, "growth_every": 500, "every": 3}
 
 
-def run_controller(losses, seen=True, **settings):
+def run_controller(losses, in_batch=True, **settings):
   """(beta, averaged losses) f[T, M] after each of the losses f[T, M]."""
   tx = relative_advantage.controller(**settings)
   losses = jnp.asarray(losses, float)
 
   def step(carry, now):
     beta, state = carry
-    loss, seen = now
-    change, state = tx.update(loss, state, beta, seen=seen)
+    loss, in_batch = now
+    change, state = tx.update(loss, state, beta, in_batch=in_batch)
     beta = optax.apply_updates(beta, change)
     return (beta, state), (beta, state.mean_loss)
 
-  def run(losses, seen):
+  def run(losses, in_batch):
     beta = jnp.ones(losses.shape[1], losses.dtype)
-    return jax.lax.scan(step, (beta, tx.init(beta)), (losses, seen))[1]
+    return jax.lax.scan(step, (beta, tx.init(beta)), (losses, in_batch))[1]
 
-  return jax.jit(run)(losses, jnp.broadcast_to(seen, losses.shape))
+  return jax.jit(run)(losses, jnp.broadcast_to(in_batch, losses.shape))
 
 
-def run_slow_loop(losses, seen, *, rho, step_size, growth, growth_every, every, floor):
+def run_slow_loop(losses, in_batch, *, rho, step_size, growth, growth_every, every, floor):
   """The same from the equations, in plain Python."""
   beta, mean_loss = [1.0] * len(losses[0]), [0.0] * len(losses[0])
   betas, mean_losses = [], []
   for t, loss in enumerate(losses):
     for m, value in enumerate(loss):
-      if seen[t][m]:
+      if in_batch[t][m]:
         mean_loss[m] = (1 - rho) * mean_loss[m] + rho * value
     mean = sum(mean_loss) / len(mean_loss)
     advantage = [(mean - x) / mean if mean else 0.0 for x in mean_loss]
@@ -112,40 +112,40 @@ def test_a_step_that_grew_for_long_leaves_beta_on_the_sphere():
 
 
 def random_case(num_losses: int):
-  """30 random losses of very different sizes, a fifth of them not seen."""
+  """30 random losses of very different sizes, a fifth of them of modalities not in the batch."""
   rng = np.random.default_rng(num_losses)
   losses = np.exp(rng.normal(size=(30, num_losses)) * 2)
-  seen = rng.random((30, num_losses)) < 0.8
+  in_batch = rng.random((30, num_losses)) < 0.8
   settings = {"rho": 0.6, "step_size": 0.2, "growth": 1.3, "growth_every": 7, "every": 4}
-  return losses, seen, settings | {"floor": 0.15}
+  return losses, in_batch, settings | {"floor": 0.15}
 
 
 @pytest.mark.parametrize("num_losses", [2, 3, 4])
 def test_the_controller_agrees_with_the_slow_loop(num_losses):
-  losses, seen, settings = random_case(num_losses)
-  beta, mean_loss = run_controller(np.where(seen, losses, np.nan), seen, **settings)
-  slow_beta, slow_mean_loss = run_slow_loop(losses.tolist(), seen.tolist(), **settings)
+  losses, in_batch, settings = random_case(num_losses)
+  beta, mean_loss = run_controller(np.where(in_batch, losses, np.nan), in_batch, **settings)
+  slow_beta, slow_mean_loss = run_slow_loop(losses.tolist(), in_batch.tolist(), **settings)
   np.testing.assert_allclose(mean_loss, slow_mean_loss, rtol=1e-5)
   np.testing.assert_allclose(beta, slow_beta, rtol=1e-4)
   assert np.ptp(slow_beta, axis=0).min() > 0.1
-  np.testing.assert_array_equal(mean_loss[1:][~seen[1:]], mean_loss[:-1][~seen[1:]])
+  np.testing.assert_array_equal(mean_loss[1:][~in_batch[1:]], mean_loss[:-1][~in_batch[1:]])
 
 
 def test_the_controller_vectorises_over_seeds():
-  losses, seen, settings = random_case(3)
+  losses, in_batch, settings = random_case(3)
   rolled = np.stack([np.roll(losses, i, axis=0) for i in range(3)], axis=1)
   tx = relative_advantage.controller(**settings)
 
-  def step(beta, state, loss, seen):
-    change, state = tx.update(loss, state, beta, seen=seen)
+  def step(beta, state, loss, in_batch):
+    change, state = tx.update(loss, state, beta, in_batch=in_batch)
     return optax.apply_updates(beta, change), state
 
   step = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None)))
   carry = jnp.ones((3, 3)), jax.vmap(tx.init)(jnp.ones((3, 3)))
   for t in range(12):
-    carry = step(*carry, jnp.asarray(rolled[t], jnp.float32), seen[t])
+    carry = step(*carry, jnp.asarray(rolled[t], jnp.float32), in_batch[t])
   for i in range(3):
-    expected, _ = run_slow_loop(rolled[:12, i].tolist(), seen[:12].tolist(), **settings)
+    expected, _ = run_slow_loop(rolled[:12, i].tolist(), in_batch[:12].tolist(), **settings)
     np.testing.assert_allclose(carry[0][i], expected[-1], rtol=1e-4)
 
 
