@@ -8,7 +8,6 @@ from pathlib import Path
 
 import promise_jax
 from promise_jax.cli import old_names
-from promise_jax.cli.errors import UsageError
 
 PACKAGE = Path(promise_jax.__file__).resolve().parent
 
@@ -41,7 +40,7 @@ def config_names() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-  """The config file that `name` means. UsageError if there is none."""
+  """The config file that `name` means. ValueError if there is none."""
   path = Path(name).expanduser()
   if path.suffix == ".py" and path.is_file():
     return path
@@ -49,7 +48,7 @@ def find_config(name: str) -> Path:
   short = name.removesuffix(".py").removeprefix("configs/")
   if short in known:
     return known[short]
-  raise UsageError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
+  raise ValueError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
 
 
 def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], example: str):
@@ -64,7 +63,7 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
     The config as a dict, and the name of its file.
   """
   if not flag:
-    raise UsageError(f"--config is missing, for instance --config {example}")
+    raise ValueError(f"--config is missing, for instance --config {example}")
   name, _, arguments = flag.partition(":")
   path = find_config(name)
   spec = importlib.util.spec_from_file_location("promise_jax_config", path)
@@ -72,11 +71,11 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
   try:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-      raise UsageError(f"{path} is no config: it has no function get_config")
+      raise ValueError(f"{path} is no config: it has no function get_config")
     given = [old_names.rename_arguments(arguments)] if arguments else []
     config = module.get_config(*given)
   except ValueError as error:
-    raise UsageError(str(error)) from error
+    raise ValueError(str(error)) from error
   kinds = []
   for field, value in overrides:
     if match := re.fullmatch(r"kinds\.(\w+)", field):  # no field: the data name the modalities
@@ -101,16 +100,16 @@ def set_field(config, field: str, text: str | None) -> None:
     near = difflib.get_close_matches(last, fields.values(), 1)
     meant = [f"--config.{f}" for f, end in fields.items() if end in near][:3]
     hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
-    raise UsageError(f"the config has no field {field!r}{hint}")
+    raise ValueError(f"the config has no field {field!r}{hint}")
   default = section[last]
   if is_section(default):
-    raise UsageError(f"{field} is a group of settings: {', '.join(default)}")
+    raise ValueError(f"{field} is a group of settings: {', '.join(default)}")
   if text is None and not isinstance(default, bool):
-    raise UsageError(f"--config.{field} needs a value")
+    raise ValueError(f"--config.{field} needs a value")
   try:
     section[last] = convert_value(field, "true" if text is None else text, default)
   except ValueError as error:
-    raise UsageError(str(error)) from None
+    raise ValueError(str(error)) from None
 
 
 def is_section(value) -> bool:

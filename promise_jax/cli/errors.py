@@ -15,10 +15,6 @@ RESUME = "the same command continues from the last checkpoint"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class UsageError(ValueError):
-  """A mistake in the command line or in a config file."""
-
-
 def exit_code(command: Callable[[], None]) -> int:
   """Runs `command`; prints what went wrong, if anything, and returns the exit code."""
   try:
@@ -84,10 +80,8 @@ def is_user_error(error: Exception) -> bool:
 
   A ValueError from JAX or NumPy is a bug of ours, and its traceback is wanted.
   """
-  if isinstance(error, UsageError | FileNotFoundError | PermissionError | IsADirectoryError):
+  if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
     return True
-  frame = error.__traceback__
-  while frame.tb_next:
-    frame = frame.tb_next
-  file = Path(frame.tb_frame.f_code.co_filename).resolve()
-  return isinstance(error, ValueError) and Path(promise_jax.__file__).parent in file.parents
+  last = traceback.extract_tb(error.__traceback__)[-1]
+  package = Path(promise_jax.__file__).resolve().parent
+  return isinstance(error, ValueError) and package in Path(last.filename).resolve().parents

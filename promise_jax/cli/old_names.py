@@ -39,15 +39,14 @@ def rename_arguments(text: str) -> str:
 
 def rename_override(field: str, value: str | None) -> tuple[str, str | None]:
   """The field and value of --config.FIELD=VALUE, with today's names."""
-  *parents, last = field.split(".")
-  if parents and parents[-1] in SETTINGS:
-    last = rename(last, SETTINGS[parents[-1]])
-  # A comparison has the same fields in each of its runs: runs.NAME.train.every.
-  for count in (2, 1):
-    tail = ".".join([*parents, last][-count:])
-    if tail in FIELDS:
-      return ".".join([*[*parents, last][:-count], rename(tail, FIELDS)]), value
-  return ".".join([*parents, last]), value and rename_variants(value)
+  value = value and rename_variants(value)
+  for old in FIELDS:
+    # A comparison has the same fields in each of its runs: runs.NAME.train.every.
+    if field == old or field.endswith(f".{old}"):
+      return field.removesuffix(old) + rename(old, FIELDS), value
+  section, _, last = field.rpartition(".")
+  settings = SETTINGS.get(section.rpartition(".")[2], {})
+  return field.removesuffix(last) + rename(last, settings), value
 
 
 def rename_variants(text: str) -> str:

@@ -1,7 +1,7 @@
 """Several processes that train as one: how they start, and what they agree on.
 
 Every process runs the same program with the same config. All of them train, save and restore; only
-the primary one writes logs and tables. In a single process nothing here has an effect.
+the primary one writes logs and tables. A single process agrees with itself without waiting.
 """
 
 import time

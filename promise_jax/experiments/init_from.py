@@ -9,7 +9,6 @@ The other run is read until a variant has its first checkpoint, and never after.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from promise_jax import files, methods
+from promise_jax import methods
 from promise_jax.experiments import run_dir
 from promise_jax.experiments.experiment import Experiment, VariantConfig, parse_experiment
 from promise_jax.method import Method
@@ -131,10 +130,3 @@ def list_paths(reasons: Mapping[str, str]) -> str:
     more = f" and {len(paths) - NUM_LISTED} more" if len(paths) > NUM_LISTED else ""
     parts.append(f"{', '.join(paths[:NUM_LISTED])}{more} ({reason})")
   return "; ".join(parts)
-
-
-def write_init_note(path: Path, plan: InitPlan, name: str) -> None:
-  """Adds the plan of the variant `name` to init.json."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
-  files.write_json(path, entries | {name: dataclasses.asdict(plan)})

@@ -35,11 +35,8 @@ from promise_jax.experiments.experiment import Experiment
 from promise_jax.types import Modality, Spec, Task
 
 # Fields that cannot change a result: a run may continue with other ones.
-NEUTRAL_FIELDS = (
-  "train.seed_devices",
-  "train.save_every",
-  *(f"data.{x}" for x in PREFETCH_OPTIONS),
-)
+PREFETCH_FIELDS = tuple(f"data.{name}" for name in PREFETCH_OPTIONS)
+NEUTRAL_FIELDS = ("train.seed_devices", "train.save_every", *PREFETCH_FIELDS)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -62,28 +59,23 @@ def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
     ValueError: another config made the folder, it holds something else, another process has it
       open, or not all processes of this run see it.
   """
+  path = folder / "config.json"
   with contextlib.ExitStack() as stack:
-    distributed.run_on_all_processes(
-      lambda: stack.enter_context(lock_folder(folder, experiment)), distributed.is_primary()
-    )
-    distributed.wait_until_equal(lambda: int((folder / "config.json").exists()))
+
+    def lock_folder() -> None:
+      folder.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(open(folder / "lock", "a"))
+      try:
+        # The kernel drops this lock when the process ends, however it ends.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(f"{folder} is in use by another process") from None
+      if not path.exists():
+        files.write_json(path, {"config": experiment.config, **provenance()})
+
+    distributed.run_on_all_processes(lock_folder, distributed.is_primary())
+    distributed.wait_until_equal(lambda: int(path.exists()))
     distributed.run_on_all_processes(lambda: check_folder(folder, experiment))
-    yield
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path, experiment: Experiment) -> Iterator[None]:
-  """Locks the folder and writes config.json where there is none."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / "lock", "a") as lock:
-    try:
-      # The kernel drops this lock when the process ends, however it ends.
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f"{folder} is in use by another process") from None
-    path = folder / "config.json"
-    if not path.exists():
-      files.write_json(path, {"config": experiment.config, **provenance()})
     yield
 
 
@@ -100,11 +92,9 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
       raise ValueError(f"workdir {folder} is not empty and not a run: it holds {some}")
     return
   before, now = result_fields(read_config(folder)), result_fields(experiment.config)
-  changed = [
-    f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
-    for field in sorted(before.keys() | now.keys())
-    if before.get(field) != now.get(field)
-  ]
+  fields = sorted(before.keys() | now.keys())
+  pairs = {f: (before.get(f), now.get(f)) for f in fields}
+  changed = [f"{f} was {old!r}, is {new!r}" for f, (old, new) in pairs.items() if old != new]
   if changed:
     raise ValueError(f"workdir {folder} belongs to another config: {'; '.join(changed)}")
 

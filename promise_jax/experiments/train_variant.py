@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,10 @@ def load_start(
   params = {}
   if plan := variant.init:
     if distributed.is_primary():
-      init_from.write_init_note(folder / "init.json", plan, variant.name)
+      path = folder / "init.json"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
+      files.write_json(path, entries | {variant.name: dataclasses.asdict(plan)})
     show(init_from.describe_init(plan, variant.name))
     params = init_from.load_init_params(plan, len(setup.experiment.seeds))
   if untrained := init_from.describe_untrained(variant.method, params):

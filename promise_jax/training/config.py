@@ -1,15 +1,12 @@
 """The settings of training, and what is refused of them."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 from jax.sharding import Mesh
 
-from promise_jax.checks import check_choice
+from promise_jax.checks import check_fields
 from promise_jax.optim import optimizer
-
-SelectOn = Literal["all", "full"]
-SeedParallelism = Literal["auto", "map", "vmap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +17,9 @@ class TrainConfig:
   eval_every: int = 25  # K steps that are one compiled block and end in a validation
   batch_size: int = 128  # rows of a batch, over all devices
   labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
-  select_on: SelectOn = "all"  # patterns that select the step: all (mean), or the complete one
-  seed_parallelism: SeedParallelism = "auto"  # seeds in turn (map), at once (vmap), map on CPU
+  select_on: Literal["all", "full"] = "all"  # patterns that select the step: all, or the full one
+  # Seeds one after another (map) or at once (vmap); auto: map on CPU, vmap elsewhere.
+  seed_parallelism: Literal["auto", "map", "vmap"] = "auto"
   save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block
   seed_devices: int = 1  # parts of the devices, each of which trains its share of the seeds
   optim: optimizer.OptimConfig = optimizer.OptimConfig()
@@ -29,6 +27,7 @@ class TrainConfig:
 
 def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
   """Raises ValueError for settings that do not fit each other, the devices or the seeds."""
+  check_fields(config, "train")
   if config.batch_size < 1 or not 0 <= config.labelled_per_batch <= config.batch_size:
     raise ValueError(
       f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "
@@ -43,8 +42,6 @@ def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
     raise ValueError(
       f"seeds is {num_seeds}, it must be a multiple of train.seed_devices, {mesh.shape['seed']}"
     )
-  check_choice("train.seed_parallelism", config.seed_parallelism, get_args(SeedParallelism))
-  check_choice("train.select_on", config.select_on, get_args(SelectOn))
   if config.eval_every < 1 or config.steps < 1 or config.steps % config.eval_every:
     raise ValueError(
       f"train.steps is {config.steps}, it must be a positive multiple of "
