@@ -116,7 +116,6 @@ def check_memory(method: Method, rows: dict, mesh: Mesh) -> None:
     need += placement.num_bytes(jax.eval_shape(method.preprocess, rows["inputs"]))
   if free is not None and need > free:
     raise ValueError(
-      f"the train rows take {need / 1e9:.1f} GB on every device, where "
-      f"{free / 1e9:.1f} GB are free; set data.stream (data.load(..., stream=True)), "
-      "then they are read from disk while training"
+      f"the train rows take {need / 1e9:.1f} GB on every device, where {free / 1e9:.1f} GB are "
+      "free; set data.stream, then they are read from disk while training"
     )

@@ -194,7 +194,7 @@ def test_stored_rows_are_read_by_index_and_never_all(mine):
 @pytest.mark.parametrize(
   ("name", "options", "words"),
   [
-    ("mine.pkl", {}, "no such file|cannot be streamed"),
+    ("mine.pkl", {}, "No such file|cannot be streamed"),
     ("synthetic", {}, "no option 'stream'"),
     ("mine.npz", {"frozen": {"photo": "a:b"}}, "stream and frozen are given"),
   ],

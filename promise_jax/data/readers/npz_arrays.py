@@ -4,9 +4,7 @@ import contextlib
 import math
 import pathlib
 import re
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
@@ -31,11 +29,6 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
 }
 BY_MODALITY = ("x", "present", "length")  # arrays with the name of a modality behind _
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
-# What zipfile, zlib and numpy raise for a member that is damaged, encrypted or lies.
-DAMAGED = (
-  *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, OSError),
-  *(RuntimeError, ValueError, MemoryError),
-)
 
 
 class Header(NamedTuple):
@@ -73,7 +66,7 @@ def name_array_in_errors(array: str) -> Iterator[None]:
   """Turns whatever reading an array raises into a ValueError that names it."""
   try:
     yield
-  except DAMAGED as error:
+  except Exception as error:  # a member that is damaged or encrypted can fail in any way
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     raise ValueError(f"{array} cannot be read: {reason}.") from None
 
