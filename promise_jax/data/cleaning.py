@@ -74,10 +74,10 @@ def clean_modality(
   recorded: Bool[np.ndarray, " N"],
   nonfinite: str = "frame",
 ) -> CleanModality:
-  """Stacks the rows of one modality and decides which of their values count.
+  """Stacks the rows of one modality and decides which of their values are kept.
 
-  What is dropped becomes zero, which is the train mean after standardisation. A row with
-  nothing left (no step of a sequence, no token but padding) becomes absent. Ours.
+  Dropped values become zero, which is the train mean after standardisation. A row without any
+  kept value (no step of a sequence, no token but padding) becomes absent. Ours.
 
   Args:
     modality: its shape has no open dimension any more.
@@ -98,29 +98,29 @@ def clean_modality(
     values, kept, report = values.astype(np.int32), kept & (values != 0), CleaningReport()
   else:
     kept, report = _drop_nonfinite(modality, values, kept, nonfinite)
-  left = kept.any(axis=tuple(range(1, kept.ndim)))
-  clean_length = np.where(left, np.clip(steps, 0, values.shape[1]), 0).astype(np.int32)
+  has_values = kept.any(axis=tuple(range(1, kept.ndim)))
+  clean_length = np.where(has_values, np.clip(steps, 0, values.shape[1]), 0).astype(np.int32)
   cut = modality.kind != "vector" and np.sum(recorded & (steps > values.shape[1]))
   report = report._replace(
-    num_empty_rows=int(np.sum(recorded & ~left)), num_truncated_rows=int(cut)
+    num_empty_rows=int(np.sum(recorded & ~has_values)), num_truncated_rows=int(cut)
   )
-  return CleanModality(values, kept, clean_length, left, report)
+  return CleanModality(values, kept, clean_length, has_values, report)
 
 
 def _clean_image(modality: Modality, values, recorded, nonfinite: str) -> CleanModality:
   """Floats, which lie in 0 to 1, become uint8."""
-  kept, left, report = recorded[:, None, None, None], recorded, CleaningReport()
+  kept, has_values, report = recorded[:, None, None, None], recorded, CleaningReport()
   if values.dtype != np.uint8:
     kept, report = _drop_nonfinite(modality, values, kept, nonfinite)
-    left = kept.any(axis=(1, 2, 3))
-    report = report._replace(num_empty_rows=int(np.sum(recorded & ~left)))
+    has_values = kept.any(axis=(1, 2, 3))
+    report = report._replace(num_empty_rows=int(np.sum(recorded & ~has_values)))
     values = np.where(kept, values, 0)
     bad = values[(values < 0) | (values > 1)]
     if bad.size:
       words = "floats of an image lie in 0 to 1; give 0 to 255 as uint8"
       raise ValueError(f"modality {modality.name!r}: a pixel is {bad[0]}, {words}.")
     values = np.round(255 * values).astype(np.uint8)
-  return CleanModality(values, kept, np.ones(len(values), np.int32), left, report)
+  return CleanModality(values, kept, np.ones(len(values), np.int32), has_values, report)
 
 
 def _inside(modality: Modality, length, recorded) -> np.ndarray:
@@ -146,9 +146,9 @@ def _drop_nonfinite(modality, values, kept, nonfinite) -> tuple[np.ndarray, Clea
   bad = int(np.sum(kept & ~finite))
   if bad and nonfinite == "error":
     raise ValueError(f"modality {modality.name!r}: {bad} values are NaN or inf.")
-  left = kept & (finite if nonfinite == "value" else finite.all(-1, keepdims=True))
-  lost = int(np.sum(kept.any(-1) & ~left.any(-1)))
-  return left, CleaningReport(num_nonfinite=bad, num_lost_frames=lost)
+  remaining = kept & (finite if nonfinite == "value" else finite.all(-1, keepdims=True))
+  num_lost = int(np.sum(kept.any(-1) & ~remaining.any(-1)))
+  return remaining, CleaningReport(num_nonfinite=bad, num_lost_frames=num_lost)
 
 
 def row_slices(num_rows: int, row_values: int) -> list[slice]:

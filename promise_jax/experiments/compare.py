@@ -39,7 +39,7 @@ class MergedVariant(NamedTuple):
 
 
 def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
-  """Chooses, runs, merges, compares; returns the text of comparison.md.
+  """Runs several experiments and compares their variants; returns the text of comparison.md.
 
   Writes comparison.md, comparison.json and report.html into `folder`. Finished runs in it are
   skipped, unfinished ones resumed.
@@ -57,28 +57,28 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
   """
 
   def run_all(runs: dict[str, dict]) -> None:
-    for name, one in runs.items():
+    for name, run in runs.items():
       show(f"\n{name}:")
-      show(experiment_run.run_experiment(one, folder / name, show=show))
+      show(experiment_run.run_experiment(run, folder / name, show=show))
 
   compare_config.check_comparison(config)
   before = config.get("before", {})
   run_all(before)
   runs = {
-    name: one | {"init_from": str(folder / one["init_from"])} if one["init_from"] in before else one
-    for name, one in config["runs"].items()
+    name: run | {"init_from": str(folder / run["init_from"])} if run["init_from"] in before else run
+    for name, run in config["runs"].items()
   }
   first, seeds = next(iter(runs)), config["trial_seeds"]
-  chosen = {
+  choices = {
     name: choose_variant(runs[first], trials, seeds, folder / "trials", show)
     for name, trials in config["trials"].items()
   }
-  runs = {name: compare_config.fill_choices(one, chosen) for name, one in runs.items()}
+  runs = {name: compare_config.fill_choices(run, choices) for name, run in runs.items()}
   run_all(runs)
   compared = (runs[first]["method"], *config.get("variants", ()))
   merged = merge_variants([folder / name for name in runs])
   differences = pd.concat([compare_all(name, merged, folder / first) for name in compared])
-  return write_comparison(config, chosen, compared, merged, differences, folder)
+  return write_comparison(config, choices, compared, merged, differences, folder)
 
 
 def choose_variant(
@@ -145,7 +145,12 @@ def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> 
 
 
 def write_comparison(
-  config: dict, chosen: dict, compared: tuple, merged: dict, differences: pd.DataFrame, folder: Path
+  config: dict,
+  choices: dict,
+  compared: tuple,
+  merged: dict,
+  differences: pd.DataFrame,
+  folder: Path,
 ) -> str:
   """Writes the files of the comparison; returns the markdown.
 
@@ -160,7 +165,7 @@ def write_comparison(
     others, best = rows_and_baseline(method, merged, compared, metric)
     blocks.append(comparison.variant_table(method, others, best, results, differences, metric))
   blocks.append(describe_rows(files.read_json(folder / first / "rows.json")))
-  for name, text in chosen.items():
+  for name, text in choices.items():
     count = len(config["trials"][name])
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
   most = max(len(variant.seeds) for variant in merged.values())

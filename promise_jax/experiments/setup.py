@@ -1,7 +1,7 @@
 """`Setup`: what all variants of an experiment share, loaded and checked before training.
 
-Every variant sees the same rows, label subsets, masks and number of steps, and is selected on
-validation. None of them sees the test split.
+Every variant is trained on the same rows, labels and masks for the same number of steps, and
+selected on the validation split. None of them reads the test split.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from promise_jax.types import Pattern, Spec, Split
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A variant that is ready to train."""
+  """The method of an experiment or one of its baselines, with settings, ready to train."""
 
   name: str
   checkpoints: Path  # their folder
   method: Method | None  # None: the constant predictor
-  init: init_from.InitPlan | None  # parameters to take over from another run
+  init: init_from.InitPlan | None  # parameters to copy from another run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   train_data = batches.TrainData(
     train, labelled, experiment.seeds, experiment.train_protocol, experiment.data.prefetch
   )
-  # These raise, before anything is trained, for protocols and metrics that do not fit.
+  # These three raise ValueError for protocols and metrics that do not fit, before training.
   batches.train_mask(train_data, experiment.seeds[0])
   conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
   measure.metrics_for(spec.task, experiment.metrics)
@@ -100,5 +100,5 @@ def labelled_mask(dataset: data.Dataset, rate: float, seed: int) -> Bool[np.ndar
   kind = dataset.spec.task.kind
   if group is None:
     return sampling.label_subset(split.label, kind, rate, seed, split.id)
-  ids, first, back = np.unique(group, return_index=True, return_inverse=True)
-  return sampling.label_subset(split.label[first], kind, rate, seed, ids)[back]
+  ids, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+  return sampling.label_subset(split.label[first], kind, rate, seed, ids)[inverse]

@@ -1,4 +1,4 @@
-"""Trains one variant of an experiment: its start, its logs, its predictions."""
+"""Trains one variant of an experiment: initial parameters, logs, predictions."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from promise_jax.types import Split
 
 @dataclasses.dataclass(frozen=True)
 class TrainedVariant:
-  """What the tables need of a trained variant."""
+  """A trained variant: its validation scores and a function that predicts."""
 
   name: str
   best_score: Float[np.ndarray, " S"]  # on validation; larger is better
@@ -40,7 +40,7 @@ def train_variant(
 ) -> TrainedVariant:
   """Trains `variant`, from its last checkpoint if it has one, with logs in `folder`.
 
-  `stop` is called while it trains, see `loop.fit`. `show` takes lines for a person.
+  `stop` is called while it trains, see `loop.fit`. `show` prints a line of text.
   """
   name, primary = variant.name, distributed.is_primary()
   title = name if show and primary else None
@@ -50,7 +50,7 @@ def train_variant(
   config = setup.experiment.train
   with checkpoint.Checkpoints(variant.checkpoints, save_every=config.save_every) as checkpoints:
     step = checkpoints.latest_step()
-    init_params = {} if step else load_start(setup, variant, folder, show)
+    init_params = {} if step else load_initial_params(setup, variant, folder, show)
     with open_metrics_log(folder / "metrics.jsonl", name, step) as log:
       trained = loop.fit(
         variant.method,
@@ -78,10 +78,10 @@ def train_variant(
   return TrainedVariant(name, trained.best_score, trained.best_step, predict_split)
 
 
-def load_start(
+def load_initial_params(
   setup: Setup, variant: Variant, folder: Path, show: Callable[[str], None]
 ) -> dict[str, Array]:
-  """The parameters by path that `init_from` gives the variant, noted in init.json."""
+  """{path: parameter} to copy from another run, empty without `init_from`; noted in init.json."""
   params = {}
   if plan := variant.init:
     if distributed.is_primary():
@@ -150,7 +150,7 @@ def fit_constant(setup: Setup, name: str) -> TrainedVariant:
   valid = setup.valid_data
   patterns = selection.selection_patterns(setup.patterns, setup.experiment.train.select_on)
   weight = selection.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)
-  # The same logits under every pattern: take as many of them as select.
+  # The logits are the same under every pattern: take as many as there are patterns.
   under_patterns = predict_split(valid)[:, : len(patterns)]
   score = [selection.selection_score(x, valid.label, weight, task) for x in under_patterns]
   return TrainedVariant(name, np.array(score), np.zeros(len(logits), np.int32), predict_split)

@@ -17,7 +17,7 @@ from promise_jax.experiments import init_from, run_dir
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 from promise_jax.experiments.setup import set_up
-from promise_jax.experiments.train_variant import load_start, train_variant
+from promise_jax.experiments.train_variant import load_initial_params, train_variant
 from promise_jax.method import TrainState
 from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
@@ -51,7 +51,7 @@ def wider_config(folder) -> dict:
 def start_of(given, folder, number=0):
   """The parameters by path that a variant of the run starts from, and what was said."""
   setup, lines = set_up(parse_experiment(given), folder), []
-  return load_start(setup, setup.variants[number], folder, lines.append), lines
+  return load_initial_params(setup, setup.variants[number], folder, lines.append), lines
 
 
 def finished_run(given, folder) -> SimpleNamespace:
