@@ -20,7 +20,7 @@ def test_the_files_are_found_checked_and_cut_in_quarters(tmp_path, monkeypatch):
     fashion.find_files(tmp_path)
   manual.mkdir(parents=True)
   assert fashion.find_files(tmp_path) == manual
-  with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz: there is no such"):
+  with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz: No such file"):
     fashion.read_images(manual, "t10k")
   for kind, header, x in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
     content = gzip.compress(bytes(header) + x.tobytes())

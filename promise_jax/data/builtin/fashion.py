@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from promise_jax.data.builtin import builders
+from promise_jax.data.source import name_file_in_errors
 
 SYSTEM_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 MANUAL_FOLDER = "downloads/manual/fashion_mnist"
@@ -85,9 +86,8 @@ def read_images(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray
   arrays = []
   for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
     path = folder / f"{part}-{kind}-ubyte.gz"
-    if not path.is_file():
-      raise ValueError(f"{path}: there is no such file.")
-    content = gzip.decompress(path.read_bytes())[header:]
+    with name_file_in_errors(path, "a file of Fashion-MNIST"):
+      content = gzip.decompress(path.read_bytes())[header:]
     digest = hashlib.sha256(content).hexdigest()
     if digest != (expected := SHA256[part, kind]):
       raise ValueError(f"{path}: its content has the SHA-256 {digest}, expected is {expected}.")
