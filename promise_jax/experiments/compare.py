@@ -69,16 +69,16 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
     for name, run in config["runs"].items()
   }
   first, seeds = next(iter(runs)), config["trial_seeds"]
-  choices = {
+  choice = {
     name: choose_variant(runs[first], trials, seeds, folder / "trials", show)
     for name, trials in config["trials"].items()
   }
-  runs = {name: compare_config.fill_choices(run, choices) for name, run in runs.items()}
+  runs = {name: compare_config.fill_choices(run, choice) for name, run in runs.items()}
   run_all(runs)
   compared = (runs[first]["method"], *config.get("variants", ()))
   merged = merge_variants([folder / name for name in runs])
   differences = pd.concat([compare_all(name, merged, folder / first) for name in compared])
-  return write_comparison(config, choices, compared, merged, differences, folder)
+  return write_comparison(config, choice, compared, merged, differences, folder)
 
 
 def choose_variant(
@@ -145,12 +145,7 @@ def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> 
 
 
 def write_comparison(
-  config: dict,
-  choices: dict,
-  compared: tuple,
-  merged: dict,
-  differences: pd.DataFrame,
-  folder: Path,
+  config: dict, choice: dict, compared: tuple, merged: dict, differences: pd.DataFrame, folder: Path
 ) -> str:
   """Writes the files of the comparison; returns the markdown.
 
@@ -165,7 +160,7 @@ def write_comparison(
     others, best = rows_and_baseline(method, merged, compared, metric)
     blocks.append(comparison.variant_table(method, others, best, results, differences, metric))
   blocks.append(describe_rows(files.read_json(folder / first / "rows.json")))
-  for name, text in choices.items():
+  for name, text in choice.items():
     count = len(config["trials"][name])
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
   most = max(len(variant.seeds) for variant in merged.values())
