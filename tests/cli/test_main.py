@@ -42,7 +42,10 @@ REFUSED = [
   ("train --config robult --config.robult.contrast=typo", "robult.contrast is 'typo', known are"),
   ("train --config robult:dataset=minst", "'minst'"),
   ("train --config robult --config.kinds.fou=image", "kinds"),
-  ("train --config robult:dataset=own.npz --config.kinds.sound=sequence", "kinds names 'sound'"),
+  (
+    "train --config robult:dataset=own.npz --config.kinds.sound=sequence",
+    "a modality in kinds is 'sound'",
+  ),
   ("train --config robult:dataset=own.npz --config.kinds.b=audio", "kinds.b is 'audio'"),
   ("train --config TINY:train_protocol=often", "known: none"),
   ("train --config TINY:train_protocol=bernoulli(2)", "[0, 1]"),
