@@ -143,16 +143,16 @@ def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> da
 
 def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path:
   """The version folder that `name` means, a prepared data set or a path."""
-  found = list_prepared(root)
-  if name in found:
-    return found[name]
+  folders = list_prepared(root)
+  if name in folders:
+    return folders[name]
   path = pathlib.Path(name).expanduser()
   if (path / "dataset_info.json").is_file():
     return path.resolve()
   raise ValueError(
     f"{name!r} is no data set: a path must be a file *.npz or *.pkl, or a prepared "
     "tensorflow-datasets folder with its version, as mine/1.0.0; known in "
-    f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(found))))}; of a Debian package: "
+    f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(folders))))}; of a Debian package: "
     f"{FASHION}."
   )
 

@@ -96,14 +96,14 @@ def init_shapes(method: Method):
 
 
 def load_init_params(plan: InitPlan, num_seeds: int) -> dict[str, Array]:
-  """The parameters [S, ...] that are taken over, by path."""
+  """The parameters to copy, {path: [S, ...]}."""
   params, _ = checkpoint.load_parameters(Path(plan.checkpoints), plan.step, "best")
-  found = param_paths.leaves_by_path(params)
-  return {path: np.asarray(found[path][:num_seeds]) for path in plan.loaded}
+  by_path = param_paths.leaves_by_path(params)
+  return {path: np.asarray(by_path[path][:num_seeds]) for path in plan.loaded}
 
 
 def describe_init(plan: InitPlan, name: str) -> str:
-  """What the variant `name` takes over, for a person."""
+  """A sentence for the console: how many parameters the variant `name` copies."""
   count = f"{len(plan.loaded)} of {len(plan.loaded) + len(plan.random)} parameters"
   rest = f"; random are {list_paths(plan.random)}" if plan.random else ""
   return f"{name}: {count} start from the best of {plan.source} in {plan.folder}{rest}"

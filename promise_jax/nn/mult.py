@@ -170,17 +170,17 @@ class MulT(nn.Module):
     real: Bool[Array, "B M T"],
     scale: Float[Array, "B M"] | None = None,
   ) -> tuple[Float[Array, "B M T W"], Float[Array, "B P T H"]]:
-    """What each modality finds in every other one, side by side, in their order.
+    """Cross-attention of each modality to every other one, concatenated in their order.
 
     Args:
       steps: of every modality.
       real: which steps exist.
-      scale: what is found in a modality is multiplied by it, in every layer. At 0 nothing of
-        its steps, which must be finite, is in the result.
+      scale: factor of what attention reads from a modality, in every layer. At 0 the result does
+        not depend on its steps, which must be finite.
 
     Returns:
-      The encoded steps, and for each of `ordered_pairs` what attention has added to the
-      target, averaged over layers.
+      The encoded steps, W = (M - 1) H, and for each of the P `ordered_pairs` what attention has
+      added to the target, averaged over layers.
     """
     rows, count, num_steps, width = steps.shape
     if count == 1:
@@ -190,9 +190,9 @@ class MulT(nn.Module):
     lengths = np.array([count_steps(m, self.max_steps) for m in self.modalities])
     gap = jnp.asarray(np.abs(lengths[sources] - lengths[targets]))[None]
     args = steps[:, targets], real[:, targets], steps[:, sources], real[:, sources], gap, scale
-    found, attended = self.cross_encoders(*args)
-    found = found.reshape(rows, count, count - 1, num_steps, width).swapaxes(2, 3)
-    return found.reshape(rows, count, num_steps, -1), attended
+    encoded, attended = self.cross_encoders(*args)
+    encoded = encoded.reshape(rows, count, count - 1, num_steps, width).swapaxes(2, 3)
+    return encoded.reshape(rows, count, num_steps, -1), attended
 
   def self_attend(
     self,
@@ -200,7 +200,7 @@ class MulT(nn.Module):
     real: Bool[Array, "B M T"],
     connection: Connection | None = None,
   ) -> Float[Array, "B MW"]:
-    """The last step that exists of each modality, after self-attention, side by side.
+    """The last existing step of each modality after self-attention, concatenated.
 
     A modality without any step has zeros. `connection` has one more axis for the modalities,
     after that of the layers.

@@ -159,8 +159,8 @@ class Encoder(nn.Module):
       sources: None for self-attention.
       sources_real: which sources exist.
       gap: see `released_mask`.
-      scale: of what each row finds in the sources; at 0 they do not count at all.
-      connection: prompts that come back after each layer.
+      scale: factor of what each row reads from the sources; at 0 they have no effect.
+      connection: prompts to add to the last steps after each layer, see `connect`.
     """
     tied = not self.released_code
     drop = step_dropout(EMBEDDING_DROPOUT, tied)

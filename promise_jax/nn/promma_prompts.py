@@ -104,7 +104,7 @@ class PrivatePrompts(nn.Module):
 
 
 class SourceInformation(nn.Module):
-  """Mutual information of what a modality finds in a source with the modality's own steps."""
+  """Mutual information of a modality's steps and what its attention reads from a source."""
 
   width: int
 

@@ -110,18 +110,18 @@ def protocol_table(
 
 def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
   lines = lines[(lines["split"] == "test") & lines["method"].isin(methods)]
-  chosen = lines[lines["metric"] == metric]
-  if chosen.empty:
+  selected = lines[lines["metric"] == metric]
+  if selected.empty:
     known = ", ".join(lines["metric"].unique()) or "nothing"
     raise ValueError(f"No test results by {key} for {metric!r}; there is: {known}.")
-  settings = chosen[["dataset", "label_rate"]].drop_duplicates().to_numpy().tolist()
+  settings = selected[["dataset", "label_rate"]].drop_duplicates().to_numpy().tolist()
   if len(settings) > 1:
     raise ValueError(f"A table is for one data set and label rate, not {settings}.")
-  double = chosen[chosen.duplicated(["method", "seed", key])]
+  double = selected[selected.duplicated(["method", "seed", key])]
   if len(double):
     where = tuple(double.iloc[0][["method", "seed", key]])
     raise ValueError(f"The results hold {metric} of {where} twice.")
-  return chosen
+  return selected
 
 
 def _sort_patterns(patterns: Iterable[str]) -> list[str]:
@@ -141,8 +141,8 @@ def _summarise(lines, key: str, row_kind: str, metric: str, methods, rows: dict)
     counts.append(formatting.show_range(lines.loc[lines[key].isin(group), "n"]))
     means = np.ascontiguousarray(values[group]).mean(axis=1)
     for method in methods:
-      chosen = exists[group].all(axis=1) & (exists.index.get_level_values("method") == method)
-      cells.at[name, method] = formatting.make_cell(means[chosen])
+      has_all = exists[group].all(axis=1) & (exists.index.get_level_values("method") == method)
+      cells.at[name, method] = formatting.make_cell(means[has_all])
   return Table(row_kind, metric, counts, cells)
 
 

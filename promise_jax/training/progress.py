@@ -19,15 +19,15 @@ LINE_EVERY = 10.0  # seconds between two plain lines
 
 
 class Progress:
-  """Reports blocks: to the log, and under a `title` to a person, as a bar on a terminal and as
-  plain lines elsewhere."""
+  """Reports blocks: to the log and, if there is a `title`, on the console, as a bar on a terminal
+  and as plain lines elsewhere."""
 
   def __init__(
     self, config: TrainConfig, seeds: tuple[int, ...], done: int, log: Callable, title: str | None
   ):
     self.seeds, self.log, self.title, self.step = seeds, log, title, done
     self.total, self.rows_per_step = config.steps, config.batch_size * len(seeds)
-    self.first, self.since, self.shown = None, 0.0, float("-inf")
+    self.first, self.since, self.printed_at = None, 0.0, float("-inf")
     if title and 0 < done < self.total:
       print(f"{title}: resuming from step {done} of {self.total}", flush=True)
     # A bar redraws its line, which makes a file or a pipe unreadable.
@@ -52,10 +52,10 @@ class Progress:
     if self.bar:
       self.bar.update(step - self.step)
       self.bar.set_postfix(loss=f"{loss:.3f}", valid=f"{valid:.3f}")
-    elif self.title and (step == self.total or time.monotonic() - self.shown >= LINE_EVERY):
+    elif self.title and (step == self.total or time.monotonic() - self.printed_at >= LINE_EVERY):
       text = f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, valid {valid:.3f}"
       print(text + self.describe_speed(step), flush=True)
-      self.shown = time.monotonic()
+      self.printed_at = time.monotonic()
     if self.first is None:  # the speed is that after the first block, without compilation
       self.first, self.since = step, time.monotonic()
     self.step = step
