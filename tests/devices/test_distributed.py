@@ -28,7 +28,7 @@ def test_arguments_that_do_not_fit_are_refused(given, sentence):
 
 @pytest.fixture
 def no_cluster(monkeypatch):
-  """JAX finds no cluster, and is not asked whether it was used before."""
+  """JAX finds no cluster, and does not check whether it was used before."""
   calls = []
 
   def initialize(coordinator_address=None, **options):

@@ -62,7 +62,7 @@ def test_a_kubernetes_pod_succeeds_only_when_the_run_is_finished(tmp_path):
   ],
 )
 def test_a_slurm_job_is_queued_again_until_it_is_finished(code, done, ended, again, tmp_path):
-  """Also if it was told to end before it trained; not after an error."""
+  """Also if SIGTERM came before it trained; not after an error."""
   folder, calls = tmp_path / "run", tmp_path / "calls"
   folder.mkdir()
   for name, last in (("srun", f"exit {code}"), ("scontrol", "exit 0")):

@@ -25,7 +25,7 @@ SEEDS, ROWS, UPDATES = 3, 32, 200
 SETTINGS = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
 SETTINGS |= {"fit": 0.0, "gate_weight": 1.0, "warmup": 0.4, "margin": 1.0}
 SETTINGS |= {"generation_target": "streams"}
-# The other parts are not asked about here, and take long to compile.
+# The other parts are not tested here, and take long to compile.
 SETTINGS |= {"private_prompts": False, "connections": False}
 SPEC = Spec(
   tuple(Modality(name, "sequence", (STEPS, FEATURES)) for name in NAMES),

@@ -51,15 +51,15 @@ def test_an_absent_row_reaches_neither_values_nor_gradients(kind, rng):
   poison[~present] = 7 if kind == "tokens" else np.nan
 
   @jax.jit
-  def judge(params, x):
+  def value_and_grad(params, x):
     def total(params):
       h = encoder.apply(params, x, present)
       return (h**2).sum() + h.sum(), h
 
     return jax.value_and_grad(total, has_aux=True)(params)
 
-  (_, clean), g = judge(params, x)
-  (_, dirty), h = judge(params, poison)
+  (_, clean), g = value_and_grad(params, x)
+  (_, dirty), h = value_and_grad(params, poison)
   np.testing.assert_array_equal(clean, dirty)
   assert clean.dtype == np.float32 and np.ptp(clean[present]) > 0
   np.testing.assert_array_equal(clean[1], clean[3])

@@ -67,8 +67,8 @@ class Unpickler(pickle.Unpickler):
 
   def find_class(self, module: str, name: str) -> Any:
     if name not in ADMITTED or module not in ADMITTED[name][0]:
-      asked = repr(f"{module}.{name}"[:80])
-      raise RefusedPickleError(f"asks for {asked}, which no array needs; it was not called")
+      requested = repr(f"{module}.{name}"[:80])
+      raise RefusedPickleError(f"asks for {requested}, which no array needs; it was not called")
     return Admitted(ADMITTED[name][1])
 
 
