@@ -6,9 +6,9 @@
 Fashion-MNIST with the quarters of a picture as modalities (see
 promise_jax/data/builtin/fashion.py), all 50,000 train rows labelled; fusion beside the
 majority class. 95 s of processor time on 2 CPU cores, and 40 s more the first time, when the
-data are prepared; peak memory 1.2 GB. Expect 84.7 +- 0.2 % with everything present (2 seeds,
-test) and 79.2 +- 0.1 % as mean over the incomplete patterns. With stream=false the numbers
-are the same, in 1.5 GB.
+data are prepared; peak memory 1.2 GB. Expect (version 0.1.0) 84.7 +- 0.2 % with everything
+present (2 seeds, test) and 79.2 +- 0.1 % as mean over the incomplete patterns. With stream=false
+the numbers are the same, in 1.5 GB.
 """
 
 from promise_jax.experiments import config as experiment_config
