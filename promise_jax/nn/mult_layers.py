@@ -170,14 +170,18 @@ class Encoder(nn.Module):
     x = drop(embed_steps(x, real, self.released_code))
     if sources is not None:
       sources = drop(embed_steps(sources, sources_real, self.released_code))
-    # Layers are computed again for the gradient, so that weights of attention are not kept. In
-    # a step of MPLMM (64 rows, 20 steps, CPU) that takes half the memory, and 45 ms for 80.
+    # Layers are computed again for the gradient, so that weights of attention are not kept: half
+    # the memory. Where layers are few, their products are kept and the loop is unrolled; a step
+    # of MPLMM (64 rows, three times 50 steps, CPU) then takes 178 ms in place of 235.
+    few = self.layers < 3
+    policy = jax.checkpoint_policies.dots_saveable if few else None
     layers = nn.scan(
-      nn.remat(Layer, prevent_cse=False),
+      nn.remat(Layer, prevent_cse=False, policy=policy),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, *(nn.broadcast,) * 4),
       length=self.layers,
+      unroll=self.layers if few else 1,
     )
     x, attended = layers(self.heads, tied, name="layers")(x, connection, sources, mask, real, scale)
     return nn.LayerNorm(1e-5)(x), attended.mean(0)
