@@ -12,7 +12,7 @@ The command line is `promise-jax`; `promise-jax --help` says more.
 
 import importlib
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _MODULES = (
   *("checks", "cli", "counter_rng", "data", "devices", "evaluation", "experiments", "files"),
