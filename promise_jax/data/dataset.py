@@ -10,9 +10,10 @@ import numpy as np
 import psutil
 
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning
+from promise_jax.data import cleaning, preprocessing
 from promise_jax.data import source as data_source
 from promise_jax.data.cleaning import CleaningReport, CleanModality
+from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.types import Modality, Spec, Split
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Dataset:
   name: str
   spec: Spec
   card: str  # what the data are, where they are from, under which licence
+  preprocessing: Preprocessing  # fitted on the train rows
   splits: tuple[str, ...]
   # {split: {modality: report}} of the splits read so far.
   report: dict[str, dict[str, CleaningReport]]
@@ -81,7 +83,7 @@ def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
   floats = [m.name for m in modalities if m.kind in cleaning.FLOAT_KINDS]
   scale = {name: cleaning.fit_scale(cleaned[name]) for name in floats}
   report = {name: part.report for name, part in cleaned.items()}
-  finish = lambda: make_split(modalities, rows, cleaned, scale)
+  finish = lambda: preprocessing.make_split(modalities, rows, cleaned, scale)
   return FittedTrain(modalities, scale, rows.label, rows.group, report, finish)
 
 
@@ -123,10 +125,15 @@ def assemble(
     rows = source.rows(split)
     cleaned = clean_rows(source, split, modalities, rows, nonfinite)
     keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
-    return make_split(modalities, rows, cleaned, scale)
+    return preprocessing.make_split(modalities, rows, cleaned, scale)
 
   spec = Spec(modalities, source.task, scale)
-  return Dataset(source.name, spec, source.card, source.splits, reports, read, notes, groups)
+  # A token modality of open length is made of texts.
+  texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
+  fitted = Preprocessing(modalities, scale, nonfinite, texts, source.encoded, source.columns)
+  return Dataset(
+    source.name, spec, source.card, fitted, source.splits, reports, read, notes, groups
+  )
 
 
 def clean_rows(
@@ -139,12 +146,7 @@ def clean_rows(
   """Checks and cleans some or all rows of a split; a ValueError names the split."""
   data_source.check_rows(source, split, rows)
   try:
-    return {
-      m.name: cleaning.clean_modality(
-        m, rows.inputs[m.name], rows.length.get(m.name), rows.recorded[:, i], nonfinite
-      )
-      for i, m in enumerate(modalities)
-    }
+    return preprocessing.clean_rows(modalities, rows, nonfinite)
   except ValueError as error:
     raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
 
@@ -154,19 +156,3 @@ def log_report(name: str, split: str, report: dict[str, CleaningReport]) -> None
   for modality, faults in report.items():
     if any(faults):
       logger.warning("%s, %s, %s: %s.", name, split, modality, faults.describe())
-
-
-def make_split(
-  modalities: tuple[Modality, ...],
-  rows: data_source.Rows,
-  cleaned: dict[str, CleanModality],
-  scale: dict[str, cleaning.Scale],
-) -> Split:
-  """The standardised split of cleaned rows."""
-  return Split(
-    inputs={m: cleaning.standardise(c, scale.get(m)) for m, c in cleaned.items()},
-    length={m.name: cleaned[m.name].length for m in modalities if m.kind == "sequence"},
-    recorded=np.stack([c.recorded for c in cleaned.values()], axis=1),
-    label=rows.label,
-    id=rows.id.astype(np.int32),
-  )

@@ -15,7 +15,7 @@ import numpy as np
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning, dataset, feature_encoders
+from promise_jax.data import cleaning, dataset, feature_encoders, preprocessing
 from promise_jax.data import source as data_source
 from promise_jax.data.feature_encoders import EncoderInputs, EncoderSpec, FeatureEncoder, Features
 from promise_jax.types import Modality
@@ -43,10 +43,12 @@ def extract_features(
   folder = pathlib.Path(folder or files.cache_folder("features")).expanduser()
   rows = {split: source.rows(split) for split in source.splits}
   modalities, notes, new_rows = list(source.modalities), list(source.notes), dict(rows)
+  encoded = dict(source.encoded)
   for i, name in enumerate(names):
     if name not in encoders:
       continue
-    inputs, recorded = collect_inputs(source, rows, i, nonfinite)
+    inputs, recorded, raw = collect_inputs(source, rows, i, nonfinite)
+    encoded[name] = preprocessing.EncodedModality(raw, str(encoders[name]))
     try:
       words, key, compute = feature_encoders.find_encoder(encoders[name], inputs.id)
       digest = feature_encoders.hash_parts(source.name, name, key, *inputs)
@@ -72,14 +74,19 @@ def extract_features(
       features = x[block], None if length is None else length[block]
       new_rows[split] = insert_features(new_rows[split], i, name, here, features)
   return source._replace(
-    modalities=tuple(modalities), rows=new_rows.__getitem__, notes=tuple(notes), blocks=None
+    modalities=tuple(modalities),
+    rows=new_rows.__getitem__,
+    notes=tuple(notes),
+    blocks=None,
+    encoded=encoded,
   )
 
 
 def collect_inputs(
   source: data_source.Source, rows: dict[str, data_source.Rows], i: int, nonfinite: str
-) -> tuple[EncoderInputs, dict[str, np.ndarray]]:
-  """What the encoder of modality number `i` sees, and {split: bool[N]} which rows that are."""
+) -> tuple[EncoderInputs, dict[str, np.ndarray], Modality]:
+  """What the encoder of modality number `i` sees, {split: bool[N]} which rows that are, and the
+  modality without an open length."""
   name = source.modalities[i].name
   modality = cleaning.resolve_length(source.modalities[i], rows["train"].inputs[name])
   one = data_source.keep_modalities(source, [name])._replace(modalities=(modality,))
@@ -88,17 +95,57 @@ def collect_inputs(
     part = every._replace(recorded=every.recorded[:, i : i + 1])
     clean = dataset.clean_rows(one, split, (modality,), part, nonfinite)[name]
     dataset.log_report(source.name, split, {name: clean.report})
-    here = recorded[split] = clean.recorded
-    length = clean.length
-    if modality.kind == "tokens":  # zeros inside a row count
-      steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
-      length = (clean.kept_mask * steps).max(axis=1, initial=0)
-    parts.append((cleaning.standardise(clean, None)[here], length[here], part.id[here]))
-  x, length, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    recorded[split] = clean.recorded
+    parts.append(encoder_inputs(modality, clean, part.id))
+  x, length, ids = (
+    None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+  )
   if not len(ids):
     raise ValueError(f"{source.name}: modality {name!r} is in no row, there is nothing to encode.")
-  has_steps = modality.kind in ("sequence", "tokens")
-  return EncoderInputs(x, length if has_steps else None, ids), recorded
+  return EncoderInputs(x, length, ids), recorded, modality
+
+
+def encoder_inputs(
+  modality: Modality, clean: cleaning.CleanModality, ids: np.ndarray
+) -> EncoderInputs:
+  """What an encoder sees of cleaned rows: those that have the modality."""
+  here, length = clean.recorded, None
+  if modality.kind == "sequence":
+    length = clean.length[here]
+  elif modality.kind == "tokens":  # zeros inside a row count
+    steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
+    length = (clean.kept_mask * steps).max(axis=1, initial=0)[here]
+  return EncoderInputs(cleaning.standardise(clean, None)[here], length, ids[here])
+
+
+def encode_rows(
+  fitted: preprocessing.Preprocessing,
+  rows: data_source.Rows,
+  cleaned: Mapping[str, cleaning.CleanModality],
+) -> data_source.Rows:
+  """New rows with the features of the frozen encoders that `fitted` names; nothing is cached."""
+  for i, modality in enumerate(fitted.modalities):
+    if modality.name not in fitted.encoded:
+      continue
+    entry, here = fitted.encoded[modality.name], cleaned[modality.name].recorded
+    if not here.any():
+      rows = insert_features(rows, i, modality.name, here, empty_features(modality))
+      continue
+    inputs = encoder_inputs(entry.raw, cleaned[modality.name], rows.id)
+    try:
+      _, _, compute = feature_encoders.find_encoder(entry.encoder, inputs.id)
+      x, length = feature_encoders.join_blocks(list(compute(inputs)))
+    except (ValueError, ImportError, AttributeError) as error:
+      reason = f"{modality.name} is read by the encoder {entry.encoder!r}, which fails"
+      raise ValueError(f"{reason}: {str(error).rstrip('.')}.") from error
+    rows = insert_features(rows, i, modality.name, here, (x, length))
+  return rows
+
+
+def empty_features(modality: Modality) -> Features:
+  """The features of no row."""
+  length = np.zeros(0, np.int64) if modality.kind == "sequence" else None
+  return np.zeros((0, *modality.shape), np.float32), length
 
 
 def insert_features(

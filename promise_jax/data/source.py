@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -41,6 +42,10 @@ class Source(NamedTuple):
   blocks: Callable[[str], Iterator[Rows]] | None = None
   identity: str = ""
   train_bytes: int = 0  # memory that reading the train rows takes at least; 0: unknown
+  # For new rows: modalities that are read through a frozen encoder, {name: EncodedModality}, and
+  # the `TableColumns` of a table.
+  encoded: Mapping[str, Any] = types.MappingProxyType({})
+  columns: Any = None
 
 
 def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:

@@ -1,0 +1,122 @@
+"""`Preprocessing`: how new rows become what a model was trained on.
+
+It is fitted on the train rows and saved with every run. Whatever later reads new rows uses it
+and fits nothing of its own.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from promise_jax.data import cleaning
+from promise_jax.data import source as data_source
+from promise_jax.types import Modality, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedModality:
+  """A modality whose features, made by a frozen encoder, take its place."""
+
+  raw: Modality  # what the encoder reads
+  encoder: str  # "package.module:function" or a folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """What is fixed about the inputs of a model once its train rows have been read."""
+
+  modalities: tuple[Modality, ...]  # no open dimension any more
+  scale: Mapping[str, cleaning.Scale]  # {modality: (mean f32[D], std f32[D])}
+  nonfinite: str = "frame"  # what NaN and inf drop, see `cleaning.clean_modality`
+  texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
+  encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
+  columns: Any = None  # `readers.table_columns.TableColumns` where the data are a table
+
+  @property
+  def raw_modalities(self) -> tuple[Modality, ...]:
+    """The modalities as they are read, before frozen encoders."""
+    return tuple(self.encoded[m.name].raw if m.name in self.encoded else m for m in self.modalities)
+
+  def clean(self, rows: data_source.Rows) -> tuple[Split, dict[str, cleaning.CleaningReport]]:
+    """The rows as arrays, padded, without holes, standardised; and what was wrong with them.
+
+    Raises:
+      ValueError: an array has another shape than in training, a token id or pixel is not allowed.
+    """
+    modalities = self.raw_modalities
+    cleaned = clean_rows(modalities, rows, self.nonfinite)
+    report = {name: part.report for name, part in cleaned.items()}
+    if self.encoded:
+      from promise_jax.data import features  # frozen encoders alone need it
+
+      rows = features.encode_rows(self, rows, cleaned)
+      cleaned = clean_rows(self.modalities, rows, self.nonfinite)
+    return make_split(self.modalities, rows, cleaned, self.scale), report
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values; `from_json` reads them back exactly."""
+    return {
+      "modalities": [m._asdict() for m in self.modalities],
+      "scale": {name: [a.tolist(), b.tolist()] for name, (a, b) in self.scale.items()},
+      "nonfinite": self.nonfinite,
+      "texts": list(self.texts),
+      "encoded": {
+        n: {"raw": e.raw._asdict(), "encoder": e.encoder} for n, e in self.encoded.items()
+      },
+      "columns": None if self.columns is None else self.columns.to_json(),
+    }
+
+
+def from_json(value: Mapping[str, Any]) -> Preprocessing:
+  """What `Preprocessing.to_json` wrote."""
+  columns = value["columns"]
+  if columns is not None:
+    from promise_jax.data.readers import table_columns  # it imports pandas
+
+    columns = table_columns.TableColumns.from_json(columns)
+  encoded = {
+    name: EncodedModality(modality_from_json(e["raw"]), e["encoder"])
+    for name, e in value["encoded"].items()
+  }
+  scale = {
+    name: (np.array(mean, np.float32), np.array(std, np.float32))
+    for name, (mean, std) in value["scale"].items()
+  }
+  modalities = tuple(map(modality_from_json, value["modalities"]))
+  texts = tuple(value["texts"])
+  return Preprocessing(modalities, scale, value["nonfinite"], texts, encoded, columns)
+
+
+def modality_from_json(value: Mapping[str, Any]) -> Modality:
+  """A modality of its plain values."""
+  return Modality(**{**value, "shape": tuple(value["shape"])})
+
+
+def clean_rows(
+  modalities: tuple[Modality, ...], rows: data_source.Rows, nonfinite: str
+) -> dict[str, cleaning.CleanModality]:
+  """Cleans every modality of some rows."""
+  return {
+    m.name: cleaning.clean_modality(
+      m, rows.inputs[m.name], rows.length.get(m.name), rows.recorded[:, i], nonfinite
+    )
+    for i, m in enumerate(modalities)
+  }
+
+
+def make_split(
+  modalities: tuple[Modality, ...],
+  rows: data_source.Rows,
+  cleaned: Mapping[str, cleaning.CleanModality],
+  scale: Mapping[str, cleaning.Scale],
+) -> Split:
+  """The standardised split of cleaned rows."""
+  return Split(
+    inputs={m: cleaning.standardise(c, scale.get(m)) for m, c in cleaned.items()},
+    length={m.name: cleaned[m.name].length for m in modalities if m.kind == "sequence"},
+    recorded=np.stack([c.recorded for c in cleaned.values()], axis=1),
+    label=rows.label,
+    id=rows.id.astype(np.int32),
+  )
