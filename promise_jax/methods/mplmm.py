@@ -172,7 +172,7 @@ class MplmmNet(precision.Network):
     """Generated steps of every modality, from those that are present."""
     if self.config.generate:
       return self.generators(encoded.raw, present, pattern)
-    shape = lambda count: (len(present), count, self.config.width)
+    shape = lambda count: (present.shape[0], count, self.config.width)
     dtype = precision.param_dtype(self)
     return {n: jnp.zeros(shape(count), dtype) for n, count in self.num_steps.items()}
 

@@ -139,7 +139,7 @@ class PromiseNet(precision.Network):
       if pattern is None or pattern[i]:
         pairs.append(encode(inputs, inputs.present[:, i]))
       else:
-        shape = len(inputs.present), encode.num_tokens()
+        shape = inputs.present.shape[0], encode.num_tokens()
         pairs.append((jnp.zeros((*shape, self.config.hidden)), jnp.zeros(shape, bool)))
     return [x for x, _ in pairs], [mask for _, mask in pairs]
 

@@ -147,7 +147,7 @@ class RedcoreNet(precision.Network):
 
   def classify(self, r: Float[Array, "B M H"]) -> Float[Array, "B C"]:
     """Joint logits."""
-    return self.joint_head(r.reshape(len(r), -1))
+    return self.joint_head(r.reshape(r.shape[0], -1))
 
   def classify_each(self, r: Float[Array, "B M H"]) -> Float[Array, "M B C"]:
     """Unimodal logits."""

@@ -111,7 +111,7 @@ class RobultNet(precision.Network):
     """All codes of a batch; modalities that a static `pattern` lacks are not computed."""
     c, pattern_or_full = self.config, pattern or (True,) * len(self.modalities)
     latent = self.encoders(inputs, pattern)
-    zeros = lambda size: jnp.zeros((len(latent), size))
+    zeros = lambda size: jnp.zeros((latent.shape[0], size))
     shared, private = [], []
     for i, head in enumerate(self.private_heads):
       shared.append(self.project(latent[:, i]) if pattern_or_full[i] else zeros(c.shared))
@@ -121,7 +121,7 @@ class RobultNet(precision.Network):
     fused = None
     if all(pattern_or_full):
       to_fuse = self.fused_encoders(inputs) if c.own_encoders else latent
-      fused = self.project(self.fuse(to_fuse.reshape(len(to_fuse), -1)))
+      fused = self.project(self.fuse(to_fuse.reshape(to_fuse.shape[0], -1)))
     return Codes(latent, shared, private, fused)
 
   def project(self, latent: Float[Array, "B H"]) -> Float[Array, "B Z"]:

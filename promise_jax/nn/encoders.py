@@ -106,7 +106,7 @@ class Sequence(Body):
   @nn.compact
   def __call__(self, x, length):
     if length is None:
-      length = jnp.full(len(x), x.shape[1], jnp.int32)
+      length = jnp.full(x.shape[0], x.shape[1], jnp.int32)
     x = jnp.where(step_mask(x, length), x, 0).astype(jnp.float32)
     w = windows(x, width=16, stride=4).astype(self.dtype)
     w = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(w)).astype(jnp.float32)

@@ -19,7 +19,7 @@ def image_features(x: Array) -> Float[Array, "B F"]:
   """
   x = to_unit_range(x)
   parts = [2 * pool_grid(x) - 1, 16 * edge_histogram(x), 16 * colour_histogram(x)]
-  return jnp.concatenate([part.reshape(len(x), -1) for part in parts], -1)
+  return jnp.concatenate([part.reshape(x.shape[0], -1) for part in parts], -1)
 
 
 def precompute(inputs: dict[str, Array]) -> dict[str, Array]:
@@ -83,7 +83,7 @@ def colour_histogram(x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
   """Square roots of the shares of colours, norm 1. Up to three channels, 8 levels each."""
   level = jnp.clip((x[..., :3] * NUM_LEVELS).astype(jnp.int32), 0, NUM_LEVELS - 1)
   place = NUM_LEVELS ** np.arange(level.shape[-1], dtype=np.int32)[::-1]
-  colour = (level * place.reshape(1, 1, 1, -1)).sum(-1).reshape(len(x), -1)
-  count = jnp.zeros((len(x), NUM_LEVELS ** len(place)), jnp.int32)
-  count = count.at[jnp.arange(len(x))[:, None], colour].add(1)
+  colour = (level * place.reshape(1, 1, 1, -1)).sum(-1).reshape(x.shape[0], -1)
+  count = jnp.zeros((x.shape[0], NUM_LEVELS ** len(place)), jnp.int32)
+  count = count.at[jnp.arange(x.shape[0])[:, None], colour].add(1)
   return jnp.sqrt(count / colour.shape[1])

@@ -62,10 +62,10 @@ class Generators(nn.Module):
     for target in names:
       shape = (self.prompts, self.width)
       prompt = self.param(f"{target}_prompts", start, shape)
-      prompt = jnp.broadcast_to(prompt, (len(present), *shape))
+      prompt = jnp.broadcast_to(prompt, (present.shape[0], *shape))
       others = [n for n in kept if n != target]
       mapped = {n: self.map_channels(raw[n], n, target) for n in others}
-      out = jnp.zeros((len(present), num_steps[target], self.width), prompt.dtype)
+      out = jnp.zeros((present.shape[0], num_steps[target], self.width), prompt.dtype)
       for sources in source_sets(names, target):
         size = self.prompts + sum(num_steps[n] for n in sources)
         mix_time = self.time_mixer(f"{target}_of_{'_'.join(sources)}", size, num_steps[target])

@@ -209,7 +209,7 @@ class MulT(nn.Module):
     x, _ = self.self_encoders(steps, real, None, None, gap, None, connection)
     last = x.shape[2] - 1 - jnp.argmax(real[..., ::-1], axis=2)
     x = jnp.take_along_axis(x, last[..., None, None], axis=2)[:, :, 0]
-    return missing.zero_absent(x, jnp.any(real, axis=2)).reshape(len(x), -1)
+    return missing.zero_absent(x, jnp.any(real, axis=2)).reshape(x.shape[0], -1)
 
   def head(self, readout: Float[Array, "B MW"]) -> Float[Array, "B C"]:
     """W_o (r + W_b relu(W_a r)) of the readout r."""

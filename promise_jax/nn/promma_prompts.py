@@ -130,7 +130,7 @@ class SourceInformation(nn.Module):
     count = steps.shape[1]
     targets, sources = mult.ordered_pairs(count)
     information = jax.vmap(self.estimate, 1, 1)(attended, steps[:, targets], real[:, targets])
-    zeros = jnp.zeros((len(steps), count, count), information.dtype)
+    zeros = jnp.zeros((steps.shape[0], count, count), information.dtype)
     return zeros.at[:, targets, sources].set(information)
 
   def estimate(self, attended, steps, real):

@@ -32,7 +32,7 @@ def to_steps(
   if modality.kind == "image":
     x = image_features.to_unit_range(x)
     cells = [2 * image_features.pool_grid(x) - 1, 16 * image_features.edge_histogram(x)]
-    x = jnp.concatenate(cells, -1).reshape(len(x), IMAGE_CELLS, -1)
+    x = jnp.concatenate(cells, -1).reshape(x.shape[0], IMAGE_CELLS, -1)
   elif modality.kind == "vector":
     x = x[:, None]
   step_mask = jnp.ones(x.shape[:2], bool)
