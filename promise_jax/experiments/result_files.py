@@ -35,15 +35,28 @@ def read_run(folder: Path) -> html.Report:
 
 
 def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Report:
-  """The report of a run: results and differences as passed, config and training logs as read."""
+  """The report of a run: results and differences as passed, all else from files that exist."""
   config = files.read_json(folder / "config.json")
-  training, speed = (
-    make_frame(files.read_jsonl(path) if path.exists() else [], "loss", "valid")
-    for path in (folder / "metrics.jsonl", folder / "speed.jsonl")
+
+  def read(name: str, *numbers: str) -> pd.DataFrame:
+    path = folder / name
+    reader = files.read_jsonl if path.suffix == ".jsonl" else files.read_json
+    return make_frame(reader(path) if path.exists() else [], *numbers)
+
+  rows = folder / "rows.json"
+  return html.Report(
+    folder.resolve().name,
+    config,
+    results,
+    read("metrics.jsonl", "loss", "valid"),
+    differences,
+    read("speed.jsonl"),
+    canonical_protocols(config["config"]["test_protocols"]),
+    rows=files.read_json(rows) if rows.exists() else {},
+    classes=read("classes.json", "precision", "recall", "f1"),
+    calibration=read("calibration.json", "before", "after"),
+    contribution=read("contribution.json", "value", "low", "high"),
   )
-  protocols = canonical_protocols(config["config"]["test_protocols"])
-  title = folder.resolve().name
-  return html.Report(title, config, results, training, differences, speed, protocols)
 
 
 def make_frame(lines: list[dict], *numbers: str) -> pd.DataFrame:

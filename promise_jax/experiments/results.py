@@ -31,13 +31,13 @@ def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Pat
   results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
   differences = compare_with_baseline(setup, valid_scores, logits, split, group)
-  run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
   files.write_json(folder / "rows.json", count_rows(setup, split))
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
+  run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
   # The last file: a run that has it is finished.
   result_files.write_results(folder / "results.jsonl", run.results)

@@ -28,6 +28,10 @@ class Report:
   comparison: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
   speed: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
   test_protocols: tuple[str, ...] = ()  # those that have a table of their own
+  rows: dict[str, Any] = dataclasses.field(default_factory=dict)  # as in rows.json
+  classes: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+  calibration: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+  contribution: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
 
 def render_page(run: Report) -> str:
