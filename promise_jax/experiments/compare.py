@@ -17,10 +17,11 @@ from promise_jax import files, methods
 from promise_jax.evaluation import metrics, verdicts
 from promise_jax.experiments import compare_config, result_files, run_dir
 from promise_jax.experiments import run as experiment_run
-from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import train_variant
+from promise_jax.inference import saved_model
+from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, html, tables
 from promise_jax.types import Split
 
@@ -128,7 +129,7 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
 
 def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> pd.DataFrame:
   """`method` against every other variant; the test rows are those of the run in `folder`."""
-  spec = run_dir.spec_from_json(files.read_json(folder / "spec.json"))
+  spec = saved_model.spec_from_json(files.read_json(folder / "spec.json"))
   with np.load(folder / "predictions.npz") as file:
     split = Split({}, {}, file["recorded"], file["label"], file["id"])
     patterns, group = file["pattern"], file.get("group")

@@ -14,10 +14,9 @@ from promise_jax import methods
 from promise_jax.checks import check_choice
 from promise_jax.data import prefetch
 from promise_jax.evaluation import conditions
+from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.methods.presets import METHOD_PRESETS, PRESET_TRAINING, PRESETS
 from promise_jax.training.config import TrainConfig
-
-CONSTANT_VARIANT = "majority"
 
 # How a data set is read; the docstring of `data.load` explains each option.
 DATA_OPTIONS = {

@@ -10,13 +10,13 @@ from promise_jax import methods, missing
 from promise_jax.checks import check_choice
 from promise_jax.data import prefetch
 from promise_jax.experiments.config import (
-  CONSTANT_VARIANT,
   DATA_OPTIONS,
   PREFETCH_OPTIONS,
   check_preset,
   convert_value,
   parse_pairs,
 )
+from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import precision
 from promise_jax.optim import optimizer

@@ -14,9 +14,9 @@ from promise_jax import files, missing
 from promise_jax.data import batches
 from promise_jax.evaluation import conditions, mask_files, measure, metrics, verdicts
 from promise_jax.experiments import result_files
-from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant
+from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, html, tables
 from promise_jax.types import Split
 

@@ -13,6 +13,7 @@ from promise_jax.experiments import result_files, results, run_dir
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import Setup, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
+from promise_jax.inference import saved_model
 from promise_jax.training import checkpoint, loop
 
 
@@ -39,7 +40,7 @@ def run_experiment(
     if primary:
       for note in setup.dataset.notes:
         show(note)
-      files.write_json(folder / "spec.json", run_dir.spec_to_json(setup.spec))
+      files.write_json(folder / "spec.json", saved_model.spec_to_json(setup.spec))
     trained = train_variants(setup, folder, show if primary else None)
 
     def finish():

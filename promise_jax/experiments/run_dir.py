@@ -26,13 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from promise_jax import files
 from promise_jax.devices import distributed
 from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
 from promise_jax.experiments.experiment import Experiment
-from promise_jax.types import Modality, Spec, Task
 
 # Fields that cannot change a result: a run may continue with other ones.
 PREFETCH_FIELDS = tuple(f"data.{name}" for name in PREFETCH_OPTIONS)
@@ -143,25 +141,3 @@ def find_commit() -> str | None:
     return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
   except (OSError, subprocess.CalledProcessError):
     return None
-
-
-def spec_to_json(spec: Spec) -> dict[str, Any]:
-  """The spec as plain values; `spec_from_json` reads it back exactly."""
-  scale = {n: [a.tolist(), b.tolist()] for n, (a, b) in spec.standardise.items()}
-  return {
-    "modalities": [m._asdict() for m in spec.modalities],
-    "task": spec.task._asdict(),
-    "standardise": scale,
-    "labelled": spec.num_labelled,
-  }
-
-
-def spec_from_json(value: dict[str, Any]) -> Spec:
-  """The spec that `spec_to_json` wrote."""
-  modalities = tuple(Modality(**(m | {"shape": tuple(m["shape"])})) for m in value["modalities"])
-  task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))
-  scale = {
-    n: (np.array(a, np.float32), np.array(b, np.float32))
-    for n, (a, b) in value["standardise"].items()
-  }
-  return Spec(modalities, task, scale, value["labelled"])

@@ -16,9 +16,9 @@ from promise_jax.data import batches, sampling
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from
-from promise_jax.experiments.config import CONSTANT_VARIANT
 from promise_jax.experiments.experiment import DataConfig, Experiment
 from promise_jax.method import Method
+from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.nn import precision
 from promise_jax.training import checkpoint, loop
 from promise_jax.types import Pattern, Spec, Split

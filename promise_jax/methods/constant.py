@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 
 from promise_jax.types import Task
 
+CONSTANT_VARIANT = "majority"  # its name in configs and tables
+
 
 def constant_logits(
   label: np.ndarray, labelled: Bool[np.ndarray, " N"], task: Task

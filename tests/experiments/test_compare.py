@@ -9,7 +9,8 @@ import pytest
 import tiny_runs
 from promise_jax import data, files
 from promise_jax.evaluation import bootstrap
-from promise_jax.experiments import compare, result_files, run_dir
+from promise_jax.experiments import compare, result_files
+from promise_jax.inference import saved_model
 from promise_jax.reports import tables
 from promise_jax.training import loop
 
@@ -159,7 +160,7 @@ def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
   }
   logits = rng.normal(size=(2, 2, 3, 24, 2)).astype(np.float32)
   merged = {n: compare.MergedVariant((0, 1), x, None) for n, x in zip("ab", logits, strict=True)}
-  files.write_json(tmp_path / "spec.json", run_dir.spec_to_json(spec))
+  files.write_json(tmp_path / "spec.json", saved_model.spec_to_json(spec))
 
   def differences(**more):
     files.write_npz(tmp_path / "predictions.npz", arrays | more)

@@ -28,6 +28,7 @@ LAYERS = {
   "training": BASE | {"optim", "devices", "data", "evaluation"},
   "reports": {"checks", "files", "evaluation"},
 }
+LAYERS["inference"] = {*LAYERS} - {"training", "reports"}
 LAYERS["experiments"] = {*LAYERS}
 LAYERS["cli"] = {*LAYERS}
 COMPILING = ("training", "evaluation", "inference", "data/device_data.py")

@@ -1,0 +1,1 @@
+"""Trained models in use, without what trained them."""

@@ -1,0 +1,195 @@
+"""RUN/model/: what is left of a run for those who use its models.
+
+model.json says what the models are. <variant>.safetensors has the best parameters of one variant,
+by path: "params/..." and, of its model_state, "state/...", each stacked over seeds. Both are plain
+data: reading them runs no code.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Float
+
+import promise_jax
+from promise_jax import files, methods
+from promise_jax.checks import check_choice
+from promise_jax.method import Method
+from promise_jax.methods.constant import CONSTANT_VARIANT
+from promise_jax.nn import precision
+from promise_jax.optim import param_paths
+from promise_jax.types import Modality, PyTree, Spec, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedVariant:
+  """One trained variant of a run."""
+
+  name: str  # as in the config, "fusion(dropout=false)"
+  method: str  # "majority" is the constant predictor: its one array is "params/logits" f32[S, C]
+  settings: Mapping[str, Any]  # all settings of the method
+  folder: str  # the name as that of a file
+  valid_score: float  # mean over seeds; larger is better
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+  """The content of model.json."""
+
+  name: str  # of the run
+  spec: Spec
+  preprocessing: Any  # turns new rows into inputs
+  variants: tuple[SavedVariant, ...]
+  best: str  # the variant with the best validation score that is not the constant predictor
+  seeds: tuple[int, ...]
+  precision: str  # of the matrix products
+  prior: Float[np.ndarray, " C"]  # logits of the constant predictor, mean over seeds
+  calibration: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {variant: JSON}
+  gains: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {variant: JSON}
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # data set, protocols, metrics
+  version: str = promise_jax.__version__  # of the library that wrote it
+
+
+def write_model(
+  folder: Path, model: SavedModel, arrays: Mapping[str, tuple[PyTree, PyTree]]
+) -> None:
+  """Writes `model` and the `arrays` {variant: (params, model_state)}, leaves [S, ...].
+
+  model.json is written last: a folder that has it is whole.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "model.json").unlink(missing_ok=True)
+  for variant in model.variants:
+    params, model_state = arrays[variant.name]
+    leaves = param_paths.leaves_by_path({"params": params, "state": model_state})
+    leaves = {path: np.ascontiguousarray(x) for path, x in leaves.items()}
+    files.write_bytes(arrays_path(folder, variant), safetensors.numpy.save(leaves))
+  changed = {"spec": spec_to_json(model.spec), "variants": [vars(v) for v in model.variants]}
+  if model.preprocessing is not None:
+    changed["preprocessing"] = model.preprocessing.to_json()
+  files.write_json(folder / "model.json", vars(model) | changed)
+
+
+def read_model(folder: Path) -> SavedModel:
+  """Reads model.json. ValueError where there is none, or one that this version cannot read."""
+  path, value = folder / "model.json", {}
+  try:
+    value = files.read_json(path)
+    changed = {
+      "spec": spec_from_json(value["spec"]),
+      "variants": tuple(SavedVariant(**v) for v in value["variants"]),
+      "seeds": tuple(value["seeds"]),
+      "prior": np.array(value["prior"], np.float32),
+    }
+    return SavedModel(**value | changed)
+  except FileNotFoundError:
+    raise ValueError(
+      f"{folder} has no model.json, which a run writes when it ends; the command that began the "
+      "run continues it"
+    ) from None
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    version = value.get("version") if isinstance(value, dict) else None
+    raise ValueError(f"{path} cannot be read ({error!r}){describe_versions(version)}") from error
+
+
+def load_variant(
+  folder: Path, model: SavedModel, name: str
+) -> tuple[Method | None, PyTree, PyTree]:
+  """The variant `name` of the model in `folder`: (method, params, model_state), leaves [S, ...].
+
+  The method is None for the constant predictor, whose params are {"logits": f32[S, C]}.
+  ValueError for an unknown name, or arrays that are damaged or do not fit the method.
+  """
+  by_name = {variant.name: variant for variant in model.variants}
+  check_choice("variant", name, tuple(by_name))
+  variant = by_name[name]
+  path = arrays_path(folder, variant)
+  try:
+    arrays = safetensors.numpy.load_file(path)
+    method, like = describe_arrays(model, variant)
+    params, model_state = fill_leaves(like, arrays, len(model.seeds))
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
+    reason = getattr(error, "strerror", None) or error
+    versions = describe_versions(model.version)
+    raise ValueError(f"{path} cannot be read ({reason}){versions}") from error
+  return method, params, model_state
+
+
+def arrays_path(folder: Path, variant: SavedVariant) -> Path:
+  """The file with the arrays of a variant."""
+  return folder / f"{variant.folder}.safetensors"
+
+
+def describe_arrays(model: SavedModel, variant: SavedVariant) -> tuple[Method | None, tuple]:
+  """The method of a variant and its (params, model_state) of one seed, as shapes and dtypes."""
+  if variant.method == CONSTANT_VARIANT:
+    return None, ({"logits": jax.ShapeDtypeStruct((model.spec.task.outputs,), np.float32)}, {})
+  method = methods.build_method(variant.method, variant.settings, model.spec)
+
+  def start_last_stage(key):
+    arrays = method.init(key)
+    for stage in method.stages:  # a stage may add to the model_state
+      arrays = stage.on_start(key, *arrays)
+    return arrays
+
+  shapes = jax.eval_shape(start_last_stage, jax.eval_shape(lambda: jax.random.key(0)))
+  return precision.with_precision(method, model.precision), shapes
+
+
+def fill_leaves(like: tuple[PyTree, PyTree], arrays: dict, num_seeds: int) -> tuple:
+  """(params, model_state) in the form of `like`, with `arrays` {path: [S, ...]} as leaves.
+
+  Raises:
+    ValueError: an array is missing, has another shape or dtype, or belongs to nothing.
+  """
+  params, model_state = like
+  rest = dict(arrays)
+
+  def fill(path, leaf):
+    name = param_paths.path_to_string(path)
+    if name not in rest:
+      raise ValueError(f"{name} is missing")
+    found, shape = rest.pop(name), (num_seeds, *leaf.shape)
+    if (found.shape, found.dtype) != (shape, leaf.dtype):
+      expected = f"{leaf.dtype}{[*shape]} is needed"
+      raise ValueError(f"{name} is {found.dtype}{[*found.shape]}, {expected}")
+    return found
+
+  named = {"params": params, "state": model_state}
+  tree = jax.tree_util.tree_map_with_path(fill, named)
+  if rest:
+    raise ValueError(f"{next(iter(rest))} belongs to nothing in the method")
+  return tree["params"], tree["state"]
+
+
+def describe_versions(version: str | None) -> str:
+  """Which version made a file and which one reads it, as the end of a message."""
+  made = f"made by version {version}" if version else "made by an unknown version"
+  return f"; it was {made}, this is {promise_jax.__version__}"
+
+
+def spec_to_json(spec: Spec) -> dict[str, Any]:
+  """The spec as plain values; `spec_from_json` reads it back exactly."""
+  scale = {n: [a.tolist(), b.tolist()] for n, (a, b) in spec.standardise.items()}
+  return {
+    "modalities": [m._asdict() for m in spec.modalities],
+    "task": spec.task._asdict(),
+    "standardise": scale,
+    "labelled": spec.num_labelled,
+  }
+
+
+def spec_from_json(value: dict[str, Any]) -> Spec:
+  """The spec that `spec_to_json` wrote."""
+  modalities = tuple(Modality(**(m | {"shape": tuple(m["shape"])})) for m in value["modalities"])
+  task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))
+  scale = {
+    n: (np.array(a, np.float32), np.array(b, np.float32))
+    for n, (a, b) in value["standardise"].items()
+  }
+  return Spec(modalities, task, scale, value["labelled"])
