@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from promise_jax.checks import check_choice
 from promise_jax.data import source
@@ -183,11 +183,19 @@ def convert_values(
   """
   if values.dtype.kind == "U":
     return text.hash_ngrams(values.tolist(), modality.vocabulary), True
-  values = values.reshape(len(values), *modality.shape)
+  values = convert_numbers(modality, values, index)
+  return values, has_value(values)
+
+
+def convert_numbers(
+  modality: Modality, values: Shaped[np.ndarray, "N ..."], index: Int[np.ndarray, " N"]
+) -> Shaped[np.ndarray, "N ..."]:
+  """Numbers in a type that `cleaning` takes, with all axes of the modality."""
+  if values.ndim == len(modality.shape):  # a gray image, a vector of one feature, ...
+    values = values[..., None]
   if values.dtype.kind == "f":
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
-      values = values.astype(np.float32)
-    return values, np.isfinite(values).reshape(len(values), -1).any(axis=1)
+      return values.astype(np.float32)
   if modality.kind == "image" and values.dtype != np.uint8:
     bad = (values < 0) | (values > 255)
     if bad.any():
@@ -195,5 +203,12 @@ def convert_values(
       raise ValueError(
         f"x_{modality.name}, row {row}: a pixel is {values[bad][0]}, allowed are 0 to 255."
       )
-    values = values.astype(np.uint8) * (255 if values.dtype == bool else 1)
-  return values, True
+    return values.astype(np.uint8) * (255 if values.dtype == bool else 1)
+  return values
+
+
+def has_value(values: Shaped[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
+  """Which rows have a finite value."""
+  if values.dtype.kind != "f":
+    return np.ones(len(values), bool)
+  return np.isfinite(values).reshape(len(values), -1).any(axis=1)

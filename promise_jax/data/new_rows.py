@@ -1,0 +1,216 @@
+"""Reads the rows that a trained model is asked about: a DataFrame, arrays or a file, in blocks.
+
+A model of a table reads the columns of that table. A model of arrays reads, for a modality m,
+
+  m or x_m       texts; numbers [N, ...]; or one array, list or JSON list a cell
+  m_0, m_1, ...  the features of a vector, a column each
+  present_m      optional: False where the row lacks the modality
+  length_m       optional: the valid steps of a padded sequence
+  id             optional: returned with the predictions; otherwise the row numbers
+
+A modality, a column or a cell may lack. The label is not needed.
+"""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from promise_jax.data.new_values import Columns, read_flags, read_modality
+from promise_jax.data.preprocessing import Preprocessing
+from promise_jax.data.readers import npz_arrays
+from promise_jax.data.source import Rows, list_first
+
+logger = logging.getLogger(__name__)
+
+BLOCK_ROWS = 4096
+ENDINGS = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".npz")
+LABELS = ("y", "label")
+
+
+class NewRows(NamedTuple):
+  """Some new rows, not yet cleaned."""
+
+  rows: Rows  # its label is zero
+  ids: np.ndarray  # [n] as given, of any type
+  label: np.ndarray | None  # [n] or [n, C] as given
+
+
+def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS) -> Iterator:
+  """Yields `NewRows`, at most `block_rows` at a time, in order.
+
+  What is not used or lacks is logged as a warning, once.
+
+  Args:
+    data: a pandas DataFrame, a mapping of arrays, or the path of a file with one of `ENDINGS`.
+    fitted: the preprocessing of the model.
+    block_rows: rows that are in memory at a time.
+
+  Raises:
+    ValueError: nothing in `data` is of a modality of the model, or a value cannot be read.
+  """
+  root, start, place = pathlib.Path(), 0, "the new rows"
+  if isinstance(data, str | pathlib.Path):
+    path = pathlib.Path(data).expanduser()
+    root, place, blocks = path.parent, str(path), read_file(path, block_rows)
+  else:
+    blocks = slice_columns(check_columns(data), block_rows)
+  for columns in blocks:
+    with name_place_in_errors(place):
+      if not start:
+        for sentence in describe_columns(columns, fitted):
+          logger.warning("%s: %s", place, sentence)
+      count = count_rows(columns)
+      inputs, length, recorded = read_inputs(columns, fitted, root, count)
+    ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
+    # Encoders that are folders find their files by id; nothing else reads it.
+    numbers = ids if ids.dtype.kind in "iu" else np.arange(start, start + count)
+    rows = Rows(inputs, length, recorded, np.zeros(count, np.int32), numbers)
+    yield NewRows(rows, ids, label)
+    start += count
+
+
+def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
+  """The columns of a file, in blocks. ValueError for a file that cannot be read."""
+  if path.suffix not in ENDINGS:
+    raise ValueError(f"{path} ends in {path.suffix!r}, new rows are read from {', '.join(ENDINGS)}")
+  if path.suffix == ".npz":
+    yield from read_npz_blocks(path, block_rows)
+    return
+  from promise_jax.data.readers import table
+
+  yield from table.read_table_blocks(path, block_rows)
+
+
+def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
+  """The arrays of an npz file, some rows at a time; none is ever read as a whole."""
+  with npz_arrays.open_npz(path) as file:
+    headers = {n: h for n, h in npz_arrays.read_headers(file).items() if h.shape}
+    counts = {h.shape[0] for n, h in headers.items() if n != "classes"}
+    if len(counts) != 1:
+      raise ValueError(f"its arrays have {sorted(counts)} rows, expected: all the same number.")
+    headers = {n: h for n, h in headers.items() if h.shape[0] in counts}
+    members = {name: file.zip.open(f"{name}.npy") for name in headers}
+    for name, member in members.items():
+      if npz_arrays.read_header(member).by_column and len(headers[name].shape) > 1:
+        raise ValueError(f"{name} is stored column by column (numpy.ascontiguousarray helps).")
+    (count,) = counts
+    for start in range(0, max(count, 1), block_rows):
+      rows = min(block_rows, count - start)
+      yield {name: read_array(members[name], headers[name], rows) for name in headers}
+
+
+def read_array(member, header: npz_arrays.Header, count: int) -> np.ndarray:
+  """The next `count` rows of an array in an npz file."""
+  content = member.read(count * header.row_bytes)
+  return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
+
+
+def check_columns(data: Any) -> Columns:
+  """`data`, with arrays for lists. ValueError unless it is columns of one length."""
+  if hasattr(data, "columns") and hasattr(data, "iloc"):
+    return data
+  if not isinstance(data, Mapping):
+    raise ValueError(
+      f"new rows are a {type(data).__name__}, expected: a DataFrame, a dict of arrays or a path."
+    )
+  columns = {name: as_column(values) for name, values in data.items()}
+  counts = {name: len(values) for name, values in columns.items()}
+  if len(set(counts.values())) != 1:
+    raise ValueError(f"the columns have {counts} rows, expected: at least one, all of one length.")
+  return columns
+
+
+def as_column(values: Any) -> np.ndarray:
+  """An array of a list of texts, numbers, arrays of unequal shapes, None."""
+  if isinstance(values, np.ndarray) and values.ndim:
+    return values
+  values = list(values) if np.iterable(values) and not isinstance(values, str) else [values]
+  column = np.empty(len(values), object)
+  column[:] = values if all(np.ndim(v) == 0 for v in values) else [*values]
+  return column
+
+
+def count_rows(columns: Columns) -> int:
+  """The number of rows of some columns."""
+  return len(columns) if hasattr(columns, "iloc") else len(next(iter(columns.values())))
+
+
+def slice_columns(columns: Columns, block_rows: int) -> Iterator[Columns]:
+  """The columns in blocks of rows; at least one."""
+  for start in range(0, max(count_rows(columns), 1), block_rows):
+    part = slice(start, start + block_rows)
+    if hasattr(columns, "iloc"):
+      yield columns.iloc[part]
+    else:
+      yield {name: values[part] for name, values in columns.items()}
+
+
+@contextlib.contextmanager
+def name_place_in_errors(place: str) -> Iterator[None]:
+  """Makes every ValueError start with where the rows are from."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{place}: {str(error).rstrip('.')}.") from error
+
+
+def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) -> np.ndarray:
+  """The ids of rows as given, or their numbers from `start` on."""
+  name = fitted.columns.id if fitted.columns is not None else "id"
+  return np.asarray(columns[name]) if name in columns else np.arange(start, start + count)
+
+
+def read_label(columns: Columns, fitted: Preprocessing) -> np.ndarray | None:
+  """The labels as given; None where there are none."""
+  names = LABELS if fitted.columns is None else (fitted.columns.label,)
+  return next((np.asarray(columns[name]) for name in names if name in columns), None)
+
+
+def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
+  """Sentences on columns that are not used and modalities that lack.
+
+  Raises:
+    ValueError: no column is of a modality.
+  """
+  if fitted.columns is not None:
+    return fitted.columns.describe_differences(columns)
+  names = [m.name for m in fitted.modalities]
+  known = {m: {m, f"x_{m}", f"present_{m}", f"length_{m}"} for m in names}
+  for m in fitted.raw_modalities:
+    known[m.name] |= {f"{m.name}_{i}" for i in range(m.shape[0])} if m.kind == "vector" else set()
+  used = set().union(*known.values(), LABELS, ("id", "group", "split", "classes", "scale"))
+  found = list(columns)
+  lacking = [m for m in names if not known[m].difference({f"present_{m}"}).intersection(found)]
+  if len(lacking) == len(names):
+    raise ValueError(
+      f"no column is of a modality, found are {list_first(found)}; the modalities are "
+      f"{', '.join(names)}"
+    )
+  unknown = [str(name) for name in found if name not in used]
+  sentences = [f"{', '.join(lacking)} lack in every row."] if lacking else []
+  return sentences + ([f"{list_first(unknown)} are not used."] if unknown else [])
+
+
+def read_inputs(
+  columns: Columns, fitted: Preprocessing, root: pathlib.Path, count: int
+) -> tuple[dict, dict, np.ndarray]:
+  """(inputs, length, recorded) of `source.Rows`; paths in a table are relative to `root`."""
+  if fitted.columns is not None:
+    import pandas as pd
+
+    return fitted.columns.read_inputs(pd.DataFrame(dict(columns)), root)
+  inputs, length = {}, {}
+  recorded = np.ones((count, len(fitted.modalities)), bool)
+  for i, m in enumerate(fitted.raw_modalities):
+    with name_place_in_errors(m.name):
+      inputs[m.name], here = read_modality(columns, m, m.name in fitted.texts, count)
+    recorded[:, i] = here & read_flags(columns, f"present_{m.name}", count)
+    if m.name in fitted.texts:
+      length[m.name] = np.array([np.count_nonzero(row) for row in inputs[m.name]])
+    elif f"length_{m.name}" in columns:
+      length[m.name] = np.asarray(columns[f"length_{m.name}"]).astype(np.int64)
+  return inputs, length, recorded

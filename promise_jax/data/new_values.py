@@ -1,0 +1,88 @@
+"""The values of one modality in the columns of new rows, see `new_rows`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from promise_jax.data.readers import npz_arrays, text
+from promise_jax.types import Modality
+
+MISSING = ("", "NA", "NaN", "nan", "None", "null")
+Columns = Mapping[str, Any]  # {name: array [n, ...] or Series [n]}
+
+
+def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
+  """A column of bool; True where there is none."""
+  if name not in columns:
+    return np.ones(count, bool)
+  values = np.asarray(columns[name])
+  flags = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
+  bad = [v for v in values.tolist() if str(v) not in flags]
+  if bad:
+    raise ValueError(f"{name} has {bad[0]!r}, expected: true and false, or 1 and 0")
+  return np.array([flags[str(v)] for v in values.tolist()], bool)
+
+
+def read_modality(
+  columns: Columns, modality: Modality, is_text: bool, count: int
+) -> tuple[Sequence[np.ndarray], np.ndarray]:
+  """The values of a modality, as `cleaning` takes them, and which rows have it, bool[n]."""
+  empty = np.zeros(modality.shape, np.uint8 if modality.kind == "image" else np.float32)
+  parts = [f"{modality.name}_{i}" for i in range(modality.shape[0])]
+  name = next((n for n in (modality.name, f"x_{modality.name}") if n in columns), None)
+  if name is not None:
+    values = np.asarray(columns[name])
+  elif modality.kind == "vector" and any(part in columns for part in parts):
+    unknown = np.full(count, np.nan)
+    values = np.stack([read_numbers(columns.get(part, unknown)) for part in parts], axis=1)
+  else:
+    return [empty] * count, np.zeros(count, bool)
+  if values.dtype.kind in "biuf" and values.ndim > 1:
+    rows = npz_arrays.convert_numbers(modality, values, np.arange(count))
+    return rows, npz_arrays.has_value(rows)
+  if modality.shape == (1,):
+    rows = read_numbers(values)[:, None]
+    return rows, npz_arrays.has_value(rows)
+  cells = [None if is_missing(cell) else cell for cell in values]
+  here = np.array([cell is not None for cell in cells], bool)
+  if is_text and all(isinstance(cell, str) for cell in cells if cell is not None):
+    return text.hash_ngrams([c or "" for c in cells], modality.vocabulary, modality.shape[0]), here
+  if is_text and any(np.ndim(cell) == 0 for cell in cells if cell is not None):
+    bad = next(c for c in cells if c is not None and not isinstance(c, str))
+    raise ValueError(f"a cell is {bad!r}, expected: texts")
+  rows = [empty if cell is None else read_cell(modality, cell, i) for i, cell in enumerate(cells)]
+  return rows, here & np.array([npz_arrays.has_value(row[None])[0] for row in rows], bool)
+
+
+def is_missing(cell: Any) -> bool:
+  """Whether a cell holds nothing: None, NaN, an empty text."""
+  if isinstance(cell, str):
+    return cell.strip() in MISSING
+  return cell is None or (np.ndim(cell) == 0 and cell != cell)
+
+
+def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
+  """The value of one row. ValueError for what is no array of the kind of the modality."""
+  try:
+    value = np.asarray(json.loads(cell) if isinstance(cell, str) else cell)
+    if value.dtype.kind not in "biuf":
+      value = value.astype(np.float32)
+    if value.ndim not in {len(modality.shape), max(len(modality.shape) - 1, 1)}:
+      raise ValueError(f"it has the shape {value.shape}")
+    return npz_arrays.convert_numbers(modality, value[None], np.array([row]))[0]
+  except (ValueError, TypeError) as error:
+    expected = f"numbers of shape {modality.shape}"
+    raise ValueError(f"row {row} is {str(cell)[:40]!r}, expected: {expected} ({error})") from error
+
+
+def read_numbers(values: Any) -> np.ndarray:
+  """A column as f32[n]; what is missing is NaN. ValueError for a cell that is no number."""
+  values = np.asarray(values)
+  if values.dtype.kind in "biuf":
+    return values.astype(np.float32)
+  try:
+    return np.array([np.nan if is_missing(v) else float(v) for v in values], np.float32)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"a cell is no number ({error})") from error
