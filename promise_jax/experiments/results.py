@@ -12,7 +12,14 @@ from jaxtyping import Bool
 
 from promise_jax import files, missing
 from promise_jax.data import batches
-from promise_jax.evaluation import conditions, mask_files, measure, metrics, verdicts
+from promise_jax.evaluation import (
+  class_scores,
+  conditions,
+  mask_files,
+  measure,
+  metrics,
+  verdicts,
+)
 from promise_jax.experiments import result_files
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant
@@ -36,6 +43,8 @@ def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Pat
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
   files.write_json(folder / "rows.json", count_rows(setup, split))
+  scores = score_best_variant(setup, valid_scores, logits, split)
+  files.write_json(folder / "classes.json", scores.to_dict("records"))
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
@@ -121,22 +130,36 @@ def compare_with_baseline(
   return frame
 
 
+def score_best_variant(
+  setup: Setup, valid_scores: dict, logits: dict, split: Split
+) -> pd.DataFrame:
+  """The content of classes.json: the variant best on validation, every modality present."""
+  best, rows = max(valid_scores, key=valid_scores.get), split.recorded.any(axis=1)
+  complete, seeds = logits[best][:, -1, rows], setup.experiment.seeds
+  scores = class_scores.score_classes(setup.spec.task, complete, split.label[rows], seeds)
+  return pd.concat([pd.DataFrame({"variant": best}, scores.index), scores], axis=1)
+
+
 def count_rows(setup: Setup, test_split: Split) -> dict:
   """The content of rows.json.
 
   Of every split the number of `rows` and, if they come in groups, of `groups`; of each seed that
   of `labelled` train rows; and, in the first epoch, averaged over seeds, the fraction of train
-  rows that lack each modality (`missing`) or all of them (`empty`).
+  rows that lack each modality (`missing`) or all of them (`empty`). `unrecorded` is the fraction
+  of rows of every split that lack each modality in the data.
   """
   masks = first_masks(setup)
-  fractions = (1 - masks.mean(axis=(0, 1))).tolist()
   splits = {"train": setup.train_data.split, "valid": setup.valid_data, "test": test_split}
+  lacking = lambda masks: dict(
+    zip(setup.spec.names, 1 - masks.reshape(-1, masks.shape[-1]).mean(axis=0), strict=True)
+  )
   return {
     "rows": {name: len(split.id) for name, split in splits.items()},
     "groups": {name: len(np.unique(group)) for name, group in setup.dataset.groups.items()},
     "labelled": setup.train_data.labelled.sum(axis=1).tolist(),
-    "missing": dict(zip(setup.spec.names, fractions, strict=True)),
-    "empty": float((~masks.any(axis=2)).mean()),
+    "missing": lacking(masks),
+    "empty": (~masks.any(axis=2)).mean(),
+    "unrecorded": {name: lacking(split.recorded) for name, split in splits.items()},
   }
 
 

@@ -7,6 +7,7 @@ init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and validation
 predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
 rows.json        rows, groups and labels of every split, and how much is missing
+classes.json     precision, recall and F1 of every class, of the variant best on validation
 comparison.json  the method against its best baseline, with intervals and verdicts
 speed.jsonl      a line a variant: compile time, rate, peak memory so far
 report.html      all of it, to look at

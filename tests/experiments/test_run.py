@@ -146,6 +146,22 @@ def test_accuracy_follows_from_the_predictions(finished):
   assert checked == 3 * 2 * 14
 
 
+def test_the_classes_of_the_variant_best_on_validation_are_counted(finished):
+  valid, lines = {}, lines_of(finished.folder)
+  for x in lines:
+    if x["split"] == "valid":
+      valid.setdefault(x["method"], []).append(x["value"])
+  best = max(valid, key=lambda name: np.mean(valid[name]))
+  stored = dict(np.load(finished.folder / "predictions.npz"))
+  guess = stored[f"logits/{best}"][:, -1].argmax(axis=-1)
+  assert stored["pattern"][-1].all()
+  found = files.read_json(finished.folder / "classes.json")
+  assert len(found) == 4 and {x["variant"] for x in found} == {best}
+  for x in found:
+    own = guess[x["seed"]][stored["label"] == int(x["class"])]
+    assert x["predicted"] == [(own == 0).sum(), (own == 1).sum()] and x["n"] == len(own)
+
+
 def test_every_variant_is_measured_under_the_test_protocols(finished):
   """At map(0.5,both=1) 10 of 20 rows have only m0, the others both."""
   name, test = "map(0.5,both=1.0)", tiny_runs.dataset().split("test")
