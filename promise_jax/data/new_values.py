@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from promise_jax.data.readers import npz_arrays, text
-from promise_jax.types import Modality
+from promise_jax.data.source import list_first
+from promise_jax.types import Modality, Task
 
 MISSING = ("", "NA", "NaN", "nan", "None", "null")
 Columns = Mapping[str, Any]  # {name: array [n, ...] or Series [n]}
@@ -86,3 +87,34 @@ def read_numbers(values: Any) -> np.ndarray:
     return np.array([np.nan if is_missing(v) else float(v) for v in values], np.float32)
   except (TypeError, ValueError) as error:
     raise ValueError(f"a cell is no number ({error})") from error
+
+
+def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+  """Labels in the form of `types.Split`, and which rows have one, bool[n].
+
+  ValueError for a class that the task does not know, or a value of another kind.
+  """
+  values = np.asarray(values)
+  if task.kind == "multilabel":
+    if values.ndim != 2 or values.shape[1] != task.outputs:
+      raise ValueError(f"labels have the shape {values.shape}, expected: 0/1 [N, {task.outputs}].")
+    return values.astype(np.float32), np.ones(len(values), bool)
+  is_known = np.array([not is_missing(value) for value in values], bool)
+  if task.kind == "regression":
+    label = read_numbers(values)
+    return label, is_known & np.isfinite(label)
+  names = task.names or tuple(map(str, range(task.outputs)))
+  number = {name: i for i, name in enumerate(names)}
+  label = np.zeros(len(values), np.int32)
+  for i in np.flatnonzero(is_known):
+    value = values[i]
+    # pandas makes floats of whole numbers where a cell is empty.
+    is_whole = isinstance(value, float | np.floating) and value == int(value)
+    name = str(int(value)) if is_whole else str(value)
+    if name not in number:
+      raise ValueError(
+        f"row {i} has the label {name!r}, which the model does not know; its classes are "
+        f"{list_first(names)}."
+      )
+    label[i] = number[name]
+  return label, is_known
