@@ -8,7 +8,6 @@ nothing else.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from promise_jax.types import PyTree
@@ -27,7 +26,7 @@ class TrainState(NamedTuple):
 
   params: PyTree
   model_state: PyTree  # updated by `loss`, not by a gradient: running means, banks, teachers
-  opt_state: optax.OptState
+  opt_state: PyTree  # of optax
 
 
 # init(key) -> (params, model_state)

@@ -8,7 +8,6 @@ outputs, P patterns of present modalities, K optimizer steps of one compiled blo
 import dataclasses
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +108,8 @@ class Average(NamedTuple):
   @classmethod
   def of(cls, values: Array, where: Bool[Array, "..."]) -> "Average":
     """The average of `values` over the entries where `where` is True."""
-    chex.assert_equal_shape((values, where))
+    if values.shape != where.shape:
+      raise ValueError(f"values have shape {values.shape}, where has {where.shape}")
     total = jnp.sum(jnp.where(where, values, 0))
     return cls(total, jnp.sum(where).astype(total.dtype))
 

@@ -17,11 +17,9 @@ import safetensors.numpy
 from jaxtyping import Float
 
 import promise_jax
-from promise_jax import files, methods
+from promise_jax import files
 from promise_jax.checks import check_choice
 from promise_jax.method import Method
-from promise_jax.methods.constant import CONSTANT_VARIANT
-from promise_jax.nn import precision
 from promise_jax.optim import param_paths
 from promise_jax.types import Modality, PyTree, Spec, Task
 
@@ -69,10 +67,7 @@ def write_model(
     leaves = param_paths.leaves_by_path({"params": params, "state": model_state})
     leaves = {path: np.ascontiguousarray(x) for path, x in leaves.items()}
     files.write_bytes(arrays_path(folder, variant), safetensors.numpy.save(leaves))
-  changed = {"spec": spec_to_json(model.spec), "variants": [vars(v) for v in model.variants]}
-  if model.preprocessing is not None:
-    changed["preprocessing"] = model.preprocessing.to_json()
-  files.write_json(folder / "model.json", vars(model) | changed)
+  files.write_json(folder / "model.json", model_to_json(model))
 
 
 def read_model(folder: Path) -> SavedModel:
@@ -80,13 +75,7 @@ def read_model(folder: Path) -> SavedModel:
   path, value = folder / "model.json", {}
   try:
     value = files.read_json(path)
-    changed = {
-      "spec": spec_from_json(value["spec"]),
-      "variants": tuple(SavedVariant(**v) for v in value["variants"]),
-      "seeds": tuple(value["seeds"]),
-      "prior": np.array(value["prior"], np.float32),
-    }
-    return SavedModel(**value | changed)
+    return model_from_json(value)
   except FileNotFoundError:
     raise ValueError(
       f"{folder} has no model.json, which a run writes when it ends; the command that began the "
@@ -127,6 +116,11 @@ def arrays_path(folder: Path, variant: SavedVariant) -> Path:
 
 def describe_arrays(model: SavedModel, variant: SavedVariant) -> tuple[Method | None, tuple]:
   """The method of a variant and its (params, model_state) of one seed, as shapes and dtypes."""
+  # They import flax and optax, which a reader of model.json alone does without.
+  from promise_jax import methods
+  from promise_jax.methods.constant import CONSTANT_VARIANT
+  from promise_jax.nn import precision
+
   if variant.method == CONSTANT_VARIANT:
     return None, ({"logits": jax.ShapeDtypeStruct((model.spec.task.outputs,), np.float32)}, {})
   method = methods.build_method(variant.method, variant.settings, model.spec)
@@ -171,6 +165,25 @@ def describe_versions(version: str | None) -> str:
   """Which version made a file and which one reads it, as the end of a message."""
   made = f"made by version {version}" if version else "made by an unknown version"
   return f"; it was {made}, this is {promise_jax.__version__}"
+
+
+def model_to_json(model: SavedModel) -> dict[str, Any]:
+  """The content of model.json."""
+  changed = {"spec": spec_to_json(model.spec), "variants": [vars(v) for v in model.variants]}
+  if model.preprocessing is not None:
+    changed["preprocessing"] = model.preprocessing.to_json()
+  return vars(model) | changed
+
+
+def model_from_json(value: dict[str, Any]) -> SavedModel:
+  """The model of the content of model.json."""
+  changed = {
+    "spec": spec_from_json(value["spec"]),
+    "variants": tuple(SavedVariant(**v) for v in value["variants"]),
+    "seeds": tuple(value["seeds"]),
+    "prior": np.array(value["prior"], np.float32),
+  }
+  return SavedModel(**value | changed)
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
