@@ -6,6 +6,7 @@ seed), `differences` a row for every difference between the method and its best 
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
@@ -13,11 +14,13 @@ from jaxtyping import Bool
 from promise_jax import files, missing
 from promise_jax.data import batches
 from promise_jax.evaluation import (
+  calibration,
   class_scores,
   conditions,
   mask_files,
   measure,
   metrics,
+  reliability,
   verdicts,
 )
 from promise_jax.experiments import result_files
@@ -30,10 +33,26 @@ from promise_jax.types import Split
 BEST_CONSTANT = "best constant"
 
 
-def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Path) -> html.Report:
-  """Reads the test split, once, and writes all files of results; returns the report."""
-  split, group = setup.dataset.split("test"), setup.dataset.groups.get("test")
-  logits = {v.name: np.asarray(v.predict(split)) for v in variants}
+def predict_variants(setup: Setup, variants: list[TrainedVariant], test_split: Split) -> dict:
+  """{"valid": {variant: logits [S, P, N, C]}, "test": ...}. All processes must call it."""
+  count = len(setup.valid_data.id)
+  # Together, because each variant would compile a program for each split.
+  rows = jax.tree.map(lambda *x: np.concatenate(x), setup.valid_data, test_split)
+  logits = {v.name: np.asarray(v.predict(rows)) for v in variants}
+  parts = {"valid": slice(count), "test": slice(count, None)}
+  return {part: {k: x[:, :, at] for k, x in logits.items()} for part, at in parts.items()}
+
+
+def write_test_results(
+  setup: Setup, variants: list[TrainedVariant], split: Split, predicted: dict, folder: Path
+) -> html.Report:
+  """Writes all files of results from what `predict_variants` returned; returns the report."""
+  logits, group = predicted["test"], setup.dataset.groups.get("test")
+  calibrations = fit_calibrations(setup, predicted["valid"])
+  measured = reliability.measure_calibration(
+    calibrations, logits, split, setup.patterns, setup.spec.names
+  )
+  files.write_json(folder / "calibration.json", measured.to_dict("records"))
   results = [measure_variants(setup, logits, split, "test", make_conditions(setup, split))]
   results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
@@ -51,6 +70,15 @@ def write_test_results(setup: Setup, variants: list[TrainedVariant], folder: Pat
   # The last file: a run that has it is finished.
   result_files.write_results(folder / "results.jsonl", run.results)
   return run
+
+
+def fit_calibrations(setup: Setup, logits: dict) -> dict[str, calibration.Calibration]:
+  """{variant: its calibration}, fitted to its logits on the validation rows."""
+  rows, task = setup.valid_data, setup.spec.task
+  return {
+    name: calibration.fit_calibration(task, x, rows.label, rows.recorded, setup.patterns)
+    for name, x in logits.items()
+  }
 
 
 def make_conditions(setup: Setup, split: Split) -> list[conditions.Condition]:

@@ -44,10 +44,10 @@ def run_experiment(
     trained = train_variants(setup, folder, show if primary else None)
 
     def finish():
+      split = setup.dataset.split("test")
+      predicted = results.predict_variants(setup, trained, split)
       if primary:
-        return results.write_test_results(setup, trained, folder)
-      for variant in trained:  # all processes must join the predictions
-        variant.predict(setup.dataset.split("test"))
+        return results.write_test_results(setup, trained, split, predicted, folder)
 
     run = on_all_processes(finish)
   return results.render_console(run) if primary else ""

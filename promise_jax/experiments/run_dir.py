@@ -8,6 +8,7 @@ metrics.jsonl    a line a seed and validation
 predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
 rows.json        rows, groups and labels of every split, and how much is missing
 classes.json     precision, recall and F1 of every class, of the variant best on validation
+calibration.json errors of probabilities, sets and intervals, before and after calibration
 comparison.json  the method against its best baseline, with intervals and verdicts
 speed.jsonl      a line a variant: compile time, rate, peak memory so far
 report.html      all of it, to look at

@@ -1,12 +1,13 @@
 """The results of a run: the best constant, and results.jsonl there and back."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tiny_runs
-from promise_jax import files
+from promise_jax import files, missing
 from promise_jax.evaluation import sentiment_metrics
 from promise_jax.experiments import config as experiment_config
 from promise_jax.experiments import result_files, results, run
@@ -49,6 +50,38 @@ def test_results_are_read_as_they_were_written(sentiment_run, tmp_path):
   # A field without a value is not there.
   assert {x["split"] for x in lines if "step" in x} == {"valid"}
   assert {x["protocol"][:9] for x in lines if "rate" in x} == {"bernoulli"}
+
+
+def test_calibrations_are_fitted_to_validation_rows_alone():
+  rows = tiny_runs.dataset()
+  valid, test = rows.split("valid"), rows.split("test")
+  given = SimpleNamespace(valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2))
+
+  def predict(split):
+    logits = [4 * split.inputs[name][:, :2] for name in ("m0", "m1", "m1")]
+    return np.array(logits)[None]
+
+  variants = [SimpleNamespace(name="a", predict=predict)]
+  spoilt = test._replace(
+    inputs={name: np.full_like(x, np.nan) for name, x in test.inputs.items()}, label=1 - test.label
+  )
+  fitted = []
+  for split in (test, spoilt):
+    predicted = results.predict_variants(given, variants, split)
+    np.testing.assert_array_equal(predicted["test"]["a"], predict(split))
+    np.testing.assert_array_equal(predicted["valid"]["a"], predict(valid))
+    fitted.append(results.fit_calibrations(given, predicted["valid"]))
+  assert fitted[0] == fitted[1] and fitted[0]["a"].num_rows == (0, 20, 20)
+
+
+def test_a_run_measures_the_calibration_of_every_variant(sentiment_run):
+  folder, _ = sentiment_run
+  found = result_files.read_run(folder).calibration
+  assert set(found["variant"]) == {"majority"} and set(found["n"]) == {19}
+  assert set(found["metric"]) == {"coverage", "width"} and len(found) == 6
+  # 11 validation rows are enough for 90 % intervals; all of them have the same one.
+  assert found.groupby("metric")["after"].nunique().to_dict() == {"coverage": 1, "width": 1}
+  assert np.isfinite(found["after"]).all() and found["before"].isna().all()
 
 
 def test_numbers_that_are_null_in_a_file_are_undefined():
