@@ -92,7 +92,7 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     subset_key, dropout_key = jax.random.split(key)
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
-    logits, _ = net.apply(params, batch, visible, rngs={"dropout": dropout_key})
+    logits = net.apply(params, batch, visible, rngs={"dropout": dropout_key}).logits
     terms = subset_terms(logits, logits[0], visible, batch, spec.task)
     ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
@@ -100,7 +100,7 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
 
   def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    logits, _ = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
-    return {"logits": logits}
+    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
+    return {"logits": out.logits, "fused": out.fused}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

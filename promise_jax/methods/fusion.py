@@ -10,7 +10,7 @@ each training row keeps a random non-empty subset of its modalities.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -42,6 +42,12 @@ class FusionConfig:
       raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
 
 
+class Output(NamedTuple):
+  logits: Float[Array, "*P B C"]
+  codes: Float[Array, "B M H"]
+  fused: Float[Array, "*P B MH"]  # what the head reads: codes, filled where not visible
+
+
 class FusionNet(precision.Network):
   """Encoders, a learned token for each absent code, and a head on all codes.
 
@@ -66,19 +72,20 @@ class FusionNet(precision.Network):
     visible: Bool[Array, "*P B M"] | None = None,
     fill: Float[Array, "M H"] | None = None,
     pattern: Pattern | None = None,
-  ) -> tuple[Float[Array, "*P B C"], Float[Array, "B M H"]]:
-    """Logits and codes. `visible` is what the head sees (default: all that is present),
-    `fill` what replaces the rest (default: the learned token)."""
+  ) -> Output:
+    """`visible` is what the head sees (default: all that is present), `fill` what replaces
+    the rest (default: the learned token)."""
     codes = self.encoders(inputs, pattern)
     visible = inputs.present if visible is None else visible
-    return self.classify(codes, visible, self.token if fill is None else fill), codes
+    return self.classify(codes, visible, self.token if fill is None else fill)
 
-  def classify(self, codes, visible, fill) -> Float[Array, "*P B C"]:
-    """Logits of codes f[B, M, H], with `fill` f[M, H] where `visible` is False."""
+  def classify(self, codes, visible, fill) -> Output:
+    """The output for codes f[B, M, H], with `fill` f[M, H] where `visible` is False."""
     shape = (*visible.shape, self.hidden)
-    codes, fill = jnp.broadcast_to(codes, shape), jnp.broadcast_to(fill, shape)
-    filled = jnp.where(visible[..., None], codes, fill)
-    return self.head(filled.reshape(*visible.shape[:-1], -1))
+    broadcast, fill = jnp.broadcast_to(codes, shape), jnp.broadcast_to(fill, shape)
+    filled = jnp.where(visible[..., None], broadcast, fill)
+    fused = filled.reshape(*visible.shape[:-1], -1)
+    return Output(self.head(fused), codes, fused)
 
 
 def update_running_mean(
@@ -118,14 +125,14 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
       present = common.random_subset(subset_key, batch.id, batch.present)
       batch = batch.replace(present=present)
     rngs = {"dropout": dropout_key}
-    logits, codes = net.apply(params, batch, fill=fill(model_state), rngs=rngs)
-    model_state = update_running_mean(model_state, codes, batch.present, config.decay)
-    terms = {"supervised": common.supervised_loss(logits, batch, spec.task)}
+    out = net.apply(params, batch, fill=fill(model_state), rngs=rngs)
+    model_state = update_running_mean(model_state, out.codes, batch.present, config.decay)
+    terms = {"supervised": common.supervised_loss(out.logits, batch, spec.task)}
     return terms["supervised"].value, (model_state, terms)
 
   def predict(params, model_state, inputs: Inputs, pattern=None):
     inputs = common.keep_pattern(inputs, pattern)
-    logits, _ = net.apply(params, inputs, fill=fill(model_state), pattern=pattern)
-    return {"logits": logits}
+    out = net.apply(params, inputs, fill=fill(model_state), pattern=pattern)
+    return {"logits": out.logits, "fused": out.fused}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

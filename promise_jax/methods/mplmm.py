@@ -142,21 +142,25 @@ class MplmmNet(precision.Network):
       shape = (len(self.names), c.prompts, c.width)
       self.own_prompts = self.param("type_prompts", start, shape)
 
-  def __call__(self, batch: Inputs) -> Float[Array, "B C"]:
-    """Logits through all parameters."""
-    return self.prompted_logits(batch, batch.present)
+  def __call__(self, batch: Inputs):
+    """The output through all parameters."""
+    return self.prompted_output(batch, batch.present)
 
-  def backbone_logits(
+  def classify(self, readout: Float[Array, "B MW"]):
+    """Logits f[B, C], and beside them what the head reads."""
+    return self.backbone.head(readout), readout
+
+  def backbone_output(
     self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
-  ) -> Float[Array, "B C"]:
-    """Logits of the backbone alone, which does not see absent modalities."""
+  ):
+    """The output of the backbone alone, which does not see absent modalities."""
     del pattern  # its encoders run for every pattern
-    return self.backbone(batch, present)
+    return self.classify(self.backbone.readout(batch, present))
 
-  def prompted_logits(
+  def prompted_output(
     self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
-  ) -> Float[Array, "B C"]:
-    """Logits of the backbone with its prompts."""
+  ):
+    """The output of the backbone with its prompts."""
     encoded = self.backbone.encode(batch, present, pattern)
     generated = self.generate(encoded, present, pattern)
     steps, real = self.input_steps(encoded, generated, present)
@@ -164,7 +168,7 @@ class MplmmNet(precision.Network):
     if self.config.type_prompts:
       prompts = self.own_prompts[None] @ self.signal.prompt_map(present)[:, None]
       steps, real = mult.append_steps(steps, real, prompts)
-    return self.backbone.head(self.backbone.self_attend(steps, real))
+    return self.classify(self.backbone.self_attend(steps, real))
 
   def generate(
     self, encoded: mult.Encoded, present, pattern=None
@@ -196,31 +200,32 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
   def start_tuning(key, params, model_state):
     return reset_data_layers(config, init, key, params), model_state
 
-  loss, predict = loss_and_predict(net, net.prompted_logits, spec.task)
+  loss, predict = loss_and_predict(net, net.prompted_output, spec.task)
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
   return make_method(config, init, net, spec.task, tune)
 
 
-def loss_and_predict(net: MplmmNet, logits_of, task: types.Task):
-  """The loss of the task and `predict`, by a method of the network that returns logits."""
+def loss_and_predict(net: MplmmNet, output_of, task: types.Task):
+  """The loss of the task and `predict`, by a method of the network that returns an output."""
 
   def loss(params, model_state, batch, key, step_info):
     del step_info
-    logits = net.apply(params, batch, batch.present, rngs={"dropout": key}, method=logits_of)
+    logits, _ = net.apply(params, batch, batch.present, rngs={"dropout": key}, method=output_of)
     term = common.supervised_loss(logits, batch, task)
     return term.value, (model_state, {"supervised": term})
 
   def predict(params, model_state, inputs, pattern=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    return {"logits": net.apply(params, inputs, inputs.present, pattern, method=logits_of)}
+    logits, fused = net.apply(params, inputs, inputs.present, pattern, method=output_of)
+    return {"logits": logits, "fused": fused}
 
   return loss, predict
 
 
 def make_method(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
   """The method with those of the three stages that have a part of the training steps."""
-  loss, predict = loss_and_predict(net, net.backbone_logits, task)
+  loss, predict = loss_and_predict(net, net.backbone_output, task)
   complete = {"hide": False, "predict": predict}
   stages = (
     Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, **complete),

@@ -97,6 +97,7 @@ class Projection(nn.Module):
 
 class Output(NamedTuple):
   logits: Float[Array, "B C"]
+  fused: Float[Array, "B H"]  # what the head reads
   instance_code: Float[Array, "B M D"]  # phi_F
   class_code: Float[Array, "B M D"]  # phi_C
 
@@ -127,10 +128,10 @@ class PromiseNet(precision.Network):
     tokens, masks = self.tokenize(inputs, pattern)
     if self.config.generate != "none":
       tokens, masks = self.generate(tokens, masks, inputs.present)
-    logits = self.classify(tokens, masks)
+    logits, fused = self.classify(tokens, masks)
     means = [missing.masked_mean(x, m, 1) for x, m in zip(tokens, masks, strict=True)]
     means = jnp.stack(means, axis=1)
-    return Output(logits, self.instance_projection(means), self.class_projection(means))
+    return Output(logits, fused, self.instance_projection(means), self.class_projection(means))
 
   def tokenize(self, inputs: Inputs, pattern):
     """Tokens f[B, T_m, H] of every modality, and which are real."""
@@ -143,7 +144,7 @@ class PromiseNet(precision.Network):
         pairs.append((jnp.zeros((*shape, self.config.hidden)), jnp.zeros(shape, bool)))
     return [x for x, _ in pairs], [mask for _, mask in pairs]
 
-  def classify(self, tokens, masks) -> Float[Array, "B C"]:
+  def classify(self, tokens, masks) -> tuple[Float[Array, "B C"], Float[Array, "B H"]]:
     means = []
     for i in range(len(self.modalities)):
       y = tokens[i]
@@ -154,7 +155,7 @@ class PromiseNet(precision.Network):
       z = self.self_layers[i](y, masks[i])
       means.append(missing.masked_mean(self.norms[i](z), masks[i], 1))
     pooled = jnp.tanh(self.pool(jnp.concatenate(means, axis=-1)))
-    return self.head(self.drop(pooled))
+    return self.head(self.drop(pooled)), pooled
 
 
 def make_views(config: PromiseConfig, spec: Spec, batch: Batch, key: Key[Array, ""]) -> Inputs:
@@ -237,7 +238,8 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
 
   def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    return {"logits": net.apply(params, common.keep_pattern(inputs, pattern), pattern).logits}
+    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern)
+    return {"logits": out.logits, "fused": out.fused}
 
   is_augmented = config.augment_strength and config.num_views > 1
   reads_images = config.encoder == "steps" or is_augmented

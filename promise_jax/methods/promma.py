@@ -76,6 +76,7 @@ class Forward(NamedTuple):
   """The output of the network, and inputs of the auxiliary losses; E is `config.prompts`."""
 
   logits: Float[Array, "B C"]
+  fused: Float[Array, "B MW"]  # what the head reads
   private: Float[Array, "B M E H"] | None  # private prompts
   information: Float[Array, "B M M"] | None  # I of target and source modality
 
@@ -113,7 +114,7 @@ class PrommaNet(mplmm.MplmmNet):
     present = batch.present
     steps = self.encode_and_generate(batch, present, present)
     if self.config.gate == "learned":
-      self.gate_logits(*steps, present, self.backbone_logits(batch, present))
+      self.gate_logits(*steps, present, self.backbone_output(batch, present)[0])
     return self.forward(*steps, present, present * 1.0).logits
 
   def encode_and_generate(
@@ -152,8 +153,8 @@ class PrommaNet(mplmm.MplmmNet):
     connection = None
     if c.connections:
       connection = self.connections(self.private.shared if c.private_prompts else self.shared)
-    logits = self.backbone.head(self.backbone.self_attend(encoded_steps, real, connection))
-    return Forward(logits, private, information)
+    output = self.classify(self.backbone.self_attend(encoded_steps, real, connection))
+    return Forward(*output, private, information)
 
 
 def promma(config: PrommaConfig, spec: Spec) -> Method:
@@ -197,7 +198,8 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
     steps = net.apply(params, inputs, present, present, pattern, method=encode)
     gates = promma_gates.predict_gates(net, params, model_state, inputs, *steps)
     out = net.apply(params, *steps, present, gates, method=net.forward)
-    return {"logits": out.logits, "gate": jnp.where(present, 1.0, gates)}
+    gates = jnp.where(present, 1.0, gates)
+    return {"logits": out.logits, "fused": out.fused, "gate": gates}
 
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
   return mplmm.make_method(config, init, net, spec.task, tune)

@@ -24,7 +24,7 @@ def frozen_backbone_logits(
   """
   params = jax.lax.stop_gradient(params)["params"]
   params = {"params": params | {"backbone": params["backbone"] | f0}}
-  run = lambda mask: net.apply(params, batch, mask, method=net.backbone_logits)
+  run = lambda mask: net.apply(params, batch, mask, method=net.backbone_output)[0]
   skip = lambda mask: jnp.zeros((mask.shape[0], net.outputs))
   # One program for all masks: the backbone is most of what is compiled.
   return jax.lax.map(lambda args: jax.lax.cond(args[1], run, skip, args[0]), (masks, needed))

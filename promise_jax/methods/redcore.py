@@ -228,7 +228,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
     inputs = common.keep_pattern(inputs, pattern)
     noise_key = jax.random.key(TEST_NOISE_SEED) if config.as_released else None
     logits, _, r = net.apply(params, inputs, pattern, noise_key)
-    return {"logits": logits, "composite": r}
+    return {"logits": logits, "fused": r.reshape(r.shape[0], -1), "composite": r}
 
   is_pooled = config.encoder == "pooled"
   preprocess = image_features.precompute if is_pooled else no_preprocessing

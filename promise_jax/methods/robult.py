@@ -105,7 +105,7 @@ class RobultNet(precision.Network):
   def __call__(self, inputs: Inputs, visible: Bool[Array, "*P B M"]):
     """Logits f[*P, B, C] under the masks `visible`, codes, and the reconstructed H_i."""
     codes = self.encode(inputs)
-    return self.classify(codes, visible), codes, self.decode(codes)
+    return self.classify(codes, visible)[0], codes, self.decode(codes)
 
   def encode(self, inputs: Inputs, pattern=None) -> Codes:
     """All codes of a batch; modalities that a static `pattern` lacks are not computed."""
@@ -133,8 +133,8 @@ class RobultNet(precision.Network):
     both = jnp.concatenate([jax.lax.stop_gradient(codes.shared), codes.private], axis=-1)
     return jnp.stack([q(both[:, i]) for i, q in enumerate(self.decoders)], axis=1)
 
-  def classify(self, codes: Codes, visible: Bool[Array, "*P B M"]) -> Float[Array, "*P B C"]:
-    """Logits from the codes of the modalities that are `visible` in each row."""
+  def classify(self, codes: Codes, visible: Bool[Array, "*P B M"]):
+    """Logits f[*P, B, C] from the codes that are `visible`, and what the head reads of them."""
     expand = lambda x: jnp.broadcast_to(x, (*visible.shape, x.shape[-1]))
     shared = missing.masked_mean(expand(codes.shared), visible[..., None], -2)
     shared = contrastive.normalise(shared)
@@ -142,7 +142,8 @@ class RobultNet(precision.Network):
       shared = jnp.where(jnp.all(visible, axis=-1)[..., None], codes.fused, shared)
     private = expand(contrastive.normalise(codes.private))
     private = jnp.where(visible[..., None], private, 0).reshape(*visible.shape[:-1], -1)
-    return self.classifier(jnp.concatenate([shared, private], axis=-1))
+    both = jnp.concatenate([shared, private], axis=-1)
+    return self.classifier(both), both
 
 
 def make_supervised_masks(kind: str, num_modalities: int) -> np.ndarray:
@@ -243,7 +244,7 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
     codes = net.apply(params, inputs, pattern, method=RobultNet.encode)
-    logits = net.apply(params, codes, inputs.present, method=RobultNet.classify)
-    return {"logits": logits, "shared": codes.shared, "private": codes.private}
+    logits, fused = net.apply(params, codes, inputs.present, method=RobultNet.classify)
+    return {"logits": logits, "fused": fused, "shared": codes.shared, "private": codes.private}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

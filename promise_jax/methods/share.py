@@ -19,14 +19,14 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from promise_jax import types
 from promise_jax.checks import check_at_least, check_fields
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.methods.distil import draw_subsets, subset_terms
-from promise_jax.methods.fusion import FusionNet
+from promise_jax.methods.fusion import FusionNet, Output
 from promise_jax.nn import image_features, mlp, precision
 from promise_jax.optim import update_rules
 from promise_jax.types import Batch, Inputs, PyTree, Spec
@@ -64,16 +64,17 @@ class ShareNet(FusionNet):
       self.common = mlp.Mlp((self.config.hidden, self.num_outputs))
       self.gate = nn.Dense(1)
 
-  def classify(self, codes, visible, fill) -> Float[Array, "*P B C"]:
-    """Logits of codes f[B, M, H] under the masks `visible`."""
-    joint = super().classify(codes, visible, fill)
+  def classify(self, codes, visible, fill) -> Output:
+    """The output for codes f[B, M, H] under the masks `visible`."""
+    out = super().classify(codes, visible, fill)
     if not self.config.evidence:
-      return joint
+      return out
     evidence = self.common(codes)
     if self.config.gated:
       evidence = evidence * nn.sigmoid(self.gate(codes))
     evidence = jnp.broadcast_to(evidence, (*visible.shape, self.num_outputs))
-    return joint + jnp.sum(jnp.where(visible[..., None], evidence, 0), axis=-2)
+    evidence = jnp.sum(jnp.where(visible[..., None], evidence, 0), axis=-2)
+    return out._replace(logits=out.logits + evidence)
 
 
 def update_teacher(teacher: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
@@ -116,11 +117,11 @@ def share(config: ShareConfig, spec: Spec) -> Method:
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     subset_key, dropout_key = jax.random.split(key)
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
-    logits, _ = net.apply(params, batch, visible, rngs={"dropout": dropout_key})
+    logits = net.apply(params, batch, visible, rngs={"dropout": dropout_key}).logits
     teacher_logits = logits[0]
     if config.decay:
       teacher = precision.cast_like(model_state["teacher"], params)
-      teacher_logits, _ = net.apply(teacher, batch)
+      teacher_logits = net.apply(teacher, batch).logits
     terms = subset_terms(logits, teacher_logits, visible, batch, spec.task)
     ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
@@ -129,8 +130,8 @@ def share(config: ShareConfig, spec: Spec) -> Method:
   def predict(params, model_state, inputs: Inputs, pattern=None):
     if config.decay:
       params = precision.cast_like(model_state["teacher"], params)
-    logits, _ = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
-    return {"logits": logits}
+    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
+    return {"logits": out.logits, "fused": out.fused}
 
   update = update_with_teacher(config.decay) if config.decay else None
   return Method(init, predict, (Stage("train", loss, update=update),), image_features.precompute)

@@ -93,7 +93,7 @@ class MulT(nn.Module):
   """Logits f[B, C] from the steps of M modalities.
 
   Its parts may be called one by one, with other steps in between: `encode`, `cross_attend`,
-  `self_attend` and `head`.
+  `self_attend` and `head`; `readout` is all but the head.
   """
 
   modalities: tuple[Modality, ...]
@@ -124,11 +124,15 @@ class MulT(nn.Module):
 
   def __call__(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
     """Logits. What is not `present` is not read; a "dropout" rng switches dropout on."""
+    return self.head(self.readout(inputs, present))
+
+  def readout(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B MW"]:
+    """What the head reads, see `self_attend`."""
     encoded = self.encode(inputs, present)
     steps = pad_and_stack([encoded.projected[m.name] for m in self.modalities])
     real = pad_and_stack([encoded.real[m.name] for m in self.modalities])
     steps, _ = self.cross_attend(steps, real)
-    return self.head(self.self_attend(steps, real))
+    return self.self_attend(steps, real)
 
   def encode(
     self, inputs: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None

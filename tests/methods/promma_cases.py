@@ -128,7 +128,7 @@ def gate_index(gates):
 @functools.cache
 def backbone():
   net = network()
-  return jax.jit(lambda p, batch, mask: net.apply(p, batch, mask, method=net.backbone_logits))
+  return jax.jit(lambda p, batch, mask: net.apply(p, batch, mask, method=net.backbone_output)[0])
 
 
 def teacher_logits(params, model_state, batch, mask):

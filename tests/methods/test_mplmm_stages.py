@@ -142,9 +142,9 @@ def test_the_loss_of_labels_without_a_last_axis_is_the_mean_over_rows():
   loss, (_, terms) = jax.jit(method.stages[-1].loss)(params, {}, batch, KEY, None)
   net = mplmm.MplmmNet(VECTORS, 1, mplmm.MplmmConfig(**PRESETS["clean"]))
   run = lambda p: net.apply(
-    p, batch, batch.present, rngs={"dropout": KEY}, method="prompted_logits"
+    p, batch, batch.present, rngs={"dropout": KEY}, method="prompted_output"
   )
-  logits = jax.jit(run)(params)
+  logits, _ = jax.jit(run)(params)
   rows = np.flatnonzero(batch.labelled & batch.present.any(1))
   gaps = [abs(float(logits[i, 0]) - batch.label[i] / 3.0) for i in rows]
   assert 5 < len(rows) < example_batches.ROWS and terms["supervised"].count == len(rows)

@@ -37,7 +37,7 @@ def test_logits_are_the_head_and_the_evidence_of_visible_modalities(rng, gated):
   codes = rng.normal(size=(4, 3, 8)).astype(np.float32)
   visible = rng.random((2, 4, 3)) < 0.5
   p = params["params"]
-  found = net.apply(params, codes, visible, p["token"], method=share.ShareNet.classify)
+  found = net.apply(params, codes, visible, p["token"], method=share.ShareNet.classify).logits
   for k in range(2):
     for n in range(4):
       filled = np.where(visible[k, n][:, None], codes[n], p["token"])
