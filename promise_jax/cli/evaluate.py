@@ -1,10 +1,12 @@
-"""Evaluate a finished run under another protocol of missing modalities.
+"""Evaluate a finished run again: another protocol, another split, other data.
 
 examples:
   promise-jax evaluate --workdir runs/robult-1a2b3c4d --protocol "exact(0.5)"
   promise-jax evaluate --workdir DIR --protocol "map(0.7)" --masks masks.npz
+  promise-jax evaluate --workdir DIR --data other.npz
 
-Prints every variant and metric, and adds the lines to results.jsonl of the run.
+Prints a table of all variants, and adds the lines to results.jsonl of the run. Without --protocol
+every pattern of present modalities is tested.
 """
 
 from pathlib import Path
@@ -18,18 +20,22 @@ def add_arguments(parser) -> None:
     "--protocol",
     help='how modalities go missing, as "bernoulli(0.3)"; `promise-jax list protocols` has all',
   )
-  parser.add_argument("--split", default="test", help="the split to evaluate on")
+  parser.add_argument("--split", default="test", help="the split of the data of the run")
+  data = "other rows with labels, in place of a split of the run: npz, CSV or Parquet"
+  parser.add_argument("--data", metavar="FILE", help=data)
   parser.add_argument("--masks", metavar="FILE.npz", help="file to write the mask table to")
 
 
 def run(args) -> None:
-  for flag in ("workdir", "protocol"):
-    if not getattr(args, flag):
-      raise ValueError(f"--{flag} is missing")
+  if not args.workdir:
+    raise ValueError("--workdir is missing")
+  if args.masks and not args.protocol:
+    raise ValueError("--masks writes the mask of --protocol, which is missing")
   masks = Path(args.masks) if args.masks else None
   if masks and not masks.parent.is_dir():
     raise ValueError(f"--masks: the folder {masks.parent} does not exist")
   startup.enable_compilation_cache()
-  from promise_jax.experiments import run as experiment_run
+  from promise_jax.experiments.evaluate import evaluate_run
 
-  print(experiment_run.evaluate_run(Path(args.workdir), args.protocol, args.split, masks))
+  data = Path(args.data).expanduser() if args.data else None
+  print(evaluate_run(Path(args.workdir), args.protocol or "", args.split, masks, data))

@@ -22,7 +22,7 @@ import numpy as np
 from promise_jax.data.new_values import Columns, read_flags, read_modality
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import npz_arrays
-from promise_jax.data.source import Rows, list_first
+from promise_jax.data.source import Rows, check_values, list_first
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class NewRows(NamedTuple):
 
   rows: Rows  # its label is zero
   ids: np.ndarray  # [n] as given, of any type
-  label: np.ndarray | None  # [n] or [n, C] as given
+  label: Any  # [n] or [n, C] as given, or None
 
 
 def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS) -> Iterator:
@@ -89,10 +89,10 @@ def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   """The arrays of an npz file, some rows at a time; none is ever read as a whole."""
   with npz_arrays.open_npz(path) as file:
     headers = {n: h for n, h in npz_arrays.read_headers(file).items() if h.shape}
-    counts = {h.shape[0] for n, h in headers.items() if n != "classes"}
+    classes = file["classes"] if headers.pop("classes", None) else None
+    counts = {h.shape[0] for h in headers.values()}
     if len(counts) != 1:
       raise ValueError(f"its arrays have {sorted(counts)} rows, expected: all the same number.")
-    headers = {n: h for n, h in headers.items() if h.shape[0] in counts}
     members = {name: file.zip.open(f"{name}.npy") for name in headers}
     for name, member in members.items():
       if npz_arrays.read_header(member).by_column and len(headers[name].shape) > 1:
@@ -100,7 +100,23 @@ def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
     (count,) = counts
     for start in range(0, max(count, 1), block_rows):
       rows = min(block_rows, count - start)
-      yield {name: read_array(members[name], headers[name], rows) for name in headers}
+      columns = {name: read_array(members[name], headers[name], rows) for name in headers}
+      if classes is not None and "y" in columns:
+        columns["y"] = name_labels(columns["y"], classes)
+      yield columns
+
+
+def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
+  """Numbers of classes as their names; of several labels, a DataFrame with the names as columns."""
+  if label.dtype.kind == "U":
+    return label
+  if label.ndim > 1:
+    import pandas as pd
+
+    return pd.DataFrame(label, columns=classes.tolist())
+  words = f"0 to {len(classes) - 1}, as classes has names"
+  check_values("y", label, np.isin(label, range(len(classes))), words)
+  return classes[label]
 
 
 def read_array(member, header: npz_arrays.Header, count: int) -> np.ndarray:
@@ -164,10 +180,10 @@ def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) ->
   return np.asarray(columns[name]) if name in columns else np.arange(start, start + count)
 
 
-def read_label(columns: Columns, fitted: Preprocessing) -> np.ndarray | None:
+def read_label(columns: Columns, fitted: Preprocessing) -> Any:
   """The labels as given; None where there are none."""
   names = LABELS if fitted.columns is None else (fitted.columns.label,)
-  return next((np.asarray(columns[name]) for name in names if name in columns), None)
+  return next((columns[name] for name in names if name in columns), None)
 
 
 def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:

@@ -94,6 +94,13 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
 
   ValueError for a class that the task does not know, or a value of another kind.
   """
+  if task.kind == "multilabel" and hasattr(values, "columns"):
+    found = values.columns.tolist()
+    if set(found) != set(task.names):
+      raise ValueError(
+        f"its labels are {list_first(found)}, those of the model {list_first(task.names)}."
+      )
+    values = values[list(task.names)]
   values = np.asarray(values)
   if task.kind == "multilabel":
     if values.ndim != 2 or values.shape[1] != task.outputs:

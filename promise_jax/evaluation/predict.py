@@ -52,7 +52,7 @@ def predict_patterns(
 
 
 def predict_split(
-  method: Method,
+  method: Method | None,
   params: PyTree,
   model_state: PyTree,
   split: Split,
@@ -62,7 +62,12 @@ def predict_split(
   """Logits of every seed under every pattern, for all rows of a split; labels are not read.
 
   `params` and `model_state` are stacked over seeds. Without `mesh`, all devices share the rows.
+  No method is the constant predictor, whose params are {"logits": f32[S, C]}.
   """
+  if method is None:
+    logits = params["logits"]
+    shape = (len(logits), len(patterns), len(split.id), logits.shape[1])
+    return np.broadcast_to(logits[:, None, None], shape)
   mesh = mesh or devices_mesh.make_mesh()
 
   def predict_seeds(stacked, rows, patterns):

@@ -129,7 +129,7 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
 
 def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> pd.DataFrame:
   """`method` against every other variant; the test rows are those of the run in `folder`."""
-  spec = saved_model.spec_from_json(files.read_json(folder / "spec.json"))
+  spec = saved_model.read_model(folder / "model").spec
   with np.load(folder / "predictions.npz") as file:
     split = Split({}, {}, file["recorded"], file["label"], file["id"])
     patterns, group = file["pattern"], file.get("group")

@@ -19,10 +19,11 @@ from jaxtyping import Array
 
 from promise_jax import methods
 from promise_jax.experiments import run_dir
-from promise_jax.experiments.experiment import Experiment, VariantConfig, parse_experiment
+from promise_jax.experiments.experiment import Experiment, VariantConfig
+from promise_jax.inference import saved_model
+from promise_jax.inference.saved_model import SavedModel, SavedVariant
 from promise_jax.method import Method
 from promise_jax.optim import param_paths
-from promise_jax.training import checkpoint
 
 NUM_LISTED = 8  # paths a reason in a message; init.json has all of them
 
@@ -33,8 +34,6 @@ class InitPlan:
 
   folder: str  # of the other run
   source: str  # its variant
-  checkpoints: str
-  step: int  # of the last checkpoint there, which holds the best parameters
   loaded: tuple[str, ...]  # paths of parameters
   random: dict[str, str]  # {path: why it is not taken over}
 
@@ -47,19 +46,18 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
     return None
   folder = Path(experiment.init_from)
   try:
-    other = parse_experiment(run_dir.read_config(folder))
+    run_dir.read_config(folder)
     if not run_dir.is_finished(folder):
       raise ValueError(f"{folder} is not finished: it has no results.jsonl")
-    if len(other.seeds) < len(experiment.seeds):
-      raise ValueError(f"{folder} has {len(other.seeds)} seeds, {len(experiment.seeds)} are needed")
-    if not (source := find_variant(other, variant)):
-      names = ", ".join(v.name for v in other.variants)
+    model = saved_model.read_model(folder / "model")
+    if len(model.seeds) < len(experiment.seeds):
+      raise ValueError(f"{folder} has {len(model.seeds)} seeds, {len(experiment.seeds)} are needed")
+    if not (source := find_variant(model, variant)):
+      names = ", ".join(v.name for v in model.variants)
       raise ValueError(f"{folder} has no variant of {own_family}, it has {names}")
-    checkpoints = checkpoint.variant_folder(folder, source.folder)
-    params, _ = checkpoint.load_shapes(checkpoints, other.train.steps, "best")
+    theirs = read_params(folder, source)
   except ValueError as error:
     raise ValueError(f"init_from: {error}") from error
-  theirs = param_paths.leaves_by_path(params)
   ours = param_paths.leaves_by_path(init_shapes(method))
   filters = experiment.init_filter
   reasons = {path: why_random(path, x, theirs.get(path), filters) for path, x in ours.items()}
@@ -68,14 +66,14 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
     listed = list_paths(random)
     raise ValueError(f"init_from: {folder} has no parameter for {variant.name}: {listed}")
   loaded = tuple(path for path in ours if path not in random)
-  return InitPlan(str(folder), source.name, str(checkpoints), other.train.steps, loaded, random)
+  return InitPlan(str(folder), source.name, loaded, random)
 
 
-def find_variant(other: Experiment, variant: VariantConfig) -> VariantConfig | None:
-  """The variant of `other` that `variant` starts from: the one of the same name, or else the
+def find_variant(model: SavedModel, variant: VariantConfig) -> SavedVariant | None:
+  """The variant of `model` that `variant` starts from: the one of the same name, or else the
   first one of the same method, or of its family."""
   family = methods.family(variant.method)
-  related = [v for v in other.variants if methods.family(v.method) == family]
+  related = [v for v in model.variants if methods.family(v.method) == family]
   key = lambda v: (v.name != variant.name, v.method != variant.method)
   return min(related, key=key, default=None)
 
@@ -97,9 +95,18 @@ def init_shapes(method: Method):
 
 def load_init_params(plan: InitPlan, num_seeds: int) -> dict[str, Array]:
   """The parameters to copy, {path: [S, ...]}."""
-  params, _ = checkpoint.load_parameters(Path(plan.checkpoints), plan.step, "best")
-  by_path = param_paths.leaves_by_path(params)
-  return {path: np.asarray(by_path[path][:num_seeds]) for path in plan.loaded}
+  folder = Path(plan.folder)
+  by_name = {v.name: v for v in saved_model.read_model(folder / "model").variants}
+  params = read_params(folder, by_name[plan.source])
+  return {path: params[path][:num_seeds] for path in plan.loaded}
+
+
+def read_params(folder: Path, variant: SavedVariant) -> dict[str, np.ndarray]:
+  """The best parameters of a variant of the run in `folder`, {path: [S, ...]}."""
+  arrays = saved_model.read_arrays(folder / "model", variant)
+  return {
+    path.removeprefix("params/"): x for path, x in arrays.items() if path.startswith("params/")
+  }
 
 
 def describe_init(plan: InitPlan, name: str) -> str:

@@ -4,6 +4,7 @@ Two pandas DataFrames: `results` has a row for every (method, pattern or protoco
 seed), `differences` a row for every difference between the method and its best baseline.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -23,12 +24,13 @@ from promise_jax.evaluation import (
   reliability,
   verdicts,
 )
-from promise_jax.experiments import result_files
+from promise_jax.experiments import result_files, save_model
+from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, html, tables
-from promise_jax.types import Split
+from promise_jax.types import Spec, Split, Task
 
 BEST_CONSTANT = "best constant"
 
@@ -53,7 +55,10 @@ def write_test_results(
     calibrations, logits, split, setup.patterns, setup.spec.names
   )
   files.write_json(folder / "calibration.json", measured.to_dict("records"))
-  results = [measure_variants(setup, logits, split, "test", make_conditions(setup, split))]
+  experiment, spec, name = setup.experiment, setup.spec, setup.dataset.name
+  cases = make_conditions(spec, experiment.test_protocols, split)
+  frame = measure_variants(experiment, spec.task, logits, split, cases)
+  results = [add_run_columns(frame, experiment, name, "test")]
   results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
   differences = compare_with_baseline(setup, valid_scores, logits, split, group)
@@ -67,6 +72,7 @@ def write_test_results(
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
+  save_model.save_model(setup, variants, folder, run, calibrations)
   # The last file: a run that has it is finished.
   result_files.write_results(folder / "results.jsonl", run.results)
   return run
@@ -81,41 +87,47 @@ def fit_calibrations(setup: Setup, logits: dict) -> dict[str, calibration.Calibr
   }
 
 
-def make_conditions(setup: Setup, split: Split) -> list[conditions.Condition]:
+def make_conditions(
+  spec: Spec, test_protocols: Sequence[missing.Protocol], split: Split, split_name: str = "test"
+) -> list[conditions.Condition]:
   """What is tested: every pattern, rates of missing modalities, test protocols, pooled patterns."""
+  patterns = missing.all_patterns(len(spec.modalities))
   protocols = conditions.rate_protocols()
-  protocols += [p for p in setup.experiment.test_protocols if p not in protocols]
+  protocols += [p for p in test_protocols if p not in protocols]
   return [
-    *conditions.pattern_conditions(split, setup.patterns, setup.spec.names),
-    *conditions.protocol_conditions(split, protocols, "test"),
-    *conditions.pooled_conditions(split, setup.patterns),
+    *conditions.pattern_conditions(split, patterns, spec.names),
+    *conditions.protocol_conditions(split, protocols, split_name),
+    *conditions.pooled_conditions(split, patterns),
   ]
 
 
 def measure_variants(
-  setup: Setup, logits: dict, split: Split, split_name: str, cases: list[conditions.Condition]
+  experiment: Experiment, task: Task, logits: dict, split: Split, cases: list[conditions.Condition]
 ) -> pd.DataFrame:
   """Every metric of every variant, and of the best constant where the task is sentiment."""
-  task, seeds, extra = setup.spec.task, setup.experiment.seeds, setup.experiment.metrics
+  seeds, extra = experiment.seeds, experiment.metrics
   frames = {
     name: measure.measure_conditions(task, values, split, cases, seeds, extra)
     for name, values in logits.items()
   }
   frames[BEST_CONSTANT] = measure.measure_best_constant(task, split, cases, seeds, extra)
-  frames = {name: frame for name, frame in frames.items() if len(frame)}
-  return pd.concat([add_run_columns(setup, name, split_name, x) for name, x in frames.items()])
+  frames = [x.assign(method=name) for name, x in frames.items() if len(x)]
+  return pd.concat(frames, ignore_index=True)
 
 
-def add_run_columns(setup: Setup, name: str, split_name: str, frame: pd.DataFrame) -> pd.DataFrame:
-  """`frame` with the columns that all results of one variant on one split share."""
+def add_run_columns(
+  frame: pd.DataFrame, experiment: Experiment, dataset: str, split_name: str
+) -> pd.DataFrame:
+  """`frame`, after the columns that all results on one split share; `method` is the first."""
   shared = {
-    "method": name,
-    "dataset": setup.dataset.name,
+    "method": frame["method"],
+    "dataset": dataset,
     "split": split_name,
-    "label_rate": setup.experiment.label_rate,
-    "train_protocol": str(setup.experiment.train_protocol),
+    "label_rate": experiment.label_rate,
+    "train_protocol": str(experiment.train_protocol),
   }
-  return pd.concat([pd.DataFrame(shared, frame.index), frame], axis=1)
+  shared = pd.DataFrame(shared, frame.index)
+  return pd.concat([shared, frame.drop(columns="method")], axis=1)
 
 
 def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
@@ -124,6 +136,7 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
   on_patterns = {"all": "mean over patterns", "full": "full pattern"}
   ids = setup.train_data.split.id
   columns = {
+    "method": trained.name,
     "pattern": None,
     "protocol": on_patterns[setup.experiment.train.select_on],
     "mask_hash": mask_files.mask_hash(setup.valid_data.recorded, setup.valid_data.id),
@@ -134,7 +147,8 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
     "step": trained.best_step,
     "train_mask_hash": [mask_files.mask_hash(mask, ids) for mask in first_masks(setup)],
   }
-  return add_run_columns(setup, trained.name, "valid", pd.DataFrame(columns))
+  frame = pd.DataFrame(columns)
+  return add_run_columns(frame, setup.experiment, setup.dataset.name, "valid")
 
 
 def first_masks(setup: Setup) -> Bool[np.ndarray, "S N M"]:
@@ -189,27 +203,6 @@ def count_rows(setup: Setup, test_split: Split) -> dict:
     "empty": (~masks.any(axis=2)).mean(),
     "unrecorded": {name: lacking(split.recorded) for name, split in splits.items()},
   }
-
-
-def add_evaluation(
-  setup: Setup,
-  variants: list[TrainedVariant],
-  folder: Path,
-  protocol: missing.Protocol,
-  split_name: str,
-  mask_path: Path | None,
-) -> str:
-  """Adds the results under `protocol` to results.jsonl; returns them as a table of text."""
-  split, path = setup.dataset.split(split_name), folder / "results.jsonl"
-  cases = conditions.protocol_conditions(split, [protocol], split_name)
-  if mask_path:
-    mask_files.export_masks(mask_path, cases[0].mask[0], split.id, protocol, setup.spec.names)
-  logits = {v.name: np.asarray(v.predict(split)) for v in variants}
-  added = measure_variants(setup, logits, split, split_name, cases)
-  before = result_files.read_results(path)
-  same = (before["protocol"] == str(protocol)) & (before["split"] == split_name)
-  result_files.write_results(path, pd.concat([before[~(same & before["pattern"].isna())], added]))
-  return f"{comparison.metric_text(added)}\n\n{len(added)} lines in {path}"
 
 
 def render_console(run: html.Report) -> str:

@@ -1,19 +1,17 @@
 """Runs one experiment: a method and its baselines, several seeds, one folder, one table."""
 
 import contextlib
-import dataclasses
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from promise_jax import files, missing
 from promise_jax.devices import distributed
 from promise_jax.experiments import result_files, results, run_dir
-from promise_jax.experiments.experiment import parse_experiment
+from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import Setup, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
-from promise_jax.inference import saved_model
 from promise_jax.training import checkpoint, loop
 
 
@@ -33,6 +31,7 @@ def run_experiment(
   on_all_processes(lambda: run_dir.check_folder(folder, experiment), primary)
   if distributed.all_processes_max(int(primary and run_dir.is_finished(folder))):
     if primary:
+      clean_up(folder, experiment)
       show(f"{folder} is finished; nothing was trained.")
     return results.render_console(result_files.read_run(folder)) if primary else ""
   setup = on_all_processes(lambda: set_up(experiment, folder))
@@ -40,7 +39,6 @@ def run_experiment(
     if primary:
       for note in setup.dataset.notes:
         show(note)
-      files.write_json(folder / "spec.json", saved_model.spec_to_json(setup.spec))
     trained = train_variants(setup, folder, show if primary else None)
 
     def finish():
@@ -50,7 +48,17 @@ def run_experiment(
         return results.write_test_results(setup, trained, split, predicted, folder)
 
     run = on_all_processes(finish)
+    if primary:
+      clean_up(folder, experiment)
   return results.render_console(run) if primary else ""
+
+
+def clean_up(folder: Path, experiment: Experiment) -> None:
+  """Deletes the checkpoints of a finished run unless they are to be kept."""
+  # A finished run reads none again, so a kill in between does no harm. Without model/, the run is
+  # of a version before 0.3, and they are all that is left of its parameters.
+  if not experiment.train.keep_checkpoints and (folder / "model" / "model.json").exists():
+    shutil.rmtree(checkpoint.run_folder(folder), ignore_errors=True)
 
 
 def train_variants(
@@ -64,32 +72,6 @@ def train_variants(
       if number := stop():
         raise loop.TrainingInterrupted(setup.experiment.train.steps, number)
   return trained
-
-
-def evaluate_run(
-  folder: Path, protocol: str, split: str = "test", masks: Path | None = None
-) -> str:
-  """Evaluates a finished run under another protocol; returns a table, variants x metrics.
-
-  The lines of results.jsonl for this protocol and split are replaced or added. `masks` is the path
-  of a file to write the mask table to. ValueError if there is no finished run, protocol or split.
-  """
-  parsed = missing.parse_protocol(protocol)
-  experiment = parse_experiment(run_dir.read_config(folder))
-  if not run_dir.is_finished(folder):
-    raise ValueError(f"{folder} is not finished: it has no results.jsonl")
-  # The devices here need not be those that the run was trained on.
-  train = dataclasses.replace(experiment.train, seed_devices=1)
-  setup = set_up(dataclasses.replace(experiment, train=train), folder)
-  for variant in setup.variants:
-    steps = checkpoint.saved_steps(variant.checkpoints)
-    if variant.method and train.steps not in steps:
-      raise ValueError(f"{variant.checkpoints} is incomplete, the parameters are gone")
-  if split not in setup.dataset.splits:
-    raise ValueError(f"split is {split!r}, known are {', '.join(setup.dataset.splits)}")
-  with run_dir.open_run(folder, experiment):
-    trained = [train_variant(setup, v, folder, show=None) for v in setup.variants]
-    return results.add_evaluation(setup, trained, folder, parsed, split, masks)
 
 
 @contextlib.contextmanager

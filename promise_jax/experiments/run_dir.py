@@ -1,8 +1,7 @@
 """The folder of one run: which config it belongs to, and that one process writes into it.
 
 config.json      the config, the versions, the device, the commit
-spec.json        what the data are, for whoever reads a checkpoint later
-checkpoints/     a folder for each variant
+checkpoints/     a folder for each variant, deleted when the run is finished
 init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and validation
 predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
@@ -11,6 +10,7 @@ classes.json     precision, recall and F1 of every class, of the variant best on
 calibration.json errors of probabilities, sets and intervals, before and after calibration
 comparison.json  the method against its best baseline, with intervals and verdicts
 speed.jsonl      a line a variant: compile time, rate, peak memory so far
+model/           the best parameters of every variant and what it takes to use them
 report.html      all of it, to look at
 results.jsonl    a line a (variant, pattern or protocol, metric, seed); it is written last,
                  so that a run which has it is finished
@@ -35,8 +35,10 @@ from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
 from promise_jax.experiments.experiment import Experiment
 
 # Fields that cannot change a result: a run may continue with other ones.
-PREFETCH_FIELDS = tuple(f"data.{name}" for name in PREFETCH_OPTIONS)
-NEUTRAL_FIELDS = ("train.seed_devices", "train.save_every", *PREFETCH_FIELDS)
+NEUTRAL_FIELDS = (
+  *(f"train.{name}" for name in ("seed_devices", "save_every", "keep_checkpoints")),
+  *(f"data.{name}" for name in PREFETCH_OPTIONS),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

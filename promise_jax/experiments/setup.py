@@ -69,7 +69,7 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   mesh = devices_mesh.make_mesh(seed_devices=experiment.train.seed_devices)
   variants = []
   for config in experiment.variants:
-    checkpoints, method, init = checkpoint.variant_folder(folder, config.folder), None, None
+    checkpoints, method, init = checkpoint.run_folder(folder) / config.folder, None, None
     if config.method != CONSTANT_VARIANT:
       method = methods.build_method(config.method, config.settings, spec)
       method = precision.with_precision(method, experiment.precision)

@@ -15,16 +15,20 @@ from promise_jax.devices import distributed
 from promise_jax.evaluation import predict, selection
 from promise_jax.experiments import init_from
 from promise_jax.experiments.setup import Setup, Variant
+from promise_jax.method import Method
 from promise_jax.methods import constant
 from promise_jax.training import checkpoint, loop
-from promise_jax.types import Split
+from promise_jax.types import PyTree, Split
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedVariant:
-  """A trained variant: its validation scores and a function that predicts."""
+  """A trained variant: its best parameters, validation scores and a function that predicts."""
 
   name: str
+  method: Method | None  # None: the constant predictor
+  params: PyTree  # leaves [S, ...]
+  model_state: PyTree
   best_score: Float[np.ndarray, " S"]  # on validation; larger is better
   best_step: Int[np.ndarray, " S"]
   predict: Callable[[Split], Float[np.ndarray, "S P N C"]]
@@ -46,7 +50,7 @@ def train_variant(
   title = name if show and primary else None
   show = show or (lambda text: None)
   if variant.method is None:
-    return fit_constant(setup, name)
+    return fit_constant(setup, variant)
   config = setup.experiment.train
   with checkpoint.Checkpoints(variant.checkpoints, save_every=config.save_every) as checkpoints:
     step = checkpoints.latest_step()
@@ -71,11 +75,8 @@ def train_variant(
     files.write_jsonl(path, [*others, {"method": name} | trained.speed])
     show(describe_speed(trained.speed))
 
-  def predict_split(split: Split):
-    params, model_state = trained.params, trained.model_state
-    return predict.predict_split(variant.method, params, model_state, split, setup.patterns)
-
-  return TrainedVariant(name, trained.best_score, trained.best_step, predict_split)
+  best = trained.params, trained.model_state
+  return make_trained(setup, variant, *best, trained.best_score, trained.best_step)
 
 
 def load_initial_params(
@@ -137,20 +138,30 @@ def describe_speed(speed: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def fit_constant(setup: Setup, name: str) -> TrainedVariant:
+def make_trained(
+  setup: Setup, variant: Variant, params: PyTree, model_state: PyTree, *best
+) -> TrainedVariant:
+  """A trained variant; `best` are its validation scores and the steps that have them."""
+  trained = variant.method, params, model_state
+  predict_split = lambda split: predict.predict_split(*trained, split, setup.patterns)
+  return TrainedVariant(variant.name, *trained, *best, predict_split)
+
+
+def constant_logits(setup: Setup) -> Float[np.ndarray, "S C"]:
   """The constant predictor, fitted to the labelled rows of every seed."""
   label, task = setup.train_data.split.label, setup.spec.task
   labelled = setup.train_data.labelled
-  logits = np.stack([constant.constant_logits(label, mask, task) for mask in labelled])
+  return np.stack([constant.constant_logits(label, mask, task) for mask in labelled])
 
-  def predict_split(split: Split):
-    shape = (len(logits), len(setup.patterns), len(split.id), logits.shape[1])
-    return np.broadcast_to(logits[:, None, None], shape)
 
-  valid = setup.valid_data
+def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:
+  """The constant predictor and its validation scores."""
+  logits, task, valid = constant_logits(setup), setup.spec.task, setup.valid_data
   patterns = selection.selection_patterns(setup.patterns, setup.experiment.train.select_on)
   weight = selection.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)
-  # The logits are the same under every pattern: take as many as there are patterns.
-  under_patterns = predict_split(valid)[:, : len(patterns)]
-  score = [selection.selection_score(x, valid.label, weight, task) for x in under_patterns]
-  return TrainedVariant(name, np.array(score), np.zeros(len(logits), np.int32), predict_split)
+  shape = (len(patterns), len(valid.id), logits.shape[1])
+  score = [
+    selection.selection_score(np.broadcast_to(x, shape), valid.label, weight, task) for x in logits
+  ]
+  step = np.zeros(len(logits), np.int32)
+  return make_trained(setup, variant, {"logits": logits}, {}, np.array(score), step)

@@ -19,6 +19,8 @@ from jaxtyping import Float
 import promise_jax
 from promise_jax import files
 from promise_jax.checks import check_choice
+from promise_jax.data import preprocessing
+from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.method import Method
 from promise_jax.optim import param_paths
 from promise_jax.types import Modality, PyTree, Spec, Task
@@ -41,7 +43,7 @@ class SavedModel:
 
   name: str  # of the run
   spec: Spec
-  preprocessing: Any  # turns new rows into inputs
+  preprocessing: Preprocessing  # turns new rows into inputs
   variants: tuple[SavedVariant, ...]
   best: str  # the variant with the best validation score that is not the constant predictor
   seeds: tuple[int, ...]
@@ -78,8 +80,7 @@ def read_model(folder: Path) -> SavedModel:
     return model_from_json(value)
   except FileNotFoundError:
     raise ValueError(
-      f"{folder} has no model.json, which a run writes when it ends; the command that began the "
-      "run continues it"
+      f"{folder} has no model.json: a run writes it when it ends, and versions before 0.3 did not"
     ) from None
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     version = value.get("version") if isinstance(value, dict) else None
@@ -97,16 +98,23 @@ def load_variant(
   by_name = {variant.name: variant for variant in model.variants}
   check_choice("variant", name, tuple(by_name))
   variant = by_name[name]
+  arrays = read_arrays(folder, variant)
+  try:
+    method, like = describe_arrays(model, variant)
+    return method, *fill_leaves(like, arrays, len(model.seeds))
+  except ValueError as error:
+    place = f"{arrays_path(folder, variant)} does not fit"
+    raise ValueError(f"{place} ({error}){describe_versions(model.version)}") from error
+
+
+def read_arrays(folder: Path, variant: SavedVariant) -> dict[str, np.ndarray]:
+  """The arrays of a variant by path. ValueError for a file that is damaged or not there."""
   path = arrays_path(folder, variant)
   try:
-    arrays = safetensors.numpy.load_file(path)
-    method, like = describe_arrays(model, variant)
-    params, model_state = fill_leaves(like, arrays, len(model.seeds))
-  except (OSError, ValueError, safetensors.SafetensorError) as error:
+    return safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError) as error:
     reason = getattr(error, "strerror", None) or error
-    versions = describe_versions(model.version)
-    raise ValueError(f"{path} cannot be read ({reason}){versions}") from error
-  return method, params, model_state
+    raise ValueError(f"{path} cannot be read: {reason}") from error
 
 
 def arrays_path(folder: Path, variant: SavedVariant) -> Path:
@@ -169,16 +177,18 @@ def describe_versions(version: str | None) -> str:
 
 def model_to_json(model: SavedModel) -> dict[str, Any]:
   """The content of model.json."""
-  changed = {"spec": spec_to_json(model.spec), "variants": [vars(v) for v in model.variants]}
-  if model.preprocessing is not None:
-    changed["preprocessing"] = model.preprocessing.to_json()
-  return vars(model) | changed
+  return vars(model) | {
+    "spec": spec_to_json(model.spec),
+    "preprocessing": model.preprocessing.to_json(),
+    "variants": [vars(variant) for variant in model.variants],
+  }
 
 
 def model_from_json(value: dict[str, Any]) -> SavedModel:
   """The model of the content of model.json."""
   changed = {
     "spec": spec_from_json(value["spec"]),
+    "preprocessing": preprocessing.from_json(value["preprocessing"]),
     "variants": tuple(SavedVariant(**v) for v in value["variants"]),
     "seeds": tuple(value["seeds"]),
     "prior": np.array(value["prior"], np.float32),

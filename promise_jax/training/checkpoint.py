@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
 from promise_jax.devices import distributed
@@ -77,41 +76,15 @@ class Checkpoints:
       raise NotSaved(f"a checkpoint could not be saved ({reason}); {last}") from error
 
 
-def variant_folder(run: Path, variant: str) -> Path:
-  """Where the checkpoints of one variant are, by the name of its folder."""
-  return run / "checkpoints" / variant
+def run_folder(run: Path) -> Path:
+  """Where the checkpoints of a run are, a folder for each variant."""
+  return run / "checkpoints"
 
 
 def saved_steps(folder: Path) -> list[int]:
   """The steps that `folder` has checkpoints of; a half-written one has another name."""
   names = [path.name for path in Path(folder).glob("*")]
   return sorted(int(name) for name in names if name.isdecimal())
-
-
-def load_shapes(folder: Path, step: int, part: str) -> PyTree:
-  """Shapes and dtypes of one part of a saved tree; named tuples come as dicts, tuples as lists."""
-  ocp = import_orbax()
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    tree = reader.metadata(tree_path(folder, step)).item_metadata.tree[part]
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def load_parameters(folder: Path, step: int, part: str) -> PyTree:
-  """One part of a saved tree as NumPy arrays, whatever devices saved it; see `load_shapes`."""
-  ocp = import_orbax()
-  like = {part: load_shapes(folder, step, part)}
-  kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-  args = ocp.args.PyTreeRestore(like, restore_args=kinds, partial_restore=True)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    return reader.restore(tree_path(folder, step), args=args)[part]
-
-
-def tree_path(folder: Path, step: int) -> Path:
-  """The folder of the tree of `step`; ValueError where there is none."""
-  path = Path(folder).absolute() / str(step) / "default"
-  if not path.is_dir():
-    raise ValueError(f"{folder} has no checkpoint of step {step}")
-  return path
 
 
 def import_orbax():

@@ -21,6 +21,7 @@ class TrainConfig:
   # Seeds one after another (map) or at once (vmap); auto: map on CPU, vmap elsewhere.
   seed_parallelism: Literal["auto", "map", "vmap"] = "auto"
   save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block
+  keep_checkpoints: bool = False  # of a finished run, which does not need them any more
   seed_devices: int = 1  # parts of the devices, each of which trains its share of the seeds
   optim: optimizer.OptimConfig = optimizer.OptimConfig()
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import saved_models
 import tiny_runs
 from promise_jax import data, files
 from promise_jax.evaluation import bootstrap
@@ -160,7 +161,7 @@ def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
   }
   logits = rng.normal(size=(2, 2, 3, 24, 2)).astype(np.float32)
   merged = {n: compare.MergedVariant((0, 1), x, None) for n, x in zip("ab", logits, strict=True)}
-  files.write_json(tmp_path / "spec.json", saved_model.spec_to_json(spec))
+  saved_model.write_model(tmp_path / "model", saved_models.make_model(spec), {})
 
   def differences(**more):
     files.write_npz(tmp_path / "predictions.npz", arrays | more)

@@ -6,10 +6,9 @@ import shutil
 import signal
 from types import SimpleNamespace
 
-import jax
-import numpy as np
 import pytest
 
+import saved_models
 import tiny_runs
 from promise_jax import methods
 from promise_jax.devices import mesh
@@ -18,10 +17,9 @@ from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import load_initial_params, train_variant
-from promise_jax.method import TrainState
+from promise_jax.inference import saved_model
 from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
-from promise_jax.training import step as training_step
 
 ENCODERS = ("params/encoders/.*", "params/token")
 
@@ -55,28 +53,17 @@ def start_of(given, folder, number=0):
 
 
 def finished_run(given, folder) -> SimpleNamespace:
-  """What a finished run leaves, without training: the last parameters are zeros, the
-  best are noise."""
-  experiment, rng = parse_experiment(given), np.random.default_rng(0)
-  variant = experiment.variants[0]
-  method = methods.build_method(variant.method, variant.settings, tiny_runs.dataset().spec)
-
-  def noise(x):
-    return rng.normal(size=(given["seeds"], *x.shape)).astype(x.dtype)
-
-  def after_the_last_stage(key):
-    return method.stages[-1].on_start(key, *method.init(key))
-
-  shapes = jax.eval_shape(after_the_last_stage, jax.random.key(0))
-  params, model_state = jax.tree.map(noise, shapes)
-  last = TrainState(jax.tree.map(np.zeros_like, params), model_state, ())
-  best = (params, model_state)
-  state = training_step.TrainLoopState(last, best, np.zeros(3), np.full(3, 5))
+  """What a finished run leaves, without training: its parameters are noise."""
+  experiment, spec = parse_experiment(given), tiny_runs.dataset().spec
+  (variant,) = experiment.variants
+  method = methods.build_method(variant.method, variant.settings, spec)
+  best = saved_models.make_arrays(method, len(experiment.seeds))
+  own = variant.name, variant.settings
+  model = saved_models.make_model(spec, own, seeds=experiment.seeds)
   with run_dir.open_run(folder, experiment):
-    with checkpoint.Checkpoints(checkpoint.variant_folder(folder, variant.folder)) as checkpoints:
-      checkpoints.save(15, state)
+    saved_model.write_model(folder / "model", model, {variant.name: best})
     (folder / "results.jsonl").write_text("")
-  return SimpleNamespace(folder=folder, best=param_paths.leaves_by_path(params))
+  return SimpleNamespace(folder=folder, best=param_paths.leaves_by_path(best[0]))
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +98,6 @@ def test_the_best_parameters_of_the_same_seed_are_taken_over(source, other):
   assert set(other.start) == first | second | {"params/token"} and len(second) == 4
   for name, x in other.start.items():
     assert x.tobytes() == source.best[name][:2].tobytes()
-
-
-def test_the_last_checkpoint_has_the_best_parameters(other):
-  folder = other.folder / "checkpoints" / "fusion"
-  params, model_state = checkpoint.load_parameters(folder, 15, "best")
-  assert tiny_runs.is_same((params, model_state), (other.fit.params, other.fit.model_state))
 
 
 def test_other_baselines_start_from_random_weights(source, tmp_path):
@@ -166,9 +147,9 @@ def test_a_stopped_run_continues_without_the_other_folder(source, other, tmp_pat
   shutil.rmtree(copy)
   setup = set_up(parse_experiment(wider_config(copy)), folder)
   assert setup.variants[0].init is None
-  train_variant(setup, setup.variants[0], folder, show=None)
-  params = checkpoint.load_parameters(folder / "checkpoints" / "fusion", 15, "best")
-  assert tiny_runs.is_same(params, (other.fit.params, other.fit.model_state))
+  found = train_variant(setup, setup.variants[0], folder, show=None)
+  best = found.params, found.model_state
+  assert tiny_runs.is_same(best, (other.fit.params, other.fit.model_state))
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -211,8 +192,8 @@ def test_only_the_best_parameters_of_the_other_run_are_read(tmp_path, monkeypatc
 
   fusion_is(tiny_runs.two_stage_method)
   first = finished_run(config(), tmp_path / "first")
-  _, model_state = checkpoint.load_parameters(first.folder / "checkpoints" / "fusion", 15, "best")
-  assert "teacher" in model_state
+  (variant,) = saved_model.read_model(first.folder / "model").variants
+  assert "state/teacher" in saved_model.read_arrays(first.folder / "model", variant)
   fusion_is(head_only)
   start, lines = start_of(config(first.folder), tmp_path / "second")
   assert start.keys() == {"body", "head/w", "head/b"} and len(lines) == 1
@@ -227,7 +208,8 @@ def test_only_the_best_parameters_of_the_other_run_are_read(tmp_path, monkeypatc
   [
     ("config.json", {}, "is not a run: it has no config.json"),
     ("results.jsonl", {}, "init_from: .* is not finished"),
-    ("checkpoints", {}, "has no checkpoint of step 15"),
+    ("model/model.json", {}, "has no model.json"),
+    ("model/fusion.safetensors", {}, "init_from: .*fusion.safetensors cannot be read"),
     ("", {"method": "distil"}, "has no variant of distil, it has fusion"),
     ("", {"seeds": 4}, "has 3 seeds, 4 are needed"),
     ("", {"init_filter": ("head",)}, "no parameter for fusion: params/enc.* 5 more"),
@@ -238,9 +220,7 @@ def test_a_run_that_does_not_serve_is_refused_before_a_folder_is_made(
 ):
   folder = tmp_path / "copy"
   shutil.copytree(source.folder, folder)
-  if missing == "checkpoints":
-    shutil.rmtree(folder / missing)
-  elif missing:
+  if missing:
     (folder / missing).unlink()
   with pytest.raises(ValueError, match=sentence):
     experiment_run.run_experiment(config(folder, **changed), tmp_path / "run")

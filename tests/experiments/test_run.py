@@ -196,7 +196,6 @@ def test_the_report_and_the_table_name_every_variant(finished):
   page = (finished.folder / "report.html").read_text("utf-8")
   assert all(variant in page and variant in finished.table for variant in VARIANTS)
   assert "mean, incomplete" in finished.table
-  assert (finished.folder / "spec.json").exists()
   assert not [p for p in finished.folder.iterdir() if p.name.startswith(".")]
 
 
@@ -238,28 +237,3 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatc
     assert ours == theirs
   paths = (f / "predictions.npz" for f in (tmp_path / "run", finished.folder))
   assert tiny_runs.is_same(*(dict(np.load(path)) for path in paths))
-
-
-def test_a_finished_run_under_another_protocol(finished, tmp_path):
-  """Its lines join results.jsonl once, whatever was there stays as it was."""
-  before = (finished.folder / "results.jsonl").read_text().splitlines()
-  masks = tmp_path / "masks.npz"
-  table = experiment_run.evaluate_run(finished.folder, "exact(0.5)", masks=masks)
-  assert all(variant in table for variant in VARIANTS) and "accuracy" in table
-  after = (finished.folder / "results.jsonl").read_text().splitlines()
-  assert after[: len(before)] == before
-  added = [json.loads(line) for line in after[len(before) :]]
-  assert {x["protocol"] for x in added} == {"exact(0.5)"}
-  drawn = mask_files.load_masks(masks)
-  assert (~drawn.mask).sum(axis=0).tolist() == [10, 10]
-  assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(drawn.mask, drawn.ids)}
-  stored = dict(np.load(finished.folder / "predictions.npz"))
-  index, some = drawn.mask @ [1, 2] - 1, drawn.mask.any(axis=1)
-  for x in added:
-    if x["metric"] == "accuracy":
-      logits = stored[f"logits/{x['method']}"][x["seed"], index, np.arange(20)]
-      hits = (logits.argmax(-1) == stored["label"])[some]
-      assert (x["value"], x["n"]) == (pytest.approx(hits.mean()), some.sum())
-  experiment_run.evaluate_run(finished.folder, "exact(0.5)")
-  assert (finished.folder / "results.jsonl").read_text().splitlines() == after
-  assert run(finished.folder) == finished.table

@@ -148,29 +148,6 @@ def test_a_step_chosen_on_the_complete_pattern_is_said_to_be(tmp_path):
   assert valid["value"] == pytest.approx(right.mean())
 
 
-@pytest.mark.parametrize(
-  ("protocol", "split", "sentence"),
-  [("often(0.5)", "test", "unknown protocol"), ("none", "dev", "split is 'dev'")],
-)
-def test_an_evaluation_that_does_not_fit_is_refused(tmp_path, protocol, split, sentence):
-  run(tmp_path, tiny_runs.get_config("method=majority,baselines=none").to_dict())
-  before = (tmp_path / "results.jsonl").read_text()
-  with pytest.raises(ValueError, match=sentence):
-    experiment_run.evaluate_run(tmp_path, protocol, split)
-  assert (tmp_path / "results.jsonl").read_text() == before
-
-
-def test_an_evaluation_needs_a_finished_run_with_its_parameters(tmp_path):
-  with pytest.raises(ValueError, match="not a run"):
-    experiment_run.evaluate_run(tmp_path / "nowhere", "exact(0.5)")
-  files.write_json(tmp_path / "config.json", {"config": config()})
-  with pytest.raises(ValueError, match="not finished"):
-    experiment_run.evaluate_run(tmp_path, "exact(0.5)")
-  (tmp_path / "results.jsonl").write_text("")
-  with pytest.raises(ValueError, match="parameters are gone"):
-    experiment_run.evaluate_run(tmp_path, "exact(0.5)")
-
-
 def test_a_signal_between_two_variants_stops_there(tmp_path, monkeypatch):
   """One that comes when all are trained ends the process, as it does by default."""
   train = SimpleNamespace(steps=20)

@@ -13,43 +13,19 @@ import promise_jax
 import tiny_runs
 from promise_jax import methods
 from promise_jax.inference import saved_model
-from promise_jax.method import Method
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.types import Modality
+from saved_models import make_arrays, make_model
 
-SEEDS = (0, 1)
 SPEC = example_batches.spec()._replace(
   standardise={"a": (np.float32([0.1, 1 / 3, 1e-20, 5]), np.float32([1, 2, 1e20, 7]))}
 )
 
 
-def make_model(*variants: tuple[str, dict], spec=SPEC, **changed) -> saved_model.SavedModel:
-  """A model with variants (method, settings), each called as its method."""
-  saved = tuple(saved_model.SavedVariant(n, n, values, n, 0.5) for n, values in variants)
-  fields = {"preprocessing": None, "best": saved[0].name, "seeds": SEEDS, "precision": "float32"}
-  fields |= {"prior": np.float32([0.1, -1 / 3, 0])} | changed
-  return saved_model.SavedModel("run", spec, variants=saved, **fields)
-
-
-def make_arrays(method: Method):
-  """Random (params, model_state) after the last stage of `method`, stacked over two seeds."""
-
-  def start_last_stage(key):
-    state = method.init(key)
-    for stage in method.stages:
-      state = stage.on_start(key, *state)
-    return state
-
-  shapes, rng = jax.eval_shape(start_last_stage, jax.random.key(0)), np.random.default_rng(0)
-  # A model_state may hold flags and counters.
-  noise = lambda x: rng.normal(size=(len(SEEDS), *x.shape)).astype(x.dtype)
-  return jax.tree.map(noise, shapes)
-
-
 def write_fusion(folder) -> saved_model.SavedModel:
   """A model of `fusion` and the constant predictor; returns it as it is read."""
   settings = tiny_runs.VALUES["fusion"]
-  model = make_model(("fusion", settings), (CONSTANT_VARIANT, {}))
+  model = make_model(SPEC, ("fusion", settings), (CONSTANT_VARIANT, {}))
   arrays = {
     "fusion": make_arrays(methods.build_method("fusion", settings, SPEC)),
     CONSTANT_VARIANT: ({"logits": np.float32([[1, 2, 3], [4, 5, 6]])}, {}),
@@ -64,7 +40,7 @@ def write_fusion(folder) -> saved_model.SavedModel:
 def test_every_method_predicts_the_same_bits_after_a_round_trip(name, precision, tmp_path):
   method = methods.build_method(name, tiny_runs.VALUES[name], SPEC)
   arrays = make_arrays(method)
-  model = make_model((name, tiny_runs.VALUES[name]), precision=precision)
+  model = make_model(SPEC, (name, tiny_runs.VALUES[name]), precision=precision)
   saved_model.write_model(tmp_path / "model", model, {name: arrays})
   read = saved_model.read_model(tmp_path / "model")
   found, *loaded = saved_model.load_variant(tmp_path / "model", read, name)
@@ -80,9 +56,12 @@ def test_every_method_predicts_the_same_bits_after_a_round_trip(name, precision,
 
 def test_the_description_is_read_as_it_was_written(tmp_path):
   found = write_fusion(tmp_path)
-  assert (found.version, found.seeds, found.best) == (promise_jax.__version__, SEEDS, "fusion")
-  assert found.prior.tobytes() == np.float32([0.1, -1 / 3, 0]).tobytes()
-  assert tiny_runs.is_same(found.spec.standardise, SPEC.standardise)
+  assert found.version == promise_jax.__version__
+  assert (found.seeds, found.best) == ((0, 1), "fusion")
+  assert found.prior.tobytes() == np.float32([0, -1 / 6, -1 / 3]).tobytes()
+  for scale in (found.spec.standardise, found.preprocessing.scale):
+    assert tiny_runs.is_same(scale, SPEC.standardise)
+  assert found.preprocessing.modalities == SPEC.modalities
   assert found.spec._replace(standardise={}) == SPEC._replace(standardise={})
   assert [v.settings for v in found.variants] == [tiny_runs.VALUES["fusion"], {}]
   method, params, model_state = saved_model.load_variant(tmp_path, found, CONSTANT_VARIANT)

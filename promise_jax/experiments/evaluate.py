@@ -1,0 +1,122 @@
+"""Scores the models of a finished run again: other protocols, other splits, other data."""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from promise_jax import missing
+from promise_jax.checks import check_choice
+from promise_jax.data import dataset as data_set
+from promise_jax.data import new_rows, new_values
+from promise_jax.evaluation import conditions, mask_files, predict
+from promise_jax.experiments import result_files, results, run_dir
+from promise_jax.experiments.experiment import Experiment, parse_experiment
+from promise_jax.experiments.setup import load_dataset
+from promise_jax.inference import saved_model
+from promise_jax.inference.saved_model import SavedModel
+from promise_jax.reports import comparison, tables
+from promise_jax.types import Split
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(
+  folder: Path,
+  protocol: str = "",
+  split: str = "test",
+  masks: Path | None = None,
+  data: Path | None = None,
+) -> str:
+  """Evaluates every variant of a finished run; returns a table, and adds it to results.jsonl.
+
+  Lines of results.jsonl on the same split, protocol and pattern are replaced.
+
+  Args:
+    folder: of the run. Nothing else of it is read than its config and its model.
+    protocol: what hides modalities; without it all patterns are tested, as after training.
+    split: of the data of the run.
+    masks: a file to write the mask of `protocol` to.
+    data: a file with other labelled rows, in place of `split`. They are prepared as the train rows
+      were; in the results their split is the name of the file.
+
+  Raises:
+    ValueError: no finished run, an unknown protocol or split, or data that do not fit the model.
+  """
+  parsed = [missing.parse_protocol(protocol)] if protocol else []
+  experiment = parse_experiment(run_dir.read_config(folder))
+  if not run_dir.is_finished(folder):
+    raise ValueError(f"{folder} is not finished: it has no results.jsonl")
+  model = saved_model.read_model(folder / "model")
+  rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
+  name, drawn_as = (data.name, "test") if data else (split, split)
+  cases = conditions.protocol_conditions(rows, parsed, drawn_as) or results.make_conditions(
+    model.spec, experiment.test_protocols, rows, drawn_as
+  )
+  if masks:
+    mask_files.export_masks(masks, cases[0].mask[0], rows.id, parsed[0], model.spec.names)
+  with run_dir.open_run(folder, experiment):
+    added = results.measure_variants(
+      experiment, model.spec.task, predict_rows(folder, model, rows), rows, cases
+    )
+    added = results.add_run_columns(added, experiment, model.card["dataset"], name)
+    add_results(folder / "results.jsonl", added)
+  text = comparison.metric_text(added)
+  if not protocol:
+    table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()
+    text = tables.pattern_table(*table).to_text()
+  return f"{text}\n{len(added)} lines in {folder / 'results.jsonl'}"
+
+
+def predict_rows(folder: Path, model: SavedModel, rows: Split) -> dict[str, np.ndarray]:
+  """The logits [S, P, N, C] of every variant under all patterns."""
+  patterns = missing.all_patterns(len(model.spec.modalities))
+  return {
+    variant.name: predict.predict_split(
+      *saved_model.load_variant(folder / "model", model, variant.name), rows, patterns
+    )
+    for variant in model.variants
+  }
+
+
+def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:
+  """A split of the data that the run was trained on."""
+  try:
+    dataset = load_dataset(experiment.data)
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"the data of {folder} cannot be read ({error}); --data FILE evaluates rows of another file"
+    ) from error
+  check_choice("split", split, dataset.splits)
+  return dataset.split(split)
+
+
+def read_other_rows(path: Path, model: SavedModel) -> Split:
+  """The rows of a file that have a label, prepared as the train rows of the model were."""
+  parts, num_rows = [], 0
+  for new in new_rows.read_new_rows(path, model.preprocessing):
+    with new_rows.name_place_in_errors(str(path)):
+      if new.label is None:
+        raise ValueError("it has no label, a column y or the label of the table is needed")
+      label, is_known = new_values.encode_labels(new.label, model.spec.task)
+      rows, report = model.preprocessing.clean(new.rows)
+    data_set.log_report(model.card["dataset"], path.name, report)
+    parts.append(jax.tree.map(lambda x, k=is_known: x[k], rows._replace(label=label)))
+    num_rows += len(is_known)
+  rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  if not len(rows.id):
+    raise ValueError(f"{path} has no row with a label")
+  if len(rows.id) < num_rows:
+    lacking = f"{num_rows - len(rows.id)} of {num_rows} rows have no label and are left out"
+    logger.warning("%s: %s.", path, lacking)
+  return rows
+
+
+def add_results(path: Path, added: pd.DataFrame) -> None:
+  """Adds lines to results.jsonl, in place of those on the same split, protocol and pattern."""
+  before = result_files.read_results(path)
+  keys = ["split", "protocol", "pattern"]
+  old, new = (pd.MultiIndex.from_frame(x[keys].fillna("")) for x in (before, added))
+  result_files.write_results(path, pd.concat([before[~old.isin(new)], added]))

@@ -1,0 +1,74 @@
+"""Writes RUN/model/: the trained variants of a run, for those who use them later."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from promise_jax.evaluation.calibration import Calibration
+from promise_jax.experiments.setup import Setup
+from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
+from promise_jax.inference import saved_model
+from promise_jax.reports import html
+
+
+def save_model(
+  setup: Setup,
+  variants: list[TrainedVariant],
+  folder: Path,
+  run: html.Report,
+  calibrations: Mapping[str, Calibration],
+) -> None:
+  """Writes the model of the run in `folder`, of which `run` has the test results."""
+  saved = tuple(
+    saved_model.SavedVariant(v.name, v.method, v.settings, v.folder, float(x.best_score.mean()))
+    for v, x in zip(setup.experiment.variants, variants, strict=True)
+  )
+  model = saved_model.SavedModel(
+    name=run.title,
+    spec=setup.spec,
+    preprocessing=setup.dataset.preprocessing,
+    variants=saved,
+    best=find_best(variants),
+    seeds=setup.experiment.seeds,
+    precision=setup.experiment.precision,
+    prior=constant_logits(setup).mean(axis=0),
+    calibration={name: fitted.to_json() for name, fitted in calibrations.items()},
+    card=make_card(setup, run),
+  )
+  arrays = {v.name: (v.params, v.model_state) for v in variants}
+  saved_model.write_model(folder / "model", model, arrays)
+
+
+def find_best(variants: list[TrainedVariant]) -> str:
+  """The variant with the best mean validation score, the first of equal ones; the constant
+  predictor only if there is nothing else."""
+  trained = [v for v in variants if v.method] or variants
+  return max(trained, key=lambda v: np.mean(v.best_score)).name
+
+
+def make_card(setup: Setup, run: html.Report) -> dict[str, Any]:
+  """What was trained on which data, and how well it does on the test rows."""
+  experiment = setup.experiment
+  return {
+    "dataset": setup.dataset.name,
+    "about": setup.dataset.card,
+    "versions": run.config["versions"],
+    "rows": run.rows,
+    "label_rate": experiment.label_rate,
+    "train_protocol": str(experiment.train_protocol),
+    "test_protocols": [str(protocol) for protocol in experiment.test_protocols],
+    "metrics": average_metrics(run.results),
+  }
+
+
+def average_metrics(results: pd.DataFrame) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+  """{variant: {pattern: {metric: mean over seeds}}} on the test rows."""
+  lines = results[(results["split"] == "test") & results["pattern"].notna()]
+  metrics = {}
+  for line in lines.groupby(["method", "pattern", "metric"], sort=False)["value"].mean().items():
+    (method, pattern, metric), value = line
+    metrics.setdefault(method, {}).setdefault(pattern, {})[metric] = value
+  return metrics

@@ -1,0 +1,168 @@
+"""A finished run is scored again: other protocols, splits and files; also when it has moved."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tiny_runs
+from promise_jax import files
+from promise_jax.data import new_rows
+from promise_jax.evaluation import mask_files
+from promise_jax.experiments import run as experiment_run
+from promise_jax.experiments.config import DATA_OPTIONS
+from promise_jax.experiments.evaluate import evaluate_run
+
+VARIANTS = ["fusion", "majority"]
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def make_rows(num_rows: int) -> dict[str, np.ndarray]:
+  """Rows of two vectors, one of which a third of the rows lack, with names as labels."""
+  rng = np.random.default_rng(0)
+  number = rng.integers(0, 2, num_rows)
+  return {
+    "x_sound": rng.normal(size=(num_rows, 3)) + number[:, None],
+    "x_light": rng.normal(size=(num_rows, 2)),
+    "present_light": rng.random(num_rows) < 0.7,
+    "y": np.array(["no", "yes"])[number],
+    "id": 7 * np.arange(num_rows),
+    "split": np.repeat(["train", "valid", "test"], (num_rows // 2, num_rows // 4, num_rows // 4)),
+  }
+
+
+def config(path) -> dict:
+  given = tiny_runs.get_config("method=fusion,baselines=majority,test_protocols=exact(0.3)")
+  given = given.to_dict() | {"dataset": str(path)}
+  given["data"] = {"data_dir": "", **DATA_OPTIONS}
+  return given
+
+
+def run(path, folder) -> str:
+  return experiment_run.run_experiment(config(path), folder, show=lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run: its folder, its data and its table."""
+  root = tmp_path_factory.mktemp("evaluate")
+  np.savez(root / "mine.npz", **make_rows(80))
+  table = run(root / "mine.npz", root / "run")
+  return SimpleNamespace(folder=root / "run", data=root / "mine.npz", table=table)
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+  """A copy of the run elsewhere, for a config whose data are gone."""
+  shutil.copytree(finished.folder, tmp_path / "copy")
+  path = tmp_path / "copy" / "config.json"
+  value = json.loads(path.read_text())
+  value["config"]["dataset"] = str(tmp_path / "gone.npz")
+  path.write_text(json.dumps(value))
+  return tmp_path / "copy"
+
+
+def lines_of(folder) -> list[dict]:
+  return files.read_jsonl(folder / "results.jsonl")
+
+
+def test_another_protocol_joins_the_results_once(finished, tmp_path):
+  """Whatever was there stays as it was; the values follow from the stored predictions."""
+  folder = tmp_path / "run"
+  shutil.copytree(finished.folder, folder)
+  before, masks = lines_of(folder), tmp_path / "masks.npz"
+  table = evaluate_run(folder, "exact(0.5)", masks=masks)
+  assert all(variant in table for variant in VARIANTS) and "accuracy" in table
+  after = lines_of(folder)
+  assert after[: len(before)] == before
+  added = after[len(before) :]
+  assert {x["protocol"] for x in added} == {"exact(0.5)"}
+  drawn = mask_files.load_masks(masks)
+  stored, mask = dict(np.load(folder / "predictions.npz")), drawn.mask
+  # Every row has the first modality, some lack the second in the data.
+  assert (~mask[:, 0]).sum() == 10 and not (mask & ~stored["recorded"]).any()
+  assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(mask, drawn.ids)}
+  index, some = mask @ [1, 2] - 1, mask.any(axis=1)
+  for x in added:
+    if x["metric"] == "accuracy":
+      logits = stored[f"logits/{x['method']}"][x["seed"], index, np.arange(20)]
+      hits = (logits.argmax(-1) == stored["label"])[some]
+      assert (x["value"], x["n"]) == (pytest.approx(hits.mean()), some.sum())
+  evaluate_run(folder, "exact(0.5)")
+  assert lines_of(folder) == after
+  assert run(finished.data, folder) == finished.table
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_the_test_rows_in_another_file_score_as_they_did(finished, moved, tmp_path, names):
+  """The stored scale and class names serve, though the file has other means and one order more:
+  `classes` may number them in another way."""
+  rows = make_rows(80)
+  test = {name: x[rows["split"] == "test"] for name, x in rows.items() if name != "split"}
+  if names:
+    test |= {"y": (test["y"] == "no").astype(int), "classes": np.array(["yes", "no"])}
+  np.savez(tmp_path / "other.npz", **test)
+  text = evaluate_run(moved, data=tmp_path / "other.npz")
+  assert finished.table.splitlines()[:9] == text.splitlines()[:9]
+  found = [x for x in lines_of(moved) if x["split"] == "other.npz"]
+  want = [x | {"split": "other.npz"} for x in lines_of(finished.folder) if x["split"] == "test"]
+  assert found == want
+  assert lines_of(moved)[: len(lines_of(finished.folder))] == lines_of(finished.folder)
+
+
+def test_rows_without_a_label_are_left_out_and_counted(moved, tmp_path, monkeypatch, caplog):
+  sound = make_rows(20)["x_sound"]
+  columns = {f"sound_{i}": sound[:, i] for i in range(3)} | {"y": [None, "no", *["yes"] * 18]}
+  monkeypatch.setattr(new_rows, "read_file", lambda path, block_rows: [pd.DataFrame(columns)])
+  evaluate_run(moved, data=tmp_path / "other.parquet")
+  assert "1 of 20 rows have no label and are left out" in caplog.text
+  added = [x for x in lines_of(moved) if x["split"] == "other.parquet"]
+  assert {x["n"] for x in added if x["pattern"] == ["sound"]} == {19}
+
+
+def test_a_run_that_moved_without_its_data_says_what_helps(moved):
+  with pytest.raises(ValueError, match=r"gone.npz.*--data FILE evaluates rows of another file"):
+    evaluate_run(moved, "exact(0.5)")
+
+
+@pytest.mark.parametrize(
+  ("changed", "sentence"),
+  [
+    ({"y": np.array(["no", "maybe"] * 10)}, "other.npz: row 1 has the label 'maybe'"),
+    ({"y": None}, "other.npz: it has no label"),
+    ({"x_sound": np.zeros((20, 9))}, "other.npz"),
+  ],
+)
+def test_other_data_that_do_not_fit_are_refused(changed, sentence, moved, tmp_path):
+  rows = make_rows(20) | changed
+  np.savez(tmp_path / "other.npz", **{k: v for k, v in rows.items() if v is not None})
+  before = lines_of(moved)
+  with pytest.raises(ValueError, match=sentence):
+    evaluate_run(moved, data=tmp_path / "other.npz")
+  assert lines_of(moved) == before
+
+
+@pytest.mark.parametrize(
+  ("protocol", "split", "sentence"),
+  [("often(0.5)", "test", "unknown protocol"), ("none", "dev", "split is 'dev'")],
+)
+def test_a_protocol_or_split_that_is_unknown_is_refused(finished, protocol, split, sentence):
+  before = lines_of(finished.folder)
+  with pytest.raises(ValueError, match=sentence):
+    evaluate_run(finished.folder, protocol, split)
+  assert lines_of(finished.folder) == before
+
+
+def test_a_finished_run_with_its_model_is_needed(tmp_path):
+  with pytest.raises(ValueError, match="not a run"):
+    evaluate_run(tmp_path / "nowhere", "exact(0.5)")
+  files.write_json(tmp_path / "config.json", {"config": config("mine.npz")})
+  with pytest.raises(ValueError, match="not finished"):
+    evaluate_run(tmp_path, "exact(0.5)")
+  (tmp_path / "results.jsonl").write_text("")
+  with pytest.raises(ValueError, match="has no model.json"):
+    evaluate_run(tmp_path, "exact(0.5)")
