@@ -13,6 +13,7 @@ import tokenize
 from pathlib import Path
 
 import api_pages
+from setting_texts import DATA, PRESET_TEXTS, TOP_LEVEL
 
 from promise_jax import methods
 from promise_jax.cli import list_names
@@ -24,46 +25,6 @@ from promise_jax.methods.presets import PRESETS
 from promise_jax.optim.optimizer import OptimConfig
 from promise_jax.training.config import TrainConfig
 
-# What the top level and section `data` of a config hold beside fields of dataclasses.
-TOP_LEVEL = {
-  "method": "the method, with settings in parentheses: `robult(contrast=infonce)`",
-  "dataset": "a built-in data set, or the path of your data",
-  "label_rate": "part of the training rows that keep their label; stratified, the same for "
-  "every variant",
-  "baselines": "variants to compare with, joined by `+`, as `fusion(fill=zeros)+distil`; or `none`",
-  "train_protocol": "how training rows lose modalities, [see there](protocols.md)",
-  "test_protocols": "extra test conditions, joined by `+`; all patterns and the missing rates 0 to "
-  "0.9 are always tested",
-  "seeds": "how many repetitions",
-  "metrics": "metrics beside those of the task, joined by `+`",
-  "init_from": "folder of a finished run: variants of its method start from its best parameters "
-  "of the same seed; the optimiser starts fresh",
-  "init_filter": "regexes on parameter paths: which to load; parameters that were not loaded are "
-  "listed at start-up and in `init.json`",
-  "precision": "`float32`, or `bfloat16` for the matrix products; parameters and loss stay float32",
-}
-DATA = {
-  "data_dir": "where prepared data sets are (default: `TFDS_DATA_DIR`, or the cache folder)",
-  "nonfinite": "what a NaN or infinite number costs: its `frame`, or its `value` alone",
-  "vocabulary": "size of the hash of texts, bound of token ids",
-  "scale": "unit of a regression label; 0: that of the data set",
-  "tags": "`emoji`: text is name and tags",
-  "fold": "`watch`: which subjects are the test, 0 or 1",
-  "kinds": "kinds of modalities of an `.npz` file: `audio=sequence,page=image`",
-  "split_seed": "draws the split of an `.npz` file without one",
-  "classes": "sentiment pickles: polarities are the labels",
-  "modalities": "which to keep, joined by `+`; empty: all",
-  "frozen": "encoders, `image=package.module:function,text=features/text`",
-  "stream": "keep training rows on disk, for data larger than memory",
-}
-PRESET_TEXTS = {
-  "default": "built-in data sets: encoders that are trained from nothing on few rows",
-  "large": "features of a frozen backbone: wider codes, a slower rate (ours)",
-  "tiny": "shows that everything runs; the numbers mean nothing",
-  "authors": "what the released code of `redcore` or `mplmm` does, with its optimiser",
-  "clean": "the sizes of the papers without the faults of the released code",
-  "clip": "`promise` with all its blocks, at the sizes of CLIP features",
-}
 NOTEBOOKS = ("quickstart", "bilevel")
 
 
@@ -160,7 +121,7 @@ def settings_page() -> str:
 def check_described(found: set, described: set, where: str) -> None:
   """Raises ValueError for settings without a description, and the reverse."""
   if found != described:
-    raise ValueError(f"docs/generated.py, {where}: describe {sorted(found ^ described)}")
+    raise ValueError(f"docs/setting_texts.py, {where}: describe {sorted(found ^ described)}")
 
 
 def described_rows(values: dict, texts: dict, prefix: str):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
-NONFINITE = ("frame", "value", "error")
+NONFINITE = ("auto", "frame", "value", "error")
 BLOCK_VALUES = 2**22  # values that are held in double precision at a time
 
 Scale = tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]  # mean, std
@@ -26,7 +26,7 @@ class CleaningReport(NamedTuple):
   def describe(self) -> str:
     """The counts that are not zero, in words."""
     words = (
-      *("non-finite values", "frames lost to them"),
+      *("non-finite values dropped", "frames lost to them"),
       *("rows absent", "rows cut to the longest train row"),
     )
     return ", ".join(f"{n} {w}" for n, w in zip(self, words, strict=True) if n)
@@ -72,7 +72,7 @@ def clean_modality(
   rows: Sequence[np.ndarray],
   length: Int[np.ndarray, " N"] | None,
   recorded: Bool[np.ndarray, " N"],
-  nonfinite: str = "frame",
+  nonfinite: str = "auto",
 ) -> CleanModality:
   """Stacks the rows of one modality and decides which of their values are kept.
 
@@ -85,7 +85,8 @@ def clean_modality(
     length: valid steps of each row; None: all that the row has.
     recorded: False where the source lacks the modality; such a row may hold anything.
     nonfinite: what NaN and inf drop: "frame" the frame that they are in (a step of a
-      sequence, a whole vector, a pixel), "value" only themselves; "error" refuses them.
+      sequence, a whole vector, a pixel), "value" only themselves, "auto" the value in a vector
+      and the frame elsewhere; "error" refuses them.
   """
   values = stack_rows(modality, rows)
   if modality.kind == "image":
@@ -146,7 +147,8 @@ def _drop_nonfinite(modality, values, kept, nonfinite) -> tuple[np.ndarray, Clea
   bad = int(np.sum(kept & ~finite))
   if bad and nonfinite == "error":
     raise ValueError(f"modality {modality.name!r}: {bad} values are NaN or inf.")
-  remaining = kept & (finite if nonfinite == "value" else finite.all(-1, keepdims=True))
+  by_value = nonfinite == "value" or (nonfinite == "auto" and modality.kind == "vector")
+  remaining = kept & (finite if by_value else finite.all(-1, keepdims=True))
   num_lost = int(np.sum(kept.any(-1) & ~remaining.any(-1)))
   return remaining, CleaningReport(num_nonfinite=bad, num_lost_frames=num_lost)
 

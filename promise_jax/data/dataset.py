@@ -26,6 +26,7 @@ class FittedTrain(NamedTuple):
   scale: dict[str, cleaning.Scale]  # {modality: (mean, std)}
   label: np.ndarray
   group: np.ndarray | None
+  labelled: np.ndarray | None
   report: dict[str, CleaningReport]
   make_split: Callable[[], Split]
   notes: tuple[str, ...] = ()
@@ -49,6 +50,8 @@ class Dataset:
   read: Callable[[str], Split] = dataclasses.field(repr=False)
   notes: tuple[str, ...] = ()  # sentences on how the data were read
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+  # Which train rows have a label at all; None: all of them. Other splits have no other rows.
+  labelled: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
   def split(self, name: str) -> Split:
     """The rows of a split: standardised, zero where nothing is recorded, read once.
@@ -84,13 +87,13 @@ def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
   scale = {name: cleaning.fit_scale(cleaned[name]) for name in floats}
   report = {name: part.report for name, part in cleaned.items()}
   finish = lambda: preprocessing.make_split(modalities, rows, cleaned, scale)
-  return FittedTrain(modalities, scale, rows.label, rows.group, report, finish)
+  return FittedTrain(modalities, scale, rows.label, rows.group, rows.labelled, report, finish)
 
 
 def assemble(
   source: data_source.Source,
   *,
-  nonfinite: str = "frame",
+  nonfinite: str = "auto",
   fit: Callable[[data_source.Source, str], FittedTrain] = fit_in_memory,
 ) -> Dataset:
   """Makes a data set of a source: fits lengths and scale on train, reads the rest lazily.
@@ -113,7 +116,8 @@ def assemble(
   train = fit(source, nonfinite)
   modalities, scale, notes = train.modalities, train.scale, source.notes + train.notes
   keep_report("train", train.report, train.group)
-  if sentence := data_source.describe_missing_labels(source.task, train.label):
+  known = train.label if train.labelled is None else train.label[train.labelled]
+  if sentence := data_source.describe_missing_labels(source.task, known):
     logger.warning("%s: %s", source.name, sentence)
   # Dropped once the split is made of it, so that the raw rows can be freed.
   unused = {"train": train.make_split}
@@ -131,9 +135,8 @@ def assemble(
   # A token modality of open length is made of texts.
   texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
   fitted = Preprocessing(modalities, scale, nonfinite, texts, source.encoded, source.columns)
-  return Dataset(
-    source.name, spec, source.card, fitted, source.splits, reports, read, notes, groups
-  )
+  about = source.name, spec, source.card, fitted, source.splits
+  return Dataset(*about, reports, read, notes, groups, train.labelled)
 
 
 def clean_rows(

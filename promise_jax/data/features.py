@@ -27,7 +27,7 @@ def extract_features(
   source: data_source.Source,
   encoders: Mapping[str, EncoderSpec],
   *,
-  nonfinite: str = "frame",
+  nonfinite: str = "auto",
   folder: str | os.PathLike | None = None,
 ) -> data_source.Source:
   """Replaces modalities by the features of `encoders` {modality: encoder}.

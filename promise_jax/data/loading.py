@@ -12,19 +12,20 @@ from promise_jax.data import dataset, features, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
-from promise_jax.data.readers import mmsa, npz
+from promise_jax.data.readers import mmsa, npz, table, table_file
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
 FASHION = "fashion_quadrants"  # needs a Debian package
 READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
-TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".json", ".jsonl")
+READERS |= {table.TableOptions: table.read_table}
+OTHER_TABLES = (".xlsx", ".xls", ".ods", ".json", ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
 class CommonOptions:
   """How any data set that is read, not made, becomes arrays."""
 
-  nonfinite: str = "frame"  # what NaN and inf drop, see cleaning.clean_modality
+  nonfinite: str = "auto"  # what NaN and inf drop, see cleaning.clean_modality
   modalities: str | Sequence[str] = ""  # that are kept, as "image+text"; all if empty
   # {modality: encoder} whose features take the place of the modality, see `features`.
   frozen: Mapping[str, EncoderSpec] = dataclasses.field(default_factory=dict)
@@ -60,13 +61,14 @@ def load(
 
   Args:
     name: "mfeat", "emoji", "watch", "synthetic" or "fashion_quadrants"; the path of an npz
-      file (see `readers.npz`) or of a sentiment pickle *.pkl (`readers.mmsa`); the name or
-      folder of a data set that tensorflow-datasets prepared in `data_dir` ("mine",
-      "mine/config", see `builtin.builders`).
+      file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
+      (`readers.table`) or of a sentiment pickle *.pkl (`readers.mmsa`); the name or folder of a
+      data set that tensorflow-datasets prepared in `data_dir` ("mine", "mine/config", see
+      `builtin.builders`).
     data_dir: default: TFDS_DATA_DIR, else promise_jax/tfds in the user's cache folder.
     **options: fields of `CommonOptions` and of the source: `npz.NpzOptions`,
-      `mmsa.MmsaOptions`, `PreparedOptions`, `EmojiOptions`, `WatchOptions`; for "synthetic"
-      those of `synthetic.SyntheticOptions` alone.
+      `table.TableOptions`, `mmsa.MmsaOptions`, `PreparedOptions`, `EmojiOptions`,
+      `WatchOptions`; for "synthetic" those of `synthetic.SyntheticOptions` alone.
 
   Raises:
     ValueError: an unknown name or option, or data that break the convention.
@@ -80,6 +82,9 @@ def load(
   if common.frozen and common.stream:
     raise ValueError("stream and frozen are given, encoders read all rows into memory; give one.")
   path = pathlib.Path(name).expanduser()
+  if isinstance(own, table.TableOptions) and "=" in common.modalities:
+    own = dataclasses.replace(own, groups=common.modalities)
+    common = dataclasses.replace(common, modalities="")
   if kind in READERS:
     source = READERS[kind](path, own)
   else:
@@ -101,12 +106,11 @@ def options_class(name: str) -> type:
   """The options of the source that `name` means; the ending says what a file is."""
   path = pathlib.Path(name).expanduser()
   ending = "" if path.is_dir() else path.suffix
-  if ending in TABLES:
-    raise ValueError(
-      f"{name}: tables are read from the next version on; today save its columns as an npz "
-      "file (numpy.savez; docs/data.md says how)."
-    )
+  if ending in OTHER_TABLES:
+    known = ", ".join(f"*{e}" for e in table_file.ENDINGS)
+    raise ValueError(f"{name}: tables of this kind are not read, save it as one of {known}.")
   kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
+  kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
   kinds |= {"emoji": EmojiOptions, "watch": WatchOptions}
   return kinds.get(ending) or kinds.get(name, PreparedOptions)
 
@@ -150,8 +154,8 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path:
   if (path / "dataset_info.json").is_file():
     return path.resolve()
   raise ValueError(
-    f"{name!r} is no data set: a path must be a file *.npz or *.pkl, or a prepared "
-    "tensorflow-datasets folder with its version, as mine/1.0.0; known in "
+    f"{name!r} is no data set: a path must be a file *.npz, *.csv, *.parquet or *.pkl, or "
+    "a prepared tensorflow-datasets folder with its version, as mine/1.0.0; known in "
     f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(folders))))}; of a Debian package: "
     f"{FASHION}."
   )

@@ -29,7 +29,7 @@ class Preprocessing:
 
   modalities: tuple[Modality, ...]  # no open dimension any more
   scale: Mapping[str, cleaning.Scale]  # {modality: (mean f32[D], std f32[D])}
-  nonfinite: str = "frame"  # what NaN and inf drop, see `cleaning.clean_modality`
+  nonfinite: str = "auto"  # what NaN and inf drop, see `cleaning.clean_modality`
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
   columns: Any = None  # `readers.table_columns.TableColumns` where the data are a table

@@ -24,6 +24,7 @@ class Rows(NamedTuple):
   label: Shaped[np.ndarray, "N ..."]  # as in types.Split
   id: Int[np.ndarray, " N"]
   group: Int[np.ndarray, " N"] | None = None  # the same for rows of one recording, speaker, ...
+  labelled: Bool[np.ndarray, " N"] | None = None  # False: `label` means nothing; None: all are
 
 
 class Source(NamedTuple):
@@ -80,6 +81,7 @@ def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
     rows=lambda split: drop(source.rows(split)),
     blocks=blocks,
     train_bytes=0,
+    columns=source.columns and source.columns.keep(names),
   )
 
 

@@ -62,7 +62,7 @@ class StoredRows:
 def assemble_stream(
   source: data_source.Source,
   *,
-  nonfinite: str = "frame",
+  nonfinite: str = "auto",
   folder: str | os.PathLike | None = None,
 ) -> dataset.Dataset:
   """`dataset.assemble` with the train rows on disk, in `folder` (default: the cache).
@@ -92,6 +92,7 @@ def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
     length={m: np.concatenate([block.length[m] for block in blocks]) for m in first.length},
     **{name: join(name) for name in ("recorded", "label", "id")},
     group=None if first.group is None else join("group"),
+    labelled=None if first.labelled is None else join("labelled"),
   )
 
 
@@ -167,6 +168,7 @@ def write_rows(
       small = {"label": rows.label, "id": rows.id}
       small["recorded"] = np.stack([part.recorded for part in cleaned.values()], axis=1)
       small |= {} if rows.group is None else {"group": rows.group}
+      small |= {} if rows.labelled is None else {"labelled": rows.labelled}
       for name, part in cleaned.items():
         lost = np.nan if part.values.dtype == np.float32 else 0
         np.where(part.kept_mask, part.values, lost).astype(part.values.dtype).tofile(out[name])
@@ -218,6 +220,7 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
     scale={name: tuple(small[f"scale_{name}"]) for name in floats},
     label=small["label"],
     group=small.get("group"),
+    labelled=small.get("labelled"),
     report={name: cleaning.CleaningReport(*found) for name, found in counts.items()},
     make_split=lambda: split,
     notes=(f"{source.name}: {count} train rows are streamed from {path}, {size:.2f} GB.",),

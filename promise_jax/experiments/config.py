@@ -20,7 +20,7 @@ from promise_jax.training.config import TrainConfig
 
 # How a data set is read; the docstring of `data.load` explains each option.
 DATA_OPTIONS = {
-  "nonfinite": "frame",
+  "nonfinite": "auto",
   "vocabulary": 8192,
   "scale": 0.0,  # 0: the unit of a regression label is the one of the data set
   "tags": False,
@@ -31,6 +31,12 @@ DATA_OPTIONS = {
   "modalities": "",  # to keep, as "image+text"; empty: all
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
   "stream": False,
+  "label": "",  # these six are for tables
+  "columns": "",  # roles, as "photo=image,notes=ignore"
+  "root": "",
+  "image_size": 48,
+  "allow_missing_files": False,
+  "task": "",
 }
 PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()
 

@@ -94,11 +94,12 @@ def load_dataset(config: DataConfig) -> data.Dataset:
 
 
 def labelled_mask(dataset: data.Dataset, rate: float, seed: int) -> Bool[np.ndarray, " N"]:
-  """The train rows that keep their label. Where rows come in groups (the segments of a recording),
-  whole groups keep or lose it, drawn by the label of their first row."""
+  """The train rows that keep their label, of those that have one. Where rows come in groups (the
+  segments of a recording), whole groups keep or lose it, drawn by the label of their first row."""
   split, group = dataset.split("train"), dataset.group("train")
-  kind = dataset.spec.task.kind
-  if group is None:
-    return sampling.label_subset(split.label, kind, rate, seed, split.id)
-  ids, first, inverse = np.unique(group, return_index=True, return_inverse=True)
-  return sampling.label_subset(split.label[first], kind, rate, seed, ids)[inverse]
+  units, kind = split.id if group is None else group, dataset.spec.task.kind
+  known = np.ones(len(units), bool) if dataset.labelled is None else dataset.labelled
+  mask = np.zeros(len(units), bool)
+  ids, first, inverse = np.unique(units[known], return_index=True, return_inverse=True)
+  mask[known] = sampling.label_subset(split.label[known][first], kind, rate, seed, ids)[inverse]
+  return mask

@@ -111,11 +111,23 @@ def test_nonfinite_values_alone_become_zero():
   assert split.inputs["a"][0, 1, 1] == split.inputs["a"][0, 0, 1] != 0
 
 
-def test_nonfinite_vectors_are_absent_images_and_labels_untouched():
+def test_by_default_a_step_of_a_sequence_is_lost_and_a_value_of_a_vector():
+  np.testing.assert_array_equal(
+    dirty("auto").split("train").inputs["a"], dirty("frame").split("train").inputs["a"]
+  )
+  vector = Modality("v", "vector", (2,))
+  split = dataset.assemble(source({"train": [[1, NAN], [3, 5], [2, 1]]}, vector)).split("train")
+  assert split.recorded.all()
+  np.testing.assert_allclose(split.inputs["v"][:, 0], np.array([-1, 1, 0]) / (2 / 3) ** 0.5)
+  assert split.inputs["v"][:, 1].tolist() == [0, 1, -1]
+
+
+def test_lost_vectors_are_absent_images_and_labels_untouched():
   rows = [np.array([1.0, NAN]), np.array([2.0, 4.0]), np.array([4.0, 8.0])]
   task, label = Task("regression", 1), np.array([0.5, -2.0, 1.5], np.float32)
   found = dataset.assemble(
-    source({"train": rows}, Modality("v", "vector", (2,)), label=label, task=task)
+    source({"train": rows}, Modality("v", "vector", (2,)), label=label, task=task),
+    nonfinite="frame",
   )
   split = found.split("train")
   assert split.recorded[:, 0].tolist() == [False, True, True]

@@ -13,14 +13,14 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
   own = save_npz(plain())
   other_name = own.with_suffix(".arrays")
   other_name.touch()
-  path_words = r"must be a file \*.npz or \*.pkl, or a prepared"
+  path_words = r"must be a file \*.npz, .* \*.pkl, or a prepared"
   for name, options, words in (
     ("mfaet", {}, "'mfaet' is no data set: .*; known in .* are mfeat, emoji, watch"),
     (str(tmp_path / "none"), {}, path_words),
     (tmp_path, {}, path_words),
     (tmp_path / "folder.npz", {}, path_words),
     (other_name, {}, path_words),
-    ("rows.csv", {}, r"rows.csv: tables are read from the next version on; today .* npz"),
+    ("rows.xlsx", {}, r"rows.xlsx: tables of this kind are not read, save it as one of \*.csv"),
     (builders.EMBEDDED / "mfeat.npz", {}, "mfeat.npz: there is no array x_<modality>"),
     ("watch", {"fold": 2}, "fold is '2', known are 0, 1"),
     ("mfeat", {"fold": 1}, "'mfeat' has no option 'fold', its options are vocabulary, scale, "),

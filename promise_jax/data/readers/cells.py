@@ -1,0 +1,99 @@
+"""Cells of a table as texts, numbers and files; any of them may be missing."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+MISSING = ("", "NA", "N/A", "<NA>", "NaN", "nan", "None", "null", "NULL")  # as they are written
+
+FileContent = pathlib.Path | bytes | np.ndarray | list | None  # a file, or what stands in the cell
+
+
+def is_missing(cell) -> bool:
+  """Whether a cell is empty, NA, NaN, None or null."""
+  if isinstance(cell, str):
+    return cell.strip() in MISSING
+  if isinstance(cell, dict):  # bytes and path of a file
+    return not any(cell.values())
+  return cell is None or (not isinstance(cell, list | np.ndarray | bytes) and bool(pd.isna(cell)))
+
+
+def find_missing(values: pd.Series) -> Bool[np.ndarray, " N"]:
+  """Which cells are missing."""
+  if values.dtype.kind in "biufM":
+    return values.isna().to_numpy(bool)
+  return np.array([is_missing(cell) for cell in values.tolist()], bool)
+
+
+def read_texts(values: pd.Series) -> list[str | None]:
+  """Cells as texts without white space around them; 3.0 is "3", as in a file of text."""
+  return [None if is_missing(cell) else to_text(cell) for cell in values.tolist()]
+
+
+def to_text(cell) -> str:
+  """One cell as text."""
+  if isinstance(cell, bytes):
+    return cell.decode("utf-8", "replace").strip()
+  return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
+
+
+def parse_numbers(values: pd.Series) -> Float[np.ndarray, " N"]:
+  """Cells as numbers; NaN where one is missing, infinite or no number."""
+  if values.dtype.kind not in "biuf":
+    values = pd.Series([None if is_missing(v) else to_text(v) for v in values.tolist()], dtype=str)
+  numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+  return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def read_numbers(values: pd.Series, advice: str = "") -> Float[np.ndarray, " N"]:
+  """Cells as numbers, NaN where one is missing.
+
+  Raises:
+    ValueError: names the column and the first row whose cell is no finite number.
+  """
+  numbers = parse_numbers(values)
+  bad = np.flatnonzero(np.isnan(numbers) & ~find_missing(values))
+  if bad.size:
+    row, cell = values.index[bad[0]], values.iloc[bad[0]]
+    raise ValueError(f"column {values.name!r}, row {row}: {cell!r} is no number{advice}.")
+  return numbers
+
+
+def read_files(values: pd.Series, root: pathlib.Path) -> list[FileContent]:
+  """What each cell refers to: a path under `root`, or bytes or numbers in the cell itself.
+
+  Raises:
+    ValueError: a path leads out of `root`.
+  """
+  return [
+    None if is_missing(cell) else find_file(cell, root, values.name) for cell in values.tolist()
+  ]
+
+
+def find_file(cell, root: pathlib.Path, column: str) -> FileContent:
+  """What one cell refers to."""
+  if isinstance(cell, dict):
+    cell = cell.get("bytes") or cell.get("path")
+  if not isinstance(cell, str):
+    return cell
+  root = os.path.abspath(root)
+  path = pathlib.Path(os.path.normpath(os.path.join(root, cell.strip())))
+  if not path.is_relative_to(root):
+    raise ValueError(
+      f"column {column!r}: {cell!r} lies outside {root}, where the files of the table are looked "
+      "for; the option root names another folder, / allows every path."
+    )
+  return path
+
+
+def name_files(
+  values: pd.Series, found: Sequence[FileContent], bad: Bool[np.ndarray, " N"]
+) -> Iterator[str]:
+  """The files that are `bad`, as the cells have them; bytes by their row."""
+  for row, content in zip(values.index[bad], np.flatnonzero(bad), strict=True):
+    is_path = isinstance(found[content], pathlib.Path)
+    yield str(values.iloc[content]) if is_path else f"row {row}"

@@ -1,0 +1,192 @@
+"""The role of each column of a table: as it is given, else guessed from its name and cells.
+
+number, category, text  what a model reads, together with other columns
+image, array            paths of images and of *.npy files, or their bytes and numbers
+id, group, split        what a row is called, belongs to, is used for
+ignore                  not read
+"""
+
+import datetime
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from promise_jax.checks import check_choice
+from promise_jax.data.readers import cells
+
+ROLES = ("number", "category", "text", "image", "array", "id", "group", "split", "ignore")
+INPUT_ROLES = ROLES[:5]
+SPLIT_NAMES = {
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+  **dict.fromkeys(("test", "testing"), "test"),
+}
+MAX_LEVELS = 100  # a column of texts with more values is no category
+SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
+SOUND = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
+DATE = re.compile(
+  r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
+)
+
+
+class Role(NamedTuple):
+  """The role of a column."""
+
+  name: str
+  role: str  # one of ROLES
+  reason: str = ""  # why it was guessed; "" if it was given
+
+
+def read_roles(
+  table: pd.DataFrame, given: Mapping[str, str], label: str, root: pathlib.Path
+) -> tuple[Role, ...]:
+  """The role of every column but the label.
+
+  Raises:
+    ValueError: a column or role in `given` is unknown, or a cell does not fit what its column is.
+  """
+  names = [name for name in table.columns if name != label]
+  for name, role in given.items():
+    check_choice("a column in columns", name, names)
+    check_choice(f"columns, {name}", role, ROLES)
+  roles = []
+  for name in names:
+    taken = {*given.values(), *(role.role for role in roles)}
+    role = Role(name, given[name]) if name in given else guess_role(table[name], taken, root)
+    roles.append(role)
+  for single in ("id", "group", "split"):
+    found = [role.name for role in roles if role.role == single]
+    if len(found) > 1:
+      raise ValueError(f"columns {' and '.join(found)} are both {single}, one can be.")
+  return tuple(roles)
+
+
+def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
+  """The role of a column, by its name and then by its cells.
+
+  `taken` are roles that another column has, of which id, group and split can be had once.
+  """
+  name, word = values.name, values.name.lower()
+  guess = lambda role, reason: Role(name, role, reason)
+  known = values[~cells.find_missing(values)]
+  if not len(known):
+    return guess("ignore", "all its cells are empty")
+  first = known.iloc[0]
+  if isinstance(first, dict | bytes):
+    return guess("image", "it holds files")
+  if isinstance(first, list | np.ndarray):
+    return guess("array", "it holds arrays")
+  if isinstance(first, datetime.date | datetime.time | datetime.timedelta):
+    return guess("ignore", "dates are not read")
+  texts = cells.read_texts(known)
+  num_values, complete = len(set(texts)), len(known) == len(values)
+  if word == "split" and "split" not in taken and {t.lower() for t in texts} <= {*SPLIT_NAMES}:
+    return guess("split", "its name and its values say so")
+  if word == "group" and "group" not in taken:
+    return guess("group", "its name says so")
+  if re.fullmatch(r"id|uuid", word) or (re.search(r"[_ -]id$", word) and num_values == len(values)):
+    return guess("ignore" if "id" in taken else "id", "its name says that it is an id")
+  if num_values == 1 and complete:
+    return guess("ignore", f"all its cells are {texts[0][:40]!r}")
+  if path_role := guess_path_role(name, texts, root):
+    return guess(*path_role)
+  if all(map(DATE.fullmatch, texts)):
+    return guess("ignore", "dates are not read")
+  numbers = cells.parse_numbers(values)
+  if len(numbers) > 1 and np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
+    return guess("ignore" if "id" in taken else "id", "it counts the rows")
+  part = np.sum(~np.isnan(numbers)) / len(known)
+  if part > LIKELY and not isinstance(first, bool | np.bool_):
+    advice = f", as {part:.0%} of the cells are; correct it, or say what {name} is by columns"
+    cells.read_numbers(known, advice)
+    return guess("number", "all its cells are numbers")
+  if num_values <= min(MAX_LEVELS, len(known) / 2):
+    return guess("category", f"{num_values} different values")
+  if num_values == len(values) and all(re.fullmatch(r"\S*\d\S*", t) for t in texts):
+    return guess("ignore" if "id" in taken else "id", "each row has one word of its own")
+  return guess("text", f"{num_values} different values")
+
+
+def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[str, str] | None:
+  """The role and the reason of a column in which most cells look like paths, else None.
+
+  Raises:
+    ValueError: none of the files exists.
+  """
+  endings = [os.path.splitext(text)[1].lower() for text in texts]
+  Image.init()
+  for role, known in (("image", Image.EXTENSION), ("array", (".npy",)), ("sound", SOUND)):
+    paths = [text for text, ending in zip(texts, endings, strict=True) if ending in known]
+    if len(paths) < SURE * len(texts):
+      continue
+    if role == "sound":
+      return "ignore", "sound is not read"
+    if any((root / path).is_file() for path in paths):
+      return role, "paths of files that exist"
+    raise ValueError(
+      f"column {name!r} looks like paths of files, but {root / paths[0]} does not exist, nor any "
+      f"other of them: the option root names their folder, columns={name}=text reads the names."
+    )
+  return None
+
+
+def group_columns(roles: tuple[Role, ...], given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+  """{modality: its columns}.
+
+  Without `given` every image or array column is a modality of its own, all texts are "text", all
+  numbers and categories "attributes". `given` is {modality: columns joined by +}; * stands for
+  the columns that no modality names.
+
+  Raises:
+    ValueError: a column is unknown or in two modalities, or a name is not of letters, digits and _.
+  """
+  inputs = {role.name: role.role for role in roles if role.role in INPUT_ROLES}
+  if not inputs:
+    raise ValueError("no column is left to learn from: give roles by the option columns.")
+  groups: dict[str, list[str]] = {}
+  if not given:
+    shared = {"text": "text", "number": "attributes", "category": "attributes"}
+    for name, role in inputs.items():
+      modality = shared.get(role) or re.sub(r"\W+", "_", name)
+      if role not in shared and (modality in groups or modality in shared.values()):
+        raise ValueError(f"two modalities would be called {modality!r}: name them by modalities.")
+      groups.setdefault(modality, []).append(name)
+    return {modality: tuple(names) for modality, names in groups.items()}
+  named = {m: [c.strip() for c in columns.split("+")] for m, columns in given.items()}
+  every = [column for columns in named.values() for column in columns]
+  rest = [name for name in inputs if name not in every]
+  for modality, columns in named.items():
+    if not re.fullmatch(r"\w+", modality):
+      raise ValueError(f"modality {modality!r} must be a name of letters, digits and _.")
+    for column in columns:
+      check_choice(f"a column of modality {modality}", column, (*inputs, "*"))
+      if every.count(column) > 1:
+        raise ValueError(f"modalities name {column} twice, a column belongs to one.")
+    groups[modality] = [c for column in columns for c in (rest if column == "*" else [column])]
+    if not groups[modality]:
+      raise ValueError(
+        f"modality {modality} has no columns: * stands for those left, there are none."
+      )
+  return {modality: tuple(names) for modality, names in groups.items()}
+
+
+def describe_roles(
+  table: pd.DataFrame, roles: tuple[Role, ...], groups: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+  """A sentence on every column: its role, its modality, how much is missing, what was guessed."""
+  owner = {column: modality for modality, columns in groups.items() for column in columns}
+  lines = []
+  for name, role, reason in roles:
+    words = "ignored" if role == "ignore" else role
+    if role in INPUT_ROLES:
+      words += f" of modality {owner[name]}" if name in owner else ", in no modality, not read"
+    if missing := int(cells.find_missing(table[name]).sum()):
+      words += f", {missing} of {len(table)} cells missing"
+    lines.append(f"column {name}: {words}" + (f"; guessed, {reason}" if reason else "") + ".")
+  return lines

@@ -1,0 +1,209 @@
+"""Reads an ordinary table: a row a line, columns of numbers, categories, texts, files.
+
+`column_roles` finds what each column is, `table_labels` labels and splits, `table_columns` what a
+model reads of it, fitted on the train rows. The roles are guessed from all rows.
+"""
+
+import collections
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from promise_jax import files
+from promise_jax.checks import check_at_least
+from promise_jax.data import source as data_source
+from promise_jax.data.readers import column_roles, table_file, table_labels
+from promise_jax.data.readers.fit_columns import fit_modality
+from promise_jax.data.readers.table_columns import (
+  TableColumns,
+  TableInputs,
+  describe_unreadable,
+  read_table_inputs,
+)
+from promise_jax.types import Task
+
+logger = logging.getLogger(__name__)
+
+BLOCK_ROWS = 1024  # that are streamed at a time
+SMALL = ("label", "id", "group", "labelled")  # fields of rows that are not read from cells
+MAX_UNREADABLE = 0.2  # part of the files of a modality and split
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+  """How a table is read."""
+
+  label: str = ""  # the column to predict
+  # {column: role} where a guess is wrong, also as "photo=image,notes=ignore"
+  columns: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
+  # {modality: columns}, also as "text=title+description,attributes=*"
+  groups: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
+  root: str = ""  # the folder of the files that cells name; that of the table
+  image_size: int = 48  # height and width of images, to which they are scaled
+  allow_missing_files: bool = False  # more than a fifth of the files may be missing
+  task: str = ""  # classes or regression, where a guess is wrong
+  scale: float | None = None  # unit of a regression label; None: its deviation in train
+  vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
+  split_seed: int = 0  # draws the split of a table without one
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table with its fitted columns, and what is known of every row."""
+
+  place: str
+  frame: pd.DataFrame
+  root: pathlib.Path
+  columns: TableColumns
+  split: np.ndarray  # strings [N], "" for rows that are left out
+  small: data_source.Rows  # all rows, without inputs
+  allow_missing_files: bool
+
+  def rows(self, split: str) -> data_source.Rows:
+    """All rows of a split."""
+    (index,) = np.nonzero(self.split == split)
+    rows, found = self._read(index)
+    self._check_files(split, [found])
+    return rows
+
+  def blocks(self, split: str) -> Iterator[data_source.Rows]:
+    """The rows of a split, a few at a time."""
+    (index,) = np.nonzero(self.split == split)
+    every = []
+    for start in range(0, len(index), BLOCK_ROWS):
+      rows, found = self._read(index[start : start + BLOCK_ROWS])
+      every.append(found._replace(inputs={}))
+      yield rows
+    self._check_files(split, every)
+
+  def _read(self, index: np.ndarray) -> tuple[data_source.Rows, TableInputs]:
+    frame, cache = self.frame.iloc[index], files.cache_folder("images")
+    found = read_table_inputs(self.columns, frame, self.root, cache)
+    small = {n: x if x is None else x[index] for n, x in self.small._asdict().items() if n in SMALL}
+    return data_source.Rows(found.inputs, found.length, found.recorded, **small), found
+
+  def _check_files(self, split: str, parts: list[TableInputs]) -> None:
+    """Warns of files that could not be read, and refuses too many of them."""
+    num_files = collections.Counter()
+    unreadable = collections.defaultdict(list)
+    for part in parts:
+      num_files.update(part.num_files)
+      for name, paths in part.unreadable.items():
+        unreadable[name] += paths
+    lines = describe_unreadable(num_files, unreadable)
+    for name, line in lines.items():
+      if len(unreadable[name]) > MAX_UNREADABLE * num_files[name] and not self.allow_missing_files:
+        raise ValueError(
+          f"{self.place}, split {split!r}, {line}; more than {MAX_UNREADABLE:.0%} are taken for a "
+          "mistake, allow_missing_files makes the modality absent there."
+        )
+      logger.warning("%s, split %r, %s; there the modality is absent.", self.place, split, line)
+
+
+def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
+  """The source in a file, see `table_file`.
+
+  Raises:
+    ValueError: names the file and the first thing that is wrong with it, and the option that helps.
+  """
+  frame, notes = table_file.read_frame(path)
+  root = pathlib.Path(options.root or path.parent).expanduser().absolute()
+  with data_source.name_file_in_errors(path, "a table"):
+    check_at_least("image_size", options.image_size, 1)
+    if options.label not in frame.columns:
+      given = f"is {options.label!r}" if options.label else "is not given"
+      columns = data_source.list_first(list(frame.columns))
+      raise ValueError(f"label {given}, expected is the column to predict, one of {columns}.")
+    given = parse_pairs("columns", options.columns)
+    roles = column_roles.read_roles(frame, given, options.label, root)
+    groups = column_roles.group_columns(roles, parse_pairs("modalities", options.groups))
+    task, words = table_labels.read_task(frame[options.label], options.task)
+    named = {role.role: frame[role.name] for role in roles}  # id, group and split are there once
+    label, labelled = table_labels.encode_labels(frame[options.label], task)
+    small = data_source.Rows(
+      inputs={},
+      length={},
+      recorded=np.ones((len(frame), 0), bool),
+      label=label,
+      id=table_labels.number_ids(named.get("id"), len(frame)),
+      group=table_labels.number_groups(named["group"]) if "group" in named else None,
+      labelled=labelled,
+    )
+    given_split = table_labels.read_split(named["split"]) if "split" in named else None
+    split, unlabelled = table_labels.assign_split(small, task, given_split, options.split_seed)
+    columns = fit_columns(frame[split == "train"], roles, groups, root, options)
+    task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
+  lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
+  if any(role.reason for role in roles):
+    lines.append('a guess is corrected by columns, as --columns "title=text,weight=ignore".')
+  own = Table(str(path), frame, root, columns, split, small, options.allow_missing_files)
+  stat = path.stat()
+  image_bytes = sum(np.prod(m.shape) for m in columns.modalities if m.kind == "image")
+  return data_source.Source(
+    name=path.stem,
+    card=f"Table {path.name}, {len(frame)} rows.",
+    modalities=columns.modalities,
+    task=task,
+    splits=data_source.SPLITS,
+    rows=own.rows,
+    place=str(path),
+    notes=(*notes, *(f"{path.name}: {line}" for line in lines)),
+    blocks=own.blocks,
+    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options}",
+    train_bytes=int(2 * image_bytes * np.sum(split == "train")),
+    columns=columns,
+  )
+
+
+def fit_columns(
+  train: pd.DataFrame,
+  roles: tuple[column_roles.Role, ...],
+  groups: Mapping[str, tuple[str, ...]],
+  root: pathlib.Path,
+  options: TableOptions,
+) -> TableColumns:
+  """What a model reads of the columns, learnt from the train rows."""
+  role_of = {role.name: role.role for role in roles}
+  sizes = options.image_size, options.vocabulary
+  fitted = {
+    name: fit_modality(name, train, {c: role_of[c] for c in columns}, root, *sizes)
+    for name, columns in groups.items()
+  }
+  read = {column for columns in groups.values() for column in columns}
+  return TableColumns(
+    modalities=tuple(modality for modality, _ in fitted.values()),
+    columns={name: columns for name, (_, columns) in fitted.items()},
+    label=options.label,
+    id=next((role.name for role in roles if role.role == "id"), ""),
+    unread=tuple(role.name for role in roles if role.name not in read and role.role != "id"),
+  )
+
+
+def fit_scale(task: Task, train_label: np.ndarray, scale: float | None) -> tuple[Task, list[str]]:
+  """The task with the unit of a regression label, and a sentence on it."""
+  if task.kind != "regression":
+    return task, []
+  unit = float(np.std(train_label, dtype=np.float64)) if scale is None else float(scale)
+  if not 0 < unit < np.inf:
+    raise ValueError(f"scale is {unit}, expected is a positive number.")
+  words = "given" if scale is not None else "its deviation in train; scale says otherwise"
+  return task._replace(scale=unit), [f"unit of the label: {unit:.4g}, {words}."]
+
+
+def parse_pairs(option: str, value: Mapping[str, str] | str) -> dict[str, str]:
+  """{"a": "b", "c": "d"} of the text "a=b,c=d", which may stand in parentheses."""
+  if not isinstance(value, str):
+    return dict(value)
+  pairs = {}
+  for part in value.removeprefix("(").removesuffix(")").split(","):
+    name, equals, meaning = map(str.strip, part.partition("="))
+    if part.strip() and not equals:
+      raise ValueError(f"{option} has {part.strip()!r}, expected is name=value, joined by commas.")
+    if name in pairs:
+      raise ValueError(f"{option} has {name!r} twice.")
+    pairs |= {name: meaning} if name else {}
+  return pairs

@@ -1,0 +1,154 @@
+"""Labels and splits of a table: any row may lack its label."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Shaped
+
+from promise_jax.checks import check_choice
+from promise_jax.data.readers import cells, npz_labels
+from promise_jax.data.readers.column_roles import SPLIT_NAMES
+from promise_jax.data.source import SPLITS, Rows, list_first
+from promise_jax.types import Task
+
+MAX_CLASSES = 100  # whole numbers with more values are guessed to be no classes
+
+
+def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
+  """The task of a label column, and a sentence on it.
+
+  Texts, booleans and whole numbers are classes, other numbers, or whole ones with many values,
+  are regression; `kind` says otherwise. The scale of a regression label is left at 1.
+
+  Raises:
+    ValueError: no label, one label alone, or a class for hardly two rows.
+  """
+  check_choice("task", kind, ("", "classes", "regression"))
+  known = values[~cells.find_missing(values)]
+  texts = cells.read_texts(known)
+  distinct = set(texts)
+  if len(distinct) < 2:
+    found = f"all its cells are {texts[0]!r}" if texts else "all its cells are empty"
+    raise ValueError(f"label {values.name}: {found}, expected: at least two different labels.")
+  numbers = cells.parse_numbers(known)
+  is_number = not np.isnan(numbers).any() and not isinstance(known.iloc[0], bool | np.bool_)
+  guess = "classes"
+  if is_number and (np.any(numbers != np.round(numbers)) or len(distinct) > MAX_CLASSES):
+    guess = "regression"
+  if (kind or guess) == "regression":
+    cells.read_numbers(values)  # raises for a text
+    other = "" if kind else "; guessed, task=classes says otherwise"
+    return Task("regression", 1), f"label {values.name}: a number to predict{other}."
+  if 2 * len(distinct) > len(known):
+    raise ValueError(
+      f"label {values.name}: {len(distinct)} different values in {len(known)} rows are too many "
+      "for classes, expected are two rows of each and more."
+    )
+  names = tuple(sorted(distinct, key=float if is_number else str))
+  other = "; guessed, task=regression says otherwise" if is_number and not kind else ""
+  words = f"label {values.name}: {len(names)} classes, {list_first(names)}{other}."
+  return Task("classes", len(names), names), words
+
+
+def encode_labels(
+  values: pd.Series, task: Task
+) -> tuple[Shaped[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+  """Labels as in `types.Split`, 0 where there is none, and which rows have one.
+
+  Raises:
+    ValueError: a class that the task does not have, or a text for a number.
+  """
+  missing = cells.find_missing(values)
+  if task.kind == "regression":
+    return np.where(missing, 0, cells.read_numbers(values)).astype(np.float32), ~missing
+  number = {name: i for i, name in enumerate(task.names)}
+  texts = cells.read_texts(values)
+  for row, name in zip(values.index, texts, strict=True):
+    if name is not None and name not in number:
+      raise ValueError(
+        f"label {values.name}, row {row}: found {name!r}, expected: {list_first(task.names)}."
+      )
+  return np.array([number.get(name, 0) for name in texts], np.int32), ~missing
+
+
+def number_groups(values: pd.Series) -> np.ndarray:
+  """Groups in alphabetical order as numbers; a row without one is a group of its own."""
+  texts = [t if t is not None else f"\0{i}" for i, t in enumerate(cells.read_texts(values))]
+  return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+
+
+def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
+  """Ids that are whole numbers, else the numbers of the rows.
+
+  Raises:
+    ValueError: an id is there twice.
+  """
+  if values is None:
+    return np.arange(count)
+  texts = cells.read_texts(values)
+  known = values[~cells.find_missing(values)]
+  repeated = pd.Series(cells.read_texts(known), index=known.index, dtype=object)
+  repeated = repeated[repeated.duplicated()]
+  if len(repeated):
+    raise ValueError(
+      f"id {values.name}, row {repeated.index[0]}: {repeated.iloc[0]!r} is the id of a row above, "
+      f"expected: different ones; columns={values.name}=group or =ignore says that it is no id."
+    )
+  is_number = all(t is not None and t.isdecimal() and int(t) < 2**31 for t in texts)
+  return np.array(texts, np.int64) if is_number else np.arange(count)
+
+
+def read_split(values: pd.Series) -> Shaped[np.ndarray, " N"]:
+  """The names of the splits in a column; ValueError for the first cell that is none."""
+  names = [SPLIT_NAMES.get((text or "").lower(), "") for text in cells.read_texts(values)]
+  if "" in names:
+    row = names.index("")
+    raise ValueError(
+      f"split {values.name}, row {values.index[row]}: found {values.iloc[row]!r}, expected: "
+      f"{', '.join(SPLITS)}; columns={values.name}=ignore draws the splits."
+    )
+  return np.array(names)
+
+
+def assign_split(
+  rows: Rows, task: Task, given: Shaped[np.ndarray, " N"] | None, seed: int
+) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
+  """The split of every row, "" for none, and sentences on rows without a label.
+
+  Rows without a label train, or are left out: where a given split has them in valid or test, or
+  their group is there.
+
+  Raises:
+    ValueError: a split is empty, a group is in two, or train has one label only.
+  """
+  labelled, groups = rows.labelled, rows.id if rows.group is None else rows.group
+  split, why = given, "the column split has none with a label"
+  if given is None:
+    known = Rows({}, {}, rows.recorded[labelled], *(x[labelled] for x in (rows.label, rows.id)))
+    known = known._replace(group=None if rows.group is None else rows.group[labelled])
+    split = np.full(len(labelled), "train", "U5")
+    split[labelled] = npz_labels.draw_split(known, task.kind, seed)
+    held_out = groups[labelled & (split != "train")]
+    split[~labelled & np.isin(groups, held_out)] = ""
+    count = len(np.unique(groups[labelled]))
+    why = f"{count} {'rows' if rows.group is None else 'groups'} with a label are too few to draw"
+  elif rows.group is not None:
+    _, first, back = np.unique(groups, return_index=True, return_inverse=True)
+    if cut := np.flatnonzero(split != split[first][back]).tolist():
+      raise ValueError(
+        f"row {cut[0]} is of split {split[cut[0]]}, other rows of its group are of "
+        f"{split[first][back][cut[0]]}, expected: one split for a group."
+      )
+  split = np.where(labelled | (split == "train"), split, "")
+  for name in SPLITS:
+    if not np.any(labelled & (split == name)):
+      raise ValueError(f"there are no {name} rows: {why}.")
+  label = rows.label[labelled & (split == "train")]
+  if np.all(label == label[0]):
+    only = task.names[label[0]] if task.names else label[0]
+    raise ValueError(
+      f"the {len(label)} train rows all have the label {only}, expected: two or more."
+    )
+  train, out = np.sum(~labelled & (split == "train")), np.sum(split == "")
+  notes = [f"{train} rows without a label train as unlabelled rows."] if train else []
+  notes += [f"{out} rows of valid or test have no label and are left out."] if out else []
+  return split, notes
