@@ -80,9 +80,9 @@ def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   if path.suffix == ".npz":
     yield from read_npz_blocks(path, block_rows)
     return
-  from promise_jax.data.readers import table
+  from promise_jax.data.readers import table_file  # it imports pandas
 
-  yield from table.read_table_blocks(path, block_rows)
+  yield from table_file.read_blocks(path, block_rows)
 
 
 def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:

@@ -210,7 +210,7 @@ def test_bad_raw_values_are_dropped_and_warned_of(encoded_npz, caplog):
   arrays["x_v"][3, 0] = np.nan
   np.savez(encoded_npz, **arrays)
   encode = MeanAndMax()
-  data.load(encoded_npz, frozen={"v": FeatureEncoder(encode, "1")})
+  data.load(encoded_npz, frozen={"v": FeatureEncoder(encode, "1")}, nonfinite="frame")
   assert np.isfinite(np.concatenate(encode.shown)).all()
   assert sum(len(x) for x in encode.shown) == N - 1
   assert caplog.text.count("1 non-finite values dropped, 1 frames lost to them") == 1

@@ -6,13 +6,17 @@ which `cells` reads: pandas would fill short lines in silence.
 
 import csv
 import io
+import logging
 import pathlib
 import re
+from collections.abc import Iterator
 
 import pandas as pd
 import pyarrow as pa
 
 from promise_jax.data.source import name_file_in_errors
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 SEPARATORS = ",;\t|"
@@ -39,6 +43,15 @@ def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
       raise ValueError(f"the table has no rows, its columns are {', '.join(names)}.")
   frame.columns = names
   return frame.reset_index(drop=True), tuple(f"{path.name}: {note}" for note in notes)
+
+
+def read_blocks(path: pathlib.Path, block_rows: int) -> Iterator[pd.DataFrame]:
+  """The rows of a file, some at a time; how it was read is logged as a warning."""
+  frame, notes = read_frame(path)
+  for note in notes:
+    logger.warning(note)
+  for start in range(0, len(frame), block_rows):
+    yield frame.iloc[start : start + block_rows]
 
 
 def read_arrow(content: bytes, ending: str) -> pd.DataFrame:
