@@ -18,7 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from promise_jax.evaluation import selection
 from promise_jax.types import Task
@@ -60,21 +60,37 @@ def paired_intervals(
   logits = np.stack([ours, baseline])[:, :, :, is_used]
   groups, group = np.unique(group[is_used], return_inverse=True)
   chunk = int(np.clip(CHUNK // logits.size, 1, resamples))
-  arrays = logits, label[is_used], weight[:, is_used], group, jax.random.key(seed)
-  observed, resampled = jax.device_get(
-    _resample_differences(task, *arrays, num_groups=len(groups), resamples=resamples, chunk=chunk)
+  counts = draw_resamples(
+    seed, num_seeds=ours.shape[1], num_groups=len(groups), resamples=resamples
   )
+  arrays = logits, label[is_used], weight[:, is_used], group, *counts
+  observed, resampled = jax.device_get(_resample_differences(task, *arrays, chunk=chunk))
   return [
-    _interval(observed[patterns].mean(), resampled[:, patterns].mean(axis=1))
+    make_interval(observed[patterns].mean(), resampled[:, patterns].mean(axis=1))
     for patterns in np.asarray(pattern_sets, bool)
   ]
 
 
-@functools.partial(jax.jit, static_argnames=("task", "num_groups", "resamples", "chunk"))
+@functools.partial(jax.jit, static_argnames=("num_seeds", "num_groups", "resamples"))
+def draw_resamples(
+  seed: int, *, num_seeds: int, num_groups: int, resamples: int
+) -> tuple[UInt8[Array, "R S"], UInt8[Array, "R G"]]:
+  """How often each of R resamples draws each seed, and each group of rows."""
+
+  def draw(index):
+    seed_key, row_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
+    counts = _draw_counts(seed_key, num_seeds), _draw_counts(row_key, num_groups)
+    # R N of them are kept; to be drawn 256 times is out of reach for any thing.
+    return jax.tree.map(lambda count: count.astype(jnp.uint8), counts)
+
+  return jax.lax.map(draw, jnp.arange(resamples))
+
+
+@functools.partial(jax.jit, static_argnames=("task", "chunk"))
 def _resample_differences(
-  task: Task, logits, label, weight, group, key, *, num_groups: int, resamples: int, chunk: int
+  task: Task, logits, label, weight, group, seed_counts, group_counts, *, chunk: int
 ):
-  """(observed f[P], resampled f[resamples, P]) of the first minus the second logits [2, ...]."""
+  """(observed f[P], resampled f[R, P]) of the first minus the second logits [2, ...]."""
   score = _weighted_scores(task, logits, label)
   num_seeds, num_rows = logits.shape[2:4]
 
@@ -82,13 +98,12 @@ def _resample_differences(
     means = (score(weight * row_count[None]) * seed_weight[None, None]).sum(-1)
     return means[0] - means[1]
 
-  def resample(index):
-    seed_key, row_key = jax.random.split(jax.random.fold_in(key, index))
-    row_count = _draw_counts(row_key, num_groups)[group]
-    return difference(_draw_counts(seed_key, num_seeds) / num_seeds, row_count)
+  def resample(counts):
+    seed_count, group_count = (count.astype(jnp.float32) for count in counts)
+    return difference(seed_count / num_seeds, group_count[group])
 
   observed = difference(jnp.full(num_seeds, 1 / num_seeds), jnp.ones(num_rows))
-  return observed, jax.lax.map(resample, jnp.arange(resamples), batch_size=chunk)
+  return observed, jax.lax.map(resample, (seed_counts, group_counts), batch_size=chunk)
 
 
 def _weighted_scores(task: Task, logits: Float[Array, "2 P S N C"], label: Array):
@@ -115,7 +130,8 @@ def _draw_counts(key: Key[Array, ""], n: int) -> Float[Array, " n"]:
   return jnp.zeros(n).at[jax.random.randint(key, (n,), 0, n)].add(1)
 
 
-def _interval(observed: float, resampled: np.ndarray) -> Interval:
+def make_interval(observed: float, resampled: np.ndarray) -> Interval:
+  """The 95 % interval of an observed value, between percentiles of its resampled ones."""
   # A resample without a row of a pattern leaves the metric undefined, and is left out.
   resampled = resampled[~np.isnan(resampled)]
   if np.isnan(observed) or not resampled.size:

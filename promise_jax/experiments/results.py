@@ -18,6 +18,7 @@ from promise_jax.evaluation import (
   calibration,
   class_scores,
   conditions,
+  contribution,
   mask_files,
   measure,
   metrics,
@@ -27,7 +28,7 @@ from promise_jax.evaluation import (
 from promise_jax.experiments import result_files, save_model
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
-from promise_jax.experiments.train_variant import TrainedVariant
+from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, html, tables
 from promise_jax.types import Spec, Split, Task
@@ -70,6 +71,8 @@ def write_test_results(
   scores = score_best_variant(setup, valid_scores, logits, split)
   files.write_json(folder / "classes.json", scores.to_dict("records"))
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
+  worth = measure_contributions(setup, logits, split, group)
+  files.write_json(folder / "contribution.json", worth.to_dict("records"))
   run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
   save_model.save_model(setup, variants, folder, run, calibrations)
@@ -182,6 +185,21 @@ def score_best_variant(
   return pd.concat([pd.DataFrame({"variant": best}, scores.index), scores], axis=1)
 
 
+def measure_contributions(
+  setup: Setup, logits: dict, split: Split, group: np.ndarray | None
+) -> pd.DataFrame:
+  """What each modality is worth to every trained variant, see `evaluation.contribution`."""
+  frames = [pd.DataFrame()]
+  for name in [name for name in logits if name != CONSTANT_VARIANT]:
+    pair = logits[name], constant_logits(setup)
+    frame = contribution.measure_contribution(
+      setup.spec.task, *pair, split, setup.spec.names, group=group
+    )
+    frame.insert(0, "variant", name)
+    frames.append(frame)
+  return pd.concat(frames, ignore_index=True)
+
+
 def count_rows(setup: Setup, test_split: Split) -> dict:
   """The content of rows.json.
 
@@ -219,4 +237,5 @@ def render_console(run: html.Report) -> str:
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
+  text += comparison.describe_contribution(run.contribution, results)
   return "\n".join(text + comparison.describe_upper_levels(run.training))

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from promise_jax.evaluation import metrics
 from promise_jax.reports import formatting, tables
 from promise_jax.reports.formatting import show_cell, show_value
 
 STILL = 1e-3  # an upper level that moved less did not move
+UNDEFINED = "what a modality is worth is unknown, no test row has all of them or a logit is NaN"
 
 
 def show_interval(line: pd.Series) -> str:
@@ -93,6 +95,32 @@ def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
       block = blocks.setdefault(name, [[name, *methods]])
       block.append([formatting.metric_label(metric), *(show_cell(metric, c) for c in row)])
   return "\n\n".join("\n".join(formatting.align(block)) for block in blocks.values()) + "\n"
+
+
+def describe_contribution(contribution: pd.DataFrame, results: pd.DataFrame) -> list[str]:
+  """A sentence on the modality that the variant best on validation can least do without.
+
+  Empty where no contribution was measured.
+  """
+  if not len(contribution):
+    return []
+  valid = results[(results["split"] == "valid") & results["method"].isin(contribution["variant"])]
+  scores = valid.groupby("method", sort=False)["value"].mean()
+  best = (scores * metrics.metric_sign(valid["metric"].iloc[0])).idxmax()
+  own = contribution[(contribution["variant"] == best) & (contribution["rows"] == "all")]
+  own = own[(own["kind"] == "without") & own["value"].notna()]
+  if not len(own):
+    why = "no test row has all of them, or a prediction is NaN"
+    return [f"{best}, best on validation: what a modality is worth is undefined, {why}"]
+  line = own.loc[own["value"].idxmin()]
+  loss = -line[["value", "high", "low"]].astype(float)
+  share = formatting.is_share(line["metric"])
+  value, low, high = (f"{100 * x:.1f}" if share else f"{x:.3f}" for x in loss)
+  what = f"it loses {value} points" if share else f"its error grows by {value}"
+  return [
+    f"{best}, best on validation: without {line['modality']} {what} [{low}, {high}] "
+    f"on the {line['n']} test rows that have everything"
+  ]
 
 
 def describe_upper_levels(training: pd.DataFrame) -> list[str]:
