@@ -6,6 +6,7 @@ Start here:
   methods.build_method(...)           a method: init, loss and predict as pure functions
   losses, missing, nn                 the parts, to use in code of your own
   experiments.run.run_experiment(...) a whole comparison from a config
+  load(run)                           a trained model, to predict rows of your own
 
 The command line is `promise-jax`; `promise-jax --help` says more.
 """
@@ -25,8 +26,10 @@ def __getattr__(name: str):
   # Modules load on first use: `promise-jax --help` then starts without JAX, in 0.1 s.
   if name in _MODULES:
     return importlib.import_module(f"promise_jax.{name}")
+  if name == "load":
+    return importlib.import_module("promise_jax.inference.loading").load
   raise AttributeError(f"module 'promise_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-  return sorted((*globals(), *_MODULES))
+  return sorted((*globals(), *_MODULES, "load"))

@@ -5,12 +5,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-from promise_jax.cli import benchmark, compare, evaluate, list_names, train
+from promise_jax.cli import benchmark, compare, evaluate, list_names, predict, train
 from promise_jax.cli.errors import exit_code
 
 COMMANDS = {
   "train": train,
   "evaluate": evaluate,
+  "predict": predict,
   "compare": compare,
   "list": list_names,
   "benchmark": benchmark,

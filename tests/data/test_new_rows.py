@@ -69,7 +69,7 @@ def test_a_file_gives_the_rows_of_the_stored_split_in_any_block_size(mixed):
     tail = tuple({m: x[32:] for m, x in part.items()} for part in (inputs, length))
     assert_is_test_split((*tail, recorded[32:]), dataset.split("test"))
     np.testing.assert_array_equal(ids, arrays["id"])
-    np.testing.assert_array_equal(labels, arrays["y"])
+    np.testing.assert_array_equal(labels, arrays["classes"][arrays["y"]])
 
 
 def test_a_frame_and_a_dict_of_lists_give_the_rows_of_the_stored_split(mixed):

@@ -1,0 +1,119 @@
+"""Writes the predictions of a file of rows into a table, in constant memory."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from promise_jax.checks import check_choice
+from promise_jax.evaluation import calibration
+from promise_jax.inference.predictor import Block, Predictor
+
+
+def write_predictions(
+  predictor: Predictor, rows: Any, path: pathlib.Path, coverage: float | None = None
+) -> int:
+  """Writes a line a row into `path`, whole or not at all; returns the number of rows.
+
+  Args:
+    predictor: the model.
+    rows: as `data.new_rows` describes.
+    path: a file *.csv or *.parquet.
+    coverage: of the sets of classes, or the interval, that a column holds; None: no such column.
+
+  Raises:
+    ValueError: rows that cannot be read, an ending or coverage that is not allowed.
+  """
+  check_choice("the ending of --out", path.suffix, (".csv", ".parquet"))
+  if not path.parent.is_dir():
+    raise ValueError(f"--out: the folder {path.parent} does not exist")
+  count = 0
+  with write_whole(path) as temporary, contextlib.ExitStack() as stack:
+    write = stack.enter_context(WRITERS[path.suffix](temporary))
+    progress = stack.enter_context(tqdm(unit=" rows", disable=None))  # on a terminal alone
+    for block in predictor.iterate_blocks(rows):
+      write(tabulate_block(predictor, block, coverage))
+      count += len(block.ids)
+      progress.update(len(block.ids))
+  return count
+
+
+def tabulate_block(
+  predictor: Predictor, block: Block, coverage: float | None = None
+) -> pd.DataFrame:
+  """The predictions of some rows: id, what is predicted, the probabilities, what was present."""
+  kind, present = predictor.spec.task.kind, block.split.recorded
+  served = predictor.tabulate(block, coverage or 0.9)
+  table = pd.DataFrame({"id": block.ids})
+  if kind == "regression":
+    columns = ["value", "low", "high"] if coverage else ["value"]
+    table[columns] = served[columns].to_numpy()
+  else:
+    values, names = served.to_numpy(), np.array(predictor.classes, object)
+    if kind == "classes":
+      table["class"] = names[values.argmax(axis=1)]
+      table["probability"] = values.max(axis=1)
+    else:
+      table["labels"] = join_names(values > 0.5, names)
+    if coverage:
+      sets = calibration.prediction_sets(
+        predictor.calibration, values, present.sum(axis=1), coverage
+      )
+      table["set"] = join_names(sets, names)
+    table[[f"p_{name}" for name in names]] = values
+  table["present"] = join_names(present, np.array(predictor.modalities, object))
+  return table
+
+
+def join_names(mask: np.ndarray, names: np.ndarray) -> list[str]:
+  """The names where a row of a mask is True, as "text+photo"."""
+  return ["+".join(names[row]) for row in mask]
+
+
+@contextlib.contextmanager
+def write_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary file that becomes `path` if nothing fails."""
+  handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+  os.close(handle)
+  try:
+    yield pathlib.Path(name)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+  finally:
+    pathlib.Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_csv(path: pathlib.Path) -> Iterator:
+  """A function that appends a DataFrame to a CSV file."""
+  with open(path, "w", encoding="utf-8", newline="") as file:
+    yield lambda table: table.to_csv(
+      file, index=False, header=file.tell() == 0, float_format="%.7g"
+    )
+
+
+@contextlib.contextmanager
+def open_parquet(path: pathlib.Path) -> Iterator:
+  """A function that appends a DataFrame to a Parquet file."""
+  import pyarrow as pa
+  import pyarrow.parquet
+
+  with contextlib.ExitStack() as stack:
+    writers = []
+
+    def write(table: pd.DataFrame) -> None:
+      content = pa.Table.from_pandas(table, preserve_index=False)
+      if not writers:
+        writers.append(stack.enter_context(pa.parquet.ParquetWriter(path, content.schema)))
+      writers[0].write_table(content)
+
+    yield write
+
+
+WRITERS = {".csv": open_csv, ".parquet": open_parquet}

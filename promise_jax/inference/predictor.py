@@ -1,0 +1,219 @@
+"""`Predictor`: a trained model that predicts, embeds and explains rows of your own.
+
+Rows may lack any modality, column or cell. Their preprocessing is the one that was fitted on the
+train rows; a row has the same answer alone and among others.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Bool, Float
+
+from promise_jax import missing
+from promise_jax.data import cleaning, new_rows, new_values
+from promise_jax.data.preprocessing import Preprocessing
+from promise_jax.evaluation import calibration, contribution, gain, measure
+from promise_jax.evaluation.calibration import Calibration
+from promise_jax.evaluation.gain import Gain
+from promise_jax.types import Inputs, Spec, Split
+
+logger = logging.getLogger(__name__)
+
+TINY = np.finfo(np.float32).tiny  # the smallest probability that has a logarithm here
+BLOCK_VALUES = 2**25  # numbers of new rows that are in memory at a time
+BATCH_SIZES = (1, 8, 64, 512)  # rows are padded to one of them: a compilation each
+Forward = Callable[[Inputs], Mapping[str, Array]]  # "logits" [S, B, C] and embeddings [S, B, ...]
+
+
+class Block(NamedTuple):
+  """Some predicted rows."""
+
+  ids: np.ndarray  # [n]
+  label: np.ndarray | None  # [n], as given
+  split: Split  # cleaned
+  output: dict[str, np.ndarray]  # [S, n, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """One trained variant. Its answers are means over its seeds, calibrated on validation rows."""
+
+  variant: str
+  seeds: tuple[int, ...]
+  spec: Spec
+  preprocessing: Preprocessing = dataclasses.field(repr=False)
+  calibration: Calibration = dataclasses.field(repr=False)
+  gain: Gain | None = dataclasses.field(repr=False)
+  prior: Float[np.ndarray, " C"] = dataclasses.field(repr=False)  # logits where nothing is present
+  card: Mapping[str, Any] = dataclasses.field(repr=False)  # data set, versions, metrics
+  forward: Forward = dataclasses.field(repr=False)
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    """The modalities by name."""
+    return self.spec.names
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The classes or labels by name; of a regression, the one name "value"."""
+    task = self.spec.task
+    if task.kind == "regression":
+      return ("value",)
+    return task.names or tuple(map(str, range(task.outputs)))
+
+  def predict(self, rows: Any) -> pd.Series | pd.DataFrame:
+    """The class of every row; the value of a regression; of several labels, which are true.
+
+    Args:
+      rows: as `data.new_rows` describes: a DataFrame, a dict of arrays, or the path of a file.
+
+    Returns:
+      A Series, or for several labels a DataFrame of bool, indexed by the ids of the rows.
+    """
+    probabilities = self.predict_proba(rows)
+    if self.spec.task.kind == "multilabel":
+      return probabilities > 0.5
+    if self.spec.task.kind == "regression":
+      return probabilities["value"]
+    best = probabilities.to_numpy().argmax(axis=1)
+    names = np.array(self.classes, object)[best]
+    return pd.Series(names, probabilities.index, dtype=object, name="class")
+
+  def predict_proba(self, rows: Any, coverage: float = 0.9) -> pd.DataFrame:
+    """The probability of every class, a column each, indexed by the ids of the rows.
+
+    Of a regression: `value`, and `low` and `high` of an interval that holds the true value in
+    `coverage` of the rows.
+    """
+    blocks = self.iterate_blocks(rows)
+    return pd.concat([self.tabulate(block, coverage) for block in blocks])
+
+  def tabulate(self, block: Block, coverage: float = 0.9) -> pd.DataFrame:
+    """`predict_proba` of a block."""
+    present = block.split.recorded
+    served, names = self.calibrate(block.output["logits"], present), self.classes
+    if self.spec.task.kind == "regression":
+      ends = calibration.prediction_intervals(
+        self.calibration, served, present.sum(axis=1), coverage
+      )
+      served, names = np.concatenate([served, ends], axis=1), ("value", "low", "high")
+    return make_frame([(block.ids, served)], names)
+
+  def embed(self, rows: Any) -> dict[str, np.ndarray]:
+    """Arrays f32[N, ...] by key: `fused`, and `shared`, `private`, `composite`, `gate` where the
+    method has them (docs: methods). Codes of different seeds do not compare: the first seed's."""
+    blocks = [block.output for block in self.iterate_blocks(rows)]
+    keys = [key for key in blocks[0] if key != "logits"]
+    return {key: np.concatenate([block[key][0] for block in blocks]) for key in keys}
+
+  def contribution(self, rows: Any) -> pd.DataFrame:
+    """What each modality of a row adds to its prediction.
+
+    Returns:
+      A column a modality: its Shapley value in the log-probability of the predicted class (of the
+      most probable label; of a regression, in the value). It is 0 where the modality is absent;
+      together they are the difference to the prediction without any modality. And a column
+      `gain_<modality>`: by how many nats the entropy is expected to fall if the absent modality
+      were there; NaN where it is.
+    """
+    patterns = np.array(missing.all_patterns(len(self.modalities)))
+    is_regression = self.spec.task.kind == "regression"
+    nothing = calibration.calibrate(self.calibration, self.prior[None, None], np.zeros(1, int))
+    parts = []
+    for block in self.iterate_blocks(rows):
+      present = block.split.recorded
+      masks = [present & pattern for pattern in patterns]
+      table = [self.calibrate(self.run(block.split, mask)["logits"], mask) for mask in masks]
+      table = np.stack([np.broadcast_to(nothing, table[0].shape), *table])
+      index = missing.pattern_index(present)
+      own = table[index + 1, np.arange(len(index))]
+      worth = table if is_regression else np.log(np.maximum(table, TINY))
+      shapley = contribution.row_shapley(worth, own.argmax(axis=1), present)
+      expected = np.full(present.shape, np.nan)
+      if self.gain is not None:
+        expected = gain.expected_gain(self.gain, index, own)
+      parts.append((block.ids, np.concatenate([shapley, expected], axis=1)))
+    return make_frame(parts, (*self.modalities, *(f"gain_{m}" for m in self.modalities)))
+
+  def evaluate(self, rows: Any) -> pd.DataFrame:
+    """Metrics of the rows that have a label: columns present, metric, value, n.
+
+    ValueError where no row has one, or a label is unknown to the model.
+    """
+    parts = []
+    for block in self.iterate_blocks(rows):
+      if block.label is not None:
+        label, is_known = new_values.encode_labels(block.label, self.spec.task)
+        count = block.split.recorded.sum(axis=1)
+        parts.append([x[is_known] for x in (self.served_logits(block), label, count)])
+    if not sum(len(label) for _, label, _ in parts):
+      raise ValueError("no row has a label, a column y or the label of the table is needed.")
+    logits, label, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    groups = {"all rows": count >= 0}
+    groups |= {f"{k} of {len(self.modalities)}": count == k for k in np.unique(count)}
+    lines = []
+    for name, where in groups.items():
+      scores = measure.measure(self.spec.task, logits[None, where], label[where])
+      lines += [
+        {"present": name, "metric": metric, "value": float(value[0]), "n": int(where.sum())}
+        for metric, value in scores.items()
+      ]
+    return pd.DataFrame(lines)
+
+  def iterate_blocks(self, rows: Any) -> Iterator[Block]:
+    """Predicts some rows at a time, in order."""
+    row_values = sum(int(np.prod(m.shape)) for m in self.preprocessing.raw_modalities)
+    block_rows = int(np.clip(BLOCK_VALUES // row_values, 64, 4096))
+    reports = {}
+    for new in new_rows.read_new_rows(rows, self.preprocessing, block_rows):
+      split, report = self.preprocessing.clean(new.rows)
+      for name, found in report.items():
+        reports[name] = np.add(reports.get(name, 0), found)
+      yield Block(new.ids, new.label, split, self.run(split, split.recorded))
+    for name, found in reports.items():
+      if any(found):
+        logger.warning("%s: %s.", name, cleaning.CleaningReport(*found).describe())
+
+  def run(self, split: Split, present: Bool[np.ndarray, "N M"]) -> dict[str, np.ndarray]:
+    """The output of every seed, [S, N, ...]; the logits of a row without any modality are those
+    of the constant prediction."""
+    starts = range(0, max(len(present), 1), BATCH_SIZES[-1])
+    parts = [self.run_batch(split, present, slice(i, i + BATCH_SIZES[-1])) for i in starts]
+    output = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+    nothing = ~present.any(axis=1)
+    output["logits"] = np.where(nothing[:, None], self.prior, output["logits"])
+    return output
+
+  def run_batch(self, split: Split, present: np.ndarray, part: slice) -> dict[str, np.ndarray]:
+    """`run` for a slice of rows, padded to one of `BATCH_SIZES`."""
+    present = present[part]
+    count = len(present)
+    size = next(size for size in BATCH_SIZES if size >= count)
+    pad = lambda x: np.pad(x[part], [(0, size - count)] + [(0, 0)] * (x.ndim - 1))
+    inputs, length = ({m: pad(x) for m, x in d.items()} for d in (split.inputs, split.length))
+    present = np.pad(present, [(0, size - count), (0, 0)])
+    output = self.forward(Inputs(inputs, length, present, np.zeros(size, np.int32)))
+    return {key: np.asarray(x)[:, :count] for key, x in output.items()}
+
+  def calibrate(self, logits: Float[np.ndarray, "S N C"], present: Bool[np.ndarray, "N M"]):
+    """Probabilities [N, C] of all seeds together; values [N, 1] of a regression."""
+    return calibration.calibrate(self.calibration, logits, present.sum(axis=1))
+
+  def served_logits(self, block: Block) -> Float[np.ndarray, "N C"]:
+    """What is served, as the logits that a metric takes."""
+    served = self.calibrate(block.output["logits"], block.split.recorded)
+    if self.spec.task.kind == "regression":
+      return served / self.spec.task.scale
+    log_p = np.log(np.maximum(served, TINY))
+    is_multilabel = self.spec.task.kind == "multilabel"
+    return log_p - np.log(np.maximum(1 - served, TINY)) if is_multilabel else log_p
+
+
+def make_frame(parts: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]) -> pd.DataFrame:
+  """A DataFrame of blocks (ids [n], values [n, columns])."""
+  ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+  return pd.DataFrame(values, pd.Index(ids, name="id"), list(names))
