@@ -110,8 +110,7 @@ def describe_contribution(contribution: pd.DataFrame, results: pd.DataFrame) -> 
   own = contribution[(contribution["variant"] == best) & (contribution["rows"] == "all")]
   own = own[(own["kind"] == "without") & own["value"].notna()]
   if not len(own):
-    why = "no test row has all of them, or a prediction is NaN"
-    return [f"{best}, best on validation: what a modality is worth is undefined, {why}"]
+    return [f"{best}, best on validation: {UNDEFINED}"]
   line = own.loc[own["value"].idxmin()]
   loss = -line[["value", "high", "low"]].astype(float)
   share = formatting.is_share(line["metric"])

@@ -88,3 +88,19 @@ def test_numbers_that_are_null_in_a_file_are_undefined():
   lines = [{"metric": "mae", "low": None, "high": None}]
   frame = result_files.make_frame(lines, "difference", "low", "high")
   assert frame[["low", "high"]].isna().all(axis=None) and set(frame.dtypes[1:]) == {np.dtype(float)}
+
+
+def test_contributions_share_what_a_variant_is_better_than_the_constant():
+  rows = tiny_runs.dataset()
+  train, test = tiny_runs.train_data(rows), rows.split("test")
+  given = SimpleNamespace(train_data=train, spec=rows.spec)
+  logits = np.random.default_rng(0).normal(size=(2, 3, 20, 2)).astype(np.float32)
+  found = results.measure_contributions(given, {"a": logits, "majority": logits}, test, None)
+  assert set(found["variant"]) == {"a"}
+  right = logits[:, -1].argmax(axis=-1) == test.label
+  majority = [np.bincount(train.split.label[known]).argmax() for known in train.labelled]
+  better = right.mean() - np.mean([(test.label == c).mean() for c in majority])
+  values = found[(found["rows"] == "all") & (found["kind"] == "shapley")]["value"]
+  np.testing.assert_allclose(values.sum(), better, atol=1e-9)
+  nothing = results.measure_contributions(given, {"majority": logits}, test, None)
+  assert not len(nothing)
