@@ -15,7 +15,6 @@ from jaxtyping import Bool
 from promise_jax import files, missing
 from promise_jax.data import batches
 from promise_jax.evaluation import (
-  calibration,
   class_scores,
   conditions,
   contribution,
@@ -25,7 +24,7 @@ from promise_jax.evaluation import (
   reliability,
   verdicts,
 )
-from promise_jax.experiments import result_files, save_model
+from promise_jax.experiments import result_files, save_model, validation_fits
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
@@ -51,7 +50,8 @@ def write_test_results(
 ) -> html.Report:
   """Writes all files of results from what `predict_variants` returned; returns the report."""
   logits, group = predicted["test"], setup.dataset.groups.get("test")
-  calibrations = fit_calibrations(setup, predicted["valid"])
+  calibrations = validation_fits.fit_calibrations(setup, predicted["valid"])
+  gains = validation_fits.fit_gains(setup, predicted["valid"], calibrations)
   measured = reliability.measure_calibration(
     calibrations, logits, split, setup.patterns, setup.spec.names
   )
@@ -75,19 +75,10 @@ def write_test_results(
   files.write_json(folder / "contribution.json", worth.to_dict("records"))
   run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
-  save_model.save_model(setup, variants, folder, run, calibrations)
+  save_model.save_model(setup, variants, folder, run, calibrations, gains)
   # The last file: a run that has it is finished.
   result_files.write_results(folder / "results.jsonl", run.results)
   return run
-
-
-def fit_calibrations(setup: Setup, logits: dict) -> dict[str, calibration.Calibration]:
-  """{variant: its calibration}, fitted to its logits on the validation rows."""
-  rows, task = setup.valid_data, setup.spec.task
-  return {
-    name: calibration.fit_calibration(task, x, rows.label, rows.recorded, setup.patterns)
-    for name, x in logits.items()
-  }
 
 
 def make_conditions(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from promise_jax.evaluation.calibration import Calibration
+from promise_jax.evaluation.gain import Gain
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.inference import saved_model
@@ -20,6 +21,7 @@ def save_model(
   folder: Path,
   run: html.Report,
   calibrations: Mapping[str, Calibration],
+  gains: Mapping[str, Gain],
 ) -> None:
   """Writes the model of the run in `folder`, of which `run` has the test results."""
   saved = tuple(
@@ -36,6 +38,7 @@ def save_model(
     precision=setup.experiment.precision,
     prior=constant_logits(setup).mean(axis=0),
     calibration={name: fitted.to_json() for name, fitted in calibrations.items()},
+    gains={name: fitted.to_json() for name, fitted in gains.items()},
     card=make_card(setup, run),
   )
   arrays = {v.name: (v.params, v.model_state) for v in variants}

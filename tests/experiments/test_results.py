@@ -8,9 +8,9 @@ import pytest
 
 import tiny_runs
 from promise_jax import files, missing
-from promise_jax.evaluation import sentiment_metrics
+from promise_jax.evaluation import calibration, sentiment_metrics
 from promise_jax.experiments import config as experiment_config
-from promise_jax.experiments import result_files, results, run
+from promise_jax.experiments import result_files, results, run, validation_fits
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,24 @@ def test_calibrations_are_fitted_to_validation_rows_alone():
     predicted = results.predict_variants(given, variants, split)
     np.testing.assert_array_equal(predicted["test"]["a"], predict(split))
     np.testing.assert_array_equal(predicted["valid"]["a"], predict(valid))
-    fitted.append(results.fit_calibrations(given, predicted["valid"]))
+    fitted.append(validation_fits.fit_calibrations(given, predicted["valid"]))
   assert fitted[0] == fitted[1] and fitted[0]["a"].num_rows == (0, 20, 20)
+
+
+def test_gains_are_of_calibrated_probabilities():
+  valid = tiny_runs.dataset().split("valid")
+  patterns = missing.all_patterns(2)
+  given = SimpleNamespace(valid_data=valid, spec=tiny_runs.dataset().spec, patterns=patterns)
+  logits = 3 * np.random.default_rng(0).normal(size=(2, 3, 20, 2))
+  fitted = validation_fits.fit_calibrations(given, {"a": logits})
+  found = validation_fits.fit_gains(given, {"a": logits}, fitted)["a"]
+  entropy = []
+  for p in (0, 2):
+    num_present = np.full(20, sum(patterns[p]))
+    probability = calibration.calibrate(fitted["a"], logits[:, p], num_present)
+    entropy.append(-(probability * np.log(probability)).sum(axis=-1))
+  # 20 rows are too few for thirds of them.
+  np.testing.assert_allclose(found.mean[0, 1], np.mean(entropy[0] - entropy[1]), atol=1e-9)
 
 
 def test_a_run_measures_the_calibration_of_every_variant(sentiment_run):

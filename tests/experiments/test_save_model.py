@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import tiny_runs
-from promise_jax.evaluation import predict
+from promise_jax.evaluation import gain, predict
 from promise_jax.experiments import result_files, run_dir, save_model
 from promise_jax.experiments import run as experiment_run
 from promise_jax.inference import saved_model
@@ -65,6 +65,9 @@ def test_the_model_has_the_best_parameters_and_predicts_as_the_run_did(finished)
       logits = predict.predict_split(method, *best, test, tiny_runs.PATTERNS)
       np.testing.assert_allclose(logits, file[f"logits/{name}"], atol=1e-6)
     np.testing.assert_allclose(model.prior, file["logits/majority"][:, 0, 0].mean(axis=0))
+    # Every present modality has no gain of asking, every absent one has.
+    fitted = gain.Gain.from_json(model.gains[name])
+    assert (np.isnan(fitted.mean).all(axis=-1) == tiny_runs.PATTERNS).all()
   assert tiny_runs.is_same(model.spec.standardise, tiny_runs.dataset().spec.standardise)
 
 
