@@ -63,7 +63,8 @@ def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS
       if not start:
         for sentence in describe_columns(columns, fitted):
           logger.warning("%s: %s", place, sentence)
-      count = count_rows(columns)
+      if not (count := count_rows(columns)):
+        raise ValueError("there are no rows")
       inputs, length, recorded = read_inputs(columns, fitted, root, count)
     ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
     # Encoders that are folders find their files by id; nothing else reads it.

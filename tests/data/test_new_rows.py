@@ -146,6 +146,7 @@ def test_frozen_encoders_read_new_rows(tmp_path, monkeypatch):
     ({"photo": np.zeros((1, 5, 6, 3))}, r"expected \(6, 5, 3\)"),
     ({"text": ["a"], "v": [[1, 2, 3]] * 2}, "the columns have"),
     ({"text": ["a"], "present_text": ["maybe"]}, "present_text has 'maybe'"),
+    ({"text": []}, "the new rows: there are no rows"),
     (3, "new rows are a int, expected: a DataFrame"),
     ("rows.xyz", "ends in '.xyz', new rows are read from .csv"),
     ("none.npz", "none.npz: No such file"),
