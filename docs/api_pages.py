@@ -14,6 +14,7 @@ PACKAGES = {
   "data": "Data",
   "training": "Training",
   "evaluation": "Evaluation",
+  "inference": "Trained models",
   "experiments": "Experiments",
 }
 TOP_MODULES = ("types", "method", "missing", "counter_rng", "checks")
