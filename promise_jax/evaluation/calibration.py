@@ -26,10 +26,9 @@ from promise_jax.types import Pattern, Task
 
 MAX_PAIRS = 10_000  # pairs of row and pattern that are fitted to, of each number present
 MAX_SCORES = 500  # conformal scores that are kept of them
-# Both are precisions of a normal prior on the logarithm of a temperature: the common one is
-# 1 to within a factor e, and those of the numbers are the common one to within e^0.25.
-COMMON_RIDGE = 1.0
-OWN_RIDGE = 16.0
+# Precision of the normal priors on the logarithms of temperatures. Of 1, 16, 50 and 200 this one
+# had the smallest errors on left-out folds of the validation rows of five data sets.
+RIDGE = 50.0
 MAX_LOG_TEMPERATURE = 3.0
 
 
@@ -43,7 +42,7 @@ class Calibration:
   kind: str  # of the task
   scale: float  # of the task
   temperature: tuple[float, ...]
-  num_rows: tuple[int, ...]  # validation rows that were fitted to
+  num_rows: tuple[int, ...]  # validation rows, or groups of rows, that were fitted to
   scores: tuple[tuple[float, ...], ...]  # conformal scores, sorted; quantiles where rows are many
   seeds: tuple["Calibration", ...] = ()  # of each seed when it is served alone
 
@@ -65,14 +64,18 @@ def fit_calibration(
   label: np.ndarray,
   recorded: Bool[np.ndarray, "N M"],
   patterns: Sequence[Pattern],
+  group: Int[np.ndarray, " N"] | None = None,
 ) -> Calibration:
   """Fits all seeds served together, and in `seeds` each seed alone, to validation rows.
 
-  Where no row has a number of modalities, or a logit is NaN, its temperature is the common one and
-  sets and intervals hold everything. Without any row the temperature is 1.
+  `group` is equal where rows belong together, as those of one speaker: a group counts as one row
+  does, in the shrinkage and in the finite-sample correction. Where no row has a number of
+  modalities, or a logit is NaN, its temperature is the common one and sets and intervals hold
+  everything. Without any row the temperature is 1.
   """
+  group = np.arange(len(label)) if group is None else group
   served = [logits, *logits[:, None]]
-  both, *alone = (_fit_served(task, x, label, recorded, patterns) for x in served)
+  both, *alone = (_fit_served(task, x, label, recorded, patterns, group) for x in served)
   return dataclasses.replace(both, seeds=tuple(alone))
 
 
@@ -132,7 +135,7 @@ def prediction_intervals(
   return np.concatenate([value - distance, value + distance], axis=1)
 
 
-def _fit_served(task, logits, label, recorded, patterns) -> Calibration:
+def _fit_served(task, logits, label, recorded, patterns, group) -> Calibration:
   patterns = np.asarray(patterns, bool)
   has_all = ~(patterns[:, None] & ~recorded[None]).any(-1)  # [P, N]
   outputs, labels, num_rows = [], [], []
@@ -144,7 +147,7 @@ def _fit_served(task, logits, label, recorded, patterns) -> Calibration:
       selected, row = selected[:, :0], row[:0]
     outputs.append(_mean_output(task, selected))
     labels.append(label[row])
-    num_rows.append(len(np.unique(row)))
+    num_rows.append(len(np.unique(group[row])))
   if task.kind == "regression":
     temperature = [1.0] * len(num_rows)
     scores = [abs(x - y) for x, y in zip(outputs, labels, strict=True)]
@@ -159,10 +162,10 @@ def _fit_served(task, logits, label, recorded, patterns) -> Calibration:
 def _fit_temperatures(log_p: list, label: list, num_rows: list[int]) -> list[float]:
   """For each number of modalities present the temperature that minimises
 
-    R mean(NLL) + OWN_RIDGE / 2 (log T - log T_common)^2
+    R mean(NLL) + RIDGE / 2 (log T - log T_common)^2
 
-  over its R rows, a mean over patterns. T_common minimises the sum of these losses, with all
-  T = T_common, + COMMON_RIDGE / 2 (log T_common)^2. So the sum is never larger than with T = 1.
+  over its R rows, a mean over patterns. T_common minimises the sum of R mean(NLL), with one T for
+  all numbers, + RIDGE / 2 (log T_common)^2. So the sum is never larger than with T = 1.
   """
   numbers = [k for k, count in enumerate(num_rows) if count]
 
@@ -170,12 +173,12 @@ def _fit_temperatures(log_p: list, label: list, num_rows: list[int]) -> list[flo
     return -num_rows[k] * _log_likelihood(log_p[k], label[k], math.exp(log_t)).mean()
 
   def common_loss(log_t: float) -> float:
-    return sum(loss(k, log_t) for k in numbers) + COMMON_RIDGE / 2 * log_t**2
+    return sum(loss(k, log_t) for k in numbers) + RIDGE / 2 * log_t**2
 
   common = _minimise(common_loss, 0.0)
   temperature = [1.0] + [math.exp(common)] * (len(num_rows) - 1)
   for k in numbers:
-    own = _minimise(lambda t, k=k: loss(k, t) + OWN_RIDGE / 2 * (t - common) ** 2, common)
+    own = _minimise(lambda t, k=k: loss(k, t) + RIDGE / 2 * (t - common) ** 2, common)
     temperature[k] = math.exp(own)
   return temperature
 

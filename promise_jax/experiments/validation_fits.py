@@ -14,10 +14,8 @@ Logits = Mapping[str, Float[np.ndarray, "S P N C"]]  # of every variant
 def fit_calibrations(setup: Setup, logits: Logits) -> dict[str, calibration.Calibration]:
   """{variant: its calibration}, fitted to its logits on the validation rows."""
   rows, task = setup.valid_data, setup.spec.task
-  return {
-    name: calibration.fit_calibration(task, x, rows.label, rows.recorded, setup.patterns)
-    for name, x in logits.items()
-  }
+  known = rows.label, rows.recorded, setup.patterns, setup.dataset.groups.get("valid")
+  return {name: calibration.fit_calibration(task, x, *known) for name, x in logits.items()}
 
 
 def fit_gains(

@@ -62,12 +62,23 @@ def test_few_rows_have_nearly_one_temperature_and_none_has_one():
   assert fitted.temperature == (1, 1, 1) and fitted.num_rows == (0, 0, 0)
 
 
+def test_a_group_counts_as_one_row_does():
+  logits, label, recorded = draw("classes", 50)
+  args = TASKS["classes"], logits.repeat(6, axis=2), label.repeat(6), recorded.repeat(6, axis=0)
+  repeated = calibration.fit_calibration(*args, PATTERNS, group=np.arange(50).repeat(6))
+  once = fit("classes", logits, label, recorded)
+  assert repeated.temperature == pytest.approx(once.temperature)
+  assert repeated.num_rows == once.num_rows == (0, 50, 50)
+  as_rows = calibration.fit_calibration(*args, PATTERNS)
+  assert as_rows.temperature[1] > once.temperature[1] and as_rows.num_rows[1] == 300
+
+
 def test_a_number_that_no_row_has_takes_the_temperature_of_the_others():
-  logits, label, recorded = draw("classes", 1000)
+  logits, label, recorded = draw("classes", 4000)
   recorded[:, 1] = False
   fitted = fit("classes", logits, label, recorded)
-  assert fitted.num_rows == (0, 1000, 0) and fitted.scores[2] == ()
-  assert fitted.temperature[2] == pytest.approx(fitted.temperature[1], rel=0.01)
+  assert fitted.num_rows == (0, 4000, 0) and fitted.scores[2] == ()
+  assert fitted.temperature[2] == pytest.approx(fitted.temperature[1], rel=0.05)
   assert fitted.temperature[2] > 1.8
 
 

@@ -55,7 +55,9 @@ def test_results_are_read_as_they_were_written(sentiment_run, tmp_path):
 def test_calibrations_are_fitted_to_validation_rows_alone():
   rows = tiny_runs.dataset()
   valid, test = rows.split("valid"), rows.split("test")
-  given = SimpleNamespace(valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2))
+  given = SimpleNamespace(
+    dataset=rows, valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2)
+  )
 
   def predict(split):
     logits = [4 * split.inputs[name][:, :2] for name in ("m0", "m1", "m1")]
