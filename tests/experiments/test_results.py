@@ -77,9 +77,9 @@ def test_calibrations_are_fitted_to_validation_rows_alone():
 
 
 def test_gains_are_of_calibrated_probabilities():
-  valid = tiny_runs.dataset().split("valid")
-  patterns = missing.all_patterns(2)
-  given = SimpleNamespace(valid_data=valid, spec=tiny_runs.dataset().spec, patterns=patterns)
+  rows, patterns = tiny_runs.dataset(), missing.all_patterns(2)
+  valid = rows.split("valid")
+  given = SimpleNamespace(dataset=rows, valid_data=valid, spec=rows.spec, patterns=patterns)
   logits = 3 * np.random.default_rng(0).normal(size=(2, 3, 20, 2))
   fitted = validation_fits.fit_calibrations(given, {"a": logits})
   found = validation_fits.fit_gains(given, {"a": logits}, fitted)["a"]
