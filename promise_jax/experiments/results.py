@@ -228,5 +228,6 @@ def render_console(run: html.Report) -> str:
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
+  text += comparison.describe_best(results, CONSTANT_VARIANT)
   text += comparison.describe_contribution(run.contribution, results)
   return "\n".join(text + comparison.describe_upper_levels(run.training))

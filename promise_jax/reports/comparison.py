@@ -24,6 +24,19 @@ def describe_verdict(line: pd.Series) -> str:
   return f"{line['rows']}: {pair} = {show_interval(line)}, {line['verdict']}"
 
 
+def describe_best(results: pd.DataFrame, constant: str) -> list[str]:
+  """A sentence on the variant with the best validation score; none where there is one variant."""
+  scores = results[(results["split"] == "valid") & (results["method"] != constant)]
+  scores = scores[scores["step"].notna()]  # an evaluation on valid is no selection
+  if scores["method"].nunique() < 2:
+    return []
+  metric = scores["metric"].iloc[0]
+  mean = scores.groupby("method", sort=False)["value"].mean()
+  best = (mean * metrics.metric_sign(metric)).idxmax()
+  score = f"{formatting.metric_label(metric)} {show_value(metric, mean[best])}"
+  return [f"best on validation: {best}, {score}"]
+
+
 def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
   """A comparison as cells of text, the header first and the verdict last."""
   body = [

@@ -15,6 +15,8 @@ import tiny_runs
 from promise_jax import methods, missing
 from promise_jax.cli import configs, old_names
 from promise_jax.cli.main import COMMANDS, main, split_overrides
+from promise_jax.data.readers.table import parse_pairs
+from promise_jax.experiments.experiment import parse_experiment
 
 ROOT = Path(__file__).parents[2]
 TINY = str(Path(tiny_runs.__file__))
@@ -23,7 +25,11 @@ REFUSED = [
   ("", "arguments are required: COMMAND"),
   ("fly", "invalid choice: 'fly'"),
   ("train --colour=red", "unrecognized arguments: --colour=red; promise-jax --help"),
-  ("train rubbish", "unrecognized arguments: rubbish"),
+  ("train rubbish", "'rubbish' is no data set"),
+  ("train rows.csv", "label is not given, expected is the column to predict, one of a, y."),
+  ("train rows.csv --label=z", "label is 'z'"),
+  ("train rows.csv --label=y --columns=a=date", "columns, a is 'date', known are number, "),
+  ("train rows.csv --label=y --modalities=x=a+b", "a column of modality x is 'b', known are a"),
   ("train", "--config is missing, for instance --config robult"),
   ("train --config nowhere.py", "there is no config 'nowhere.py'; known are distil, "),
   ("train --config empty.py", "empty.py is no config: it has no function get_config"),
@@ -77,6 +83,7 @@ def folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "file").write_text("x")
   (tmp_path / "empty.py").touch()
+  (tmp_path / "rows.csv").write_text("a,y\n1.5,no\n2,yes\n4,no\n2,yes\n")
   np.savez(tmp_path / "own.npz", x_a=np.eye(9), x_b=np.eye(9), y=np.arange(9) % 3)
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "thesis.txt").write_text("x")
@@ -146,6 +153,30 @@ def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
   Path("robult.py").write_text((ROOT / "configs" / "fusion.py").read_text())
   config, name = configs.load_config("robult.py", [], "robult")
   assert (config["method"], name) == ("fusion", "robult")
+
+
+def test_a_table_is_trained_as_the_config_table_says(monkeypatch, capsys):
+  found = []
+  monkeypatch.setattr(
+    "promise_jax.experiments.run.run_experiment",
+    lambda config, folder: found.append((config, folder)) or "the table",
+  )
+  monkeypatch.setattr("promise_jax.devices.distributed.initialize", lambda *args: None)
+  words = ["train", "shop/products.csv", "--label=kind", "--columns=a=image,b=ignore"]
+  words += ["--modalities", "x=a+c,y=*", "--root", "photos", "--config.seeds=2"]
+  assert main(words) == 0
+  colon = "table:dataset=shop/products.csv,label=kind,columns=(a=image,b=ignore),root=photos"
+  assert main(["train", "--config", f"{colon},modalities=(x=a+c,y=*),seeds=2"]) == 0
+  (flags, first), (colons, _) = found
+  assert first.name.startswith("products-") and capsys.readouterr().out.count("the table") == 2
+  assert flags["baselines"] == ("majority", "fusion", "distil", "share")
+  options = parse_experiment(flags).data.options
+  assert options["label"] == "kind" and options["root"] == "photos"
+  for option in ("columns", "modalities"):
+    assert parse_pairs(option, colons["data"].pop(option)) == parse_pairs(
+      option, flags["data"].pop(option)
+    )
+  assert colons == flags
 
 
 def test_settings_of_the_command_line_take_the_type_of_the_config():

@@ -52,6 +52,21 @@ def test_the_text_of_a_pattern_table_in_full():
   ]
 
 
+def test_the_best_on_validation_is_named():
+  scores = {"robult": (0.5, 0.6), "fusion": (0.7, 0.6), "majority": (0.9, 0.9)}
+  valid = [
+    line(method, None, value, seed, split="valid", step=25)
+    for method, values in scores.items()
+    for seed, value in enumerate(values)
+  ]
+  asked = [line("robult", None, 0.99, split="valid")]  # no selection: an evaluation on valid
+  say = lambda rows: comparison.describe_best(frame(PATTERNS, rows), "majority")
+  assert say(valid + asked) == ["best on validation: fusion, accuracy (%) 65.0"]
+  errors = [x | {"metric": "mae"} for x in valid]
+  assert say(errors) == ["best on validation: robult, mae 0.550"]
+  assert say(valid[:2]) == []
+
+
 def test_the_means_of_every_metric_in_full():
   errors = [x | {"metric": "mae", "value": 2 * x["value"]} for x in PATTERNS]
   # Robult by seed: incomplete .4, .5; all 1.6 / 3, 2 / 3.
