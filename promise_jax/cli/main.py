@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from promise_jax.cli import benchmark, compare, evaluate, list_names, predict, train
+from promise_jax.cli import benchmark, compare, evaluate, list_names, predict, table, train
 from promise_jax.cli.errors import exit_code
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
   "evaluate": evaluate,
   "predict": predict,
   "compare": compare,
+  "table": table,
   "list": list_names,
   "benchmark": benchmark,
 }

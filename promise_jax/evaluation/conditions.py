@@ -10,6 +10,7 @@ from promise_jax import missing
 from promise_jax.evaluation import mask_files
 from promise_jax.types import Pattern, Split
 
+COMPLETE_ROWS = "complete rows"  # protocol of patterns on the rows that have every modality
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -36,6 +37,27 @@ def pattern_conditions(
   return [
     make_condition(split, mask, pattern=name, protocol="none") for name, mask in table.items()
   ]
+
+
+def complete_row_conditions(
+  split: Split, patterns: Sequence[Pattern], names: Sequence[str]
+) -> list[Condition]:
+  """Every pattern on the rows alone that have all modalities, which makes patterns comparable.
+
+  None where all rows are such rows. Where no row is, the conditions have no rows.
+  """
+  complete = split.recorded.all(axis=1)
+  if complete.all():
+    return []
+  only = split._replace(recorded=split.recorded & complete[:, None])
+  conditions = pattern_conditions(only, patterns, names)
+  return [c._replace(columns=c.columns | {"protocol": COMPLETE_ROWS}) for c in conditions]
+
+
+def comparable_rows(recorded: Bool[np.ndarray, "N M"]) -> Bool[np.ndarray, " N"]:
+  """The rows that a comparison is about: those with all modalities, or all where no row is so."""
+  complete = recorded.all(axis=1)
+  return complete if complete.any() else ~complete
 
 
 def pooled_conditions(split: Split, patterns: Sequence[Pattern]) -> list[Condition]:

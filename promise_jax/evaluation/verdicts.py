@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from promise_jax import missing
-from promise_jax.evaluation import bootstrap, metrics
+from promise_jax.evaluation import bootstrap, conditions, metrics
 from promise_jax.types import Pattern, Split, Task
 
 
@@ -35,10 +35,12 @@ def compare_variants(
   """The primary metric of ours minus the baseline's, with 95 % intervals and verdicts.
 
   One row for the mean over the incomplete patterns, one for all, and one for each pattern;
-  without those that no row of the split has. `group` is as in `bootstrap`.
+  without those that no row of the split has. The rows are those of the tables of patterns, see
+  `conditions.comparable_rows`. `group` is as in `bootstrap`.
   """
   table = np.array(patterns)
   is_used = (split.recorded[None] & table[:, None]).any(axis=-1)
+  is_used &= conditions.comparable_rows(split.recorded)
   has_rows = is_used.any(axis=1)
   sets = {"incomplete": ~table.all(axis=1), "all": np.ones(len(table), bool)}
   singles = np.eye(len(table), dtype=bool)

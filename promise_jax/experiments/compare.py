@@ -22,7 +22,7 @@ from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import train_variant
 from promise_jax.inference import saved_model
 from promise_jax.methods.constant import CONSTANT_VARIANT
-from promise_jax.reports import comparison, html, tables
+from promise_jax.reports import comparison, html, render, tables
 from promise_jax.types import Split
 
 
@@ -166,10 +166,10 @@ def write_comparison(
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
   most = max(len(variant.seeds) for variant in merged.values())
   names = [name for name, variant in merged.items() if len(variant.seeds) == most]
-  blocks.append(tables.pattern_table(results, metric, names).to_markdown())
+  blocks.append(render.to_markdown(tables.pattern_table(results, metric, names)))
   tests = result_files.canonical_protocols(one["test_protocols"])
   if tests:
-    blocks.append(tables.protocol_table(results, metric, names, tests).to_markdown())
+    blocks.append(render.to_markdown(tables.protocol_table(results, metric, names, tests)))
   text = "\n".join([f"## {config['title']}\n", *blocks])
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)

@@ -17,7 +17,7 @@ from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import load_dataset
 from promise_jax.inference import saved_model
 from promise_jax.inference.saved_model import SavedModel
-from promise_jax.reports import comparison, tables
+from promise_jax.reports import comparison, render, tables
 from promise_jax.types import Split
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def evaluate_run(
   text = comparison.metric_text(added)
   if not protocol:
     table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()
-    text = tables.pattern_table(*table).to_text()
+    text = render.to_text(tables.pattern_table(*table))
   return f"{text}\n{len(added)} lines in {folder / 'results.jsonl'}"
 
 

@@ -29,7 +29,7 @@ from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.methods.constant import CONSTANT_VARIANT
-from promise_jax.reports import comparison, html, tables
+from promise_jax.reports import comparison, html, render, tables
 from promise_jax.types import Spec, Split, Task
 
 BEST_CONSTANT = "best constant"
@@ -90,6 +90,7 @@ def make_conditions(
   protocols += [p for p in test_protocols if p not in protocols]
   return [
     *conditions.pattern_conditions(split, patterns, spec.names),
+    *conditions.complete_row_conditions(split, patterns, spec.names),
     *conditions.protocol_conditions(split, protocols, split_name),
     *conditions.pooled_conditions(split, patterns),
   ]
@@ -221,9 +222,10 @@ def render_console(run: html.Report) -> str:
   has_constant = (results["method"] == BEST_CONSTANT).any()
   names += [BEST_CONSTANT] if has_constant else []
   metric = results.loc[results["pattern"].notna(), "metric"].iloc[0]
-  text = [tables.pattern_table(results, metric, names).to_text()]
+  found = [tables.pattern_table(results, metric, names)]
   if run.test_protocols:
-    text += [tables.protocol_table(results, metric, names, run.test_protocols).to_text()]
+    found += [tables.protocol_table(results, metric, names, run.test_protocols)]
+  text = [render.to_text(table) for table in found]
   text += [comparison.means_text(results, names)] if has_constant else []
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")

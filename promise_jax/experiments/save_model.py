@@ -12,7 +12,7 @@ from promise_jax.evaluation.gain import Gain
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.inference import saved_model
-from promise_jax.reports import html
+from promise_jax.reports import html, tables
 
 
 def save_model(
@@ -68,8 +68,9 @@ def make_card(setup: Setup, run: html.Report) -> dict[str, Any]:
 
 
 def average_metrics(results: pd.DataFrame) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-  """{variant: {pattern: {metric: mean over seeds}}} on the test rows."""
-  lines = results[(results["split"] == "test") & results["pattern"].notna()]
+  """{variant: {pattern: {metric: mean over seeds}}} on the test rows, as in the pattern table."""
+  by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
+  lines, _ = tables.choose_rows(by_pattern)
   metrics = {}
   for line in lines.groupby(["method", "pattern", "metric"], sort=False)["value"].mean().items():
     (method, pattern, metric), value = line

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 
 class Cell(NamedTuple):
@@ -13,6 +14,12 @@ class Cell(NamedTuple):
   mean: float
   std: float  # ddof = 1; NaN for one seed
   num_seeds: int
+
+  @property
+  def interval(self) -> float:
+    """Half of the 95 % t-interval of the mean over seeds, for the test rows as they are."""
+    quantile = special.stdtrit(self.num_seeds - 1, 0.975)
+    return float(quantile * self.std / math.sqrt(self.num_seeds))
 
 
 def make_cell(values: Sequence[float]) -> Cell | None:
@@ -42,12 +49,12 @@ def show_value(metric: str, value: float, signed: bool = False) -> str:
   return f"{100 * value:{sign}.1f}" if is_share(metric) else f"{value:{sign}.3f}"
 
 
-def show_cell(metric: str, cell: Cell | None) -> str:
-  """A cell as text, "81.4 ± 0.8"."""
+def show_cell(metric: str, cell: Cell | None, error: str = "std") -> str:
+  """A cell as text, "81.4 ± 0.8"; `error` says what is behind ±, "std" or "interval"."""
   if cell is None:
     return "-"
   mean = show_value(metric, cell.mean)
-  return mean if math.isnan(cell.std) else f"{mean} ± {show_value(metric, cell.std)}"
+  return mean if math.isnan(cell.std) else f"{mean} ± {show_value(metric, getattr(cell, error))}"
 
 
 def align(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from promise_jax.reports import comparison, formatting, plots, tables
+from promise_jax.reports import comparison, plots, render, tables
 
 SOURCES = ("versions", "commit", "device")
 
@@ -40,7 +40,7 @@ def render_page(run: Report) -> str:
   environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
   environment.filters["svg"] = lambda svg: base64.b64encode(svg).decode()
   environment.globals |= {
-    module.__name__.split(".")[-1]: module for module in (comparison, formatting, plots, tables)
+    module.__name__.split(".")[-1]: module for module in (comparison, plots, render, tables)
   }
   has_results = len(run.results) > 0
   return environment.from_string(template).render(

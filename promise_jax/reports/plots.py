@@ -35,13 +35,14 @@ def bars(table: tables.Table) -> bytes:
   return _svg(fig, ax, len(cells.columns))
 
 
-def rates(metric: str, cells: pd.DataFrame) -> bytes:
-  """A metric over missing rates, the index of `cells`; one line a method."""
+def rates(table: tables.Table) -> bytes:
+  """The metric of a table over its missing rates, one line a method."""
   fig, (ax,) = _figure(7, 3.6)
+  cells = table.cells.iloc[: table.num_plain]
   for i, method in enumerate(cells.columns):
     if len(known := cells[method].dropna()):
-      _band(ax, known.index, *_scaled(metric, known), i, method, marker="o")
-  ax.set(xlabel="missing rate", ylabel=_literal(formatting.metric_label(metric)))
+      _band(ax, known.index.astype(float), *_scaled(table.metric, known), i, method, marker="o")
+  ax.set(xlabel="missing rate", ylabel=_literal(formatting.metric_label(table.metric)))
   return _svg(fig, ax, len(cells.columns))
 
 

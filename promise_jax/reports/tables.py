@@ -1,40 +1,40 @@
-"""Results as tables: from the long DataFrame of a run to text and markdown.
+"""Results as tables: from the long DataFrame of a run to cells of numbers.
 
 `results` has the columns method, dataset, split, label_rate, protocol, pattern ("text+audio", or
-null for a mixed protocol), metric, value, n and seed; `rate` where the protocol has one.
+null for a mixed protocol), metric, value, n, seed and mask_hash; `rate` where the protocol has one.
 
-A cell is the mean ± sample standard deviation over seeds. A mean over patterns is taken within a
-seed first, so that its ± is that of the seeds too.
+A cell is the mean ± sample standard deviation over seeds, or ± half the width of a t-interval. A
+mean over patterns is taken within a seed first, so that its ± is that of the seeds too.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from promise_jax.checks import check_choice
-from promise_jax.evaluation import metrics
+from promise_jax.evaluation import conditions, metrics
 from promise_jax.reports import formatting
 
 MAX_PATTERN_ROWS = 15  # more patterns are shown by the number of modalities present
+AREA = "area (AUILC)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """One metric of several methods, the columns of `cells`, by pattern or protocol."""
+  """One metric of several methods, the columns of `cells`, by pattern, protocol or rate."""
 
-  row_kind: str  # "present" or "protocol"
+  row_kind: str  # "present", "protocol", or the protocol that has the rates
   metric: str
   n: list[str]  # examples of each row, a range where patterns differ
   cells: pd.DataFrame  # of Cell, or None where a method has no result
-
-  @property
-  def num_plain(self) -> int:
-    """Rows before those of the means."""
-    return sum(not name.startswith("mean, ") for name in self.cells.index)
+  num_plain: int  # rows before those of means or areas
+  note: str = ""  # which test rows, where there is a choice
+  error: Literal["std", "interval"] = "std"  # what stands behind ±
 
   def best(self) -> pd.DataFrame:
     """Which cells have the best mean of their row, if there are several methods."""
@@ -45,42 +45,32 @@ class Table:
   def caption(self) -> str:
     """What the table shows, in a line."""
     seeds = formatting.show_range({c.num_seeds for c in self.cells.to_numpy().flat if c})
-    over = "1 seed" if seeds == "1" else f"mean ± std over {seeds} seeds"
-    return f"{formatting.metric_label(self.metric)}, {over}"
+    error = {"std": "std (n-1)", "interval": "half of the 95 % t-interval"}[self.error]
+    over = "1 seed" if seeds == "1" else f"mean ± {error} over {seeds} seeds"
+    return "; ".join(filter(None, [f"{formatting.metric_label(self.metric)}, {over}", self.note]))
 
   def lines(self) -> list[list[str]]:
     """All cells as text, the header first."""
     header = [self.row_kind, "n", *self.cells.columns]
-    texts = self.cells.map(lambda c: formatting.show_cell(self.metric, c))
+    texts = self.cells.map(lambda c: formatting.show_cell(self.metric, c, self.error))
     body = zip(self.cells.index, self.n, texts.to_numpy().tolist(), strict=True)
     return [header, *([name, n, *cells] for name, n, cells in body)]
 
-  def to_text(self) -> str:
-    """The table for a console: columns aligned, means set off by a line."""
-    header, *body = formatting.align(self.lines())
-    rule = "-" * len(header)
-    if self.num_plain < len(body):
-      body.insert(self.num_plain, rule)
-    return "\n".join([self.caption(), header, rule, *body]) + "\n"
 
-  def to_markdown(self) -> str:
-    """The table in markdown, the best mean of a row in bold."""
-    header, *body = self.lines()
-    for cells, best in zip(body, self.best().to_numpy(), strict=True):
-      cells[2:] = [f"**{text}**" if b else text for text, b in zip(cells[2:], best, strict=True)]
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return f"{self.caption()}\n\n{formatting.markdown_rows([header, rule, *body])}"
-
-
-def pattern_table(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> Table:
+def pattern_table(
+  results: pd.DataFrame, metric: str, methods: Sequence[str], same_rows: bool = True
+) -> Table:
   """The metric under every pattern, fewest modalities first, and its means over them.
 
-  A seed that lacks a pattern of a row does not count in that row.
+  A seed that lacks a pattern of a row does not count in that row. Where the data have holes, every
+  pattern is measured on the test rows that have all modalities (`same_rows`), so that the lines of
+  the table can be compared, or on those that have something left.
 
   Raises:
-    ValueError: no test line, lines of several data sets or label rates, or a line twice.
+    ValueError: no test line, lines of several data sets, label rates or test rows, or a line twice.
   """
-  lines = results[(results["protocol"] == "none") & results["pattern"].notna()]
+  by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
+  lines, note = choose_rows(by_pattern, same_rows)
   lines = _check_lines(lines, metric, methods, "pattern")
   patterns = _sort_patterns(lines["pattern"].unique())
   size = lambda pattern: len(pattern.split("+"))
@@ -89,8 +79,19 @@ def pattern_table(results: pd.DataFrame, metric: str, methods: Sequence[str]) ->
     sizes = itertools.groupby(patterns, key=size)
     rows = {f"{k} of {size(patterns[-1])} present": list(group) for k, group in sizes}
   incomplete = [p for p in patterns if size(p) < size(patterns[-1])]
-  rows |= {"mean, incomplete": incomplete} if incomplete else {}
-  return _summarise(lines, "pattern", "present", metric, methods, rows | {"mean, all": patterns})
+  means = ({"mean, incomplete": incomplete} if incomplete else {}) | {"mean, all": patterns}
+  summary = _summarise(lines, "pattern", methods, rows | means)
+  return Table("present", metric, *summary, len(rows), note)
+
+
+def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFrame, str]:
+  """Of lines by pattern those on the same rows, or on all, and a note where that differs."""
+  every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
+  if same_rows and same["n"].any():
+    return same, f"each line on the {same['n'].max()} rows that have every modality"
+  has_holes = len(same) or every["n"].nunique() > 1
+  why = "no row has every modality: " if len(same) and not same["n"].any() else ""
+  return every, f"{why}each line on the rows that have something left" if has_holes else ""
 
 
 def protocol_table(
@@ -105,7 +106,29 @@ def protocol_table(
   lines = _check_lines(lines, metric, methods, "protocol")
   for name in protocols:
     check_choice("protocol", name, lines["protocol"].unique())
-  return _summarise(lines, "protocol", "protocol", metric, methods, {p: [p] for p in protocols})
+  summary = _summarise(lines, "protocol", methods, {p: [p] for p in protocols})
+  return Table("protocol", metric, *summary, len(protocols))
+
+
+def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Table]:
+  """For each protocol with a rate, the metric at every rate, and the area under this curve.
+
+  The area is that of a seed, by trapezoids, divided by the range of rates (AUILC).
+  """
+  if "rate" not in results:
+    return []
+  lines = results[results["rate"].notna()]
+  family = lines["protocol"].str.replace(r"\([^,)]*", "(rate", n=1, regex=True)
+  tables = []
+  for name, part in lines.groupby(family, sort=False):
+    part = _check_lines(part, metric, methods, "protocol")
+    protocols = part.drop_duplicates("protocol").set_index("rate")["protocol"].sort_index()
+    rows = {f"{rate:g}": [protocol] for rate, protocol in protocols.items()}
+    area = {AREA: list(protocols)} if len(rows) > 1 else {}
+    trapezoids = {AREA: np.convolve(np.diff(protocols.index), [0.5, 0.5])}
+    summary = _summarise(part, "protocol", methods, rows | area, trapezoids)
+    tables.append(Table(name, metric, *summary, len(rows)))
+  return tables
 
 
 def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
@@ -117,6 +140,8 @@ def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.Dat
   settings = selected[["dataset", "label_rate"]].drop_duplicates().to_numpy().tolist()
   if len(settings) > 1:
     raise ValueError(f"A table is for one data set and label rate, not {settings}.")
+  if (selected.groupby(key)["mask_hash"].nunique() > 1).any():
+    raise ValueError("A table is for the same test rows under the same masks, not for several.")
   double = selected[selected.duplicated(["method", "seed", key])]
   if len(double):
     where = tuple(double.iloc[0][["method", "seed", key]])
@@ -132,41 +157,22 @@ def _sort_patterns(patterns: Iterable[str]) -> list[str]:
   return sorted(split, key=lambda p: (len(split[p]), sorted(rank[m] for m in split[p])))
 
 
-def _summarise(lines, key: str, row_kind: str, metric: str, methods, rows: dict) -> Table:
-  """A table with the means of the values under `rows` {name: patterns or protocols}."""
+def _summarise(
+  lines: pd.DataFrame,
+  key: str,
+  methods: Sequence[str],
+  rows: dict[str, list[str]],
+  weights: dict[str, np.ndarray] | None = None,
+) -> tuple[list[str], pd.DataFrame]:
+  """`n` and `cells` of a table whose `rows` {name: patterns or protocols} are averages, within a
+  seed, with the `weights` of this name if there are any."""
   pivot = lines.pivot(index=["method", "seed"], columns=key, values=["value", "n"])
   values, exists = pivot["value"], pivot["n"].notna()
   counts, cells = [], pd.DataFrame(None, list(rows), list(methods), dtype=object)
   for name, group in rows.items():
     counts.append(formatting.show_range(lines.loc[lines[key].isin(group), "n"]))
-    means = np.ascontiguousarray(values[group]).mean(axis=1)
+    means = np.average(values[group], axis=1, weights=(weights or {}).get(name))
     for method in methods:
       has_all = exists[group].all(axis=1) & (exists.index.get_level_values("method") == method)
       cells.at[name, method] = formatting.make_cell(means[has_all])
-  return Table(row_kind, metric, counts, cells)
-
-
-def rate_cells(
-  results: pd.DataFrame, metric: str, methods: Sequence[str]
-) -> Iterator[tuple[str, pd.DataFrame, dict]]:
-  """For each protocol with a rate: its name, cells by rate and method, areas by method.
-
-  An area is that under the curve of a seed, divided by the range of rates (AUILC).
-  """
-  if "rate" not in results:
-    return
-  lines = results[(results["metric"] == metric) & (results["split"] == "test")]
-  lines = lines[lines["rate"].notna() & lines["method"].isin(methods)]
-  family = lines["protocol"].str.replace(r"\([^,)]*", "(rate", n=1, regex=True)
-  for name, part in lines.groupby(family, sort=False):
-    values = part.pivot(index="rate", columns=["method", "seed"], values="value")
-    rates = values.index.to_numpy()
-    cells = pd.DataFrame(None, rates, list(methods), dtype=object)
-    areas = {}
-    for method in part["method"].unique():
-      curves = values[method].to_numpy()
-      cells[method] = [formatting.make_cell(curve) for curve in curves]
-      if len(rates) > 1:
-        area = np.trapezoid(curves, rates, axis=0) / (rates[-1] - rates[0])
-        areas[method] = formatting.make_cell(area)
-    yield name, cells, areas
+  return counts, cells

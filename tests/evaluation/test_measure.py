@@ -46,6 +46,27 @@ def test_results_have_their_columns_and_count_only_rows_with_something_left(spli
     assert line["value"] == pytest.approx(np.mean(hits))
 
 
+def test_complete_rows_are_the_same_under_every_pattern(split, logits):
+  chosen = conditions.complete_row_conditions(split, PATTERNS, NAMES)
+  complete = [n for n, row in enumerate(split.recorded) if row.all()]
+  assert conditions.comparable_rows(split.recorded).nonzero()[0].tolist() == complete
+  results = measure.measure_conditions(Task("classes", 2), logits, split, chosen, (0, 1))
+  results = results[results["metric"] == "accuracy"].reset_index()
+  assert set(results["n"]) == {len(complete)} and 0 < len(complete) < 20
+  assert set(results["protocol"]) == {conditions.COMPLETE_ROWS}
+  for i, line in results.iterrows():
+    hits = [logits[i % 2, i // 2, n].argmax() == split.label[n] for n in complete]
+    assert line["value"] == pytest.approx(np.mean(hits))
+
+
+def test_without_holes_or_without_complete_rows_there_is_nothing_to_choose(split):
+  whole = split._replace(recorded=np.ones((20, 2), bool))
+  assert conditions.complete_row_conditions(whole, PATTERNS, NAMES) == []
+  one = split._replace(recorded=np.eye(2, dtype=bool)[np.arange(20) % 2])
+  assert not any(c.mask.any() for c in conditions.complete_row_conditions(one, PATTERNS, NAMES))
+  assert conditions.comparable_rows(one.recorded).all()
+
+
 def test_pooled_metrics_count_every_pattern_of_every_row(split, logits):
   from sklearn import metrics as reference
 

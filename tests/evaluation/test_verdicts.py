@@ -53,3 +53,19 @@ def test_patterns_without_a_row_are_left_out():
   split = Split({}, {}, recorded, rng.integers(0, 2, 20), np.arange(20))
   lines = verdicts.compare_variants(Task("classes", 2), *pair, split, PATTERNS, NAMES)
   assert lines["rows"].tolist() == ["incomplete", "all", "m0", "m0+m1"]
+
+
+def test_a_difference_is_on_the_rows_that_have_everything():
+  """What is predicted of the other rows, half of them, changes nothing."""
+  rng = np.random.default_rng(0)
+  pair, label = rng.normal(size=(2, 2, 3, 40, 2)).astype(np.float32), rng.integers(0, 2, 40)
+  recorded = np.ones((40, 2), bool)
+  recorded[::2, 0] = False
+  split = Split({}, {}, recorded, label, np.arange(40))
+  lines = verdicts.compare_variants(Task("classes", 2), *pair, split, PATTERNS, NAMES)
+  hits = (pair[..., 1::2, :].argmax(-1) == label[1::2]).mean(axis=(1, 3))  # by variant, pattern
+  want = [hits[0, :2].mean() - hits[1, :2].mean(), hits[0].mean() - hits[1].mean()]
+  np.testing.assert_allclose(lines["difference"], [*want, *(hits[0] - hits[1])], atol=1e-6)
+  pair[..., ::2, :] *= -1
+  again = verdicts.compare_variants(Task("classes", 2), *pair, split, PATTERNS, NAMES)
+  assert again.equals(lines)

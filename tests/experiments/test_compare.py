@@ -12,7 +12,7 @@ from promise_jax import data, files
 from promise_jax.evaluation import bootstrap
 from promise_jax.experiments import compare, result_files
 from promise_jax.inference import saved_model
-from promise_jax.reports import tables
+from promise_jax.reports import render, tables
 from promise_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -133,7 +133,7 @@ def test_the_test_protocols_of_the_variants_with_most_seeds_follow_the_patterns(
   lines = result_files.read_results(folder / "headline" / "results.jsonl")
   names = list(lines["method"].unique())
   table = tables.protocol_table(lines, "accuracy", names, ("map(0.5,both=1.0)", "bernoulli(0.3)"))
-  assert text.endswith("|\n\n" + table.to_markdown())
+  assert text.endswith("|\n\n" + render.to_markdown(table))
   assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
 
 

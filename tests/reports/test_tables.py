@@ -1,5 +1,6 @@
 """Tables of made-up numbers, worked by hand."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 
 from made_up_results import PATTERNS, PROTOCOLS, RATES, STILL, UPPER, frame, line, protocol_lines
-from promise_jax.reports import comparison, plots, tables
+from promise_jax.evaluation import conditions
+from promise_jax.reports import comparison, plots, render, tables
 
 BOTH = ["robult", "fusion"]
 ROOT = math.sqrt(0.5)  # the sample std of a and b is |a - b| * ROOT
@@ -39,8 +41,8 @@ def test_the_pattern_table_has_means_and_sample_deviations_over_seeds():
 
 def test_the_text_of_a_pattern_table_in_full():
   table = tables.pattern_table(frame(PATTERNS), "accuracy", ["robult"])
-  assert table.to_text().splitlines() == [
-    "accuracy (%), mean ± std over 2 seeds",
+  assert render.to_text(table).splitlines() == [
+    "accuracy (%), mean ± std (n-1) over 2 seeds",
     "present            n       robult",
     "---------------------------------",
     "text              40  60.0 ± 14.1",
@@ -83,7 +85,7 @@ def test_the_means_of_every_metric_in_full():
 
 def test_markdown_marks_the_best_and_less_error_wins():
   rows = [line("a|b", value=0.25, metric="mae"), line("c", value=1.5, metric="mae")]
-  text = tables.pattern_table(frame(rows), "mae", ["a|b", "c"]).to_markdown()
+  text = render.to_markdown(tables.pattern_table(frame(rows), "mae", ["a|b", "c"]))
   assert text.splitlines()[0] == "mae, 1 seed"
   assert text.splitlines()[2:5] == [
     "| present | n | a\\|b | c |",
@@ -116,6 +118,46 @@ def test_missing_and_undefined_values_are_shown_not_filled():
   assert full[3] == "90.0 ± 0.0"
 
 
+def rows_of(complete: int, **other) -> list[dict]:
+  """Lines on data with holes, of which `complete` rows have both modalities."""
+  value = 0.5 if complete else None
+  pairs = {"text": 30, "audio": 35, "text+audio": 40}
+  lines = [line(pattern=p, value=0.6, n=n) for p, n in pairs.items()]
+  on_complete = {"protocol": conditions.COMPLETE_ROWS, "mask_hash": "decaf"}
+  return lines + [line(pattern=p, value=value, n=complete, **on_complete) for p in pairs]
+
+
+@pytest.mark.parametrize(
+  ("lines", "same_rows", "n", "value", "note"),
+  [
+    (rows_of(25), True, ["25"] * 3, 0.5, "each line on the 25 rows that have every modality"),
+    (rows_of(25), False, ["30", "35", "40"], 0.6, "each line on the rows that have something left"),
+    (
+      *(rows_of(0), True, ["30", "35", "40"], 0.6),
+      "no row has every modality: each line on the rows that have something left",
+    ),
+    (PATTERNS, True, ["40"] * 3, 0.6, ""),
+  ],
+  ids=["same", "every", "none is complete", "no holes"],
+)
+def test_patterns_are_on_the_rows_that_have_everything(lines, same_rows, n, value, note):
+  table = tables.pattern_table(frame(lines), "accuracy", ["robult"], same_rows)
+  assert (table.n[:3], table.note) == (n, note)
+  assert table.cells["robult"].iloc[0].mean == pytest.approx(value)
+  assert table.caption().endswith(note)
+
+
+def test_an_interval_is_that_of_student_over_seeds():
+  lines = [line(value=v, seed=s) for s, v in enumerate((0.6, 0.7, 0.8))]
+  table = tables.pattern_table(frame(lines), "accuracy", ["robult"])
+  table = dataclasses.replace(table, error="interval")
+  # The quantile .975 of Student's t with 2 degrees of freedom is 4.3027; the std is .1.
+  assert table.lines()[1][2] == f"70.0 ± {4.3027 * 10 / math.sqrt(3):.1f}" == "70.0 ± 24.8"
+  assert "mean ± half of the 95 % t-interval over 3 seeds" in table.caption()
+  one = tables.pattern_table(frame([line()]), "accuracy", ["robult"])
+  assert dataclasses.replace(one, error="interval").lines()[1][2] == "50.0"
+
+
 def test_a_table_of_mixed_or_doubled_lines_is_refused():
   with pytest.raises(ValueError, match="No test results by pattern for 'mae'; .*accur"):
     tables.pattern_table(frame(PATTERNS), "mae", ["robult"])
@@ -123,19 +165,22 @@ def test_a_table_of_mixed_or_doubled_lines_is_refused():
     tables.pattern_table(frame([line(), line(label_rate=0.5)]), "accuracy", ["robult"])
   with pytest.raises(ValueError, match="twice"):
     tables.pattern_table(frame([line(), line()]), "accuracy", ["robult"])
+  others = [line(), line("fusion", mask_hash="decaf")]
+  with pytest.raises(ValueError, match="same test rows"):
+    tables.pattern_table(frame(others), "accuracy", BOTH)
 
 
 def test_the_protocol_table_in_full():
   results = frame(PATTERNS, RATES, PROTOCOLS)
   table = tables.protocol_table(results, "accuracy", BOTH, ["exact(0.2)", "map(0.5)"])
-  assert table.to_text().splitlines() == [
-    "accuracy (%), mean ± std over 2 seeds",
+  assert render.to_text(table).splitlines() == [
+    "accuracy (%), mean ± std (n-1) over 2 seeds",
     "protocol     n       robult      fusion",
     "---------------------------------------",
     "exact(0.2)  39   80.0 ± 0.0   undefined",
     "map(0.5)    40  60.0 ± 14.1  45.0 ± 7.1",
   ]
-  assert table.to_markdown().splitlines()[2:] == [
+  assert render.to_markdown(table).splitlines()[2:] == [
     "| protocol | n | robult | fusion |",
     "| --- | ---: | ---: | ---: |",
     "| exact(0.2) | 39 | **80.0 ± 0.0** | undefined |",
@@ -155,16 +200,15 @@ def test_a_protocol_without_lines_has_no_row(protocols, sentence):
     tables.protocol_table(frame(PROTOCOLS), "accuracy", ["robult"], protocols)
 
 
-def test_rate_curves_have_an_area_divided_by_the_range_of_rates():
-  results = frame(PATTERNS, RATES)
-  ((family, cells, areas),) = tables.rate_cells(results, "accuracy", BOTH)
-  assert family == "bernoulli(rate, keep=1)"
-  assert cells.index.tolist() == [0.1, 0.3, 0.7] and cells["fusion"].isna().all()
-  np.testing.assert_allclose([c.mean for c in cells["robult"]], [0.8, 0.7, 0.4])
+def test_rates_have_rows_and_an_area_divided_by_the_range_of_rates():
+  (table,) = tables.rate_tables(frame(PATTERNS, RATES), "accuracy", BOTH)
+  assert (table.row_kind, table.num_plain) == ("bernoulli(rate, keep=1)", 3)
+  assert table.cells.index.tolist() == ["0.1", "0.3", "0.7", "area (AUILC)"]
+  assert table.cells["fusion"].isna().all()
   # Seed 0: .2 * .8 + .4 * .5 = .36; seed 1: .2 * .7 + .4 * .6 = .38; range .6.
-  np.testing.assert_allclose(areas["robult"].mean, 0.37 / 0.6)
-  np.testing.assert_allclose(areas["robult"].std, 0.02 / 0.6 * ROOT)
-  assert not list(tables.rate_cells(frame(PATTERNS), "accuracy", BOTH))
+  np.testing.assert_allclose([c.mean for c in table.cells["robult"]], [0.8, 0.7, 0.4, 0.37 / 0.6])
+  np.testing.assert_allclose(table.cells["robult"].iloc[-1].std, 0.02 / 0.6 * ROOT)
+  assert not tables.rate_tables(frame(PATTERNS), "accuracy", BOTH)
 
 
 def test_one_protocol_has_a_row_a_method_and_a_column_a_metric():
