@@ -26,8 +26,8 @@ from promise_jax.types import Pattern, Task
 
 MAX_PAIRS = 10_000  # pairs of row and pattern that are fitted to, of each number present
 MAX_SCORES = 500  # conformal scores that are kept of them
-# Precision of the normal priors on the logarithms of temperatures. Of 1, 16, 50 and 200 this one
-# had the smallest errors on left-out folds of the validation rows of five data sets.
+# Precision of the normal priors on the logarithms of temperatures. Of values from 1 to 200 this one
+# had the smallest ECE on left-out folds of the validation rows of five runs; NLL barely differed.
 RIDGE = 50.0
 MAX_LOG_TEMPERATURE = 3.0
 
