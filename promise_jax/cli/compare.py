@@ -26,5 +26,5 @@ def run_with_config(args, overrides) -> None:
   from promise_jax.experiments import compare, run_dir
 
   folder = Path(args.workdir or f"runs/{name}-{run_dir.config_hash(config)}")
-  print("\n" + compare.run_comparison(config, folder))
+  print("\n" + compare.run_comparison(config, folder, to_tensorboard=bool(args.log)))
   print(f"files: {folder}/  (report.html, comparison.md)")

@@ -13,7 +13,7 @@ PACKAGE = Path(promise_jax.__file__).resolve().parent
 
 
 def add_config_arguments(parser, example: str) -> None:
-  """Adds --config and --workdir, and explains --config.FIELD."""
+  """Adds --config, --workdir and --log, and explains --config.FIELD."""
   parser.add_argument(
     "--config",
     metavar="NAME[:key=value,...]",
@@ -28,6 +28,8 @@ def add_config_arguments(parser, example: str) -> None:
   parser.add_argument(
     "--workdir", metavar="DIR", help="folder of the run (default: runs/NAME-<hash of the config>)"
   )
+  curves = "also write training curves for TensorBoard, to tensorboard/ in the folder of the run"
+  parser.add_argument("--log", choices=("tensorboard",), help=curves)
 
 
 def config_names() -> dict[str, Path]:

@@ -57,7 +57,7 @@ def run_with_config(args, overrides) -> None:
 
   folder = Path(args.workdir or f"runs/{name}-{run_dir.config_hash(config)}")
   distributed.initialize(args.coordinator, args.processes, args.process, args.heartbeat)
-  table = run.run_experiment(config, folder)
+  table = run.run_experiment(config, folder, to_tensorboard=bool(args.log))
   if distributed.is_primary():
     print(table)
     print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")

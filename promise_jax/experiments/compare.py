@@ -15,7 +15,7 @@ import pandas as pd
 
 from promise_jax import files, methods
 from promise_jax.evaluation import metrics, verdicts
-from promise_jax.experiments import compare_config, result_files, run_dir
+from promise_jax.experiments import compare_config, result_files, run_dir, tensorboard
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import set_up
@@ -39,7 +39,13 @@ class MergedVariant(NamedTuple):
     return float(self.results.loc[self.results["split"] == "valid", "value"].mean())
 
 
-def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = print) -> str:
+def run_comparison(
+  config: dict,
+  folder: Path,
+  *,
+  show: Callable[[str], None] = print,
+  to_tensorboard: bool = False,
+) -> str:
   """Runs several experiments and compares their variants; returns the text of comparison.md.
 
   Writes comparison.md, comparison.json and report.html into `folder`. Finished runs in it are
@@ -52,6 +58,7 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
       `init_from` is that name; `variants`, compared with all others as the method is.
     folder: of the comparison; every run has a folder inside.
     show: prints a line.
+    to_tensorboard: see `run_experiment`; trials are not written.
 
   Raises:
     ValueError: settings that do not fit, before anything is trained.
@@ -60,9 +67,12 @@ def run_comparison(config: dict, folder: Path, *, show: Callable[[str], None] = 
   def run_all(runs: dict[str, dict]) -> None:
     for name, run in runs.items():
       show(f"\n{name}:")
-      show(experiment_run.run_experiment(run, folder / name, show=show))
+      options = {"show": show, "to_tensorboard": to_tensorboard}
+      show(experiment_run.run_experiment(run, folder / name, **options))
 
   compare_config.check_comparison(config)
+  if to_tensorboard:
+    tensorboard.import_writer()
   before = config.get("before", {})
   run_all(before)
   runs = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promise_jax.devices import distributed
-from promise_jax.experiments import result_files, results, run_dir
+from promise_jax.experiments import result_files, results, run_dir, tensorboard
 from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import Setup, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
@@ -16,16 +16,23 @@ from promise_jax.training import checkpoint, loop
 
 
 def run_experiment(
-  config: Mapping[str, Any], folder: Path, *, show: Callable[[str], None] = print
+  config: Mapping[str, Any],
+  folder: Path,
+  *,
+  show: Callable[[str], None] = print,
+  to_tensorboard: bool = False,
 ) -> str:
   """Trains, tests and reports; returns the table, and "" in all but the primary process.
 
   Continues an unfinished run of the same config in `folder`, and only shows a finished one.
+  `to_tensorboard` writes the training curves for TensorBoard too.
 
   Raises:
     ValueError: settings, data or folder do not fit; nothing has been written.
     loop.TrainingInterrupted: stopped by Ctrl-C or SIGTERM; all is saved.
   """
+  if to_tensorboard:
+    tensorboard.import_writer()  # before anything is trained
   experiment = parse_experiment(config)
   primary, on_all_processes = distributed.is_primary(), distributed.run_on_all_processes
   on_all_processes(lambda: run_dir.check_folder(folder, experiment), primary)
@@ -39,7 +46,7 @@ def run_experiment(
     if primary:
       for note in setup.dataset.notes:
         show(note)
-    trained = train_variants(setup, folder, show if primary else None)
+    trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 
     def finish():
       split = setup.dataset.split("test")
@@ -62,13 +69,14 @@ def clean_up(folder: Path, experiment: Experiment) -> None:
 
 
 def train_variants(
-  setup: Setup, folder: Path, show: Callable[[str], None] | None
+  setup: Setup, folder: Path, show: Callable[[str], None] | None, to_tensorboard: bool
 ) -> list[TrainedVariant]:
   """Trains every variant. Raises `TrainingInterrupted`, with all saved, on a signal."""
   trained = []
   with stop_signals() as stop:
     for variant in setup.variants:
-      trained.append(train_variant(setup, variant, folder, stop=stop, show=show))
+      options = {"stop": stop, "show": show, "to_tensorboard": to_tensorboard}
+      trained.append(train_variant(setup, variant, folder, **options))
       if number := stop():
         raise loop.TrainingInterrupted(setup.experiment.train.steps, number)
   return trained

@@ -4,6 +4,7 @@ config.json      the config, the versions, the device, the commit
 checkpoints/     a folder for each variant, deleted when the run is finished
 init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and validation
+tensorboard/     with --log=tensorboard: a folder a variant, in it one a seed
 predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
 rows.json        rows, groups and labels of every split, and how much is missing
 classes.json     precision, recall and F1 of every class, of the variant best on validation

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from promise_jax import files
 from promise_jax.devices import distributed
 from promise_jax.evaluation import predict, selection
-from promise_jax.experiments import init_from
+from promise_jax.experiments import init_from, tensorboard
 from promise_jax.experiments.setup import Setup, Variant
 from promise_jax.method import Method
 from promise_jax.methods import constant
@@ -41,10 +41,12 @@ def train_variant(
   *,
   stop: Callable[[], int] = lambda: 0,
   show: Callable[[str], None] | None = print,
+  to_tensorboard: bool = False,
 ) -> TrainedVariant:
   """Trains `variant`, from its last checkpoint if it has one, with logs in `folder`.
 
-  `stop` is called while it trains, see `loop.fit`. `show` prints a line of text.
+  `stop` is called while it trains, see `loop.fit`. `show` prints a line of text. `to_tensorboard`
+  writes the log for TensorBoard too.
   """
   name, primary = variant.name, distributed.is_primary()
   title = name if show and primary else None
@@ -55,7 +57,11 @@ def train_variant(
   with checkpoint.Checkpoints(variant.checkpoints, save_every=config.save_every) as checkpoints:
     step = checkpoints.latest_step()
     init_params = {} if step else load_initial_params(setup, variant, folder, show)
-    with open_metrics_log(folder / "metrics.jsonl", name, step) as log:
+    with contextlib.ExitStack() as stack:
+      log = stack.enter_context(open_metrics_log(folder / "metrics.jsonl", name, step))
+      if to_tensorboard and primary:
+        place = folder / "tensorboard" / variant.checkpoints.name
+        log = stack.enter_context(tensorboard.extend_log(log, place, step))
       trained = loop.fit(
         variant.method,
         setup.spec,

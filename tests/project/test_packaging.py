@@ -28,8 +28,9 @@ def names(lines: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["promise_jax", "configs", "launch", "docs", "tests"])
 def test_every_import_is_declared(folder):
-  extra = {"launch": "benchmark", "docs": "docs", "tests": "dev"}.get(folder)
-  declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"].get(extra, []))
+  extras = {"promise_jax": "track", "launch": "benchmark", "docs": "docs", "tests": "dev"}
+  optional = PROJECT["optional-dependencies"].get(extras.get(folder), [])
+  declared = names(PROJECT["dependencies"] + optional)
   paths = [*(ROOT / folder).rglob("*.py")]
   nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
   modules = {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
