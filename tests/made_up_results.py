@@ -22,6 +22,12 @@ def protocol_lines(method, protocol, values, **other) -> list[dict]:
   return [line(method, None, v, s, protocol=protocol, **other) for s, v in enumerate(values)]
 
 
+def valid_lines(method, *values, metric="accuracy") -> list[dict]:
+  """The validation scores of the selected step, a seed each."""
+  fixed = {"split": "valid", "metric": metric, "step": 10}
+  return protocol_lines(method, "mean over patterns", values, **fixed)
+
+
 # Seeds 0 and 1 of two methods under the three patterns of two modalities.
 VALUES = {
   "robult": {"text+audio": (0.8, 1), "text": (0.5, 0.7), "audio": (0.3, 0.3)},
@@ -33,6 +39,7 @@ PATTERNS = [
   for pattern, values in patterns.items()
   for seed, value in enumerate(values)
 ]
+SCORES = valid_lines("robult", 0.5, 0.6) + valid_lines("fusion", 0.6, 0.6)
 RATES = [
   x
   for rate, values in ((0.1, (0.9, 0.7)), (0.3, (0.7, 0.7)), (0.7, (0.3, 0.5)))

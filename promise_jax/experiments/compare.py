@@ -22,7 +22,7 @@ from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import train_variant
 from promise_jax.inference import saved_model
 from promise_jax.methods.constant import CONSTANT_VARIANT
-from promise_jax.reports import comparison, html, render, tables
+from promise_jax.reports import comparison, conclusion, html, render, tables
 from promise_jax.types import Split
 
 
@@ -36,7 +36,7 @@ class MergedVariant(NamedTuple):
   @property
   def valid_score(self) -> float:
     """Mean over seeds, in the unit of the metric."""
-    return float(self.results.loc[self.results["split"] == "valid", "value"].mean())
+    return float(self.results.loc[comparison.is_selected(self.results), "value"].mean())
 
 
 def run_comparison(
@@ -170,7 +170,8 @@ def write_comparison(
   for method in compared:
     others, best = rows_and_baseline(method, merged, compared, metric)
     blocks.append(comparison.variant_table(method, others, best, results, differences, metric))
-  blocks.append(describe_rows(files.read_json(folder / first / "rows.json")))
+  rows = files.read_json(folder / first / "rows.json")
+  blocks.append(conclusion.describe_rows(rows) + "\n")
   for name, text in choice.items():
     count = len(config["trials"][name])
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
@@ -184,7 +185,8 @@ def write_comparison(
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)
   made_by = files.read_json(folder / first / "config.json")
-  run = html.Report(config["title"], made_by, results, comparison=differences, test_protocols=tests)
+  parts = {"comparison": differences, "test_protocols": tests, "rows": rows}
+  run = html.Report(config["title"], made_by, results, **parts)
   files.write_text(folder / "report.html", html.render_page(run))
   return text
 
@@ -208,17 +210,3 @@ def rows_and_baseline(
   sign = metrics.metric_sign(metric)
   valid = {name: sign * merged[name].valid_score for name in baselines or others}
   return others, verdicts.best_baseline(method, valid, CONSTANT_VARIANT)
-
-
-def describe_rows(counts: dict) -> str:
-  """A sentence on the rows of each split and how many of them are labelled."""
-  train, valid, test = (
-    f"{counts['rows'][name]:,} rows"
-    + (f" in {counts['groups'][name]:,} groups" if name in counts["groups"] else "")
-    for name in ("train", "valid", "test")
-  )
-  labelled = f"{np.mean(counts['labelled']):,.1f}".removesuffix(".0")
-  return (
-    f"Train has {train}, {labelled} of them labelled (mean over seeds); validation "
-    f"has {valid}, all labelled; test has {test}.\n"
-  )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from promise_jax import missing
+from promise_jax import files, missing
 from promise_jax.checks import check_choice
 from promise_jax.data import dataset as data_set
 from promise_jax.data import new_rows, new_values
@@ -17,7 +17,7 @@ from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import load_dataset
 from promise_jax.inference import saved_model
 from promise_jax.inference.saved_model import SavedModel
-from promise_jax.reports import comparison, render, tables
+from promise_jax.reports import comparison, html, render, tables
 from promise_jax.types import Split
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def evaluate_run(
   masks: Path | None = None,
   data: Path | None = None,
 ) -> str:
-  """Evaluates every variant of a finished run; returns a table, and adds it to results.jsonl.
+  """Evaluates every variant of a finished run; returns a table, which joins results and report.
 
   Lines of results.jsonl on the same split, protocol and pattern are replaced.
 
@@ -63,6 +63,7 @@ def evaluate_run(
     )
     added = results.add_run_columns(added, experiment, model.card["dataset"], name)
     add_results(folder / "results.jsonl", added)
+    files.write_text(folder / "report.html", html.render_page(result_files.read_run(folder)))
   text = comparison.metric_text(added)
   if not protocol:
     table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()

@@ -29,7 +29,7 @@ from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.methods.constant import CONSTANT_VARIANT
-from promise_jax.reports import comparison, html, render, tables
+from promise_jax.reports import comparison, conclusion, html, render, tables
 from promise_jax.types import Spec, Split, Task
 
 BEST_CONSTANT = "best constant"
@@ -230,6 +230,5 @@ def render_console(run: html.Report) -> str:
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
-  text += comparison.describe_best(results, CONSTANT_VARIANT)
-  text += comparison.describe_contribution(run.contribution, results)
+  text += conclusion.describe_best(results, run.contribution)
   return "\n".join(text + comparison.describe_upper_levels(run.training))

@@ -1,6 +1,6 @@
 """What a run says beside its tables of patterns: means of all metrics, verdicts, variants."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -9,12 +9,29 @@ from promise_jax.reports import formatting, tables
 from promise_jax.reports.formatting import show_cell, show_value
 
 STILL = 1e-3  # an upper level that moved less did not move
-UNDEFINED = "what a modality is worth is unknown, no test row has all of them or a logit is NaN"
 
 
-def show_interval(line: pd.Series) -> str:
+def is_selected(results: pd.DataFrame) -> pd.Series:
+  """Which results are validation scores of selected steps; later evaluations select nothing."""
+  return (results["split"] == "valid") & (results["step"].notna() if "step" in results else False)
+
+
+def best_on_validation(results: pd.DataFrame) -> str | None:
+  """The variant with the best mean validation score over seeds; None without any score."""
+  scores = results[is_selected(results)]
+  means = scores.groupby("method", sort=False)["value"].mean().dropna()
+  return (means * metrics.metric_sign(scores["metric"].iloc[0])).idxmax() if len(means) else None
+
+
+def other_splits(results: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+  """(split, results) of what was evaluated later on other rows than those of the test."""
+  lines = results[(results["split"] != "test") & ~is_selected(results)]
+  yield from lines.groupby("split", sort=False)
+
+
+def show_interval(line: pd.Series, name: str = "difference") -> str:
   """The difference of a comparison and its interval, "+1.2 [+0.3, +2.1]"."""
-  values = (show_value(line["metric"], line[k], signed=True) for k in ("difference", "low", "high"))
+  values = (show_value(line["metric"], line[k], signed=True) for k in (name, "low", "high"))
   return "{} [{}, {}]".format(*values)
 
 
@@ -22,19 +39,6 @@ def describe_verdict(line: pd.Series) -> str:
   """One line of a comparison as a sentence."""
   pair = f"{line['method']} - {line['baseline']}"
   return f"{line['rows']}: {pair} = {show_interval(line)}, {line['verdict']}"
-
-
-def describe_best(results: pd.DataFrame, constant: str) -> list[str]:
-  """A sentence on the variant with the best validation score; none where there is one variant."""
-  scores = results[(results["split"] == "valid") & (results["method"] != constant)]
-  scores = scores[scores["step"].notna()]  # an evaluation on valid is no selection
-  if scores["method"].nunique() < 2:
-    return []
-  metric = scores["metric"].iloc[0]
-  mean = scores.groupby("method", sort=False)["value"].mean()
-  best = (mean * metrics.metric_sign(metric)).idxmax()
-  score = f"{formatting.metric_label(metric)} {show_value(metric, mean[best])}"
-  return [f"best on validation: {best}, {score}"]
 
 
 def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
@@ -72,7 +76,7 @@ def variant_table(
     table = tables.pattern_table(own, metric, [name])
     cells, line = table.cells[name], verdicts.get(name)
     row = [f"`{name}`" + " (best on validation)" * (name == best), str(own["seed"].nunique())]
-    row.append(show_value(metric, own.loc[own["split"] == "valid", "value"].mean()))
+    row.append(show_value(metric, own.loc[is_selected(own), "value"].mean()))
     for cell in (cells.get("mean, incomplete"), cells.iloc[table.num_plain - 1]):
       row.append(show_cell(metric, cell))
     row += ["", ""] if line is None else [show_interval(line), line["verdict"]]
@@ -88,6 +92,26 @@ def metric_lines(lines: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
     values = {name: part.loc[part["metric"] == name, "value"] for name in names}
     texts.append([*key, *(show_cell(n, formatting.make_cell(v)) for n, v in values.items())])
   return texts
+
+
+def class_lines(classes: pd.DataFrame) -> list[list[str]]:
+  """Precision, recall and F1 of every class, mean ± std over seeds; the header first."""
+  names = ["precision", "recall", "f1"]
+  lines = [["class", "n", *map(formatting.metric_label, names)]]
+  for name, part in classes.groupby("class", sort=False):
+    cells = [show_cell(k, formatting.make_cell(part[k])) for k in names]
+    lines.append([name, str(part["n"].iloc[0]), *cells])
+  return lines
+
+
+def contribution_lines(contribution: pd.DataFrame) -> list[list[str]]:
+  """Values of modalities as cells of text, the header first."""
+  by = ["variant", "rows", "kind", "modality"]
+  body = [
+    [*line[by], formatting.metric_label(line["metric"]), show_interval(line, "value")]
+    for _, line in contribution.iterrows()
+  ]
+  return [[*by, "metric", "value [95 % interval]"], *body]
 
 
 def metric_text(lines: pd.DataFrame) -> str:
@@ -108,31 +132,6 @@ def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
       block = blocks.setdefault(name, [[name, *methods]])
       block.append([formatting.metric_label(metric), *(show_cell(metric, c) for c in row)])
   return "\n\n".join("\n".join(formatting.align(block)) for block in blocks.values()) + "\n"
-
-
-def describe_contribution(contribution: pd.DataFrame, results: pd.DataFrame) -> list[str]:
-  """A sentence on the modality that the variant best on validation can least do without.
-
-  Empty where no contribution was measured.
-  """
-  if not len(contribution):
-    return []
-  valid = results[(results["split"] == "valid") & results["method"].isin(contribution["variant"])]
-  scores = valid.groupby("method", sort=False)["value"].mean()
-  best = (scores * metrics.metric_sign(valid["metric"].iloc[0])).idxmax()
-  own = contribution[(contribution["variant"] == best) & (contribution["rows"] == "all")]
-  own = own[(own["kind"] == "without") & own["value"].notna()]
-  if not len(own):
-    return [f"{best}, best on validation: {UNDEFINED}"]
-  line = own.loc[own["value"].idxmin()]
-  loss = -line[["value", "high", "low"]].astype(float)
-  share = formatting.is_share(line["metric"])
-  value, low, high = (f"{100 * x:.1f}" if share else f"{x:.3f}" for x in loss)
-  what = f"it loses {value} points" if share else f"its error grows by {value}"
-  return [
-    f"{best}, best on validation: without {line['modality']} {what} [{low}, {high}] "
-    f"on the {line['n']} test rows that have everything"
-  ]
 
 
 def describe_upper_levels(training: pd.DataFrame) -> list[str]:

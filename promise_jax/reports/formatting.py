@@ -33,7 +33,7 @@ def make_cell(values: Sequence[float]) -> Cell | None:
 
 def is_share(metric: str) -> bool:
   """Whether a metric is a fraction of 1, shown in percent."""
-  return any(part in metric for part in ("acc", "f1", "uar", "auroc"))
+  return any(part in metric for part in ("acc", "f1", "uar", "auroc", "precision", "recall"))
 
 
 def metric_label(metric: str) -> str:

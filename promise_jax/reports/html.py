@@ -1,18 +1,25 @@
 """A run as one self-contained HTML page: tables, plots, where the numbers come from.
 
-The layout is in page.html.j2. Style and plots are inside the page, and no script runs.
+The layout is in page.html.j2, page.css and page.js. The page needs no other file, and no script.
 """
 
 import base64
 import dataclasses
-import importlib.resources
 from collections.abc import Iterator
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from promise_jax.reports import comparison, plots, render, tables
+from promise_jax.reports import (
+  comparison,
+  conclusion,
+  glossary,
+  plots,
+  points,
+  render,
+  tables,
+)
 
 SOURCES = ("versions", "commit", "device")
 
@@ -36,17 +43,20 @@ class Report:
 
 def render_page(run: Report) -> str:
   """The page. The first metric of the results has the plots, the others a folded table."""
-  template = importlib.resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
-  environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("promise_jax", "reports"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   environment.filters["svg"] = lambda svg: base64.b64encode(svg).decode()
-  environment.globals |= {
-    module.__name__.split(".")[-1]: module for module in (comparison, plots, render, tables)
-  }
+  modules = (comparison, conclusion, glossary, plots, points, render, tables)
+  environment.globals |= {module.__name__.split(".")[-1]: module for module in modules}
   has_results = len(run.results) > 0
-  return environment.from_string(template).render(
+  return environment.get_template("page.html.j2").render(
     run=run,
     methods=list(run.results["method"].unique()) if has_results else [],
-    settings=list(_by_setting(run.results)) if has_results else [],
+    settings=list(_by_setting(run)) if has_results else [],
     config=flatten({k: v for k, v in run.config.items() if k not in SOURCES}),
     sources=flatten({k: run.config[k] for k in SOURCES if k in run.config}),
     speed=list(_speed_tables(run.speed)),
@@ -62,13 +72,26 @@ def flatten(config: dict, prefix: str = "") -> list[list]:
   return rows
 
 
-def _by_setting(results: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, list[str], list[str]]]:
-  """For each data set and label rate: a title, its results, metrics, metrics by pattern."""
-  for (dataset, rate), part in results.groupby(["dataset", "label_rate"], sort=False, dropna=False):
-    title = dataset if pd.isna(rate) else f"{dataset}, {100 * rate:g} % of labels"
+def _by_setting(run: Report) -> Iterator[dict[str, Any]]:
+  """For each data set and label rate: its title, results, metrics and protocols."""
+  settings = run.results.groupby(["dataset", "label_rate"], sort=False, dropna=False)
+  for (dataset, rate), part in settings:
     test = part[part["split"] == "test"]
-    by_pattern = test[(test["protocol"] == "none") & test["pattern"].notna()]
-    yield title, part, list(test["metric"].unique()), list(by_pattern["metric"].unique())
+    by_pattern = (test["protocol"] == "none") & test["pattern"].notna()
+    yield {
+      "title": dataset if pd.isna(rate) else f"{dataset}, {100 * rate:g} % of labels",
+      "results": part,
+      "metrics": list(test["metric"].unique()),
+      "by_pattern": list(test.loc[by_pattern, "metric"].unique()),
+      "protocols": _find_protocols(run, test[test["pattern"].isna()]),
+    }
+
+
+def _find_protocols(run: Report, lines: pd.DataFrame) -> list[str]:
+  """The test protocols of the run, and those that were evaluated later: without a rate."""
+  if "rate" in lines:
+    lines = lines[lines["rate"].isna() | lines["protocol"].isin(run.test_protocols)]
+  return [name for name in lines["protocol"].unique() if not name.startswith("pooled(")]
 
 
 def _speed_tables(speed: pd.DataFrame) -> Iterator[list[list[str]]]:

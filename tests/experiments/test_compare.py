@@ -137,19 +137,6 @@ def test_the_test_protocols_of_the_variants_with_most_seeds_follow_the_patterns(
   assert text.index("mean, all") < text.index("| protocol | n | fusion | majority |")
 
 
-def test_rows_in_groups_are_counted_as_groups():
-  counts = {
-    "rows": {"train": 1774, "valid": 213, "test": 272},
-    "groups": {"train": 50, "valid": 7, "test": 9},
-    "labelled": [77, 78, 78],
-  }
-  assert compare.describe_rows(counts) == (
-    "Train has 1,774 rows in 50 groups, 77.7 of them labelled (mean over seeds); "
-    "validation has 213 rows in 7 groups, all labelled; test has 272 rows in 9 "
-    "groups.\n"
-  )
-
-
 def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
   rng, group = np.random.default_rng(0), np.arange(24) // 6
   spec = tiny_runs.dataset().spec

@@ -81,6 +81,7 @@ def test_another_protocol_joins_the_results_once(finished, tmp_path):
   assert after[: len(before)] == before
   added = after[len(before) :]
   assert {x["protocol"] for x in added} == {"exact(0.5)"}
+  assert "<td>exact(0.5)</td>" in (folder / "report.html").read_text()
   drawn = mask_files.load_masks(masks)
   stored, mask = dict(np.load(folder / "predictions.npz")), drawn.mask
   # Every row has the first modality, some lack the second in the data.

@@ -20,7 +20,7 @@ from promise_jax.methods import redcore, redcore_upper
 from promise_jax.methods.redcore import RedcoreConfig
 from promise_jax.nn import encoders
 from promise_jax.optim import optimizer
-from promise_jax.reports import comparison, plots
+from promise_jax.reports import comparison, points
 from promise_jax.training import loop
 from promise_jax.training.checkpoint import Checkpoints
 from promise_jax.types import Average
@@ -147,7 +147,7 @@ def test_beta_moves_on_the_sphere_and_the_log_says_so(whole_run):
   np.testing.assert_allclose(np.linalg.norm(beta, axis=1), 1, 1e-5)
   assert (beta > 0.05).all() and (np.abs(beta - 2**-0.5) > 1e-3).all()
   groups = dict.fromkeys(("beta", "advantage", "imputation"), ["m0", "m1"])
-  assert plots.modality_terms(pd.DataFrame(lines)) == groups
+  assert points.modality_terms(pd.DataFrame(lines)) == groups
   (sentence,) = comparison.describe_upper_levels(pd.DataFrame(lines))
   assert sentence.startswith("redcore: the upper level moved, |beta - beta0| = 0.")
 

@@ -1,11 +1,12 @@
 """The HTML page: whole, escaped, and in need of nothing else."""
 
+import dataclasses
 from html.parser import HTMLParser
 
 import pandas as pd
 
 from made_up_results import PATTERNS, PROTOCOLS, RATES, STILL, UPPER, frame, line, protocol_lines
-from promise_jax.reports import html
+from promise_jax.reports import glossary, html
 
 ODD = '<b>"$x$ & co'
 
@@ -52,8 +53,8 @@ def odd_run() -> html.Report:
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else():
   seen = Page(odd_run())
-  assert seen.open == [] and "script" not in seen.tags and "b" not in seen.tags
-  assert seen.tags.count("img") == 3  # patterns, rates, training
+  assert seen.open == [] and seen.tags.count("script") == 1 and "b" not in seen.tags
+  assert seen.tags.count("img") == 5  # patterns, rates, baselines, loss, validation
   assert all(link.startswith("data:image/svg+xml;base64,") for link in seen.links)
   source = seen.source
   for link in seen.links:
@@ -70,7 +71,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
 
 def test_a_run_that_only_trained_has_a_page():
   seen = Page(html.Report("x", training=odd_run().training))
-  assert seen.tags.count("img") == 1 and "Training" in seen.text
+  assert seen.tags.count("img") == 2 and "Training" in seen.text
 
 
 def test_the_page_has_the_stages_of_a_variant_that_has_several():
@@ -83,14 +84,29 @@ def test_the_page_has_the_stages_of_a_variant_that_has_several():
 
 
 def test_the_page_has_the_tables_of_test_protocols_and_of_pooled_patterns():
+  """Also of those that were evaluated later; of those with a rate if the run names them."""
   lines = protocol_lines("robult", "pooled(all)", (0.5, 0.7), n=120)
-  run = html.Report("x", results=frame(PATTERNS, PROTOCOLS))
-  text = Page(run).text
+  text = Page(html.Report("x", results=frame(PATTERNS))).text
   assert "By test protocol" not in text and "Pooled" not in text
-  results = frame(PATTERNS, PROTOCOLS, lines)
-  text = Page(html.Report("x", results=results, test_protocols=("map(0.5)",))).text
+  run = html.Report("x", results=frame(PATTERNS, PROTOCOLS, RATES, lines))
+  text = Page(run).text
   assert "protocol n robult fusion map(0.5) 40 60.0 ± 14.1 45.0 ± 7.1" in text
+  assert "map(0.9) 40 - 100.0 ± 0.0" in text and "bernoulli(0.3, keep=1) 40" not in text
   assert "protocol method accuracy pooled(all) robult 60.0 ± 14.1" in text
+  named = dataclasses.replace(run, test_protocols=("bernoulli(0.3, keep=1)",))
+  assert "bernoulli(0.3, keep=1) 40 70.0 ± 0.0" in Page(named).text
+
+
+def test_missing_rates_have_their_numbers():
+  text = Page(html.Report("x", results=frame(PATTERNS, RATES))).text
+  assert "0.1 40 80.0 ± 14.1 - 0.3 40 70.0 ± 0.0 - 0.7 40 40.0 ± 14.1 -" in text
+
+
+def test_terms_are_explained_where_they_occur():
+  terms = [term for term, _ in glossary.find_terms("<p title='Brier'>ECE of 3 seeds</p>")]
+  assert terms == ["ECE", "seed"]
+  text = Page(html.Report("x", results=frame(PATTERNS))).text
+  assert "accuracy fraction of rows" in text and "Shapley" not in text
 
 
 def test_a_page_has_a_section_for_every_label_rate():

@@ -10,7 +10,7 @@ import pytest
 
 from made_up_results import PATTERNS, PROTOCOLS, RATES, STILL, UPPER, frame, line, protocol_lines
 from promise_jax.evaluation import conditions
-from promise_jax.reports import comparison, plots, render, tables
+from promise_jax.reports import comparison, render, tables
 
 BOTH = ["robult", "fusion"]
 ROOT = math.sqrt(0.5)  # the sample std of a and b is |a - b| * ROOT
@@ -52,21 +52,6 @@ def test_the_text_of_a_pattern_table_in_full():
     "mean, incomplete  40   45.0 ± 7.1",
     "mean, all         40   60.0 ± 9.4",
   ]
-
-
-def test_the_best_on_validation_is_named():
-  scores = {"robult": (0.5, 0.6), "fusion": (0.7, 0.6), "majority": (0.9, 0.9)}
-  valid = [
-    line(method, None, value, seed, split="valid", step=25)
-    for method, values in scores.items()
-    for seed, value in enumerate(values)
-  ]
-  asked = [line("robult", None, 0.99, split="valid")]  # no selection: an evaluation on valid
-  say = lambda rows: comparison.describe_best(frame(PATTERNS, rows), "majority")
-  assert say(valid + asked) == ["best on validation: fusion, accuracy (%) 65.0"]
-  errors = [x | {"metric": "mae"} for x in valid]
-  assert say(errors) == ["best on validation: robult, mae 0.550"]
-  assert say(valid[:2]) == []
 
 
 def test_the_means_of_every_metric_in_full():
@@ -229,9 +214,3 @@ def test_an_upper_level_that_does_not_move_is_reported():
     f"redcore(step=0.0): the upper level did not move, |beta - beta0| = 0.000 {when}",
   ]
   assert comparison.describe_upper_levels(pd.DataFrame(STILL[1:])) == []
-
-
-def test_terms_by_modality_are_found_in_the_log():
-  log = pd.DataFrame(UPPER + STILL)
-  found = {m: plots.modality_terms(part) for m, part in log.groupby("method")}
-  assert found.pop("redcore") == {"beta": ["text", "audio"]} and not any(found.values())

@@ -1,0 +1,31 @@
+"""The words of a report in a line each."""
+
+import re
+
+# (term, regex that finds it in a page, what it means)
+TERMS = (
+  ("accuracy", r"\baccuracy", "fraction of rows whose class is predicted correctly"),
+  ("macro F1", r"\bmacro[_ ]f1", "mean of F1 over classes: a rare one counts as much as any"),
+  ("precision", r"\bprecision\b", "of the rows predicted as a class, the fraction that is of it"),
+  ("recall", r"\brecall\b", "of the rows of a class, the fraction that is predicted as it"),
+  ("F1", r"\bf1\b", "harmonic mean of precision and recall"),
+  ("UAR", r"\buar\b", "mean of recall over classes"),
+  ("AUROC", r"\bauroc\b", "chance that a row of a class scores above one of another"),
+  ("MAE", r"\bmae\b", "mean absolute error in the unit of the label; less is better"),
+  ("NLL", r"\bnll\b", "minus the log-probability of the true label; less is better"),
+  ("Brier", r"\bbrier\b", "squared distance of probabilities to the outcome; less is better"),
+  ("ECE", r"\bece\b", "how far confidence is from the fraction that is right; less is better"),
+  ("Shapley value", r"\bshapley\b", "what a modality adds, averaged over all orders of adding"),
+  ("pattern", r"\bpattern", "which modalities of a row are present"),
+  ("protocol", r"\bprotocol", "how the modalities that are hidden are drawn"),
+  ("interval", r"\binterval", "where the true value is, at 95 % confidence, by a bootstrap"),
+  ("undecided", r"\bundecided\b", "the interval contains zero: either may be better"),
+  ("seed", r"\bseeds?\b", "a repetition with other initial parameters, labels and masks"),
+  ("± std", "± std", "standard deviation over seeds (n-1)"),
+)
+
+
+def find_terms(page: str) -> list[tuple[str, str]]:
+  """(term, meaning) of the terms that occur in the text of an HTML page."""
+  text = re.sub(r"<[^>]*>", " ", page)
+  return [(term, meaning) for term, found, meaning in TERMS if re.search(found, text, re.I)]

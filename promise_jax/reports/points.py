@@ -1,0 +1,98 @@
+"""What the plots of a run show, as the `points` of `plots`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from promise_jax.evaluation import metrics
+
+COLUMNS = ["row", "series", "value", "low", "high"]
+
+
+def cell_points(cells: pd.DataFrame) -> pd.DataFrame:
+  """Mean ± std of the cells of a table, a series for each column."""
+  points = [
+    (row, name, cell.mean, cell.mean - cell.std, cell.mean + cell.std)
+    for row, line in cells.iterrows()
+    for name, cell in line.items()
+    if cell is not None
+  ]
+  return pd.DataFrame(points, columns=COLUMNS)
+
+
+def split_far(points: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+  """The points without series that are far behind the others, and the names of these.
+
+  Far is more than what the others span. A constant predictor on the same axis would squeeze them.
+  """
+  values = (metrics.metric_sign(metric) * points["value"]).groupby(points["series"])
+  spans = values.agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
+  low, high = spans["min"].cummin(), spans["max"].cummax()
+  reach = np.maximum(high - low, 0.2 * abs(high))
+  is_far = (low - spans["max"].shift(-1) > reach).shift(1, fill_value=False).cummax()
+  far = spans.index[is_far].tolist()
+  return points[~points["series"].isin(far)], far
+
+
+def log_points(log: pd.DataFrame, term: str) -> pd.DataFrame:
+  """A term of the training log over steps, a series for each method: mean ± std over seeds."""
+  return _over_steps(log[["step", "method", term]].set_axis(["step", "series", "value"], axis=1))
+
+
+def modality_points(log: pd.DataFrame, group: str, names: Sequence[str]) -> pd.DataFrame:
+  """The terms "group/modality" of one method over steps, a series for each modality."""
+  values = log.set_index("step")[[f"{group}/{name}" for name in names]].set_axis(names, axis=1)
+  return _over_steps(values.melt(var_name="series", ignore_index=False).reset_index())
+
+
+def _over_steps(lines: pd.DataFrame) -> pd.DataFrame:
+  seeds = (
+    lines.groupby(["series", "step"], sort=False)["value"]
+    .agg(["mean", "std"])
+    .dropna(subset="mean")
+  )
+  ends = {"low": seeds["mean"] - seeds["std"], "high": seeds["mean"] + seeds["std"]}
+  points = seeds.assign(**ends).reset_index().rename(columns={"step": "row", "mean": "value"})
+  return points[COLUMNS].sort_values("row", kind="stable")
+
+
+def modality_terms(log: pd.DataFrame) -> dict[str, list[str]]:
+  """{group: modalities} of the terms "group/modality" that a training log has."""
+  groups: dict[str, list[str]] = {}
+  for term in log.columns[log.notna().any()]:
+    group, slash, name = term.partition("/")
+    if slash:
+      groups.setdefault(group, []).append(name)
+  return groups
+
+
+def difference_points(comparison: pd.DataFrame) -> pd.DataFrame:
+  """The differences to baselines: of one pair by rows, of several pairs over two sets of rows."""
+  pair = comparison["method"] + " - " + comparison["baseline"]
+  points = comparison.rename(columns={"difference": "value", "rows": "row"}).assign(series=pair)
+  if pair.nunique() > 1:
+    points = points[points["row"].isin(["incomplete", "all"])]
+    points = points.rename(columns={"row": "series", "series": "row"})
+  return points[COLUMNS]
+
+
+def contribution_points(lines: pd.DataFrame, row: str, series: str) -> pd.DataFrame:
+  """Lines of contribution.json by two of its columns."""
+  points = pd.DataFrame({"row": lines[row], "series": lines[series]})
+  return pd.concat([points, lines[COLUMNS[2:]]], axis=1)
+
+
+def calibration_points(lines: pd.DataFrame) -> pd.DataFrame:
+  """Before and after calibration by the number of modalities present: means over patterns."""
+  means = lines.groupby("num_present")[["before", "after"]].mean()
+  points = means.melt(var_name="series", ignore_index=False).reset_index(names="row")
+  points["row"] = [f"{k} present" for k in points["row"]]
+  return points.assign(low=np.nan, high=np.nan)
+
+
+def confusion_counts(classes: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+  """(names, rows of each class by the class that was predicted [C, C], means over seeds)."""
+  names = classes["class"].unique().tolist()
+  counts = np.array(classes["predicted"].tolist(), float).reshape(len(names), -1, len(names))
+  return names, counts.mean(axis=1)
