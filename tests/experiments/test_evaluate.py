@@ -108,6 +108,7 @@ def test_the_test_rows_in_another_file_score_as_they_did(finished, moved, tmp_pa
     test |= {"y": (test["y"] == "no").astype(int), "classes": np.array(["yes", "no"])}
   np.savez(tmp_path / "other.npz", **test)
   text = evaluate_run(moved, data=tmp_path / "other.npz")
+  assert "Evaluated on other.npz" in (moved / "report.html").read_text()
   assert finished.table.splitlines()[:9] == text.splitlines()[:9]
   found = [x for x in lines_of(moved) if x["split"] == "other.npz"]
   want = [x | {"split": "other.npz"} for x in lines_of(finished.folder) if x["split"] == "test"]
