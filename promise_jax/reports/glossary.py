@@ -6,8 +6,12 @@ import re
 TERMS = (
   ("accuracy", r"\baccuracy", "fraction of rows whose class is predicted correctly"),
   ("macro F1", r"\bmacro[_ ]f1", "mean of F1 over classes: a rare one counts as much as any"),
-  ("precision", r"\bprecision\b", "of the rows predicted as a class, the fraction that is of it"),
-  ("recall", r"\brecall\b", "of the rows of a class, the fraction that is predicted as it"),
+  (
+    "precision",
+    r"\bprecision \(%\)",
+    "of the rows predicted as a class, the part that is of it",
+  ),
+  ("recall", r"\brecall\b", "of the rows of a class, the part that is predicted as it"),
   ("F1", r"\bf1\b", "harmonic mean of precision and recall"),
   ("UAR", r"\buar\b", "mean of recall over classes"),
   ("AUROC", r"\bauroc\b", "chance that a row of a class scores above one of another"),

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from promise_jax.evaluation import metrics
 from promise_jax.reports import (
   comparison,
   conclusion,
@@ -50,7 +51,7 @@ def render_page(run: Report) -> str:
     lstrip_blocks=True,
   )
   environment.filters["svg"] = lambda svg: base64.b64encode(svg).decode()
-  modules = (comparison, conclusion, glossary, plots, points, render, tables)
+  modules = (comparison, conclusion, glossary, metrics, plots, points, render, tables)
   environment.globals |= {module.__name__.split(".")[-1]: module for module in modules}
   has_results = len(run.results) > 0
   return environment.get_template("page.html.j2").render(

@@ -21,17 +21,17 @@ def cell_points(cells: pd.DataFrame) -> pd.DataFrame:
   return pd.DataFrame(points, columns=COLUMNS)
 
 
-def split_far(points: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
-  """The points without series that are far behind the others, and the names of these.
+def split_far(points: pd.DataFrame, sign: int) -> tuple[pd.DataFrame, list[str]]:
+  """The points without series far below the others (for sign -1 above), and the names of these.
 
   Far is more than what the others span. A constant predictor on the same axis would squeeze them.
   """
-  values = (metrics.metric_sign(metric) * points["value"]).groupby(points["series"])
+  values = (sign * points["value"]).groupby(points["series"])
   spans = values.agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
   low, high = spans["min"].cummin(), spans["max"].cummax()
   reach = np.maximum(high - low, 0.2 * abs(high))
-  is_far = (low - spans["max"].shift(-1) > reach).shift(1, fill_value=False).cummax()
-  far = spans.index[is_far].tolist()
+  last_near = np.flatnonzero(low - spans["max"].shift(-1) > reach)
+  far = spans.index[last_near[-1] + 1 :].tolist() if len(last_near) else []
   return points[~points["series"].isin(far)], far
 
 
@@ -67,14 +67,16 @@ def modality_terms(log: pd.DataFrame) -> dict[str, list[str]]:
   return groups
 
 
-def difference_points(comparison: pd.DataFrame) -> pd.DataFrame:
-  """The differences to baselines: of one pair by rows, of several pairs over two sets of rows."""
+def difference_points(comparison: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+  """The differences to baselines: of one pair by rows; of several pairs, without those that are
+  far from the others, over two sets of rows. Returns also the names of what is left out."""
   pair = comparison["method"] + " - " + comparison["baseline"]
   points = comparison.rename(columns={"difference": "value", "rows": "row"}).assign(series=pair)
-  if pair.nunique() > 1:
-    points = points[points["row"].isin(["incomplete", "all"])]
-    points = points.rename(columns={"row": "series", "series": "row"})
-  return points[COLUMNS]
+  if pair.nunique() == 1:
+    return points[COLUMNS], []
+  sign = metrics.metric_sign(comparison["metric"].iloc[0])
+  points, far = split_far(points[points["row"].isin(["incomplete", "all"])], -sign)
+  return points.rename(columns={"row": "series", "series": "row"})[COLUMNS], far
 
 
 def contribution_points(lines: pd.DataFrame, row: str, series: str) -> pd.DataFrame:

@@ -32,24 +32,24 @@ def test_one_seed_has_no_interval_and_a_lacking_cell_no_dot():
 
 
 @pytest.mark.parametrize(
-  ("metric", "values", "far"),
+  ("sign", "values", "far"),
   [
-    ("accuracy", {"a": (0.7, 0.8), "b": (0.65, 0.7), "constant": (0.1, 0.1)}, ["constant"]),
-    ("accuracy", {"a": (0.7, 0.8), "constant": (0.62, 0.62)}, []),  # 8 points behind 10
-    ("accuracy", {"constant": (0.1, 0.1), "worse": (0.0, 0.0), "a": (0.7, 0.8)}, ["constant"]),
-    ("mae", {"a": (0.5, 0.6), "constant": (1.2, 1.3)}, ["constant"]),
-    ("mae", {"constant": (0.5, 0.6), "a": (0.61, 0.65)}, []),
-    ("accuracy", {"a": (0.8,), "b": (0.7,)}, []),  # one row spans nothing
-    ("accuracy", {"a": (0.8, 0.7), "b": (np.nan, np.nan)}, []),
+    (1, {"a": (0.7, 0.8), "b": (0.65, 0.7), "constant": (0.1, 0.1)}, ["constant"]),
+    (1, {"a": (0.7, 0.8), "constant": (0.62, 0.62)}, []),  # 8 points behind 10
+    (1, {"constant": (0.1, 0.1), "worse": (0.0, 0.0), "a": (0.7, 0.8)}, ["constant"]),
+    (-1, {"a": (0.5, 0.6), "constant": (1.2, 1.3)}, ["constant"]),
+    (-1, {"constant": (0.5, 0.6), "a": (0.61, 0.65)}, []),
+    (1, {"a": (0.8,), "b": (0.7,)}, []),  # one row spans nothing
+    (1, {"a": (0.8, 0.7), "b": (np.nan, np.nan)}, []),
   ],
 )
-def test_a_series_far_behind_the_others_is_split_off(metric, values, far):
+def test_a_series_far_behind_the_others_is_split_off(sign, values, far):
   given = [
     {"row": str(i), "series": name, "value": v}
     for name, own in values.items()
     for i, v in enumerate(own)
   ]
-  near, found = points.split_far(pd.DataFrame(given), metric)
+  near, found = points.split_far(pd.DataFrame(given), sign)
   assert found[: len(far)] == far and bool(found) == bool(far)
   assert set(near["series"]) == set(values) - set(found)
 
@@ -72,21 +72,29 @@ def test_terms_by_modality_are_found_and_shown():
   }
 
 
-def comparison(*pairs) -> pd.DataFrame:
+def comparison(**differences: float) -> pd.DataFrame:
+  """`a` minus each baseline, half above in the mean over incomplete patterns."""
   lines = [
-    {"method": a, "baseline": b, "rows": rows, "difference": 0.1, "low": 0.0, "high": 0.2}
-    for a, b in pairs
-    for rows in ("incomplete", "all", "text")
+    {"method": "a", "baseline": name, "rows": rows, "metric": "accuracy"}
+    | {"difference": value + more, "low": value, "high": value + 1}
+    for name, value in differences.items()
+    for rows, more in (("incomplete", 0.5), ("all", 0.0), ("text", 0.0))
   ]
   return pd.DataFrame(lines)
 
 
 def test_differences_of_one_pair_are_shown_by_rows_and_of_several_by_pair():
-  found = points.difference_points(comparison("ab"))
+  found, far = points.difference_points(comparison(b=0.0))
   assert [*values_of(found)] == [(rows, "a - b") for rows in ("incomplete", "all", "text")]
-  found = points.difference_points(comparison("ab", "ac"))
-  pairs = [(pair, rows) for pair in ("a - b", "a - c") for rows in ("incomplete", "all")]
-  assert values_of(found) == {pair: [0.1, 0.0, 0.2] for pair in pairs}
+  assert not far
+  found, far = points.difference_points(comparison(b=0.0, constant=9.0, c=-1.0))
+  assert values_of(found) == {
+    ("a - b", "incomplete"): [0.5, 0.0, 1.0],
+    ("a - b", "all"): [0.0, 0.0, 1.0],
+    ("a - c", "incomplete"): [-0.5, -1.0, 0.0],
+    ("a - c", "all"): [-1.0, -1.0, 0.0],
+  }
+  assert far == ["a - constant"]
 
 
 def test_calibration_is_the_mean_over_patterns_of_the_same_size():
