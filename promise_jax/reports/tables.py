@@ -21,7 +21,7 @@ from promise_jax.evaluation import conditions, metrics
 from promise_jax.reports import formatting
 
 MAX_PATTERN_ROWS = 15  # more patterns are shown by the number of modalities present
-AREA = "area (AUILC)"
+ON_SOME_ROWS = "each line on the rows that have something left"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +89,9 @@ def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFra
   every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
   if same_rows and same["n"].any():
     return same, f"each line on the {same['n'].max()} rows that have every modality"
-  has_holes = len(same) or every["n"].nunique() > 1
-  why = "no row has every modality: " if len(same) and not same["n"].any() else ""
-  return every, f"{why}each line on the rows that have something left" if has_holes else ""
+  if len(same) and not same["n"].any():
+    return every, f"no row has every modality: {ON_SOME_ROWS}"
+  return every, _note_rows(every)
 
 
 def protocol_table(
@@ -107,7 +107,7 @@ def protocol_table(
   for name in protocols:
     check_choice("protocol", name, lines["protocol"].unique())
   summary = _summarise(lines, "protocol", methods, {p: [p] for p in protocols})
-  return Table("protocol", metric, *summary, len(protocols))
+  return Table("protocol", metric, *summary, len(protocols), _note_rows(lines))
 
 
 def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Table]:
@@ -124,11 +124,17 @@ def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> l
     part = _check_lines(part, metric, methods, "protocol")
     protocols = part.drop_duplicates("protocol").set_index("rate")["protocol"].sort_index()
     rows = {f"{rate:g}": [protocol] for rate, protocol in protocols.items()}
-    area = {AREA: list(protocols)} if len(rows) > 1 else {}
-    trapezoids = {AREA: np.convolve(np.diff(protocols.index), [0.5, 0.5])}
-    summary = _summarise(part, "protocol", methods, rows | area, trapezoids)
-    tables.append(Table(name, metric, *summary, len(rows)))
+    area = f"area {protocols.index[0]:g} to {protocols.index[-1]:g} (AUILC)"
+    weights = {area: np.convolve(np.diff(protocols.index), [0.5, 0.5])}  # of trapezoids
+    areas = {area: list(protocols)} if len(rows) > 1 else {}
+    summary = _summarise(part, "protocol", methods, rows | areas, weights)
+    tables.append(Table(name, metric, *summary, len(rows), _note_rows(part)))
   return tables
+
+
+def _note_rows(lines: pd.DataFrame) -> str:
+  """A note where the lines are about different rows."""
+  return ON_SOME_ROWS if lines["n"].nunique() > 1 else ""
 
 
 def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:

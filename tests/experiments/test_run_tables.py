@@ -126,7 +126,7 @@ def test_numbers_are_those_of_pandas_and_csv_is_read_back(folders, capsys):
     want = want.loc[plain.index]
     for column in ("mean", "interval"):
       np.testing.assert_allclose(plain[column], want[column], rtol=1e-12, err_msg=rows)
-  area = found[found["row"] == "area (AUILC)"].set_index(["metric", "variant"])["mean"]
+  area = found[found["row"] == "area 0 to 0.9 (AUILC)"].set_index(["metric", "variant"])["mean"]
   for (metric, variant), value in area.items():
     curve = rates[(rates["metric"] == metric) & (rates["method"] == variant)]
     curve = curve.groupby("rate")["value"].mean()

@@ -159,7 +159,7 @@ def test_the_protocol_table_in_full():
   results = frame(PATTERNS, RATES, PROTOCOLS)
   table = tables.protocol_table(results, "accuracy", BOTH, ["exact(0.2)", "map(0.5)"])
   assert render.to_text(table).splitlines() == [
-    "accuracy (%), mean ± std (n-1) over 2 seeds",
+    "accuracy (%), mean ± std (n-1) over 2 seeds; each line on the rows that have something left",
     "protocol     n       robult      fusion",
     "---------------------------------------",
     "exact(0.2)  39   80.0 ± 0.0   undefined",
@@ -188,7 +188,7 @@ def test_a_protocol_without_lines_has_no_row(protocols, sentence):
 def test_rates_have_rows_and_an_area_divided_by_the_range_of_rates():
   (table,) = tables.rate_tables(frame(PATTERNS, RATES), "accuracy", BOTH)
   assert (table.row_kind, table.num_plain) == ("bernoulli(rate, keep=1)", 3)
-  assert table.cells.index.tolist() == ["0.1", "0.3", "0.7", "area (AUILC)"]
+  assert table.cells.index.tolist() == ["0.1", "0.3", "0.7", "area 0.1 to 0.7 (AUILC)"]
   assert table.cells["fusion"].isna().all()
   # Seed 0: .2 * .8 + .4 * .5 = .36; seed 1: .2 * .7 + .4 * .6 = .38; range .6.
   np.testing.assert_allclose([c.mean for c in table.cells["robult"]], [0.8, 0.7, 0.4, 0.37 / 0.6])
