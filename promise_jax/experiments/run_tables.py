@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from promise_jax.checks import check_choice
-from promise_jax.evaluation import conditions
 from promise_jax.experiments import result_files, run_dir
 from promise_jax.reports import tables
 
@@ -52,16 +51,19 @@ def make_tables(
   for name in variants:
     check_choice("a variant", name, known)
   columns = list(variants) or known
-  made = []
-  for metric in metrics or results["metric"].unique()[:1]:
-    for kind in rows:
-      if kind == "patterns":
-        made.append(tables.pattern_table(results, metric, columns, same_rows))
-      elif kind == "rates":
-        made += tables.rate_tables(results, metric, columns)
-      else:
-        protocols = find_protocols(results, runs)
-        made.append(tables.protocol_table(results, metric, columns, protocols))
+  wanted = {name for run in runs for name in read_test_protocols(run)}
+  protocols = tables.find_protocols(results, wanted)
+  if "protocols" in rows and not protocols:
+    raise ValueError(
+      "the runs have no test protocol; `promise-jax evaluate` adds one to a finished run"
+    )
+  make = {
+    "patterns": lambda metric: [tables.pattern_table(results, metric, columns, same_rows)],
+    "rates": lambda metric: tables.rate_tables(results, metric, columns),
+    "protocols": lambda metric: [tables.protocol_table(results, metric, columns, protocols)],
+  }
+  metrics = metrics or results["metric"].unique()[:1]
+  made = [table for metric in metrics for kind in rows for table in make[kind](metric)]
   where = "" if split == "test" else f"rows of {split}"
   note = lambda table: "; ".join(filter(None, [table.note, where]))
   return [dataclasses.replace(table, error=error, note=note(table)) for table in made]
@@ -93,16 +95,6 @@ def read_all_results(runs: Sequence[Path]) -> pd.DataFrame:
   return lines.drop_duplicates([*KEY, "dataset", "label_rate", "mask_hash"], ignore_index=True)
 
 
-def find_protocols(results: pd.DataFrame, runs: Sequence[Path]) -> list[str]:
-  """The protocols of the results, without what is pooled and the rates that every run has, unless
-  its config names them. ValueError if there is none."""
-  configs = [run_dir.read_config(run) for run in runs]
-  wanted = [result_files.canonical_protocols(config["test_protocols"]) for config in configs]
-  always = {str(p) for p in conditions.rate_protocols()}.difference(*wanted)
-  mixed = results.loc[results["pattern"].isna(), "protocol"].unique()
-  found = [p for p in mixed if not (p in always or p.startswith("pooled("))]
-  if not found:
-    raise ValueError(
-      "the runs have no test protocol; `promise-jax evaluate` adds one to a finished run"
-    )
-  return found
+def read_test_protocols(run: Path) -> tuple[str, ...]:
+  """The test protocols of the config of a run, as the results name them."""
+  return result_files.canonical_protocols(run_dir.read_config(run)["test_protocols"])

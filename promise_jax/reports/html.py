@@ -84,15 +84,8 @@ def _by_setting(run: Report) -> Iterator[dict[str, Any]]:
       "results": part,
       "metrics": list(test["metric"].unique()),
       "by_pattern": list(test.loc[by_pattern, "metric"].unique()),
-      "protocols": _find_protocols(run, test[test["pattern"].isna()]),
+      "protocols": tables.find_protocols(part, run.test_protocols),
     }
-
-
-def _find_protocols(run: Report, lines: pd.DataFrame) -> list[str]:
-  """The test protocols of the run, and those that were evaluated later: without a rate."""
-  if "rate" in lines:
-    lines = lines[lines["rate"].isna() | lines["protocol"].isin(run.test_protocols)]
-  return [name for name in lines["protocol"].unique() if not name.startswith("pooled(")]
 
 
 def _speed_tables(speed: pd.DataFrame) -> Iterator[list[list[str]]]:

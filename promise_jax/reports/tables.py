@@ -110,6 +110,14 @@ def protocol_table(
   return Table("protocol", metric, *summary, len(protocols), _note_rows(lines))
 
 
+def find_protocols(results: pd.DataFrame, wanted: Iterable[str]) -> list[str]:
+  """The protocols of a protocol table: no pooled ones, and those with a rate only if `wanted`."""
+  lines = results[(results["split"] == "test") & results["pattern"].isna()]
+  if "rate" in lines:
+    lines = lines[lines["rate"].isna() | lines["protocol"].isin(wanted)]
+  return [name for name in lines["protocol"].unique() if not name.startswith("pooled(")]
+
+
 def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Table]:
   """For each protocol with a rate, the metric at every rate, and the area under this curve.
 
