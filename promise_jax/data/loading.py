@@ -105,7 +105,7 @@ def default_data_dir() -> str:
 def options_class(name: str) -> type:
   """The options of the source that `name` means; the ending says what a file is."""
   path = pathlib.Path(name).expanduser()
-  ending = "" if path.is_dir() else path.suffix
+  ending = path.suffix if path.suffix in table_file.ENDINGS or not path.is_dir() else ""
   if ending in OTHER_TABLES:
     known = ", ".join(f"*{e}" for e in table_file.ENDINGS)
     raise ValueError(f"{name}: tables of this kind are not read, save it as one of {known}.")

@@ -3,6 +3,7 @@
 import encoded_rows
 import numpy as np
 import pytest
+from PIL import Image
 
 from promise_jax import data
 
@@ -50,3 +51,13 @@ def feature_cache(tmp_path, monkeypatch):
 def encoded_npz(save_npz, feature_cache):
   """The data set of `encoded_rows` as an npz file, with an empty cache."""
   return save_npz(encoded_rows.make())
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+  """A folder with photos/0.png to photos/2.png, and an empty cache."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  (tmp_path / "photos").mkdir()
+  for i in range(3):
+    Image.new("RGB", (5 + i, 4), "red").save(tmp_path / f"photos/{i}.png")
+  return tmp_path

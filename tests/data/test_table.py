@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from promise_jax import data
 from promise_jax.data.readers.table_columns import TableColumns
+from promise_jax.experiments import setup
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +228,9 @@ def test_streamed_rows_are_the_resident_ones(table, found, monkeypatch):
     for key in ours.inputs:
       np.testing.assert_array_equal(ours.inputs[key], theirs.inputs[key][:])
     np.testing.assert_array_equal(ours.recorded, theirs.recorded)
+
+
+def test_the_label_rate_is_a_part_of_the_rows_that_have_a_label(found):
+  assert setup.labelled_mask(found, 1.0, seed=0).tolist() == found.labelled.tolist()
+  half = setup.labelled_mask(found, 0.5, seed=0)
+  assert not half[~found.labelled].any() and half.sum() == round(found.labelled.sum() / 2)

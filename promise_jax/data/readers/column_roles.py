@@ -55,6 +55,8 @@ def read_roles(
   for name, role in given.items():
     check_choice("a column in columns", name, names)
     check_choice(f"columns, {name}", role, ROLES)
+    if role == "number":
+      cells.read_numbers(table[name])  # raises for a text, in whatever split it is
   roles = []
   for name in names:
     taken = {*given.values(), *(role.role for role in roles)}

@@ -1,0 +1,90 @@
+"""An odd table is read, and what was done is said."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+from odd_tables import PHOTOS, SPLIT, VALUES, N, rows, write
+
+from promise_jax import data
+
+DATES = [f"2026-01-{1 + i % 28:02}" for i in range(N)]
+LATIN = "size,name,kind\n" + "\n".join(f"{i},caf\xe9 {i},{'ab'[i % 2]}" for i in range(N))
+QUOTED = "size,name,kind\n" + "\n".join(f'{i},"a, ""b"" {i}\n2",{"ab"[i % 2]}' for i in range(N))
+CITIES = [f"city{'abcd'[i % 4]} {i}" for i in range(N)]
+# fmt: off
+SAID = {  # name: (columns, options, a modality, a sentence)
+  "date": (rows(when=DATES), {}, "text", "column when: ignored; guessed, dates are not read."),
+  "constant": (rows(shop=["x"] * N), {}, "text", "column shop: ignored; .* are 'x'"),
+  "empty column": (rows(shop=["null"] * N), {}, "text", "shop: ignored, 40 of .* are empty"),
+  "sound": (rows(s=[f"{i}.wav" for i in range(N)]), {}, "text", "s: ignored; .* sound is not read"),
+  "numbered rows": (rows(index=range(N)), {}, "text", "column index: id; .*counts the rows"),
+  "many values": (rows(city=CITIES), {}, "text", "city: text of modality text; guessed, 40 diff"),
+  "levels of few rows": (rows(), {"columns": "name=category"}, "attributes", "name: category of"),
+  "byte order mark": (
+    b"\xef\xbb\xbf" + LATIN.encode(), {"columns": "size=number"}, "attributes", "size: number"),
+  "latin-1": (LATIN.encode("latin-1"), {}, "text", "it is no UTF-8, it was read as Latin-1"),
+  "quotes": (QUOTED, {}, "text", "column name: text"),
+  "semicolons": (LATIN.replace(",", ";"), {}, "text", "its columns are separated by ';'"),
+  "regression": (rows(kind=VALUES), {}, "text", "a number to predict; guessed, task=classes says"),
+  "scale": (rows(kind=VALUES), {"scale": 3.0}, "text", "unit of the label: 3, given"),
+  "whole labels": (rows(kind=[i % 3 for i in range(N)]), {}, "text", "0, 1, 2; guessed, task=regr"),
+  "many whole labels": (
+    rows(kind=[i * 10 for i in range(N)]), {"task": "regression"}, "text", "a number to predict."),
+  "unlabelled": (
+    rows(split=SPLIT, kind=["", "a"] * 10 + ["b"] * 4 + ["", "a"] * 8), {}, "text",
+    "10 rows without a label train .*\n.*8 rows of valid or test have no label and are left out"),
+  "missing allowed": (
+    rows(photo=PHOTOS), {"allow_missing_files": True}, "photo", "photo: image of modality photo"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_an_odd_table_is_read_and_said(photos, case):
+  columns, options, modality, sentence = SAID[case]
+  found = data.load(write(photos, columns), label="kind", **options)
+  said = "\n".join(found.notes)
+  assert re.search(sentence, said), said
+  assert modality in found.spec.names
+  for name in found.splits:
+    split = found.split(name)
+    assert all(np.isfinite(x).all() for x in split.inputs.values()) and len(split.id)
+
+
+def test_files_that_cannot_be_read_are_counted_and_absent(photos, caplog):
+  names = [f"photos/{i % 2}.png" for i in range(N)]
+  (photos / "photos/2.png").write_bytes((photos / "photos/2.png").read_bytes()[:50])
+  (photos / "photos/3.png").mkdir()
+  names[4], names[30] = "photos/2.png", "photos/3.png"
+  with caplog.at_level(logging.WARNING):
+    found = data.load(write(photos, rows(photo=names, split=SPLIT)), label="kind")
+    place = found.spec.names.index("photo")
+    recorded = {name: found.split(name).recorded[:, place] for name in found.splits}
+  assert np.flatnonzero(~recorded["train"]).tolist() == [4]
+  assert np.flatnonzero(~recorded["valid"]).tolist() == [6] and recorded["test"].all()
+  words = "files are missing or cannot be read, as photos"
+  assert f"split 'train', photo: 1 of 24 {words}/2.png; there the modality is" in caplog.text
+  assert f"split 'valid', photo: 1 of 8 {words}/3.png; there the modality is" in caplog.text
+
+
+def test_the_root_may_be_another_folder_or_everything(photos, tmp_path_factory):
+  other = tmp_path_factory.mktemp("other")
+  names = [f"photos/{i % 3}.png" for i in range(N)]
+  found = data.load(write(other, rows(photo=names)), label="kind", root=str(photos))
+  assert found.split("train").recorded.all()
+  absolute = [str(photos / name) for name in names]
+  found = data.load(write(other, rows(photo=absolute)), label="kind", root="/")
+  assert found.split("train").recorded.all()
+
+
+def test_unlabelled_rows_of_a_group_that_is_held_out_are_left_out(photos):
+  kind = ["abc"[i // 2 % 3] if i % 2 else "" for i in range(N)]
+  path = write(photos, rows(kind=kind, group=[f"g{i // 4}" for i in range(N)]))
+  found = data.load(path, label="kind")
+  groups = [set(found.group(name).tolist()) for name in found.splits]
+  assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+  assert found.labelled.sum() * 2 == len(found.labelled)
+  out = N - sum(len(found.split(name).id) for name in found.splits)
+  assert f"{out} rows of valid or test have no label" in "\n".join(found.notes) and out > 0
