@@ -233,4 +233,4 @@ def test_streamed_rows_are_the_resident_ones(table, found, monkeypatch):
 def test_the_label_rate_is_a_part_of_the_rows_that_have_a_label(found):
   assert setup.labelled_mask(found, 1.0, seed=0).tolist() == found.labelled.tolist()
   half = setup.labelled_mask(found, 0.5, seed=0)
-  assert not half[~found.labelled].any() and half.sum() == round(found.labelled.sum() / 2)
+  assert not half[~found.labelled].any() and half.sum() == (found.labelled.sum() + 1) // 2

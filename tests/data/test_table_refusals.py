@@ -20,7 +20,7 @@ REFUSED = {  # name: (columns, options, the sentence)
     rows(kind=with_value(VALUES, 3, "x")), {"task": "regression"}, "'kind', row 3: 'x' is no num"),
   "unknown task": (rows(), {"task": "multilabel"}, "task is 'multilabel', known are"),
   "scale": (rows(kind=VALUES), {"scale": -1.0}, "scale is -1.0, expected is a positive"),
-  "few rows": ("size,kind\n1,a\n5,b\n3,a\n4,b\n", NOTHING, "no test rows: 4 rows with a label are too"),
+  "few rows": ("size,kind\n1,a\n5,b\n3,a\n4,b\n", NOTHING, "no test rows: 4 rows with"),
   "ids twice": (
     rows(id=with_value(range(N), 9, 3)), NOTHING,
     "id id, row 9: '3' is the id of a row above.*columns=id=group or =ignore"),
