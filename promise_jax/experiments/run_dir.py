@@ -9,6 +9,7 @@ predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
 rows.json        rows, groups and labels of every split, and how much is missing
 classes.json     precision, recall and F1 of every class, of the variant best on validation
 calibration.json errors of probabilities, sets and intervals, before and after calibration
+contribution.json what each modality is worth to every variant, with intervals
 comparison.json  the method against its best baseline, with intervals and verdicts
 speed.jsonl      a line a variant: compile time, rate, peak memory so far
 model/           the best parameters of every variant and what it takes to use them
