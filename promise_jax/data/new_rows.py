@@ -117,7 +117,7 @@ def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
     return pd.DataFrame(label, columns=classes.tolist())
   words = f"0 to {len(classes) - 1}, as classes has names"
   check_values("y", label, np.isin(label, range(len(classes))), words)
-  return classes[label]
+  return classes[label.astype(np.int64)]
 
 
 def read_array(member, header: npz_arrays.Header, count: int) -> np.ndarray:

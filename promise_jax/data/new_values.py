@@ -94,7 +94,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
 
   ValueError for a class that the task does not know, or a value of another kind.
   """
-  if task.kind == "multilabel" and hasattr(values, "columns"):
+  if task.kind == "multilabel" and task.names and hasattr(values, "columns"):
     found = values.columns.tolist()
     if set(found) != set(task.names):
       raise ValueError(

@@ -9,7 +9,8 @@ import pytest
 
 from data import encoded_rows, npz_files
 from promise_jax import data
-from promise_jax.data import new_rows, preprocessing
+from promise_jax.data import new_rows, new_values, preprocessing
+from promise_jax.types import Task
 
 ROWS = 40
 TEXTS = ["a red dress", "blue shoes, two pairs", "hat", ""]
@@ -70,6 +71,27 @@ def test_a_file_gives_the_rows_of_the_stored_split_in_any_block_size(mixed):
     assert_is_test_split((*tail, recorded[32:]), dataset.split("test"))
     np.testing.assert_array_equal(ids, arrays["id"])
     np.testing.assert_array_equal(labels, arrays["classes"][arrays["y"]])
+
+
+@pytest.mark.parametrize(
+  ("y", "want"),
+  [
+    ([2, 0], [1, 2]),
+    (["dress", "hat"], [2, 0]),
+    ([[1, 0, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 0]]),
+  ],
+)
+def test_labels_are_those_of_the_model_by_name(y, want, mixed, tmp_path):
+  """The file numbers the classes, or orders its columns, in another way than the model."""
+  names, y = np.array(["dress", "hat", "shoe"]), np.array(y)
+  np.savez(tmp_path / "other.npz", x_text=np.array(["a", "b"]), y=y, classes=names)
+  kind = "multilabel" if y.ndim > 1 else "classes"
+  task = Task(kind, 3, ("hat", "shoe", "dress"))
+  (found,) = new_rows.read_new_rows(tmp_path / "other.npz", mixed[2].preprocessing)
+  label, is_known = new_values.encode_labels(found.label, task)
+  assert label.tolist() == want and is_known.all()
+  with pytest.raises(ValueError, match="dress"):
+    new_values.encode_labels(found.label, task._replace(names=("hat", "shoe", "coat")))
 
 
 def test_a_frame_and_a_dict_of_lists_give_the_rows_of_the_stored_split(mixed):

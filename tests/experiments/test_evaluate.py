@@ -10,7 +10,6 @@ import pytest
 
 import tiny_runs
 from promise_jax import files
-from promise_jax.data import new_rows
 from promise_jax.evaluation import mask_files
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.config import DATA_OPTIONS
@@ -116,10 +115,10 @@ def test_the_test_rows_in_another_file_score_as_they_did(finished, moved, tmp_pa
   assert lines_of(moved)[: len(lines_of(finished.folder))] == lines_of(finished.folder)
 
 
-def test_rows_without_a_label_are_left_out_and_counted(moved, tmp_path, monkeypatch, caplog):
+def test_rows_without_a_label_are_left_out_and_counted(moved, tmp_path, caplog):
   sound = make_rows(20)["x_sound"]
   columns = {f"sound_{i}": sound[:, i] for i in range(3)} | {"y": [None, "no", *["yes"] * 18]}
-  monkeypatch.setattr(new_rows, "read_file", lambda path, block_rows: [pd.DataFrame(columns)])
+  pd.DataFrame(columns).to_parquet(tmp_path / "other.parquet")
   evaluate_run(moved, data=tmp_path / "other.parquet")
   assert "1 of 20 rows have no label and are left out" in caplog.text
   added = [x for x in lines_of(moved) if x["split"] == "other.parquet"]
