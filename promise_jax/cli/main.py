@@ -5,13 +5,23 @@ import re
 import sys
 from collections.abc import Sequence
 
-from promise_jax.cli import benchmark, compare, evaluate, list_names, predict, table, train
+from promise_jax.cli import (
+  benchmark,
+  compare,
+  evaluate,
+  export,
+  list_names,
+  predict,
+  table,
+  train,
+)
 from promise_jax.cli.errors import exit_code
 
 COMMANDS = {
   "train": train,
   "evaluate": evaluate,
   "predict": predict,
+  "export": export,
   "compare": compare,
   "table": table,
   "list": list_names,

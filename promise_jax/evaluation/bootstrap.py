@@ -14,7 +14,6 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +53,9 @@ def paired_intervals(
   """
   num_patterns, _, num_rows, _ = ours.shape
   group = np.arange(num_rows) if group is None else group
-  chex.assert_equal_shape([ours, baseline])
-  chex.assert_shape([weight, group], [(num_patterns, num_rows), (num_rows,)])
+  shapes = (baseline.shape, weight.shape, group.shape)
+  if shapes != (ours.shape, (num_patterns, num_rows), (num_rows,)):
+    raise ValueError(f"shapes of baseline, weight and group are {shapes}, ours is {ours.shape}")
   is_used = (weight > 0).any(0)
   logits = np.stack([ours, baseline])[:, :, :, is_used]
   groups, group = np.unique(group[is_used], return_inverse=True)

@@ -13,7 +13,7 @@ import numpy as np
 from promise_jax.checks import check_choice
 from promise_jax.evaluation import calibration
 from promise_jax.evaluation.gain import Gain
-from promise_jax.inference import saved_model
+from promise_jax.inference import exported, saved_model
 from promise_jax.inference.predictor import Forward, Predictor
 from promise_jax.method import Method
 from promise_jax.types import Inputs, PyTree
@@ -33,27 +33,29 @@ def load(
     ValueError: no finished run, no such variant or seed, or files that cannot be read.
   """
   folder = pathlib.Path(folder).expanduser()
-  inside = folder / "model"
-  model = saved_model.read_model(inside)
-  name = variant or model.best
-  method, params, model_state = saved_model.load_variant(inside, model, name)
+  if exported.is_export(folder):
+    model, run_all = exported.read_export(folder)
+    name, chosen = variant or model.best, saved_model.choose_seeds(model, seeds)
+    check_choice("variant", name, (model.best,))
+    forward = lambda inputs: {key: x[chosen] for key, x in run_all(inputs).items()}
+  else:
+    inside = folder / "model"
+    model = saved_model.read_model(inside)
+    name, chosen = variant or model.best, saved_model.choose_seeds(model, seeds)
+    method, *arrays = saved_model.load_variant(inside, model, name)
+    forward = make_forward(method, *jax.tree.map(lambda x: x[chosen], arrays))
   fitted = calibration.Calibration.from_json(model.calibration[name])
-  expected, chosen = model.gains.get(name), slice(None)
-  if seeds != "all":
-    check_choice("seeds", str(seeds), ("all", *map(str, model.seeds)))
-    number = model.seeds.index(int(seeds))
-    fitted, chosen = fitted.seeds[number], slice(number, number + 1)
-  params, model_state = jax.tree.map(lambda x: x[chosen], (params, model_state))
+  expected = model.gains.get(name)
   return Predictor(
     variant=name,
     seeds=model.seeds[chosen],
     spec=model.spec,
     preprocessing=model.preprocessing,
-    calibration=fitted,
+    calibration=fitted if chosen == slice(None) else fitted.seeds[chosen.start],
     gain=None if expected is None else Gain.from_json(expected),
     prior=model.prior,
     card=model.card,
-    forward=make_forward(method, params, model_state),
+    forward=forward,
   )
 
 

@@ -117,6 +117,15 @@ def read_arrays(folder: Path, variant: SavedVariant) -> dict[str, np.ndarray]:
     raise ValueError(f"{path} cannot be read: {reason}") from error
 
 
+def choose_seeds(model: SavedModel, seeds: str | int) -> slice:
+  """Where "all" seeds or one of them, by its number, stand among those of a model."""
+  if seeds == "all":
+    return slice(None)
+  check_choice("seeds", str(seeds), ("all", *map(str, model.seeds)))
+  place = model.seeds.index(int(seeds))
+  return slice(place, place + 1)
+
+
 def arrays_path(folder: Path, variant: SavedVariant) -> Path:
   """The file with the arrays of a variant."""
   return folder / f"{variant.folder}.safetensors"
