@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
   split = "rows that were evaluated: test, or what `promise-jax evaluate` has added"
   parser.add_argument("--split", default="test", help=split)
   forms = ("console", "csv", "latex", "md", "html")
-  parser.add_argument("--format", default="console", choices=forms, help="how it is written")
+  parser.add_argument("--format", default="console", choices=forms, help=", ".join(forms))
   error = "behind ±: standard deviation over seeds (n-1), or half of the 95-percent t-interval"
   parser.add_argument("--error", default="std", choices=("std", "interval"), help=error)
   test_rows = "where data have holes, patterns are measured on the rows that have every modality "

@@ -88,7 +88,8 @@ def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFra
   """Of lines by pattern those on the same rows, or on all, and a note where that differs."""
   every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
   if same_rows and same["n"].any():
-    return same, f"each line on the {same['n'].max()} rows that have every modality"
+    count = f"{same['n'].max()} of {every['n'].max()}"
+    return same, f"each line on the {count} rows that have every modality"
   if len(same) and not same["n"].any():
     return every, f"no row has every modality: {ON_SOME_ROWS}"
   return every, _note_rows(every)

@@ -94,7 +94,7 @@ def test_patterns_are_measured_on_the_rows_of_the_table(finished, same_rows):
   incomplete = table.cells.loc["mean, incomplete", "fusion"]
   np.testing.assert_allclose(incomplete[:2], [singles[0].mean(), singles[0].std(ddof=1)])
   assert table.n == (["20"] * 5 if same_rows else ["30", "30", "40", "30", "30-40"])
-  sentence = "20 rows that have every modality" if same_rows else "that have something left"
+  sentence = "20 of 40 rows that have every modality" if same_rows else "that have something left"
   assert sentence in table.caption()
   # The run itself shows the same rows, in the table and in the differences.
   assert (console.splitlines()[0] == table.caption()) == same_rows

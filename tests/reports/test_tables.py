@@ -115,7 +115,7 @@ def rows_of(complete: int, **other) -> list[dict]:
 @pytest.mark.parametrize(
   ("lines", "same_rows", "n", "value", "note"),
   [
-    (rows_of(25), True, ["25"] * 3, 0.5, "each line on the 25 rows that have every modality"),
+    (rows_of(25), True, ["25"] * 3, 0.5, "each line on the 25 of 40 rows that have every modality"),
     (rows_of(25), False, ["30", "35", "40"], 0.6, "each line on the rows that have something left"),
     (
       *(rows_of(0), True, ["30", "35", "40"], 0.6),
