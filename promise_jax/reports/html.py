@@ -53,11 +53,11 @@ def render_page(run: Report) -> str:
   environment.filters["svg"] = lambda svg: base64.b64encode(svg).decode()
   modules = (comparison, conclusion, glossary, metrics, plots, points, render, tables)
   environment.globals |= {module.__name__.split(".")[-1]: module for module in modules}
-  has_results = len(run.results) > 0
+  methods = list(run.results["method"].unique()) if len(run.results) else []
   return environment.get_template("page.html.j2").render(
     run=run,
-    methods=list(run.results["method"].unique()) if has_results else [],
-    settings=list(_by_setting(run)) if has_results else [],
+    methods=methods,
+    settings=list(_by_setting(run, methods)) if methods else [],
     config=flatten({k: v for k, v in run.config.items() if k not in SOURCES}),
     sources=flatten({k: run.config[k] for k in SOURCES if k in run.config}),
     speed=list(_speed_tables(run.speed)),
@@ -73,18 +73,24 @@ def flatten(config: dict, prefix: str = "") -> list[list]:
   return rows
 
 
-def _by_setting(run: Report) -> Iterator[dict[str, Any]]:
-  """For each data set and label rate: its title, results, metrics and protocols."""
+def _by_setting(run: Report, methods: list[str]) -> Iterator[dict[str, Any]]:
+  """For each data set and label rate its title, results, and tables on the test rows."""
   settings = run.results.groupby(["dataset", "label_rate"], sort=False, dropna=False)
   for (dataset, rate), part in settings:
     test = part[part["split"] == "test"]
-    by_pattern = (test["protocol"] == "none") & test["pattern"].notna()
+    has_pattern = (test["protocol"] == "none") & test["pattern"].notna()
+    protocols = tables.find_protocols(test, run.test_protocols)
+    names, pattern_names = test["metric"].unique(), test.loc[has_pattern, "metric"].unique()
     yield {
       "title": dataset if pd.isna(rate) else f"{dataset}, {100 * rate:g} % of labels",
       "results": part,
-      "metrics": list(test["metric"].unique()),
-      "by_pattern": list(test.loc[by_pattern, "metric"].unique()),
-      "protocols": tables.find_protocols(part, run.test_protocols),
+      "metric": names[0],
+      "by_pattern": [tables.pattern_table(test, name, methods) for name in pattern_names],
+      "by_protocol": [
+        tables.protocol_table(test, name, methods, protocols) for name in names if protocols
+      ],
+      "by_rate": tables.rate_tables(test, names[0], methods),
+      "pooled": test[test["protocol"].str.startswith("pooled(")],
     }
 
 

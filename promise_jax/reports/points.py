@@ -6,16 +6,17 @@ import numpy as np
 import pandas as pd
 
 from promise_jax.evaluation import metrics
+from promise_jax.reports import tables
 
 COLUMNS = ["row", "series", "value", "low", "high"]
 
 
-def cell_points(cells: pd.DataFrame) -> pd.DataFrame:
-  """Mean ± std of the cells of a table, a series for each column."""
+def table_points(table: tables.Table) -> pd.DataFrame:
+  """Mean ± std of the cells of a table, without its rows of means; a series for each method."""
   points = [
     (row, name, cell.mean, cell.mean - cell.std, cell.mean + cell.std)
-    for row, line in cells.iterrows()
-    for name, cell in line.items()
+    for row, cells in table.cells[: table.num_plain].iterrows()
+    for name, cell in cells.items()
     if cell is not None
   ]
   return pd.DataFrame(points, columns=COLUMNS)

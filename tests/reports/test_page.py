@@ -88,11 +88,17 @@ def test_the_page_has_the_tables_of_test_protocols_and_of_pooled_patterns():
   lines = protocol_lines("robult", "pooled(all)", (0.5, 0.7), n=120)
   text = Page(html.Report("x", results=frame(PATTERNS))).text
   assert "By test protocol" not in text and "Pooled" not in text
-  run = html.Report("x", results=frame(PATTERNS, PROTOCOLS, RATES, lines))
+  errors = [x | {"metric": "mae"} for x in PATTERNS + PROTOCOLS + RATES]
+  run = html.Report("x", results=frame(PATTERNS, PROTOCOLS, RATES, lines, errors))
   text = Page(run).text
   assert "protocol n robult fusion map(0.5) 40 60.0 ± 14.1 45.0 ± 7.1" in text
   assert "map(0.9) 40 - 100.0 ± 0.0" in text and "bernoulli(0.3, keep=1) 40" not in text
+  assert "map(0.5) 40 0.600 ± 0.141 0.450 ± 0.071" in text
   assert "protocol method accuracy pooled(all) robult 60.0 ± 14.1" in text
+  other = protocol_lines("robult", "pooled(all)", (0.1, 0.2), split="valid")
+  text = Page(html.Report("x", results=frame(PATTERNS, lines, other))).text
+  assert "protocol method accuracy pooled(all) robult 60.0 ± 14.1" in text
+  assert "Evaluated on valid By protocol protocol method accuracy pooled(all) robult 15.0" in text
   named = dataclasses.replace(run, test_protocols=("bernoulli(0.3, keep=1)",))
   assert "bernoulli(0.3, keep=1) 40 70.0 ± 0.0" in Page(named).text
 

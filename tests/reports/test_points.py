@@ -18,17 +18,20 @@ def values_of(found: pd.DataFrame) -> dict:
 
 
 def test_cells_are_shown_with_their_std():
-  cells = tables.pattern_table(frame(PATTERNS), "accuracy", ["robult", "fusion"]).cells
-  found = values_of(points.cell_points(cells[:3]))
-  assert [*found] == [(p, m) for p in ("text", "audio", "text + audio") for m in cells]
+  table = tables.pattern_table(frame(PATTERNS), "accuracy", ["robult", "fusion"])
+  found = values_of(points.table_points(table))
+  methods = ("robult", "fusion")
+  assert [*found] == [(p, m) for p in ("text", "audio", "text + audio") for m in methods]
   assert found["text", "robult"] == pytest.approx([0.6, 0.6 - STD, 0.6 + STD])
   assert found["audio", "fusion"] == pytest.approx([0.2, 0.2, 0.2])
 
 
 def test_one_seed_has_no_interval_and_a_lacking_cell_no_dot():
   lines = [x for x in PATTERNS if x["seed"] == 0]
-  cells = tables.pattern_table(frame(lines), "accuracy", ["robult", "other"]).cells
-  assert values_of(points.cell_points(cells[:1])) == {("text", "robult"): [0.5, None, None]}
+  found = values_of(
+    points.table_points(tables.pattern_table(frame(lines), "accuracy", ["robult", "other"]))
+  )
+  assert len(found) == 3 and found["text", "robult"] == [0.5, None, None]
 
 
 @pytest.mark.parametrize(
