@@ -38,6 +38,7 @@ PARSED = {
   r"compare .*results/": "takes minutes; tests/experiments/test_compare runs a small one",
   r"sweep\.py": "takes six trials; tests/experiments/test_compare chooses among some",
   r"mplmm|promma|redcore": "compiles long; tests/methods trains it",
+  r"--columns|columns=|shop\.csv": "docs/data.md trains on a table, tests/data reads others",
   r"stream=true": "tests/data/test_streaming trains from disk",
   r"emoji|infonce|temperature|bernoulli|seeds=20|seed_devices|kinds\.|baselines=fusion": (
     "differs from a command that is run by settings that other tests cover"
@@ -78,7 +79,7 @@ def check_command(command: str) -> None:
   args = main.make_parser().parse_args(words)
   if args.command not in ("train", "compare"):
     return
-  config, _ = configs.load_config(args.config, overrides, "robult")
+  config, _ = configs.load_config(args.config or "table", overrides, "robult")
   assert ("runs" in config) == (args.command == "compare")
   compare_config.check_comparison(config) if "runs" in config else parse_experiment(config)
 
@@ -87,6 +88,7 @@ def run_command(command: str) -> None:
   """Runs a command in this process; training has tiny settings."""
   words = shlex.split(command)[1:]
   if words[0] == "train" and "--help" not in words:
+    words += [] if "--config" in words else ["--config", "table"]
     place = words.index("--config") + 1
     if words[place] == "robult":  # the run of `finished`
       words += [] if "--workdir" in words else ["--workdir", "runs/mine"]

@@ -138,8 +138,8 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     columns = fit_columns(frame[split == "train"], roles, groups, root, options)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
   lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
-  if any(role.reason for role in roles):
-    lines.append('a guess is corrected by columns, as --columns "title=text,weight=ignore".')
+  if guessed := next((role.name for role in roles if role.reason), None):
+    lines.append(f'a guess is corrected by columns, as --columns "{guessed}=ignore".')
   own = Table(str(path), frame, root, columns, split, small, options.allow_missing_files)
   stat = path.stat()
   image_bytes = sum(np.prod(m.shape) for m in columns.modalities if m.kind == "image")

@@ -87,7 +87,7 @@ def read_text(content: bytes, separator: str | None) -> tuple[pd.DataFrame, list
       if row and len(row) != len(rows[0]):
         raise ValueError(
           f"line {reader.line_num} has {len(row)} cells, the first line has {len(rows[0])}; a cell "
-          f"that holds {separator!r} must stand in quotes."
+          f"that holds {separator!r} must stand in quotes, an empty one keeps its {separator!r}."
         )
   except csv.Error as error:
     raise ValueError(f"line {reader.line_num} cannot be read: {error}.") from None
