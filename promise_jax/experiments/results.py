@@ -21,6 +21,7 @@ from promise_jax.evaluation import (
   mask_files,
   measure,
   metrics,
+  predict,
   reliability,
   verdicts,
 )
@@ -40,7 +41,10 @@ def predict_variants(setup: Setup, variants: list[TrainedVariant], test_split: S
   count = len(setup.valid_data.id)
   # Together, because each variant would compile a program for each split.
   rows = jax.tree.map(lambda *x: np.concatenate(x), setup.valid_data, test_split)
-  logits = {v.name: np.asarray(v.predict(rows)) for v in variants}
+  logits = {
+    v.name: predict.predict_split(v.method, v.params, v.model_state, rows, setup.patterns)
+    for v in variants
+  }
   parts = {"valid": slice(count), "test": slice(count, None)}
   return {part: {k: x[:, :, at] for k, x in logits.items()} for part, at in parts.items()}
 

@@ -12,18 +12,18 @@ from jaxtyping import Array, Float, Int
 
 from promise_jax import files
 from promise_jax.devices import distributed
-from promise_jax.evaluation import predict, selection
+from promise_jax.evaluation import selection
 from promise_jax.experiments import init_from, tensorboard
 from promise_jax.experiments.setup import Setup, Variant
 from promise_jax.method import Method
 from promise_jax.methods import constant
 from promise_jax.training import checkpoint, loop
-from promise_jax.types import PyTree, Split
+from promise_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedVariant:
-  """A trained variant: its best parameters, validation scores and a function that predicts."""
+  """A trained variant: its best parameters and their validation scores."""
 
   name: str
   method: Method | None  # None: the constant predictor
@@ -31,7 +31,6 @@ class TrainedVariant:
   model_state: PyTree
   best_score: Float[np.ndarray, " S"]  # on validation; larger is better
   best_step: Int[np.ndarray, " S"]
-  predict: Callable[[Split], Float[np.ndarray, "S P N C"]]
 
 
 def train_variant(
@@ -80,9 +79,8 @@ def train_variant(
     others = [x for x in files.read_jsonl(path) if x["method"] != name] if path.exists() else []
     files.write_jsonl(path, [*others, {"method": name} | trained.speed])
     show(describe_speed(trained.speed))
-
-  best = trained.params, trained.model_state
-  return make_trained(setup, variant, *best, trained.best_score, trained.best_step)
+  best = trained.params, trained.model_state, trained.best_score, trained.best_step
+  return TrainedVariant(name, variant.method, *best)
 
 
 def load_initial_params(
@@ -144,15 +142,6 @@ def describe_speed(speed: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def make_trained(
-  setup: Setup, variant: Variant, params: PyTree, model_state: PyTree, *best
-) -> TrainedVariant:
-  """A trained variant; `best` are its validation scores and the steps that have them."""
-  trained = variant.method, params, model_state
-  predict_split = lambda split: predict.predict_split(*trained, split, setup.patterns)
-  return TrainedVariant(variant.name, *trained, *best, predict_split)
-
-
 def constant_logits(setup: Setup) -> Float[np.ndarray, "S C"]:
   """The constant predictor, fitted to the labelled rows of every seed."""
   label, task = setup.train_data.split.label, setup.spec.task
@@ -170,4 +159,4 @@ def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:
     selection.selection_score(np.broadcast_to(x, shape), valid.label, weight, task) for x in logits
   ]
   step = np.zeros(len(logits), np.int32)
-  return make_trained(setup, variant, {"logits": logits}, {}, np.array(score), step)
+  return TrainedVariant(variant.name, None, {"logits": logits}, {}, np.array(score), step)

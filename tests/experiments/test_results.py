@@ -52,26 +52,28 @@ def test_results_are_read_as_they_were_written(sentiment_run, tmp_path):
   assert {x["protocol"][:9] for x in lines if "rate" in x} == {"bernoulli"}
 
 
-def test_calibrations_are_fitted_to_validation_rows_alone():
+def test_calibrations_are_fitted_to_validation_rows_alone(monkeypatch):
   rows = tiny_runs.dataset()
   valid, test = rows.split("valid"), rows.split("test")
   given = SimpleNamespace(
     dataset=rows, valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2)
   )
 
-  def predict(split):
+  def predict(method, params, model_state, split, patterns=()):
     logits = [4 * split.inputs[name][:, :2] for name in ("m0", "m1", "m1")]
     return np.array(logits)[None]
 
-  variants = [SimpleNamespace(name="a", predict=predict)]
+  own = "method", "params", "model_state"
+  variants = [SimpleNamespace(name="a", **dict(zip(own, own, strict=True)))]
+  monkeypatch.setattr(results.predict, "predict_split", predict)
   spoilt = test._replace(
     inputs={name: np.full_like(x, np.nan) for name, x in test.inputs.items()}, label=1 - test.label
   )
   fitted = []
   for split in (test, spoilt):
     predicted = results.predict_variants(given, variants, split)
-    np.testing.assert_array_equal(predicted["test"]["a"], predict(split))
-    np.testing.assert_array_equal(predicted["valid"]["a"], predict(valid))
+    np.testing.assert_array_equal(predicted["test"]["a"], predict(*own, split))
+    np.testing.assert_array_equal(predicted["valid"]["a"], predict(*own, valid))
     fitted.append(validation_fits.fit_calibrations(given, predicted["valid"]))
   assert fitted[0] == fitted[1] and fitted[0]["a"].num_rows == (0, 20, 20)
 

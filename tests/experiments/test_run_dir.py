@@ -160,6 +160,6 @@ def test_a_signal_between_two_variants_stops_there(tmp_path, monkeypatch):
 
   monkeypatch.setattr(experiment_run, "train_variant", train_one)
   with pytest.raises(loop.TrainingInterrupted) as stopped:
-    experiment_run.train_variants(setup, tmp_path, None)
+    experiment_run.train_variants(setup, tmp_path, None, False)
   assert stopped.value.signal == signal.SIGTERM and len(trained) == 1
   assert signal.getsignal(signal.SIGTERM) is default
