@@ -119,7 +119,7 @@ def _make_games(
   games = [_Game("all", len(label), metric, [(right.any(axis=-1), every_row)])]
   if task.kind == "multilabel":
     f1 = [
-      (right[..., c], (predicted[..., c] + actual[:, c].astype(float)) / 2)
+      (right[..., c], (predicted[..., c] + actual[:, c].astype(np.float32)) / 2)
       for c in range(task.outputs)
     ]
     games = [_Game("all", len(label), metric, f1, empty=0)]
