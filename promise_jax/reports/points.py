@@ -8,6 +8,7 @@ import pandas as pd
 from promise_jax.evaluation import metrics
 from promise_jax.reports import tables
 
+MAX_ROWS = tables.MAX_PATTERN_ROWS + 2  # differences under patterns, and two means
 COLUMNS = ["row", "series", "value", "low", "high"]
 
 
@@ -69,15 +70,17 @@ def modality_terms(log: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def difference_points(comparison: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-  """The differences to baselines: of one pair by rows; of several pairs, without those that are
-  far from the others, over two sets of rows. Returns also the names of what is left out."""
+  """The differences to baselines: of one pair by rows, which are the means alone if patterns are
+  many; of several pairs over the means, without pairs that are far from the others. Returns also
+  the names of these."""
   pair = comparison["method"] + " - " + comparison["baseline"]
   points = comparison.rename(columns={"difference": "value", "rows": "row"}).assign(series=pair)
+  means = points[points["row"].isin(["incomplete", "all"])]
   if pair.nunique() == 1:
-    return points[COLUMNS], []
+    return (points if len(points) <= MAX_ROWS else means)[COLUMNS], []
   sign = metrics.metric_sign(comparison["metric"].iloc[0])
-  points, far = split_far(points[points["row"].isin(["incomplete", "all"])], -sign)
-  return points.rename(columns={"row": "series", "series": "row"})[COLUMNS], far
+  means, far = split_far(means, -sign)
+  return means.rename(columns={"row": "series", "series": "row"})[COLUMNS], far
 
 
 def contribution_points(lines: pd.DataFrame, row: str, series: str) -> pd.DataFrame:

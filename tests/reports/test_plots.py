@@ -71,3 +71,10 @@ def test_a_heat_map_is_in_percent_of_the_row():
   assert [x for x in found if x.isdigit()] == ["75", "25", "100"]  # 1 of 400 rounds to 0
   assert {"b &amp; c", 18 * "d" + "...", "true class", "predicted class"} <= set(found)
   assert "nan" not in texts(plots.heat_map(np.full((2, 2), np.nan), ["a", "b"]))
+
+
+def test_what_is_undefined_everywhere_is_an_empty_plot():
+  nothing = points_of(*((name, "a", np.nan, np.nan, np.nan) for name in ("text", "audio")))
+  assert {"text", "audio"} <= set(texts(plots.dots(nothing, "accuracy", zero=True)))
+  steps = points_of((0, "a", np.nan, np.nan, np.nan))
+  assert "loss" in texts(plots.lines(steps, "step", "loss"))

@@ -100,6 +100,13 @@ def test_differences_of_one_pair_are_shown_by_rows_and_of_several_by_pair():
   assert far == ["a - constant"]
 
 
+def test_differences_under_many_patterns_are_shown_as_means():
+  few = comparison(b=0.0)
+  many = pd.concat([few, *([few[2:].assign(rows=f"pattern {i}") for i in range(15)])])
+  found = [list(points.difference_points(lines)[0]["row"]) for lines in (many[:-1], many)]
+  assert len(found[0]) == 17 and found[1] == ["incomplete", "all"]
+
+
 def test_calibration_is_the_mean_over_patterns_of_the_same_size():
   lines = [(1, 0.4, 0.2), (1, 0.6, 0.4), (2, 0.3, 0.1)]
   found = points.calibration_points(pd.DataFrame(lines, columns=["num_present", "before", "after"]))
