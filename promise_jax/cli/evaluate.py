@@ -20,7 +20,7 @@ def add_arguments(parser) -> None:
     "--protocol",
     help='how modalities go missing, as "bernoulli(0.3)"; `promise-jax list protocols` has all',
   )
-  parser.add_argument("--split", default="test", help="the split of the data of the run")
+  parser.add_argument("--split", help="a split of the data of the run (default: test)")
   data = "other rows with labels, in place of a split of the run: npz, CSV or Parquet"
   parser.add_argument("--data", metavar="FILE", help=data)
   parser.add_argument("--masks", metavar="FILE.npz", help="file to write the mask table to")
@@ -29,6 +29,8 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   if not args.workdir:
     raise ValueError("--workdir is missing")
+  if args.data and args.split:
+    raise ValueError("--split is one of the data of the run, --data another file: give one of them")
   if args.masks and not args.protocol:
     raise ValueError("--masks writes the mask of --protocol, which is missing")
   masks = Path(args.masks) if args.masks else None
@@ -38,4 +40,4 @@ def run(args) -> None:
   from promise_jax.experiments.evaluate import evaluate_run
 
   data = Path(args.data).expanduser() if args.data else None
-  print(evaluate_run(Path(args.workdir), args.protocol or "", args.split, masks, data))
+  print(evaluate_run(Path(args.workdir), args.protocol or "", args.split or "test", masks, data))

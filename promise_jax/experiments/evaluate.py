@@ -52,15 +52,14 @@ def evaluate_run(
   model = saved_model.read_model(folder / "model")
   rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
   name, drawn_as = (data.name, "test") if data else (split, split)
-  cases = conditions.protocol_conditions(rows, parsed, drawn_as) or results.make_conditions(
-    model.spec, experiment.test_protocols, rows, drawn_as
-  )
+  cases = conditions.protocol_conditions(rows, parsed, drawn_as)
+  if not protocol:
+    cases = results.make_conditions(model.spec, experiment.test_protocols, rows, drawn_as)
   if masks:
     mask_files.export_masks(masks, cases[0].mask[0], rows.id, parsed[0], model.spec.names)
   with run_dir.open_run(folder, experiment):
-    added = results.measure_variants(
-      experiment, model.spec.task, predict_rows(folder, model, rows), rows, cases
-    )
+    logits = predict_rows(folder, model, rows)
+    added = results.measure_variants(experiment, model.spec.task, logits, rows, cases)
     added = results.add_run_columns(added, experiment, model.card["dataset"], name)
     add_results(folder / "results.jsonl", added)
     files.write_text(folder / "report.html", html.render_page(result_files.read_run(folder)))

@@ -82,7 +82,7 @@ def read_model(folder: Path) -> SavedModel:
     raise ValueError(
       f"{folder} has no model.json: a run writes it when it ends, and versions before 0.3 did not"
     ) from None
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     version = value.get("version") if isinstance(value, dict) else None
     raise ValueError(f"{path} cannot be read ({error!r}){describe_versions(version)}") from error
 

@@ -67,6 +67,8 @@ REFUSED = [
   ("train --config TINY --processes=2", "processes is 2 and process is None"),
   ("evaluate --protocol=none", "--workdir is missing"),
   ("evaluate --protocol=none --workdir=full", "is not a run"),
+  ("evaluate --workdir=full --masks=new.npz", "the mask of --protocol, which is missing"),
+  ("evaluate --workdir=full --data=own.npz --split=valid", "give one of them"),
   ("evaluate --protocol=none --config.seeds=3", "evaluate takes no --config.seeds"),
 ]
 

@@ -91,6 +91,7 @@ def test_a_model_is_whole_or_not_there(tmp_path, monkeypatch):
   [
     ("{", "cannot be read"),
     ("[1, 2]", "cannot be read"),
+    ("[" * 100_000, "cannot be read"),
     ("\x00\xff", "cannot be read"),
     ('{"version": "9.9"}', "KeyError.*made by version 9.9, this is"),
     ({"new_field": 1, "version": "9.9"}, "new_field.*made by version 9.9, this is"),
