@@ -69,7 +69,7 @@ def clean_up(folder: Path, experiment: Experiment) -> None:
 
 
 def train_variants(
-  setup: Setup, folder: Path, show: Callable[[str], None] | None, to_tensorboard: bool
+  setup: Setup, folder: Path, show: Callable[[str], None] | None, to_tensorboard: bool = False
 ) -> list[TrainedVariant]:
   """Trains every variant. Raises `TrainingInterrupted`, with all saved, on a signal."""
   trained = []
