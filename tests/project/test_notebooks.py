@@ -23,6 +23,25 @@ assert np.abs(advantage[-300:]).mean() < 0.1 and upper[2:].max() < 0.11, upper
 assert error < 0.25 * error_equal
 assert relative_advantage.controller.__kwdefaults__["growth"] == 1
 """,
+  "missing_patterns": """
+assert np.array_equal(masks["exact(0.1,0.5,0.9)"].sum(axis=0), [54, 30, 6])
+assert np.array_equal(shuffled, full[order]) and np.array_equal(part, full[40:])
+gain = table["fusion"] - table["fusion(dropout=false)"]
+assert gain[:6].mean() > 0 and table["fusion"].min() > table["majority"].max(), table
+assert np.array_equal(found[0], without_m1[0]) and np.array_equal(found[1:], complete[1:])
+""",
+  "predict": """
+assert set(predictor.predict(asked).index) == {"both", "picture", "name", "nothing"}
+groups = [codes["picture and name"][label == g].mean(axis=0) for g in predictor.classes]
+for name in ("picture", "name"):  # rows lie where complete rows of their group lie
+  nearest = np.linalg.norm(codes[name][:, None] - np.stack(groups), axis=2).argmin(axis=1)
+  assert np.mean(np.array(predictor.classes)[nearest] == label) > 0.4
+assert np.abs(total - (log_p - np.log(nothing[predicted]))).max() < 1e-6
+held = sets[sets["metric"] == "coverage"]["after"]
+assert held.between(0.84, 0.99).all(), held
+accuracy = scores[scores["metric"] == "accuracy"].set_index("present")["value"]
+assert accuracy["1 of 2"] < accuracy["2 of 2"] and accuracy["all rows"] > 0.5, accuracy
+""",
   "quickstart": """
 assert len(table) == 7 and table["m0+m1+m2"] > 0.75, table
 assert min(table.values()) > 0.6, table
