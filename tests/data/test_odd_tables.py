@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from odd_tables import PHOTOS, SPLIT, VALUES, N, rows, write
+from PIL import Image
 
 from promise_jax import data
 
@@ -67,6 +68,36 @@ def test_files_that_cannot_be_read_are_counted_and_absent(photos, caplog):
   words = "files are missing or cannot be read, as photos"
   assert f"split 'train', photo: 1 of 24 {words}/2.png; there the modality is" in caplog.text
   assert f"split 'valid', photo: 1 of 8 {words}/3.png; there the modality is" in caplog.text
+
+
+def test_damaged_files_are_refused_before_training_and_said_after(photos, caplog):
+  names = [f"photos/{i % 3}.png" for i in range(N)]
+  (photos / "photos/2.png").write_bytes(b"damaged")
+  path = write(photos, rows(photo=names, split=SPLIT))
+  with pytest.raises(ValueError, match="split 'train', photo: 8 of 24 files .* more than 20%"):
+    data.load(path, label="kind")
+  names[:32] = ["photos/1.png"] * 32
+  found = data.load(write(photos, rows(photo=names, split=SPLIT)), label="kind")
+  found.split("test")
+  assert "split 'test', photo: 3 of 8 files are missing or cannot be read" in caplog.text
+
+
+def test_a_stream_is_made_anew_when_a_photo_changes(photos):
+  path = write(photos, rows(photo=[f"photos/{i % 3}.png" for i in range(N)]))
+  read = lambda: data.load(path, label="kind", stream=True).split("train").inputs["photo"][:]
+  first = read()
+  Image.new("RGB", (9, 9), "blue").save(photos / "photos/1.png")
+  blue = (read() == [0, 0, 255]).all(-1).any((1, 2))
+  assert blue.any() and not blue.all() and not (first == [0, 0, 255]).all(-1).any()
+
+
+def test_long_texts_are_cut_and_said(photos, caplog):
+  long = " ".join(f"word{i}" for i in range(3000))
+  names = [long if i % 2 else f"thing {i}" for i in range(N)]
+  found = data.load(write(photos, rows(name=names)), label="kind", columns="name=text")
+  assert found.spec.modalities[found.spec.names.index("text")].shape == (2048,)
+  count = np.sum(found.split("train").id % 2)
+  assert f"text: {count} texts are cut to their first 2048 tokens" in caplog.text
 
 
 def test_the_root_may_be_another_folder_or_everything(photos, tmp_path_factory):

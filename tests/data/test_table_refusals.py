@@ -37,7 +37,7 @@ REFUSED = {  # name: (columns, options, the sentence)
   "odd modality": (rows(), {"modalities": "x y=size"}, "modality 'x y' must be a name of letters"),
   "empty modality": (rows(), {"modalities": "x=size+name,y=*"}, "modality y has no columns"),
   "image beside text": (
-    rows(photo=PHOTOS), {"modalities": "x=photo+name"}, "modality x has photo, name, but an im"),
+    rows(photo=PHOTOS[:2] * (N // 2)), {"modalities": "x=photo+name"}, "modality x has photo, na"),
   "mixed types": (
     rows(size=with_value(VALUES, 5, "heavy")), NOTHING,
     "row 5: 'heavy' is no number, as 98% of the cells are; correct it, or say what size is"),
@@ -47,7 +47,7 @@ REFUSED = {  # name: (columns, options, the sentence)
     rows(photo=[f"{i}.jpg" for i in range(N)]), NOTHING,
     r"'photo' looks like paths of files, but .*/0.jpg does not exist.*root .*photo=text"),
   "many missing files": (
-    rows(photo=PHOTOS), NOTHING, "of 2. files are missing .* as photos/3.png; more than 20%"),
+    rows(photo=PHOTOS), NOTHING, "photo: 10 of 40 files are missing, as .*/photos/3.png; more"),
   "path outside": (
     rows(photo=with_value(PHOTOS, 5, "../a.png")), NOTHING, "'photo': '../a.png' lies outside"),
   "absolute path": (

@@ -60,16 +60,21 @@ def read_images(
 
 def cache_path(contents: Sequence, size: int, cache: pathlib.Path) -> pathlib.Path | None:
   """Where the decoded images are kept; None unless all of them are files."""
-  digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+  if any(content is not None and not isinstance(content, pathlib.Path) for content in contents):
+    return None
+  return cache / f"{hash_files(contents)}-{size}-{FORMAT}.npz"
+
+
+def hash_files(contents: Sequence) -> str:
+  """A text that changes when the files at some paths do, by their sizes and times of change."""
+  digest = hashlib.sha256()
   for content in contents:
-    if content is not None and not isinstance(content, pathlib.Path):
-      return None
     try:
-      stat = None if content is None else content.stat()
+      stat = content.stat() if isinstance(content, pathlib.Path) else None
     except OSError:
       stat = None
     digest.update(f"{content}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-  return cache / f"{digest.hexdigest()[:24]}.npz"
+  return digest.hexdigest()[:24]
 
 
 def decode_image(content: pathlib.Path | bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

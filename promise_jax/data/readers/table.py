@@ -16,7 +16,7 @@ import pandas as pd
 from promise_jax import files
 from promise_jax.checks import check_at_least
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import column_roles, table_file, table_labels
+from promise_jax.data.readers import cells, column_roles, images, table_file, table_labels
 from promise_jax.data.readers.fit_columns import fit_modality
 from promise_jax.data.readers.table_columns import (
   TableColumns,
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 1024  # that are streamed at a time
 SMALL = ("label", "id", "group", "labelled")  # fields of rows that are not read from cells
-MAX_UNREADABLE = 0.2  # part of the files of a modality and split
+MAX_UNREADABLE = 0.2  # part of the files of a modality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Table:
   columns: TableColumns
   split: np.ndarray  # strings [N], "" for rows that are left out
   small: data_source.Rows  # all rows, without inputs
-  allow_missing_files: bool
+  options: TableOptions
 
   def rows(self, split: str) -> data_source.Rows:
     """All rows of a split."""
@@ -96,12 +96,10 @@ class Table:
         unreadable[name] += paths
     lines = describe_unreadable(num_files, unreadable)
     for name, line in lines.items():
-      if len(unreadable[name]) > MAX_UNREADABLE * num_files[name] and not self.allow_missing_files:
-        raise ValueError(
-          f"{self.place}, split {split!r}, {line}; more than {MAX_UNREADABLE:.0%} are taken for a "
-          "mistake, allow_missing_files makes the modality absent there."
-        )
-      logger.warning("%s, split %r, %s; there the modality is absent.", self.place, split, line)
+      place = f"{self.place}, split {split!r}"
+      if split != "test":  # which is read when training is done
+        check_share(f"{place}, {line}", len(unreadable[name]), num_files[name], self.options)
+      logger.warning("%s, %s; there the modality is absent.", place, line)
 
 
 def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
@@ -135,12 +133,16 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     )
     given_split = table_labels.read_split(named["split"]) if "split" in named else None
     split, unlabelled = table_labels.assign_split(small, task, given_split, options.split_seed)
+    read = {column for columns in groups.values() for column in columns}
+    file_roles = [r.name for r in roles if r.role in ("image", "array") and r.name in read]
+    identity = [check_files(frame[name], root, options) for name in file_roles]
     columns = fit_columns(frame[split == "train"], roles, groups, root, options)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
   lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
+  lines += columns.describe_differences(frame)  # rare levels, as no column differs
   if guessed := next((role.name for role in roles if role.reason), None):
     lines.append(f'a guess is corrected by columns, as --columns "{guessed}=ignore".')
-  own = Table(str(path), frame, root, columns, split, small, options.allow_missing_files)
+  own = Table(str(path), frame, root, columns, split, small, options)
   stat = path.stat()
   image_bytes = sum(np.prod(m.shape) for m in columns.modalities if m.kind == "image")
   return data_source.Source(
@@ -153,10 +155,34 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     place=str(path),
     notes=(*notes, *(f"{path.name}: {line}" for line in lines)),
     blocks=own.blocks,
-    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options}",
+    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options} {identity}",
     train_bytes=int(2 * image_bytes * np.sum(split == "train")),
     columns=columns,
   )
+
+
+def check_files(values: pd.Series, root: pathlib.Path, options: TableOptions) -> str:
+  """A text that changes when the files that cells name do.
+
+  Raises:
+    ValueError: a path leads out of `root`, or too many files do not exist.
+  """
+  found = cells.read_files(values, root)
+  paths = [path for path in found if isinstance(path, pathlib.Path)]
+  lost = [path for path in paths if not path.is_file()]
+  if lost:
+    line = f"{values.name}: {len(lost)} of {len(paths)} files are missing, as {lost[0]}"
+    check_share(line, len(lost), len(paths), options)
+  return images.hash_files(found) if paths else ""
+
+
+def check_share(line: str, num_lost: int, num_files: int, options: TableOptions) -> None:
+  """Raises ValueError, which `line` begins, if too many files cannot be read."""
+  if num_lost > MAX_UNREADABLE * num_files and not options.allow_missing_files:
+    raise ValueError(
+      f"{line}; more than {MAX_UNREADABLE:.0%} are taken for a mistake, allow_missing_files makes "
+      "the modality absent there."
+    )
 
 
 def fit_columns(

@@ -25,6 +25,8 @@ from promise_jax.types import Modality
 
 logger = logging.getLogger(__name__)
 
+MAX_TOKENS = 2048  # of a text; its words stand first, pieces of words are cut before them
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -141,8 +143,10 @@ def read_table_inputs(
     elif modality.kind == "tokens":
       texts = zip(*(cells.read_texts(table[c.name]) for c in columns), strict=True)
       joined = [" ".join(t for t in row if t is not None) for row in texts]
-      read.inputs[name] = text.hash_ngrams(joined, modality.vocabulary)
-      read.length[name] = np.count_nonzero(read.inputs[name], axis=1)
+      ids = text.hash_ngrams(joined, modality.vocabulary, max_width=MAX_TOKENS)
+      read.inputs[name], read.length[name] = ids, np.count_nonzero(ids, axis=1)
+      if cut := np.sum(read.length[name] == MAX_TOKENS):
+        logger.warning("%s: %d texts are cut to their first %d tokens.", name, cut, MAX_TOKENS)
     else:
       read.inputs[name] = encode_attributes(columns, table)
   return read

@@ -11,7 +11,9 @@ from promise_jax.checks import check_at_least
 LENGTHS = (3, 4, 5)
 
 
-def hash_ngrams(texts: Sequence[str], vocabulary: int, width: int | None = None) -> np.ndarray:
+def hash_ngrams(
+  texts: Sequence[str], vocabulary: int, width: int | None = None, max_width: int | None = None
+) -> np.ndarray:
   """Words and character n-grams of `texts` as ids i32[N, T]; 0 is padding.
 
   A word is a run of characters without white space, lower-cased and marked as `<word>`.
@@ -19,8 +21,8 @@ def hash_ngrams(texts: Sequence[str], vocabulary: int, width: int | None = None)
   scripts without spaces are covered too (subword features of Bojanowski et al. 2017,
   the hashing trick of Weinberger et al. 2009). A feature gets the id
   `1 + crc32(utf-8) % (vocabulary - 1)`, which is the same in every process; repeats
-  stay. Rows start with their words, so that `width` (default: the longest row) cuts
-  pieces first.
+  stay. Rows start with their words, so that `width` (default: the longest row, at most
+  `max_width`) cuts pieces first.
   """
   check_at_least("vocabulary", vocabulary, 2)
   check_at_least("width", 1 if width is None else width, 1)
@@ -28,6 +30,7 @@ def hash_ngrams(texts: Sequence[str], vocabulary: int, width: int | None = None)
   rows = [[identify(f) for f in _features(text)] for text in texts]
   if width is None:
     width = max(map(len, rows), default=0)
+    width = width if max_width is None else min(width, max_width)
   ids = np.zeros((len(rows), width), np.int32)
   for row, found in zip(ids, rows, strict=True):
     row[: len(found)] = found[:width]
