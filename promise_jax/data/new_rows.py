@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from promise_jax.data.new_values import Columns, read_flags, read_modality
+from promise_jax.data.new_values import Columns, read_flags, read_lengths, read_modality
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import npz_arrays
 from promise_jax.data.source import Rows, check_values, list_first
@@ -147,7 +147,7 @@ def as_column(values: Any) -> np.ndarray:
     return values
   values = list(values) if np.iterable(values) and not isinstance(values, str) else [values]
   column = np.empty(len(values), object)
-  column[:] = values if all(np.ndim(v) == 0 for v in values) else [*values]
+  column[:] = values
   return column
 
 
@@ -229,5 +229,6 @@ def read_inputs(
     if m.name in fitted.texts:
       length[m.name] = np.array([np.count_nonzero(row) for row in inputs[m.name]])
     elif f"length_{m.name}" in columns:
-      length[m.name] = np.asarray(columns[f"length_{m.name}"]).astype(np.int64)
+      with name_place_in_errors(f"length_{m.name}"):
+        length[m.name] = read_lengths(columns[f"length_{m.name}"])
   return inputs, length, recorded

@@ -50,7 +50,7 @@ def read_modality(
   here = np.array([cell is not None for cell in cells], bool)
   if is_text and all(isinstance(cell, str) for cell in cells if cell is not None):
     return text.hash_ngrams([c or "" for c in cells], modality.vocabulary, modality.shape[0]), here
-  if is_text and any(np.ndim(cell) == 0 for cell in cells if cell is not None):
+  if is_text and any(is_scalar(cell) for cell in cells if cell is not None):
     bad = next(c for c in cells if c is not None and not isinstance(c, str))
     raise ValueError(f"a cell is {bad!r}, expected: texts")
   rows = [empty if cell is None else read_cell(modality, cell, i) for i, cell in enumerate(cells)]
@@ -61,7 +61,12 @@ def is_missing(cell: Any) -> bool:
   """Whether a cell holds nothing: None, NaN, an empty text."""
   if isinstance(cell, str):
     return cell.strip() in MISSING
-  return cell is None or (np.ndim(cell) == 0 and cell != cell)
+  return cell is None or (is_scalar(cell) and cell != cell)
+
+
+def is_scalar(cell: Any) -> bool:
+  """Whether a cell is one value. (`np.ndim` raises for lists of unequal lengths.)"""
+  return not isinstance(cell, list | tuple | dict) and np.ndim(cell) == 0
 
 
 def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
@@ -70,10 +75,12 @@ def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
     value = np.asarray(json.loads(cell) if isinstance(cell, str) else cell)
     if value.dtype.kind not in "biuf":
       value = value.astype(np.float32)
+    if modality.kind == "tokens" and value.dtype.kind not in "biu":
+      raise ValueError("ids of tokens are whole numbers")
     if value.ndim not in {len(modality.shape), max(len(modality.shape) - 1, 1)}:
       raise ValueError(f"it has the shape {value.shape}")
     return npz_arrays.convert_numbers(modality, value[None], np.array([row]))[0]
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, OverflowError) as error:
     expected = f"numbers of shape {modality.shape}"
     raise ValueError(f"row {row} is {str(cell)[:40]!r}, expected: {expected} ({error})") from error
 
@@ -81,12 +88,22 @@ def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
 def read_numbers(values: Any) -> np.ndarray:
   """A column as f32[n]; what is missing is NaN. ValueError for a cell that is no number."""
   values = np.asarray(values)
-  if values.dtype.kind in "biuf":
-    return values.astype(np.float32)
   try:
-    return np.array([np.nan if is_missing(v) else float(v) for v in values], np.float32)
-  except (TypeError, ValueError) as error:
+    if values.dtype.kind not in "biuf":
+      values = np.array([np.nan if is_missing(v) else float(v) for v in values])
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
+      return values.astype(np.float32)
+  except (TypeError, ValueError, OverflowError) as error:
     raise ValueError(f"a cell is no number ({error})") from error
+
+
+def read_lengths(values: Any) -> np.ndarray:
+  """A column of valid steps, i64[n]; where it is missing, all steps are valid."""
+  numbers = read_numbers(values)
+  bad = (numbers < 0) | (~np.isnan(numbers) & (numbers != np.floor(numbers)))
+  if bad.any():
+    raise ValueError(f"a length is {numbers[bad][0]:g}, expected: whole numbers of 0 or more")
+  return np.nan_to_num(numbers, nan=np.inf).clip(0, 2**31 - 1).astype(np.int64)
 
 
 def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
