@@ -36,6 +36,8 @@ SAID = {  # name: (columns, options, a modality, a sentence)
   "unlabelled": (
     rows(split=SPLIT, kind=["", "a"] * 10 + ["b"] * 4 + ["", "a"] * 8), {}, "text",
     "10 rows without a label train .*\n.*8 rows of valid or test have no label and are left out"),
+  "odd path": (
+    rows(photo=["photos/0.png"] * 39 + ["a\0.png"]), {}, "photo", "photo: image of modality photo"),
   "missing allowed": (
     rows(photo=PHOTOS), {"allow_missing_files": True}, "photo", "photo: image of modality photo"),
 }

@@ -41,6 +41,8 @@ REFUSED = {  # name: (columns, options, the sentence)
   "mixed types": (
     rows(size=with_value(VALUES, 5, "heavy")), NOTHING,
     "row 5: 'heavy' is no number, as 98% of the cells are; correct it, or say what size is"),
+  "long cell": (
+    rows(size=with_value(VALUES, 5, "9" * 5000)), NOTHING, r"row 5: '9{59}\.\.\. is no number"),
   "given number": (
     rows(), {"columns": "name=number"}, "'name', row 0: 'thing 0 of 0' is no number"),
   "paths of nothing": (

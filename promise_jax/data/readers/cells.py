@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+MAX_QUOTE = 60  # characters of a cell in a message
 MISSING = ("", "NA", "N/A", "<NA>", "NaN", "nan", "None", "null", "NULL")  # as they are written
 
 FileContent = pathlib.Path | bytes | np.ndarray | list | None  # a file, or what stands in the cell
@@ -41,6 +42,12 @@ def to_text(cell) -> str:
   return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
+def quote(cell) -> str:
+  """A cell in a message, cut where it is long."""
+  words = repr(cell)
+  return words if len(words) <= MAX_QUOTE else f"{words[:MAX_QUOTE]}..."
+
+
 def parse_numbers(values: pd.Series) -> Float[np.ndarray, " N"]:
   """Cells as numbers; NaN where one is missing, infinite or no number."""
   if values.dtype.kind not in "biuf":
@@ -59,7 +66,7 @@ def read_numbers(values: pd.Series, advice: str = "") -> Float[np.ndarray, " N"]
   bad = np.flatnonzero(np.isnan(numbers) & ~find_missing(values))
   if bad.size:
     row, cell = values.index[bad[0]], values.iloc[bad[0]]
-    raise ValueError(f"column {values.name!r}, row {row}: {cell!r} is no number{advice}.")
+    raise ValueError(f"column {values.name!r}, row {row}: {quote(cell)} is no number{advice}.")
   return numbers
 
 
@@ -84,8 +91,8 @@ def find_file(cell, root: pathlib.Path, column: str) -> FileContent:
   path = pathlib.Path(os.path.normpath(os.path.join(root, cell.strip())))
   if not path.is_relative_to(root):
     raise ValueError(
-      f"column {column!r}: {cell!r} lies outside {root}, where the files of the table are looked "
-      "for; the option root names another folder, / allows every path."
+      f"column {column!r}: {quote(cell)} lies outside {root}, where the files of the table are "
+      "looked for; the option root names another folder, / allows every path."
     )
   return path
 

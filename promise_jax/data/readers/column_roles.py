@@ -95,7 +95,7 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if re.fullmatch(r"id|uuid", word) or (re.search(r"[_ -]id$", word) and num_values == len(values)):
     return guess("ignore" if "id" in taken else "id", "its name says that it is an id")
   if num_values == 1 and complete:
-    return guess("ignore", f"all its cells are {texts[0][:40]!r}")
+    return guess("ignore", f"all its cells are {cells.quote(texts[0])}")
   if path_role := guess_path_role(name, texts, root):
     return guess(*path_role)
   if all(map(DATE.fullmatch, texts)):

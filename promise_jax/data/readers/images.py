@@ -71,7 +71,7 @@ def hash_files(contents: Sequence) -> str:
   for content in contents:
     try:
       stat = content.stat() if isinstance(content, pathlib.Path) else None
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a character that no path has
       stat = None
     digest.update(f"{content}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
   return digest.hexdigest()[:24]

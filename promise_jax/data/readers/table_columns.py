@@ -178,8 +178,9 @@ def load_array(content: cells.FileContent) -> np.ndarray | None:
     return None
   try:
     if isinstance(content, pathlib.Path):
-      return np.load(content, allow_pickle=False).astype(np.float32)
-    return np.array([np.asarray(row, np.float32) for row in content], np.float32)
+      content = np.load(content, allow_pickle=False)
+    array = np.array([np.asarray(row, np.float32) for row in content], np.float32)
+    return array if array.size else None
   except Exception:  # a damaged file can fail in any way; the caller counts them
     return None
 

@@ -27,7 +27,7 @@ def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
   texts = cells.read_texts(known)
   distinct = set(texts)
   if len(distinct) < 2:
-    found = f"all its cells are {texts[0]!r}" if texts else "all its cells are empty"
+    found = f"all its cells are {cells.quote(texts[0])}" if texts else "all its cells are empty"
     raise ValueError(f"label {values.name}: {found}, expected: at least two different labels.")
   numbers = cells.parse_numbers(known)
   is_number = not np.isnan(numbers).any() and not isinstance(known.iloc[0], bool | np.bool_)
@@ -52,22 +52,13 @@ def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
 def encode_labels(
   values: pd.Series, task: Task
 ) -> tuple[Shaped[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-  """Labels as in `types.Split`, 0 where there is none, and which rows have one.
-
-  Raises:
-    ValueError: a class that the task does not have, or a text for a number.
-  """
+  """Labels as in `types.Split`, 0 where there is none, and which rows have one."""
   missing = cells.find_missing(values)
   if task.kind == "regression":
     return np.where(missing, 0, cells.read_numbers(values)).astype(np.float32), ~missing
   number = {name: i for i, name in enumerate(task.names)}
   texts = cells.read_texts(values)
-  for row, name in zip(values.index, texts, strict=True):
-    if name is not None and name not in number:
-      raise ValueError(
-        f"label {values.name}, row {row}: found {name!r}, expected: {list_first(task.names)}."
-      )
-  return np.array([number.get(name, 0) for name in texts], np.int32), ~missing
+  return np.array([0 if t is None else number[t] for t in texts], np.int32), ~missing
 
 
 def number_groups(values: pd.Series) -> np.ndarray:
@@ -89,9 +80,10 @@ def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
   repeated = pd.Series(cells.read_texts(known), index=known.index, dtype=object)
   repeated = repeated[repeated.duplicated()]
   if len(repeated):
+    row, first = repeated.index[0], cells.quote(repeated.iloc[0])
     raise ValueError(
-      f"id {values.name}, row {repeated.index[0]}: {repeated.iloc[0]!r} is the id of a row above, "
-      f"expected: different ones; columns={values.name}=group or =ignore says that it is no id."
+      f"id {values.name}, row {row}: {first} is the id of a row above, expected: different ones; "
+      f"columns={values.name}=group or =ignore says that it is no id."
     )
   is_number = all(t is not None and t.isdecimal() and int(t) < 2**31 for t in texts)
   return np.array(texts, np.int64) if is_number else np.arange(count)
@@ -101,9 +93,9 @@ def read_split(values: pd.Series) -> Shaped[np.ndarray, " N"]:
   """The names of the splits in a column; ValueError for the first cell that is none."""
   names = [SPLIT_NAMES.get((text or "").lower(), "") for text in cells.read_texts(values)]
   if "" in names:
-    row = names.index("")
+    row, found = next((i, cell) for i, cell in enumerate(values) if not names[i])
     raise ValueError(
-      f"split {values.name}, row {values.index[row]}: found {values.iloc[row]!r}, expected: "
+      f"split {values.name}, row {row}: found {cells.quote(found)}, expected: "
       f"{', '.join(SPLITS)}; columns={values.name}=ignore draws the splits."
     )
   return np.array(names)
