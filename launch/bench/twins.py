@@ -14,6 +14,7 @@ from bench.parts import Plan
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.methods import common, redcore
+from promise_jax.nn.dropout import Dropout
 from promise_jax.optim import param_paths
 from promise_jax.training.step import compile_program
 from promise_jax.types import Batch
@@ -138,7 +139,7 @@ def evaluate_original(case: Case, program: training.Program) -> dict:
   stage, predict = program.stage, program.stage.predict or program.method.predict
 
   def skip_dropout(call, args, kwargs, context):
-    return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
+    return args[0] if isinstance(context.module, Dropout) else call(*args, **kwargs)
 
   def evaluate(state, choice, info, key, data):
     batch = batches.make_batch(data, choice, False, devices_mesh.make_mesh(jax.devices()[:1]))

@@ -106,6 +106,23 @@ def test_dropout_keeps_the_share_and_the_mean():
   assert (tied == tied[:1]).all() and 0 < (tied == 0).mean() < 0.5
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+def test_coarse_dropout_keeps_the_share_and_the_mean(rate):
+  dropout, x = Dropout(rate, coarse=True), jnp.ones((30, 20, 151))
+  draw = lambda key: np.asarray(dropout.apply({}, x, rngs={"dropout": jax.random.key(key)}))
+  y = draw(0)
+  assert abs((y == 0).mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
+  kept = np.unique(y)
+  np.testing.assert_allclose(kept, [0, 1 / (1 - rate)], 2**-15)
+  assert len({row.tobytes() for row in y.reshape(-1, 151)}) == 600
+  # The two halves of a draw, neighbours in a row, have nothing to do with each other.
+  both = np.mean((y[..., :-1:2] == 0) & (y[..., 1::2] == 0))
+  assert abs(both - rate**2) < 0.01
+  np.testing.assert_array_equal(y, draw(0))
+  assert np.any(y != draw(1))
+  np.testing.assert_array_equal(dropout.apply({}, x), x)
+
+
 def test_an_unknown_kind_is_an_error():
   audio = encoders.Encoder(types.Modality("mic", "audio", (5,)), HIDDEN)
   with pytest.raises(ValueError, match="'audio', known kinds are image, tokens"):
