@@ -22,6 +22,8 @@ DATA = {
   "data_dir": "where prepared data sets are (default: `TFDS_DATA_DIR`, or the cache folder)",
   "nonfinite": "what a NaN or infinite number costs: its `frame`, or its `value` alone; `auto` is "
   "`value` for vectors, else `frame`",
+  "zeros": "what a row of zeros alone is: `absent`, or `kept` as values; `auto` is `absent` for "
+  "sequences, else `kept`",
   "vocabulary": "size of the hash of texts, bound of token ids",
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",

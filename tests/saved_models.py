@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from promise_jax.data.preprocessing import Preprocessing
+from promise_jax.data.scaling import LARGEST, Scale
 from promise_jax.inference.saved_model import SavedModel, SavedVariant
 from promise_jax.method import Method
 from promise_jax.types import Spec
@@ -14,8 +15,10 @@ SEEDS = (0, 1)
 def make_model(spec: Spec, *variants: tuple[str, dict], **changed) -> SavedModel:
   """A model with variants (method, settings), each called as its method."""
   saved = tuple(SavedVariant(name, name, values, name, 0.5) for name, values in variants)
+  bounds = lambda mean: (np.full_like(mean, -LARGEST), np.full_like(mean, LARGEST))
+  scale = {m: Scale(mean, std, *bounds(mean)) for m, (mean, std) in spec.standardise.items()}
   fields = {
-    "preprocessing": Preprocessing(spec.modalities, spec.standardise),
+    "preprocessing": Preprocessing(spec.modalities, scale),
     "best": saved[0].name if saved else "",
     "seeds": SEEDS,
     "precision": "float32",

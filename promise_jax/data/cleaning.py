@@ -1,18 +1,28 @@
-"""Turns the rows of a source into arrays without holes: pads, drops NaN and inf, scales."""
+"""Turns the rows of a source into arrays without holes: pads, drops NaN, inf and empty rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
 NONFINITE = ("auto", "frame", "value", "error")
-BLOCK_VALUES = 2**22  # values that are held in double precision at a time
+ZEROS = ("auto", "absent", "kept")
 
-Scale = tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]  # mean, std
+
+class Rules(NamedTuple):
+  """What counts as nothing."""
+
+  # What NaN and inf drop: "frame" the frame that they are in (a step of a sequence, a whole
+  # vector, a pixel), "value" only themselves, "auto" the value in a vector and the frame elsewhere;
+  # "error" refuses them.
+  nonfinite: str = "auto"
+  # Rows of zeros alone: "absent", "kept" as values, "auto": absent in a sequence, where a failed
+  # extraction leaves them, and kept in a vector or image.
+  zeros: str = "auto"
 
 
 class CleaningReport(NamedTuple):
@@ -22,12 +32,22 @@ class CleaningReport(NamedTuple):
   num_lost_frames: int = 0  # frames in which no value is left because of them
   num_empty_rows: int = 0  # rows in which no frame or token is left; they become absent
   num_truncated_rows: int = 0  # rows cut to the length of the longest train row
+  num_blank_rows: int = 0  # rows of zeros alone, which become absent
+  num_zero_rows: int = 0  # rows of zeros alone, which stay
+  num_turned_rows: int = 0  # rows padded in front
+  num_short_lengths: int = 0  # rows that have values outside their length
+  num_clipped: int = 0  # values far outside those of train, see `scaling`
 
   def describe(self) -> str:
     """The counts that are not zero, in words."""
     words = (
       *("non-finite values dropped", "frames lost to them"),
       *("rows absent", "rows cut to the longest train row"),
+      "rows of zeros alone absent (zeros=kept: values)",
+      "rows of zeros alone read as values (zeros=absent: absent)",
+      "rows padded in front, read from their end",
+      "rows with values outside their length, which are not read",
+      "values far outside those of train, clipped",
     )
     return ", ".join(f"{n} {w}" for n, w in zip(self, words, strict=True) if n)
 
@@ -72,7 +92,7 @@ def clean_modality(
   rows: Sequence[np.ndarray],
   length: Int[np.ndarray, " N"] | None,
   recorded: Bool[np.ndarray, " N"],
-  nonfinite: str = "auto",
+  rules: Rules,
 ) -> CleanModality:
   """Stacks the rows of one modality and decides which of their values are kept.
 
@@ -84,35 +104,74 @@ def clean_modality(
     rows: N arrays.
     length: valid steps of each row; None: all that the row has.
     recorded: False where the source lacks the modality; such a row may hold anything.
-    nonfinite: what NaN and inf drop: "frame" the frame that they are in (a step of a
-      sequence, a whole vector, a pixel), "value" only themselves, "auto" the value in a vector
-      and the frame elsewhere; "error" refuses them.
+    rules: what counts as nothing.
   """
+  num_turned = num_short = 0
+  if length is not None and modality.kind in ("sequence", "tokens"):
+    rows, num_turned, num_short = turn_rows(rows, length, recorded)
   values = stack_rows(modality, rows)
   if modality.kind == "image":
-    return _clean_image(modality, values, recorded, nonfinite)
+    return _clean_image(modality, values, recorded, rules)
   steps = np.array([len(row) for row in rows], np.int64)
   steps = steps if length is None else np.minimum(steps, length)
-  kept = _inside(modality, steps, recorded)
+  inside = _inside(modality, steps, recorded)
   if modality.kind == "tokens":
-    _check_tokens(modality, values, kept)
-    values, kept, report = values.astype(np.int32), kept & (values != 0), CleaningReport()
+    _check_tokens(modality, values, inside)
+    values, kept, report = values.astype(np.int32), inside & (values != 0), CleaningReport()
   else:
-    kept, report = _drop_nonfinite(modality, values, kept, nonfinite)
+    kept, report = _drop_nonfinite(modality, values, inside, rules.nonfinite)
   has_values = kept.any(axis=tuple(range(1, kept.ndim)))
+  report = report._replace(
+    num_empty_rows=int(np.sum(recorded & ~has_values)),
+    num_turned_rows=num_turned,
+    num_short_lengths=num_short,
+  )
+  is_blank = has_values & ~np.any(values, axis=tuple(range(1, values.ndim)), where=inside)
+  kept, has_values, report = _drop_blank(modality, is_blank, kept, has_values, rules, report)
   clean_length = np.where(has_values, np.clip(steps, 0, values.shape[1]), 0).astype(np.int32)
   cut = modality.kind != "vector" and np.sum(recorded & (steps > values.shape[1]))
-  report = report._replace(
-    num_empty_rows=int(np.sum(recorded & ~has_values)), num_truncated_rows=int(cut)
-  )
+  report = report._replace(num_truncated_rows=int(cut))
   return CleanModality(values, kept, clean_length, has_values, report)
 
 
-def _clean_image(modality: Modality, values, recorded, nonfinite: str) -> CleanModality:
+def turn_rows(
+  rows: Sequence[np.ndarray], length: Int[np.ndarray, " N"], recorded: Bool[np.ndarray, " N"]
+) -> tuple[list[np.ndarray], int, int]:
+  """(rows that start with their valid steps, how many were padded in front, how many have values
+  outside their length)."""
+  rows, num_turned, num_short = list(rows), 0, 0
+  for i in np.flatnonzero(recorded):
+    start = find_start(rows[i], length[i])
+    if start is None:
+      num_short += 1
+    elif start:
+      rows[i] = rows[i][start:]
+      num_turned += 1
+  return rows, num_turned, num_short
+
+
+def find_start(row: Shaped[np.ndarray, "T ..."], length: int) -> int | None:
+  """The first valid step of a row that has `length` of them.
+
+  Where the first `length` steps leave out something, and the last leave out nothing but zeros, NaN
+  and inf, the row is padded in front, and the last are valid; None where both leave out something.
+  """
+  row = np.atleast_1d(row)
+  length = min(max(int(length), 0), len(row))
+  if not row[length:].any():
+    return 0
+  has_content = (np.isfinite(row) & (row != 0)).reshape(len(row), -1).any(axis=1)
+  if not has_content[length:].any():
+    return 0
+  start = len(row) - length
+  return None if has_content[:start].any() else start
+
+
+def _clean_image(modality: Modality, values, recorded, rules: Rules) -> CleanModality:
   """Floats, which lie in 0 to 1, become uint8."""
   kept, has_values, report = recorded[:, None, None, None], recorded, CleaningReport()
   if values.dtype != np.uint8:
-    kept, report = _drop_nonfinite(modality, values, kept, nonfinite)
+    kept, report = _drop_nonfinite(modality, values, kept, rules.nonfinite)
     has_values = kept.any(axis=(1, 2, 3))
     report = report._replace(num_empty_rows=int(np.sum(recorded & ~has_values)))
     values = np.where(kept, values, 0)
@@ -121,7 +180,19 @@ def _clean_image(modality: Modality, values, recorded, nonfinite: str) -> CleanM
       words = "floats of an image lie in 0 to 1; give 0 to 255 as uint8"
       raise ValueError(f"modality {modality.name!r}: a pixel is {bad[0]}, {words}.")
     values = np.round(255 * values).astype(np.uint8)
+  is_blank = has_values & ~values.any(axis=(1, 2, 3))
+  kept, has_values, report = _drop_blank(modality, is_blank, kept, has_values, rules, report)
   return CleanModality(values, kept, np.ones(len(values), np.int32), has_values, report)
+
+
+def _drop_blank(modality, is_blank, kept, has_values, rules: Rules, report: CleaningReport):
+  """(kept, has_values, report), rows of zeros alone absent if the rules say so."""
+  count = int(is_blank.sum())
+  if rules.zeros == "absent" or (rules.zeros == "auto" and modality.kind == "sequence"):
+    kept = kept & ~is_blank.reshape(-1, *(1,) * (kept.ndim - 1))
+    return kept, has_values & ~is_blank, report._replace(num_blank_rows=count)
+  # That a single number is zero says nothing.
+  return kept, has_values, report._replace(num_zero_rows=count * (modality.shape != (1,)))
 
 
 def _inside(modality: Modality, length, recorded) -> np.ndarray:
@@ -151,49 +222,3 @@ def _drop_nonfinite(modality, values, kept, nonfinite) -> tuple[np.ndarray, Clea
   remaining = kept & (finite if by_value else finite.all(-1, keepdims=True))
   num_lost = int(np.sum(kept.any(-1) & ~remaining.any(-1)))
   return remaining, CleaningReport(num_nonfinite=bad, num_lost_frames=num_lost)
-
-
-def row_slices(num_rows: int, row_values: int) -> list[slice]:
-  """Slices of rows that hold about `BLOCK_VALUES` values each; at least one."""
-  rows = max(BLOCK_VALUES // max(row_values, 1), 1)
-  return [slice(i, i + rows) for i in range(0, max(num_rows, 1), rows)]
-
-
-def fit_scale(part: CleanModality) -> Scale:
-  """Mean and standard deviation of each feature, over the values that count."""
-  values, kept = part.values, np.broadcast_to(part.kept_mask, part.values.shape)
-  slices = row_slices(len(values), values[:1].size)
-  return fit_scale_in_blocks(lambda: ((values[s], kept[s]) for s in slices))
-
-
-def fit_scale_in_blocks(blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> Scale:
-  """Mean and standard deviation of each feature; the std of a constant one is 1.
-
-  `blocks()` yields (values [n, ..., D], kept_mask of the same shape), twice: the sums want
-  double precision, which does not fit in memory for all rows at once.
-  """
-  count, total, low, high = 0, 0, np.inf, -np.inf
-  for values, kept in blocks():
-    axes = tuple(range(values.ndim - 1))
-    count = count + kept.sum(axes)
-    total = total + np.where(kept, values, 0).astype(np.float64).sum(axes)
-    least = np.where(kept, values, np.float32(np.inf)).min(axes, initial=np.inf)
-    most = np.where(kept, values, np.float32(-np.inf)).max(axes, initial=-np.inf)
-    low, high = np.minimum(low, least), np.maximum(high, most)
-  count = np.maximum(count, 1)
-  mean, squares = total / count, 0
-  for values, kept in blocks():
-    axes = tuple(range(values.ndim - 1))
-    centred = np.where(kept, values, 0).astype(np.float64) - mean
-    squares = squares + np.where(kept, centred**2, 0).sum(axes)
-  std = np.where(high > low, np.sqrt(squares / count), 1)
-  return mean.astype(np.float32), std.astype(np.float32)
-
-
-def standardise(part: CleanModality, scale: Scale | None) -> Shaped[np.ndarray, "N ..."]:
-  """(values - mean) / std where the values count, 0 elsewhere; no scale keeps the values."""
-  values = part.values
-  if scale is not None:
-    mean, std = (a.reshape((1,) * (values.ndim - 1) + a.shape) for a in scale)
-    values = (np.where(part.kept_mask, values, 0) - mean) / std
-  return np.where(part.kept_mask, values, 0).astype(part.values.dtype)

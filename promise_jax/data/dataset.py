@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning, preprocessing
+from promise_jax.data import cleaning, preprocessing, scaling, split_checks
 from promise_jax.data import source as data_source
-from promise_jax.data.cleaning import CleaningReport, CleanModality
+from promise_jax.data.cleaning import FLOAT_KINDS, CleaningReport, CleanModality, Rules
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.types import Modality, Spec, Split
 
@@ -23,7 +23,8 @@ class FittedTrain(NamedTuple):
   """The train rows, and what is learnt from them to treat the other splits alike."""
 
   modalities: tuple[Modality, ...]  # no open dimension any more
-  scale: dict[str, cleaning.Scale]  # {modality: (mean, std)}
+  scale: dict[str, scaling.Scale]
+  recorded: np.ndarray  # bool[N, M]
   label: np.ndarray
   group: np.ndarray | None
   labelled: np.ndarray | None
@@ -70,7 +71,7 @@ class Dataset:
     return self.groups.get(name)
 
 
-def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
+def fit_in_memory(source: data_source.Source, rules: Rules) -> FittedTrain:
   """Reads and cleans all train rows at once; refuses rows that memory has no room for."""
   free = psutil.virtual_memory().available
   if source.train_bytes > free:
@@ -81,29 +82,41 @@ def fit_in_memory(source: data_source.Source, nonfinite: str) -> FittedTrain:
     )
   rows = source.rows("train")
   modalities = tuple(cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities)
-  cleaned = clean_rows(source, "train", modalities, rows, nonfinite)
-  data_source.check_train(source, {name: part.recorded for name, part in cleaned.items()})
-  floats = [m.name for m in modalities if m.kind in cleaning.FLOAT_KINDS]
-  scale = {name: cleaning.fit_scale(cleaned[name]) for name in floats}
+  cleaned = clean_rows(source, "train", modalities, rows, rules)
   report = {name: part.report for name, part in cleaned.items()}
+  data_source.check_train(source, {m: part.recorded for m, part in cleaned.items()}, report)
+  scale = {m.name: fit_scale(cleaned[m.name]) for m in modalities if m.kind in FLOAT_KINDS}
+  cleaned = preprocessing.report_clipped(cleaned, scale)
+  report = {name: part.report for name, part in cleaned.items()}
+  recorded = np.stack([part.recorded for part in cleaned.values()], axis=1)
   finish = lambda: preprocessing.make_split(modalities, rows, cleaned, scale)
-  return FittedTrain(modalities, scale, rows.label, rows.group, rows.labelled, report, finish)
+  known = rows.label, rows.group, rows.labelled
+  return FittedTrain(modalities, scale, recorded, *known, report, finish)
+
+
+def fit_scale(part: CleanModality) -> scaling.Scale:
+  """The scale of a modality in memory."""
+  read = lambda index: np.where(part.kept_mask[index], part.values[index], np.float32(np.nan))
+  return scaling.fit_scale(read, part.recorded)
 
 
 def assemble(
   source: data_source.Source,
   *,
   nonfinite: str = "auto",
-  fit: Callable[[data_source.Source, str], FittedTrain] = fit_in_memory,
+  zeros: str = "auto",
+  fit: Callable[[data_source.Source, Rules], FittedTrain] = fit_in_memory,
 ) -> Dataset:
   """Makes a data set of a source: fits lengths and scale on train, reads the rest lazily.
 
-  `nonfinite` says what NaN and inf drop, see `cleaning.clean_modality`; `fit` keeps the train
-  rows in memory or on disk (`streaming`). Raises ValueError for no train split, a bad row, or
-  a modality that no train row has.
+  `nonfinite` says what NaN and inf drop, `zeros` what rows of zeros alone are, see
+  `cleaning.Rules`; `fit` keeps the train rows in memory or on disk (`streaming`). Raises ValueError
+  for no train split, a bad row, or a modality that no train row has.
   """
   check_choice(f"a split of data set {source.name!r}", "train", source.splits)
   check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
+  check_choice("zeros", zeros, cleaning.ZEROS)
+  rules = Rules(nonfinite, zeros)
   reports: dict[str, dict[str, CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
 
@@ -113,12 +126,20 @@ def assemble(
     reports[split] = report
     log_report(source.name, split, report)
 
-  train = fit(source, nonfinite)
-  modalities, scale, notes = train.modalities, train.scale, source.notes + train.notes
+  def warn(split: str, *sentences: str) -> None:
+    for sentence in filter(None, sentences):
+      logger.warning("%s, %s: %s.", source.name, split, sentence)
+
+  train = fit(source, rules)
+  modalities, scale = train.modalities, train.scale
   keep_report("train", train.report, train.group)
   known = train.label if train.labelled is None else train.label[train.labelled]
   if sentence := data_source.describe_missing_labels(source.task, known):
     logger.warning("%s: %s", source.name, sentence)
+  names = tuple(m.name for m in modalities)
+  warn("train", split_checks.describe_labels(source.task, known))
+  lines = split_checks.describe_train(names, train.recorded, scale)
+  notes = (*source.notes, *(f"{source.name}, {line}." for line in lines), *train.notes)
   # Dropped once the split is made of it, so that the raw rows can be freed.
   unused = {"train": train.make_split}
 
@@ -127,14 +148,18 @@ def assemble(
     if split in unused:
       return unused.pop(split)()
     rows = source.rows(split)
-    cleaned = clean_rows(source, split, modalities, rows, nonfinite)
+    cleaned = clean_rows(source, split, modalities, rows, rules)
+    cleaned = preprocessing.report_clipped(cleaned, scale)
     keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
-    return preprocessing.make_split(modalities, rows, cleaned, scale)
+    made = preprocessing.make_split(modalities, rows, cleaned, scale)
+    warn(split, *split_checks.describe_split(modalities, made))
+    warn(split, split_checks.describe_labels(source.task, rows.label))
+    return made
 
-  spec = Spec(modalities, source.task, scale)
+  spec = Spec(modalities, source.task, {name: tuple(s[:2]) for name, s in scale.items()})
   # A token modality of open length is made of texts.
   texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
-  fitted = Preprocessing(modalities, scale, nonfinite, texts, source.encoded, source.columns)
+  fitted = Preprocessing(modalities, scale, *rules, texts, source.encoded, source.columns)
   about = source.name, spec, source.card, fitted, source.splits
   return Dataset(*about, reports, read, notes, groups, train.labelled)
 
@@ -144,12 +169,12 @@ def clean_rows(
   split: str,
   modalities: tuple[Modality, ...],
   rows: data_source.Rows,
-  nonfinite: str,
+  rules: Rules,
 ) -> dict[str, CleanModality]:
   """Checks and cleans some or all rows of a split; a ValueError names the split."""
   data_source.check_rows(source, split, rows)
   try:
-    return preprocessing.clean_rows(modalities, rows, nonfinite)
+    return preprocessing.clean_rows(modalities, rows, rules)
   except ValueError as error:
     raise ValueError(f"{data_source.describe_place(source, split)}: {error}") from error
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning, dataset, feature_encoders, preprocessing
+from promise_jax.data import cleaning, dataset, feature_encoders, preprocessing, scaling
 from promise_jax.data import source as data_source
 from promise_jax.data.feature_encoders import EncoderInputs, EncoderSpec, FeatureEncoder, Features
 from promise_jax.types import Modality
@@ -28,6 +28,7 @@ def extract_features(
   encoders: Mapping[str, EncoderSpec],
   *,
   nonfinite: str = "auto",
+  zeros: str = "auto",
   folder: str | os.PathLike | None = None,
 ) -> data_source.Source:
   """Replaces modalities by the features of `encoders` {modality: encoder}.
@@ -40,6 +41,8 @@ def extract_features(
   for name in encoders:
     check_choice("a modality in frozen", name, names)
   check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
+  check_choice("zeros", zeros, cleaning.ZEROS)
+  rules = cleaning.Rules(nonfinite, zeros)
   folder = pathlib.Path(folder or files.cache_folder("features")).expanduser()
   rows = {split: source.rows(split) for split in source.splits}
   modalities, notes, new_rows = list(source.modalities), list(source.notes), dict(rows)
@@ -47,7 +50,7 @@ def extract_features(
   for i, name in enumerate(names):
     if name not in encoders:
       continue
-    inputs, recorded, raw = collect_inputs(source, rows, i, nonfinite)
+    inputs, recorded, raw = collect_inputs(source, rows, i, rules)
     encoded[name] = preprocessing.EncodedModality(raw, str(encoders[name]))
     try:
       words, key, compute = feature_encoders.find_encoder(encoders[name], inputs.id)
@@ -83,7 +86,7 @@ def extract_features(
 
 
 def collect_inputs(
-  source: data_source.Source, rows: dict[str, data_source.Rows], i: int, nonfinite: str
+  source: data_source.Source, rows: dict[str, data_source.Rows], i: int, rules: cleaning.Rules
 ) -> tuple[EncoderInputs, dict[str, np.ndarray], Modality]:
   """What the encoder of modality number `i` sees, {split: bool[N]} which rows that are, and the
   modality without an open length."""
@@ -93,7 +96,7 @@ def collect_inputs(
   parts, recorded = [], {}
   for split, every in rows.items():
     part = every._replace(recorded=every.recorded[:, i : i + 1])
-    clean = dataset.clean_rows(one, split, (modality,), part, nonfinite)[name]
+    clean = dataset.clean_rows(one, split, (modality,), part, rules)[name]
     dataset.log_report(source.name, split, {name: clean.report})
     recorded[split] = clean.recorded
     parts.append(encoder_inputs(modality, clean, part.id))
@@ -115,7 +118,8 @@ def encoder_inputs(
   elif modality.kind == "tokens":  # zeros inside a row count
     steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
     length = (clean.kept_mask * steps).max(axis=1, initial=0)[here]
-  return EncoderInputs(cleaning.standardise(clean, None)[here], length, ids[here])
+  values = scaling.standardise(clean.values, clean.kept_mask, None)
+  return EncoderInputs(values[here], length, ids[here])
 
 
 def encode_rows(

@@ -25,7 +25,8 @@ OTHER_TABLES = (".xlsx", ".xls", ".ods", ".json", ".jsonl")
 class CommonOptions:
   """How any data set that is read, not made, becomes arrays."""
 
-  nonfinite: str = "auto"  # what NaN and inf drop, see cleaning.clean_modality
+  nonfinite: str = "auto"  # what NaN and inf drop, see cleaning.Rules
+  zeros: str = "auto"  # what rows of zeros alone are, see cleaning.Rules
   modalities: str | Sequence[str] = ""  # that are kept, as "image+text"; all if empty
   # {modality: encoder} whose features take the place of the modality, see `features`.
   frozen: Mapping[str, EncoderSpec] = dataclasses.field(default_factory=dict)
@@ -91,10 +92,11 @@ def load(
     root = pathlib.Path(data_dir or default_data_dir()).expanduser()
     source = read_prepared(root, name, own)
   source = data_source.keep_modalities(source, common.modalities)
+  rules = {"nonfinite": common.nonfinite, "zeros": common.zeros}
   if common.frozen:
-    source = features.extract_features(source, common.frozen, nonfinite=common.nonfinite)
+    source = features.extract_features(source, common.frozen, **rules)
   assemble = streaming.assemble_stream if common.stream else dataset.assemble
-  return assemble(source, nonfinite=common.nonfinite)
+  return assemble(source, **rules)
 
 
 def default_data_dir() -> str:

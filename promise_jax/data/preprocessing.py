@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from promise_jax.data import cleaning
+from promise_jax.data import cleaning, scaling
 from promise_jax.data import source as data_source
+from promise_jax.data.cleaning import CleaningReport, CleanModality
 from promise_jax.types import Modality, Split
 
 
@@ -28,39 +29,48 @@ class Preprocessing:
   """What is fixed about the inputs of a model once its train rows have been read."""
 
   modalities: tuple[Modality, ...]  # no open dimension any more
-  scale: Mapping[str, cleaning.Scale]  # {modality: (mean f32[D], std f32[D])}
-  nonfinite: str = "auto"  # what NaN and inf drop, see `cleaning.clean_modality`
+  scale: Mapping[str, scaling.Scale]  # {modality: four arrays f32[D]}
+  nonfinite: str = "auto"  # what NaN and inf drop, see `cleaning.Rules`
+  zeros: str = "auto"  # what rows of zeros alone are, likewise
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
   columns: Any = None  # `readers.table_columns.TableColumns` where the data are a table
+
+  @property
+  def rules(self) -> cleaning.Rules:
+    """What counts as nothing."""
+    return cleaning.Rules(self.nonfinite, self.zeros)
 
   @property
   def raw_modalities(self) -> tuple[Modality, ...]:
     """The modalities as they are read, before frozen encoders."""
     return tuple(self.encoded[m.name].raw if m.name in self.encoded else m for m in self.modalities)
 
-  def clean(self, rows: data_source.Rows) -> tuple[Split, dict[str, cleaning.CleaningReport]]:
+  def clean(self, rows: data_source.Rows) -> tuple[Split, dict[str, CleaningReport]]:
     """The rows as arrays, padded, without holes, standardised; and what was wrong with them.
 
     Raises:
       ValueError: an array has another shape than in training, a token id or pixel is not allowed.
     """
-    modalities = self.raw_modalities
-    cleaned = clean_rows(modalities, rows, self.nonfinite)
-    report = {name: part.report for name, part in cleaned.items()}
+    raw = cleaned = clean_rows(self.raw_modalities, rows, self.rules)
     if self.encoded:
       from promise_jax.data import features  # frozen encoders alone need it
 
       rows = features.encode_rows(self, rows, cleaned)
-      cleaned = clean_rows(self.modalities, rows, self.nonfinite)
+      cleaned = clean_rows(self.modalities, rows, self.rules)
+    cleaned = report_clipped(cleaned, self.scale)
+    report = {name: part.report for name, part in cleaned.items()}
+    # Of an encoded modality both what was read and the features can be wrong.
+    report |= {m: CleaningReport(*np.add(raw[m].report, report[m])) for m in self.encoded}
     return make_split(self.modalities, rows, cleaned, self.scale), report
 
   def to_json(self) -> dict[str, Any]:
     """Plain values; `from_json` reads them back exactly."""
     return {
       "modalities": [m._asdict() for m in self.modalities],
-      "scale": {name: [a.tolist(), b.tolist()] for name, (a, b) in self.scale.items()},
+      "scale": {name: [a.tolist() for a in scale] for name, scale in self.scale.items()},
       "nonfinite": self.nonfinite,
+      "zeros": self.zeros,
       "texts": list(self.texts),
       "encoded": {
         n: {"raw": e.raw._asdict(), "encoder": e.encoder} for n, e in self.encoded.items()
@@ -81,12 +91,13 @@ def from_json(value: Mapping[str, Any]) -> Preprocessing:
     for name, e in value["encoded"].items()
   }
   scale = {
-    name: (np.array(mean, np.float32), np.array(std, np.float32))
-    for name, (mean, std) in value["scale"].items()
+    name: scaling.Scale(*(np.array(a, np.float32) for a in arrays))
+    for name, arrays in value["scale"].items()
   }
   modalities = tuple(map(modality_from_json, value["modalities"]))
   texts = tuple(value["texts"])
-  return Preprocessing(modalities, scale, value["nonfinite"], texts, encoded, columns)
+  rules = value["nonfinite"], value["zeros"]
+  return Preprocessing(modalities, scale, *rules, texts, encoded, columns)
 
 
 def modality_from_json(value: Mapping[str, Any]) -> Modality:
@@ -95,26 +106,40 @@ def modality_from_json(value: Mapping[str, Any]) -> Modality:
 
 
 def clean_rows(
-  modalities: tuple[Modality, ...], rows: data_source.Rows, nonfinite: str
-) -> dict[str, cleaning.CleanModality]:
+  modalities: tuple[Modality, ...], rows: data_source.Rows, rules: cleaning.Rules
+) -> dict[str, CleanModality]:
   """Cleans every modality of some rows."""
   return {
     m.name: cleaning.clean_modality(
-      m, rows.inputs[m.name], rows.length.get(m.name), rows.recorded[:, i], nonfinite
+      m, rows.inputs[m.name], rows.length.get(m.name), rows.recorded[:, i], rules
     )
     for i, m in enumerate(modalities)
   }
 
 
+def report_clipped(
+  cleaned: Mapping[str, CleanModality], scale: Mapping[str, scaling.Scale]
+) -> dict[str, CleanModality]:
+  """`cleaned`, its reports with the number of values that `make_split` will clip."""
+  made = dict(cleaned)
+  for name, fitted in scale.items():
+    part = cleaned[name]
+    count = scaling.count_clipped(part.values, part.kept_mask, fitted)
+    made[name] = part._replace(report=part.report._replace(num_clipped=count))
+  return made
+
+
 def make_split(
   modalities: tuple[Modality, ...],
   rows: data_source.Rows,
-  cleaned: Mapping[str, cleaning.CleanModality],
-  scale: Mapping[str, cleaning.Scale],
+  cleaned: Mapping[str, CleanModality],
+  scale: Mapping[str, scaling.Scale],
 ) -> Split:
   """The standardised split of cleaned rows."""
   return Split(
-    inputs={m: cleaning.standardise(c, scale.get(m)) for m, c in cleaned.items()},
+    inputs={
+      m: scaling.standardise(c.values, c.kept_mask, scale.get(m)) for m, c in cleaned.items()
+    },
     length={m.name: cleaned[m.name].length for m in modalities if m.kind == "sequence"},
     recorded=np.stack([c.recorded for c in cleaned.values()], axis=1),
     label=rows.label,

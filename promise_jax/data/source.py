@@ -138,13 +138,19 @@ def check_rows(source: Source, split: str, rows: Rows) -> None:
   check_values(f"{place}, label", rows.label, good, words)
 
 
-def check_train(source: Source, recorded: dict[str, Bool[np.ndarray, " N"]]) -> None:
-  """Raises ValueError for a modality that no train row has: nothing can be learnt of it."""
+def check_train(
+  source: Source, recorded: dict[str, Bool[np.ndarray, " N"]], report: Mapping[str, Any]
+) -> None:
+  """Raises ValueError for a modality that no train row has: nothing can be learnt of it.
+
+  `report` are the `cleaning.CleaningReport` of the modalities, which say why.
+  """
   for name, rows in recorded.items():
     if not rows.any():
       raise ValueError(
         f"{describe_place(source, 'train')}: modality {name!r} is in none of the "
-        f"{len(rows)} rows, it takes at least one with content."
+        f"{len(rows)} rows, it takes at least one with content"
+        + (f" (found: {words})." if (words := report[name].describe()) else ".")
       )
 
 

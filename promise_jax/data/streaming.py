@@ -15,16 +15,15 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 
 from promise_jax import files
-from promise_jax.data import cleaning, dataset
+from promise_jax.data import cleaning, dataset, scaling
 from promise_jax.data import source as data_source
 from promise_jax.types import Modality, Split
 
-FORMAT = 3  # of the folder; one of another format is written anew
+FORMAT = 4  # of the folder; one of another format is written anew
 SMALL = "small.npz"
 DTYPES = {"image": np.uint8, "tokens": np.int32}  # else float32
 
@@ -63,6 +62,7 @@ def assemble_stream(
   source: data_source.Source,
   *,
   nonfinite: str = "auto",
+  zeros: str = "auto",
   folder: str | os.PathLike | None = None,
 ) -> dataset.Dataset:
   """`dataset.assemble` with the train rows on disk, in `folder` (default: the cache).
@@ -78,7 +78,7 @@ def assemble_stream(
   source = source._replace(rows=functools.partial(gather_blocks, source))
   folder = pathlib.Path(folder or files.cache_folder("streamed"))
   fit = functools.partial(fit_on_disk, folder=folder)
-  return dataset.assemble(source, nonfinite=nonfinite, fit=fit)
+  return dataset.assemble(source, nonfinite=nonfinite, zeros=zeros, fit=fit)
 
 
 def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
@@ -97,10 +97,10 @@ def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
 
 
 def fit_on_disk(
-  source: data_source.Source, nonfinite: str, *, folder: pathlib.Path
+  source: data_source.Source, rules: cleaning.Rules, *, folder: pathlib.Path
 ) -> dataset.FittedTrain:
   """The train rows in a folder inside `folder`, written there unless they exist."""
-  about = (FORMAT, source.identity, source.modalities, source.task, nonfinite)
+  about = (FORMAT, source.identity, source.modalities, source.task, rules)
   digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
   path = folder / f"{source.name}-{digest}"
   try:
@@ -110,7 +110,7 @@ def fit_on_disk(
       with open(folder / f".{path.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():  # another process may have written it meanwhile
-          write_store(source, nonfinite, path)
+          write_store(source, rules, path)
   except OSError as error:
     raise ValueError(
       f"the train rows of data set {source.name!r} could not be kept in {folder} "
@@ -119,20 +119,25 @@ def fit_on_disk(
   return open_store(source, path)
 
 
-def write_store(source: data_source.Source, nonfinite: str, path: pathlib.Path) -> None:
+def write_store(source: data_source.Source, rules: cleaning.Rules, path: pathlib.Path) -> None:
   """Writes the folder `path`, whole or not at all."""
   half = path.with_name(f".{path.name}.half")
   shutil.rmtree(half, ignore_errors=True)  # left by a process that was killed
   half.mkdir()
   try:
     modalities = resolve_lengths(source)
-    small = write_rows(source, modalities, nonfinite, half)
+    small = write_rows(source, modalities, rules, half)
     recorded = dict(zip((m.name for m in modalities), small["recorded"].T, strict=True))
-    data_source.check_train(source, recorded)
+    counts = {m.name: small[f"found_{m.name}"].sum(axis=0).tolist() for m in modalities}
+    report = {name: cleaning.CleaningReport(*count) for name, count in counts.items()}
+    data_source.check_train(source, recorded, report)
     for m in modalities:
       small[f"shape_{m.name}"] = np.array(m.shape)
       if m.kind in cleaning.FLOAT_KINDS:
-        small[f"scale_{m.name}"] = standardise_file(stored_rows(half, m, len(small["id"])))
+        rows = stored_rows(half, m, len(small["id"]))
+        small[f"scale_{m.name}"], clipped = standardise_file(rows, recorded[m.name])
+        found = cleaning.CleaningReport(num_clipped=clipped)
+        small[f"found_{m.name}"] = np.append(small[f"found_{m.name}"], [found], axis=0)
     np.savez(half / SMALL, **small)
     for file in half.iterdir():  # on disk, before the name says that all is there
       with open(file, "rb") as handle:
@@ -156,7 +161,7 @@ def resolve_lengths(source: data_source.Source) -> tuple[Modality, ...]:
 def write_rows(
   source: data_source.Source,
   modalities: tuple[Modality, ...],
-  nonfinite: str,
+  rules: cleaning.Rules,
   folder: pathlib.Path,
 ) -> dict[str, np.ndarray]:
   """Writes the cleaned rows, with NaN where a float does not count; returns the small arrays."""
@@ -164,7 +169,7 @@ def write_rows(
   with contextlib.ExitStack() as stack:
     out = {m.name: stack.enter_context(open(rows_path(folder, m), "wb")) for m in modalities}
     for rows in source.blocks("train"):
-      cleaned = dataset.clean_rows(source, "train", modalities, rows, nonfinite)
+      cleaned = dataset.clean_rows(source, "train", modalities, rows, rules)
       small = {"label": rows.label, "id": rows.id}
       small["recorded"] = np.stack([part.recorded for part in cleaned.values()], axis=1)
       small |= {} if rows.group is None else {"group": rows.group}
@@ -180,22 +185,16 @@ def write_rows(
   return small
 
 
-def standardise_file(rows: StoredRows) -> np.ndarray:
-  """Standardises the rows of a file where they lie; returns mean and std [2, D]."""
-
-  def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for part in slices:
-      values = rows[part]
-      yield values, ~np.isnan(values)
-
-  # The same blocks as in memory, so that the sums are the same.
-  slices = cleaning.row_slices(len(rows), int(np.prod(rows.shape[1:])))
-  scale = cleaning.fit_scale_in_blocks(blocks)
-  rest = (np.zeros(0, np.int32), np.zeros(0, bool), cleaning.CleaningReport())
-  for part, (values, kept) in zip(slices, blocks(), strict=True):
-    cleaned = cleaning.CleanModality(values, kept, *rest)
-    rows.open("r+")[part] = cleaning.standardise(cleaned, scale)
-  return np.stack(scale)
+def standardise_file(rows: StoredRows, recorded: np.ndarray) -> tuple[np.ndarray, int]:
+  """Standardises the rows of a file where they lie; returns the scale [4, D] and how many values
+  were clipped."""
+  scale, num_clipped = scaling.fit_scale(rows.__getitem__, recorded), 0
+  for part in scaling.row_slices(len(rows), int(np.prod(rows.shape[1:]))):
+    values = rows[part]
+    kept = ~np.isnan(values)
+    num_clipped += scaling.count_clipped(values, kept, scale)
+    rows.open("r+")[part] = scaling.standardise(values, kept, scale)
+  return np.stack(scale), num_clipped
 
 
 def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.FittedTrain:
@@ -217,7 +216,8 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
   counts = {m.name: small[f"found_{m.name}"].sum(axis=0).tolist() for m in modalities}
   return dataset.FittedTrain(
     modalities,
-    scale={name: tuple(small[f"scale_{name}"]) for name in floats},
+    scale={name: scaling.Scale(*small[f"scale_{name}"]) for name in floats},
+    recorded=small["recorded"],
     label=small["label"],
     group=small.get("group"),
     labelled=small.get("labelled"),

@@ -21,6 +21,7 @@ from promise_jax.training.config import TrainConfig
 # How a data set is read; the docstring of `data.load` explains each option.
 DATA_OPTIONS = {
   "nonfinite": "auto",
+  "zeros": "auto",
   "vocabulary": 8192,
   "scale": 0.0,  # 0: the unit of a regression label is the one of the data set
   "tags": False,

@@ -96,7 +96,7 @@ def test_nonfinite_frames_become_zero_and_lost_rows_absent(caplog):
   expected = np.zeros((4, 4, 2))
   expected[0, 0], expected[0, 2], expected[3, 0] = (-a, b), (0, b), (a, -2 * b)
   np.testing.assert_allclose(split.inputs["a"], expected, rtol=1e-6, atol=1e-7)
-  assert found.report["train"]["a"] == (3, 3, 1, 0)  # values, frames, absent, cut
+  assert found.report["train"]["a"][:4] == (3, 3, 1, 0)  # values, frames, absent, cut
   assert "own, train, a" in caplog.text
 
 

@@ -101,7 +101,7 @@ def test_images_may_be_floats_or_bool(save_npz):
   ]  # fmt: skip
   assert train.recorded[:, 2].tolist() == [False, True, True, False, True, True]
   # values, frames, absent, cut; the row of NaN alone is no fault
-  assert found.report["train"]["photo"] == (5, 5, 1, 0)
+  assert found.report["train"]["photo"][:4] == (5, 5, 1, 0)
   np.testing.assert_array_equal(train.inputs["mask"], mask[:6] * 255)
 
 
@@ -118,14 +118,14 @@ def test_absent_rows_are_no_fault_and_bad_values_are(save_npz):
     [True, True], [True, False], [True, True], [False, False], [False, True],
     [True, False],
   ]  # fmt: skip
-  assert found.report["train"]["v"] == (1, 0, 0, 0)
-  assert found.report["train"]["s"] == (3, 1, 0, 0)
+  assert found.report["train"]["v"][:4] == (1, 0, 0, 0)
+  assert found.report["train"]["s"][:4] == (3, 1, 0, 0)
   assert not train.inputs["s"][0, 1].any()
   kept = np.where(np.isfinite(arrays["x_v"][:6]), arrays["x_v"][:6], NAN)
   np.testing.assert_allclose(found.spec.standardise["v"][0], np.nanmean(kept, 0), rtol=1e-5)
   assert train.inputs["v"][5, 0] != 0 == train.inputs["v"][5, 1]
   frame = data.load(save_npz(arrays), nonfinite="frame")
-  assert frame.report["train"]["v"] == (1, 1, 1, 0)
+  assert frame.report["train"]["v"][:4] == (1, 1, 1, 0)
   arrays["x_s"][0, 1] = 0
   arrays["x_v"][5, 1] = 0
   data.load(save_npz(arrays), nonfinite="error").split("train")  # holes are no error

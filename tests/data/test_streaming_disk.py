@@ -8,7 +8,7 @@ import pytest
 
 import tiny_runs
 from promise_jax import data
-from promise_jax.data import cleaning, dataset, prefetch, streaming
+from promise_jax.data import dataset, prefetch, scaling, streaming
 from promise_jax.data.readers import npz, records
 from promise_jax.types import Modality, Task
 
@@ -66,7 +66,7 @@ def folder(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(npz, "BLOCK_BYTES", 2000)
   monkeypatch.setattr(records, "BLOCK_BYTES", 2000)
-  monkeypatch.setattr(cleaning, "BLOCK_VALUES", 100)
+  monkeypatch.setattr(scaling, "BLOCK_VALUES", 100)
   return tmp_path
 
 
@@ -233,7 +233,7 @@ def test_a_file_larger_than_memory_is_refused(mine, monkeypatch):
 
 def test_writing_takes_the_memory_of_one_block(folder, monkeypatch):
   monkeypatch.setattr(npz, "BLOCK_BYTES", 2**18)
-  monkeypatch.setattr(cleaning, "BLOCK_VALUES", 2**16)
+  monkeypatch.setattr(scaling, "BLOCK_VALUES", 2**16)
   x = np.arange(400 * 2**14, dtype=np.float32).reshape(400, -1)  # 26 MB
   np.savez(folder / "big.npz", x_a=x, y=np.arange(400) % 2)
   del x

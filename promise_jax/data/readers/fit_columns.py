@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from promise_jax.data import scaling
 from promise_jax.data.readers import cells
 from promise_jax.data.readers.table_columns import Column, encode_attributes, load_array
 from promise_jax.types import Modality
@@ -19,7 +20,8 @@ def fit_column(values: pd.Series, role: str) -> Column:
   name, has_missing = values.name, bool(cells.find_missing(values).any())
   if role == "number":
     numbers = cells.read_numbers(values)
-    known = numbers[~np.isnan(numbers)]
+    low, high = scaling.plausible_range(np.where(np.isfinite(numbers), numbers, np.nan)[:, None])
+    known = numbers[(numbers >= low) & (numbers <= high)]
     mean = float(np.float32(known.mean())) if len(known) else 0.0
     return Column(name, role, mean=mean, has_missing=has_missing)
   if role == "category":

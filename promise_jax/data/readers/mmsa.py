@@ -10,12 +10,13 @@ Other fields (raw_text, annotations, the unimodal labels of CH-SIMS) and other s
 ignored. Dimensions come from the file; a modality [N, D] is a vector. NaN and -inf are
 left to `cleaning`: MMSA itself puts 0 for the -inf of audio, which is nonfinite="value".
 
-Valid steps are what `<modality>_lengths` says; for the text otherwise the ones of the mask
-in text_bert (as MMSA's `data_missing` counts). Without either, steps of zeros at both ends
+Valid steps are as many as `<modality>_lengths` says; for the text otherwise the ones of the mask
+in text_bert (as MMSA's `data_missing` counts); where they are, at the start or at the end, is seen
+by the zeros (`cleaning.find_start`). Without either, steps of zeros at both ends
 are padding (the loader of MultiBench cuts those in front off). In an aligned file, one T
 for all and no lengths, a step is the same word in every modality, so padding is what is
-zero, or masked, in all three (ours). Valid steps are moved to the start; a row without any
-is absent.
+zero, or masked, in all three (ours). Valid steps are moved to the start; a row without any, or of
+zeros alone, is absent.
 
 The id of a row is the rank of its clip's name in the file (ours), so the aligned and the
 unaligned file of the same clips get the same masks. Clips named video$_$clip form a group
@@ -27,7 +28,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from promise_jax.data import cleaning
 from promise_jax.data import source as data_source
 from promise_jax.data.readers.mmsa_fields import MODALITIES, Part, read_parts
 from promise_jax.types import Modality, Task
@@ -71,7 +74,7 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     part = parts.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
     inputs = cut_padding(part)
-    return data_source.Rows(inputs, {}, recorded, part.label, ids[split], groups[split])
+    return data_source.Rows(inputs, part.length, recorded, part.label, ids[split], groups[split])
 
   return data_source.Source(
     name=path.stem,
@@ -141,13 +144,13 @@ def describe_modality(name: str, parts: dict[str, Part]) -> Modality:
 
 
 def cut_padding(part: Part) -> dict[str, Any]:
-  """{modality: N arrays [valid steps, D], or one array [N, D]}, f32."""
+  """{modality: N arrays [valid steps, D]; an array [N, D], or with a length [N, T, D]}, f32."""
   spans = find_valid_steps(part)
   inputs: dict[str, Any] = {}
   for name, values in part.values.items():
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
       inputs[name] = values.astype(np.float32, copy=False)
-    if name in spans:
+    if name in spans and name not in part.length:
       start, stop = (s.tolist() for s in spans[name])
       inputs[name] = [row[a:b] for row, a, b in zip(inputs[name], start, stop, strict=True)]
   return inputs
@@ -157,7 +160,7 @@ def find_valid_steps(part: Part) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """{sequence: (first valid step i64[N], the one after the last i64[N])}."""
   sequences = {m: v for m, v in part.values.items() if v.ndim == 3}
   inside = {
-    m: np.arange(v.shape[1]) < part.length[m][:, None] if m in part.length else v.any(axis=-1)
+    m: mask_steps(v, part.length[m]) if m in part.length else v.any(axis=-1)
     for m, v in sequences.items()
   }
   lengths = {v.shape[1] for v in sequences.values()}
@@ -169,3 +172,10 @@ def find_valid_steps(part: Part) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     start, stop = steps.argmax(1), steps.shape[1] - steps[:, ::-1].argmax(1)
     spans[m] = start, np.where(steps.any(1), stop, 0)
   return spans
+
+
+def mask_steps(values: Float[np.ndarray, "N T D"], length: Int[np.ndarray, " N"]) -> np.ndarray:
+  """bool[N, T]: as many valid steps as `length` says, wherever they are."""
+  start = np.array([cleaning.find_start(*row) or 0 for row in zip(values, length, strict=True)])
+  steps = np.arange(values.shape[1]) - start[:, None]
+  return (steps >= 0) & (steps < length[:, None])

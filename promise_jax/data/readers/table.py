@@ -15,6 +15,7 @@ import pandas as pd
 
 from promise_jax import files
 from promise_jax.checks import check_at_least
+from promise_jax.data import scaling
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import cells, column_roles, images, table_file, table_labels
 from promise_jax.data.readers.fit_columns import fit_modality
@@ -213,7 +214,9 @@ def fit_scale(task: Task, train_label: np.ndarray, scale: float | None) -> tuple
   """The task with the unit of a regression label, and a sentence on it."""
   if task.kind != "regression":
     return task, []
-  unit = float(np.std(train_label, dtype=np.float64)) if scale is None else float(scale)
+  low, high = scaling.plausible_range(train_label[:, None])
+  likely = train_label[(train_label >= low) & (train_label <= high)]
+  unit = float(np.std(likely, dtype=np.float64)) if scale is None else float(scale)
   if not 0 < unit < np.inf:
     raise ValueError(f"scale is {unit}, expected is a positive number.")
   words = "given" if scale is not None else "its deviation in train; scale says otherwise"

@@ -34,7 +34,7 @@ class Column:
 
   name: str
   role: str  # number, category, text, image or array
-  mean: float = 0.0  # of a number
+  mean: float = 0.0  # of a number, without what `scaling.plausible_range` leaves out
   levels: tuple[str, ...] = ()  # of a category
   has_missing: bool = False  # a number or category with missing cells in train
 

@@ -1,0 +1,72 @@
+"""Sentences on what is odd about whole splits; nothing here changes a value. Ours."""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from promise_jax.data import scaling
+from promise_jax.types import Modality, Split, Task
+
+SHIFT = 3.0  # train deviations between the mean of a feature and that of train
+SPREAD = 5.0  # times wider or narrower than in train
+MIN_ROWS = 10  # rows of a split that say something on its scale
+
+
+def describe_train(
+  names: tuple[str, ...], recorded: Bool[np.ndarray, "N M"], scale: Mapping[str, scaling.Scale]
+) -> list[str]:
+  """On features that are constant, and on modalities that no train row has together."""
+  lines = []
+  for name, fitted in scale.items():
+    if count := np.sum(fitted.low == fitted.high):
+      words = f"{count} of {len(fitted.low)} features are constant in train"
+      lines.append(f"{name}: {words}, the model reads them as 0")
+  together = recorded.T.astype(int) @ recorded
+  for i, j in itertools.combinations(range(len(names)), 2):
+    if not together[i, j]:
+      lines.append(f"no train row has both {names[i]} and {names[j]}")
+  return lines
+
+
+def describe_split(modalities: tuple[Modality, ...], split: Split) -> list[str]:
+  """On modalities that a split lacks, or has in another unit than train, as it seems."""
+  lines = []
+  for modality, here in zip(modalities, split.recorded.T, strict=True):
+    name = modality.name
+    if not here.any():
+      lines.append(f"no row has {name}: what is measured with it there means nothing")
+    elif modality.kind in ("vector", "sequence") and here.sum() >= MIN_ROWS:
+      values = split.inputs[name][here]
+      if modality.kind == "sequence":
+        values = values[np.arange(values.shape[1]) < split.length[name][here][:, None]]
+      if words := describe_shift(values):
+        lines.append(f"{name}: {words}")
+  return lines
+
+
+def describe_shift(values: Float[np.ndarray, "n D"]) -> str:
+  """On standardised values of which most features are elsewhere than in train; "" if not."""
+  mean, std = np.abs(values.mean(0, np.float64)), values.std(0, np.float64)
+  is_far = (mean > SHIFT) | (std > SPREAD) | ((std > 0) & (std < 1 / SPREAD))
+  is_live = (mean > 0) | (std > 0)
+  if not is_live.any() or is_far.sum() <= is_live.sum() / 2:
+    return ""
+  mean, std = np.median(mean[is_far]), np.median(std[is_far])
+  return (
+    f"{is_far.sum()} of {is_live.sum()} features are elsewhere than in train, as in another unit: "
+    f"their means are {mean:.3g} train deviations off, their deviations {std:.3g} times as large "
+    "(medians)"
+  )
+
+
+def describe_labels(task: Task, label: np.ndarray) -> str:
+  """On labels of a regression that are far outside the others; "" if there are none."""
+  if task.kind != "regression" or not len(label):
+    return ""
+  low, high = scaling.plausible_range(label[:, None])
+  far = label[(label < low) | (label > high)]
+  if not len(far):
+    return ""
+  return f"{len(far)} of {len(label)} labels are far outside the others, as {far[0]:g}"
