@@ -110,7 +110,8 @@ def choose_variant(
   key = run_dir.config_hash(config | {"method": "", "baselines": ()})
   valid = {line["variant"]: line["valid"] for line in lines if line["key"] == key}
   setup = set_up(parse_experiment(config), folder / key)
-  folder.mkdir(parents=True, exist_ok=True)
+  rows = {"train": setup.train_data.split, "valid": setup.valid_data}
+  run_dir.write_data(folder / key, setup.dataset, rows)
   for variant in setup.variants:
     if variant.name in valid:
       continue

@@ -11,6 +11,7 @@ from promise_jax import files, missing
 from promise_jax.checks import check_choice
 from promise_jax.data import dataset as data_set
 from promise_jax.data import new_rows, new_values
+from promise_jax.data.source import SPLITS
 from promise_jax.evaluation import conditions, mask_files, predict
 from promise_jax.experiments import result_files, results, run_dir
 from promise_jax.experiments.experiment import Experiment, parse_experiment
@@ -35,7 +36,7 @@ def evaluate_run(
   Lines of results.jsonl on the same split, protocol and pattern are replaced.
 
   Args:
-    folder: of the run. Nothing else of it is read than its config and its model.
+    folder: of the run. Only its config, its model and the fingerprint of its data are read.
     protocol: what hides modalities; without it all patterns are tested, as after training.
     split: of the data of the run.
     masks: a file to write the mask of `protocol` to.
@@ -43,13 +44,16 @@ def evaluate_run(
       were; in the results their split is the name of the file.
 
   Raises:
-    ValueError: no finished run, an unknown protocol or split, or data that do not fit the model.
+    ValueError: no finished run, an unknown protocol or split, data that do not fit the model, or
+      data of the run that have changed.
   """
   parsed = [missing.parse_protocol(protocol)] if protocol else []
   experiment = parse_experiment(run_dir.read_config(folder))
   if not run_dir.is_finished(folder):
     raise ValueError(f"{folder} is not finished: it has no results.jsonl")
   model = saved_model.read_model(folder / "model")
+  for sentence in run_dir.describe_versions(folder):
+    logger.warning("%s.", sentence)
   rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
   name, drawn_as = (data.name, "test") if data else (split, split)
   cases = conditions.protocol_conditions(rows, parsed, drawn_as)
@@ -90,6 +94,7 @@ def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:
       f"the data of {folder} cannot be read ({error}); --data FILE evaluates rows of another file"
     ) from error
   check_choice("split", split, dataset.splits)
+  run_dir.check_data(folder, dataset, {name: dataset.split(name) for name in SPLITS})
   return dataset.split(split)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from promise_jax.data.source import SPLITS
 from promise_jax.devices import distributed
 from promise_jax.experiments import result_files, results, run_dir, tensorboard
 from promise_jax.experiments.experiment import Experiment, parse_experiment
-from promise_jax.experiments.setup import Setup, set_up
+from promise_jax.experiments.setup import Setup, load_dataset, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
 from promise_jax.training import checkpoint, loop
 
@@ -37,6 +38,7 @@ def run_experiment(
   primary, on_all_processes = distributed.is_primary(), distributed.run_on_all_processes
   on_all_processes(lambda: run_dir.check_folder(folder, experiment), primary)
   if distributed.all_processes_max(int(primary and run_dir.is_finished(folder))):
+    on_all_processes(lambda: check_finished(folder, experiment, show), primary)
     if primary:
       clean_up(folder, experiment)
       show(f"{folder} is finished; nothing was trained.")
@@ -44,8 +46,10 @@ def run_experiment(
   setup = on_all_processes(lambda: set_up(experiment, folder))
   with run_dir.open_run(folder, experiment):
     if primary:
-      for note in setup.dataset.notes:
+      for note in (*run_dir.describe_versions(folder), *setup.dataset.notes):
         show(note)
+      rows = {"train": setup.train_data.split, "valid": setup.valid_data}
+      run_dir.write_data(folder, setup.dataset, rows)
     trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 
     def finish():
@@ -58,6 +62,16 @@ def run_experiment(
     if primary:
       clean_up(folder, experiment)
   return results.render_console(run) if primary else ""
+
+
+def check_finished(folder: Path, experiment: Experiment, show: Callable[[str], None]) -> None:
+  """Raises ValueError if a finished run had other data. Says so where they cannot be read."""
+  try:
+    dataset = load_dataset(experiment.data)
+  except (OSError, ValueError) as error:
+    show(f"note: whether its data have changed is not known, they cannot be read ({error})")
+    return
+  run_dir.check_data(folder, dataset, {name: dataset.split(name) for name in SPLITS})
 
 
 def clean_up(folder: Path, experiment: Experiment) -> None:

@@ -1,6 +1,7 @@
 """The folder of one run: which config it belongs to, and that one process writes into it.
 
 config.json      the config, the versions, the device, the commit
+data.json        how the data were read, and a fingerprint of their rows
 checkpoints/     a folder for each variant, deleted when the run is finished
 init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and validation
@@ -31,10 +32,14 @@ from typing import Any
 
 import jax
 
+import promise_jax
 from promise_jax import files
+from promise_jax.data import fingerprint
+from promise_jax.data.dataset import Dataset
 from promise_jax.devices import distributed
 from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
 from promise_jax.experiments.experiment import Experiment
+from promise_jax.types import Split
 
 # Fields that cannot change a result: a run may continue with other ones.
 NEUTRAL_FIELDS = (
@@ -103,6 +108,53 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
     raise ValueError(f"workdir {folder} belongs to another config: {'; '.join(changed)}")
 
 
+def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> None:
+  """Writes data.json: the lines that were shown of the data, and the fingerprint of `splits`."""
+  found = fingerprint.take_fingerprint(dataset, splits)
+  folder.mkdir(parents=True, exist_ok=True)
+  files.write_json(folder / "data.json", {"lines": dataset.notes, "fingerprint": found})
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any] | None:
+  """The fingerprint of the data of a run; None where it has none, of a version before 0.3."""
+  path = folder / "data.json"
+  try:
+    return files.read_json(path)["fingerprint"] if path.exists() else None
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def check_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> None:
+  """Raises ValueError if the run in `folder` has begun on other rows than these."""
+  before = read_fingerprint(folder)
+  if before is None:
+    return
+  now = fingerprint.take_fingerprint(dataset, splits)
+  if changed := fingerprint.describe_differences(before, now):
+    versions = "; ".join(describe_versions(folder))
+    raise ValueError(
+      f"the data of {folder} have changed since it began: {changed}; another --workdir trains on "
+      "those of now, `promise-jax evaluate --data FILE` tests a finished run on other rows"
+      + (f"; {versions}" if versions else "")
+    )
+
+
+def describe_versions(folder: Path) -> list[str]:
+  """A sentence if the run in `folder` was begun by other versions than these."""
+  path = folder / "config.json"
+  if not path.exists():
+    return []
+  before, now = read_versions(files.read_json(path)), read_versions(provenance())
+  changed = [name for name in before if name in now and before[name] != now[name]]
+  old, new = (", ".join(f"{name} {found[name]}" for name in changed) for found in (before, now))
+  return [f"{folder} was begun with {old}, this is {new}"] if changed else []
+
+
+def read_versions(value: Mapping[str, Any]) -> dict[str, str]:
+  """The versions in what `provenance` returned, with the commit."""
+  return value.get("versions", {}) | {"commit": str(value.get("commit"))}
+
+
 def is_finished(folder: Path) -> bool:
   """Whether the run in `folder` has its results."""
   return (folder / "results.jsonl").exists()
@@ -124,7 +176,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
   """What produced the numbers: versions, device, commit of the library."""
-  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  versions = {"promise-jax": promise_jax.__version__}
+  versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
   device, count = jax.devices()[0], jax.device_count()
   return {
     "versions": versions | {"python": platform.python_version()},

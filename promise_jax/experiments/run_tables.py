@@ -43,6 +43,7 @@ def make_tables(
     check_choice("a kind of rows", name, ROWS)
   check_choice("error", error, ERRORS)
   runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+  check_same_labels(runs)
   results = read_all_results(runs)
   check_choice("split", split, results["split"].unique())
   # Lines with a step are validation scores that selected it.
@@ -79,6 +80,21 @@ def find_runs(folder: Path) -> list[Path]:
     if not run_dir.is_finished(run):
       raise ValueError(f"{run} is not finished: the command that trains it continues it")
   return runs
+
+
+def check_same_labels(runs: Sequence[Path]) -> None:
+  """ValueError if two runs were tested on other rows or labels under one name of a data set."""
+  known = {}
+  for run in runs:
+    found = run_dir.read_fingerprint(run) or {"splits": {}}
+    if test := found["splits"].get("test"):
+      tested = [test[key] for key in ("rows", "ids", "labels")]
+      first, before = known.setdefault(found["name"], (run, tested))
+      if tested != before:
+        raise ValueError(
+          f"the test rows of {found['name']} or their labels are others in {run} than in {first}; "
+          "a table is for the same rows, `promise-jax evaluate --data FILE` makes such lines"
+        )
 
 
 def read_all_results(runs: Sequence[Path]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from promise_jax.evaluation.calibration import Calibration
 from promise_jax.evaluation.gain import Gain
+from promise_jax.experiments import run_dir
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
 from promise_jax.inference import saved_model
@@ -39,7 +40,7 @@ def save_model(
     prior=constant_logits(setup).mean(axis=0),
     calibration={name: fitted.to_json() for name, fitted in calibrations.items()},
     gains={name: fitted.to_json() for name, fitted in gains.items()},
-    card=make_card(setup, run),
+    card=make_card(setup, run, folder),
   )
   arrays = {v.name: (v.params, v.model_state) for v in variants}
   saved_model.write_model(folder / "model", model, arrays)
@@ -52,12 +53,13 @@ def find_best(variants: list[TrainedVariant]) -> str:
   return max(trained, key=lambda v: np.mean(v.best_score)).name
 
 
-def make_card(setup: Setup, run: html.Report) -> dict[str, Any]:
+def make_card(setup: Setup, run: html.Report, folder: Path) -> dict[str, Any]:
   """What was trained on which data, and how well it does on the test rows."""
   experiment = setup.experiment
   return {
     "dataset": setup.dataset.name,
     "about": setup.dataset.card,
+    "data": run_dir.read_fingerprint(folder),
     "versions": run.config["versions"],
     "rows": run.rows,
     "label_rate": experiment.label_rate,

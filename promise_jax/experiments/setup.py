@@ -15,7 +15,7 @@ from promise_jax import data, methods, missing
 from promise_jax.data import batches, sampling
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
-from promise_jax.experiments import init_from
+from promise_jax.experiments import init_from, run_dir
 from promise_jax.experiments.experiment import DataConfig, Experiment
 from promise_jax.method import Method
 from promise_jax.methods.constant import CONSTANT_VARIANT
@@ -52,10 +52,11 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   """Loads the train and valid splits, builds every method and plans every initialisation.
 
   Nothing is written into `folder`, the folder of the run. ValueError where data, protocols, methods
-  and training do not fit each other.
+  and training do not fit each other, or the run in `folder` has begun on other data.
   """
   dataset = load_dataset(experiment.data)
   train, valid = dataset.split("train"), dataset.split("valid")
+  run_dir.check_data(folder, dataset, {"train": train, "valid": valid})
   masks = [labelled_mask(dataset, experiment.label_rate, seed) for seed in experiment.seeds]
   labelled = np.stack(masks)
   spec = dataset.spec._replace(num_labelled=int(labelled.sum(axis=1).max()))

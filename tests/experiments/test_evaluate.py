@@ -168,3 +168,50 @@ def test_a_finished_run_with_its_model_is_needed(tmp_path):
   (tmp_path / "results.jsonl").write_text("")
   with pytest.raises(ValueError, match="has no model.json"):
     evaluate_run(tmp_path, "exact(0.5)")
+
+
+@pytest.mark.parametrize(
+  ("changed", "sentence"),
+  [
+    ({"x_light": np.zeros((80, 2))}, "values of light of the 40 train rows differ"),
+    ({"x_sound": np.zeros((80, 9))}, r"sound was vector \[3\], is vector \[9\]"),
+    ({"y": np.array(["no", "yes"] * 40)}, "labels of the 40 train rows differ"),
+  ],
+)
+def test_rows_that_changed_behind_a_run_are_noticed(changed, sentence, finished, tmp_path):
+  """By evaluate, and by the same command on a finished and on a stopped run."""
+  folder, path = tmp_path / "run", tmp_path / "mine.npz"
+  shutil.copytree(finished.folder, folder)
+  value = json.loads((folder / "config.json").read_text())
+  value["config"]["dataset"] = str(path)
+  (folder / "config.json").write_text(json.dumps(value))
+  np.savez(path, **make_rows(80))
+  evaluate_run(folder, "exact(0.5)")
+  before = lines_of(folder)
+  np.savez(path, **(make_rows(80) | changed))
+  with pytest.raises(ValueError, match=f"{sentence}.*--data FILE"):
+    evaluate_run(folder, "exact(0.5)")
+  with pytest.raises(ValueError, match=f"{sentence}.*another --workdir"):
+    run(path, folder)
+  assert lines_of(folder) == before
+  (folder / "results.jsonl").unlink()
+  with pytest.raises(ValueError, match=sentence):
+    run(path, folder)
+
+
+def test_a_run_keeps_what_its_data_were(finished):
+  found = files.read_json(finished.folder / "data.json")
+  card = files.read_json(finished.folder / "model" / "model.json")["card"]
+  assert card["data"] == found["fingerprint"]
+  counts = {name: split["rows"] for name, split in card["data"]["splits"].items()}
+  assert counts == {"train": 40, "valid": 20, "test": 20}
+
+
+def test_other_versions_are_told(finished, tmp_path, caplog):
+  folder = tmp_path / "run"
+  shutil.copytree(finished.folder, folder)
+  value = json.loads((folder / "config.json").read_text())
+  value["versions"]["jax"] = "0.1.2"
+  (folder / "config.json").write_text(json.dumps(value))
+  evaluate_run(folder, "exact(0.5)")
+  assert "was begun with jax 0.1.2, this is jax" in caplog.text

@@ -201,7 +201,6 @@ def test_the_report_and_the_table_name_every_variant(finished):
 
 def test_a_finished_run_is_only_shown(finished, monkeypatch):
   monkeypatch.setattr(loop, "fit", None)
-  monkeypatch.setattr(data, "load", None)
   before = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*")}
   lines = []
   table = experiment_run.run_experiment(config(), finished.folder, show=lines.append)

@@ -188,3 +188,14 @@ def test_what_does_not_fit_is_one_sentence(line, sentence, folders, capsys):
   out, err = capsys.readouterr()
   assert out == "" and err.startswith("error: ") and err.count("\n") == 1
   assert sentence in err
+
+
+def test_runs_that_were_tested_on_other_labels_have_no_common_table(folders):
+  path = folders / "others" / "data.json"
+  value = files.read_json(path)
+  value["fingerprint"]["splits"]["test"]["labels"] = "0" * 16
+  files.write_json(path, value)
+  with pytest.raises(
+    ValueError, match="the test rows of mine or their labels are others in .*others than"
+  ):
+    run_tables.make_tables([folders / "run", folders / "others"])
