@@ -15,15 +15,16 @@ Columns = Mapping[str, Any]  # {name: array [n, ...] or Series [n]}
 
 
 def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
-  """A column of bool; True where there is none."""
+  """A column of bool; True where there is none, and where a cell is missing."""
   if name not in columns:
     return np.ones(count, bool)
-  values = np.asarray(columns[name])
+  values = np.asarray(columns[name]).tolist()
   flags = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
-  bad = [v for v in values.tolist() if str(v) not in flags]
-  if bad:
-    raise ValueError(f"{name} has {bad[0]!r}, expected: true and false, or 1 and 0")
-  return np.array([flags[str(v)] for v in values.tolist()], bool)
+  read = [True if is_missing(v) else flags.get(str(v)) for v in values]
+  if None in read:
+    bad = values[read.index(None)]
+    raise ValueError(f"{name} has {bad!r}, expected: true and false, or 1 and 0")
+  return np.array(read, bool)
 
 
 def read_modality(

@@ -166,6 +166,7 @@ def test_frozen_encoders_read_new_rows(tmp_path, monkeypatch):
     ({"v_0": [10**400]}, "v: a cell is no number"),
     ({"v": [[10**400, 0, 0]]}, "v: row 0 is .*expected: numbers of shape"),
     ({"v": [[[1], [2, 3]]]}, "v: row 0 is .*expected: numbers of shape"),
+    ({"v_0": [1], "present_v": ["maybe"]}, "present_v has 'maybe', expected: true and false"),
     ({"text": [[1, None]]}, "text: row 0 is .*ids of tokens are whole numbers"),
     ({"v_0": [1], "length_s": [1.5]}, "length_s: a length is 1.5, expected: whole numbers"),
     ({"v_0": [1], "length_s": [-1]}, "length_s: a length is -1, expected: whole numbers"),
