@@ -40,6 +40,7 @@ class Task(NamedTuple):
   # Unit of a regression label (3.0 for sentiment in [-3, 3]). Heads predict
   # label / scale, so that every head works with numbers near 1.
   scale: float = 1.0
+  center: float = 0.0  # a regression label near which heads start
 
 
 class Spec(NamedTuple):

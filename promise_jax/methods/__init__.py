@@ -8,6 +8,7 @@ from promise_jax.method import Method
 from promise_jax.methods import (
   distil,
   fusion,
+  label_center,
   mplmm,
   promise,
   promma,
@@ -62,4 +63,4 @@ def build_method(name: str, values: Mapping[str, Any], spec: Spec) -> Method:
   """The method `name` with the settings `values`, for data of the form `spec`."""
   config = make_config(name, values)
   _, factory = METHODS[name]
-  return factory(config, spec)
+  return label_center.start_at_center(factory(config, spec), spec.task)

@@ -56,6 +56,13 @@ def test_an_odd_table_is_read_and_said(photos, case):
     assert all(np.isfinite(x).all() for x in split.inputs.values()) and len(split.id)
 
 
+def test_a_regression_has_unit_and_centre_of_its_train_labels(photos):
+  found = data.load(write(photos, rows(kind=VALUES)), label="kind")
+  label = found.split("train").label
+  assert found.spec.task[:2] == ("regression", 1) and found.spec.task.center == np.median(label)
+  np.testing.assert_allclose(found.spec.task.scale, label.std(), rtol=1e-6)
+
+
 def test_files_that_cannot_be_read_are_counted_and_absent(photos, caplog):
   names = [f"photos/{i % 2}.png" for i in range(N)]
   (photos / "photos/2.png").write_bytes((photos / "photos/2.png").read_bytes()[:50])

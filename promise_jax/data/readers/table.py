@@ -211,7 +211,7 @@ def fit_columns(
 
 
 def fit_scale(task: Task, train_label: np.ndarray, scale: float | None) -> tuple[Task, list[str]]:
-  """The task with the unit of a regression label, and a sentence on it."""
+  """The task with unit and centre of a regression label, and a sentence on it."""
   if task.kind != "regression":
     return task, []
   low, high = scaling.plausible_range(train_label[:, None])
@@ -220,7 +220,8 @@ def fit_scale(task: Task, train_label: np.ndarray, scale: float | None) -> tuple
   if not 0 < unit < np.inf:
     raise ValueError(f"scale is {unit}, expected is a positive number.")
   words = "given" if scale is not None else "its deviation in train; scale says otherwise"
-  return task._replace(scale=unit), [f"unit of the label: {unit:.4g}, {words}."]
+  center = float(np.median(train_label))
+  return task._replace(scale=unit, center=center), [f"unit of the label: {unit:.4g}, {words}."]
 
 
 def parse_pairs(option: str, value: Mapping[str, str] | str) -> dict[str, str]:
