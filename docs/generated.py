@@ -25,8 +25,6 @@ from promise_jax.methods.presets import PRESETS
 from promise_jax.optim.optimizer import OptimConfig
 from promise_jax.training.config import TrainConfig
 
-NOTEBOOKS = ("quickstart", "bilevel")
-
 
 def write_pages(docs: Path) -> None:
   """Writes the fragments, the API pages and the copies of the notebooks under `docs`."""
@@ -41,10 +39,9 @@ def write_pages(docs: Path) -> None:
   for package, title in api_pages.PACKAGES.items():
     path = docs / "api" / "generated" / f"{package or 'top'}.rst"
     write(path, api_pages.make_page(package, title))
-  for name in NOTEBOOKS:
-    target = docs / "notebooks" / f"{name}.ipynb"
+  for source in (docs.parent / "notebooks").glob("*.ipynb"):
+    target = docs / "notebooks" / source.name
     target.parent.mkdir(exist_ok=True)
-    source = docs.parent / "notebooks" / target.name
     if not target.exists() or target.read_bytes() != source.read_bytes():
       shutil.copy(source, target)
 
