@@ -1,7 +1,7 @@
-"""Which modalities are present: patterns, masks, and the protocols that hide modalities.
+"""Which modalities are present: masks, and the protocols that hide modalities.
 
-A pattern is a static tuple of M booleans; a mask is an array bool[N, M]. True means kept.
-A protocol draws a mask; a method may read `recorded & mask`, which can be all False in a row
+A pattern is a static tuple of M booleans (`patterns`); a mask is an array bool[N, M]. True means
+kept. A protocol draws a mask; a method may read `recorded & mask`, which can be all False in a row
 whose data lack modalities.
 
 All draws are counter-based (`counter_rng`). A higher rate reuses the
@@ -9,9 +9,7 @@ random numbers of a lower one: `exact`, and `bernoulli` with one rate, hide the 
 rows that `map` and `mplmm` make incomplete stay incomplete.
 """
 
-import itertools
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,47 +17,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from promise_jax import counter_rng
+from promise_jax.patterns import all_patterns
+from promise_jax.patterns import pattern_index as pattern_index
+from promise_jax.patterns import pattern_name as pattern_name
 from promise_jax.types import Pattern
 
+BY_MODALITY = "one rate or one a modality (or FIRST..LAST)"
 # {kind of protocol: (how many rates it takes, its keywords)}; see `Protocol` for the kinds
 PROTOCOLS = {
   "none": ("no rate", ("redraw",)),
   "patterns": ("no rate", ("redraw",)),
-  "bernoulli": ("one rate or one a modality", ("keep_one", "redraw")),
-  "exact": ("one rate or one a modality", ("redraw",)),
+  "bernoulli": (BY_MODALITY, ("keep_one", "redraw")),
+  "exact": (BY_MODALITY, ("redraw",)),
   "map": ("one rate", ("both", "redraw")),
   "mplmm": ("one rate", ("redraw",)),
 }
-
-
-def all_patterns(num_modalities: int) -> tuple[Pattern, ...]:
-  """The 2^M - 1 non-empty patterns: those with fewest modalities first, the full one last."""
-  if num_modalities < 1:
-    raise ValueError(f"at least 1 modality is expected, found {num_modalities}")
-  indices = range(num_modalities)
-  return tuple(
-    tuple(m in kept for m in indices)
-    for size in range(1, num_modalities + 1)
-    for kept in itertools.combinations(indices, size)
-  )
-
-
-def pattern_name(pattern: Sequence[bool], names: Sequence[str]) -> str:
-  """The names of the modalities in a pattern, as in "image+text", or "nothing"."""
-  if len(pattern) != len(names):
-    known = f"{len(names)} modalities ({', '.join(names)})"
-    raise ValueError(f"a pattern of {known} is expected, found {tuple(pattern)}")
-  return "+".join(itertools.compress(names, pattern)) or "nothing"
-
-
-def pattern_index(mask: Bool[np.ndarray, "... M"]) -> Int[np.ndarray, "..."]:
-  """The index in `all_patterns` of each row of a mask, -1 for a row of only False."""
-  mask = np.asarray(mask, bool)
-  patterns = np.array(all_patterns(mask.shape[-1]))
-  powers = 1 << np.arange(mask.shape[-1])
-  index = np.full(len(patterns) + 1, -1)
-  index[patterns @ powers] = np.arange(len(patterns))
-  return index[mask @ powers]
 
 
 def restrict_to_pattern(present: Bool[Array, "B M"], pattern: Pattern | None) -> Array:
@@ -103,16 +75,21 @@ class Protocol(NamedTuple):
              that they add up to n, and `both` must stay 0.5. MAP and its family.
   mplmm      with probability rate one of the 2^M - 2 incomplete patterns, all equally
              likely. As in MPLMM's released code.
+
+  The rates FIRST..LAST of bernoulli and exact are spread evenly over the modalities, whatever
+  their number: of three, 0.2..0.8 are 0.2, 0.5, 0.8.
   """
 
   kind: str = "none"  # a key of PROTOCOLS
-  rates: tuple[float, ...] = ()  # one for all modalities, or one for each
+  rates: tuple[float, ...] = ()  # one for all modalities, or one for each, or see `spread`
   keep_one: bool = True
   both: float = 0.5  # of "map" with two modalities, see above
   redraw: bool = False  # True: a new mask for every epoch; False: a row keeps its mask
+  spread: bool = False  # True: `rates` are the first and the last, of as many as modalities
 
   def __str__(self) -> str:
     words = [str(float(rate)) for rate in self.rates]
+    words = ["..".join(words)] if self.spread else words
     for name in ("keep_one", "both", "redraw"):
       value = getattr(self, name)
       if value != self._field_defaults[name]:
@@ -133,8 +110,11 @@ def parse_protocol(text: str) -> Protocol:
   kind, words = match[1], [word.strip() for word in (match[2] or "").split(",")]
   num_rates, keywords = PROTOCOLS[kind]
   try:
-    rates = tuple(_parse_rate(word) for word in words if word and "=" not in word)
-    if not {"no rate": not rates, "one rate": len(rates) == 1}.get(num_rates, rates):
+    given = [word for word in words if word and "=" not in word]
+    spread = len(given) == 1 and ".." in given[0]
+    rates = tuple(_parse_rate(word) for word in (given[0].split("..") if spread else given))
+    fits = {"no rate": not rates, "one rate": len(rates) == 1}.get(num_rates, rates)
+    if not fits or (spread and len(rates) != 2):
       raise ValueError(f"found {len(rates)} rates")
     options = {}
     for name, value in (re.split(r"\s*=\s*", w, maxsplit=1) for w in words if "=" in w):
@@ -144,7 +124,7 @@ def parse_protocol(text: str) -> Protocol:
   except ValueError as e:
     known = f"{kind} takes {num_rates} and the keywords {', '.join(keywords)}"
     raise ValueError(f"protocol {text!r}: {e}; {known}") from None
-  return Protocol(kind, rates, **options)
+  return Protocol(kind, rates, spread=spread, **options)
 
 
 def draw_mask(
@@ -168,11 +148,15 @@ def draw_mask(
     epoch: matters only with `redraw`.
   """
   protocol = parse_protocol(str(protocol))
+  if protocol.spread:
+    rates = np.linspace(*protocol.rates, modalities).round(6)
+    protocol = protocol._replace(rates=tuple(rates.tolist()), spread=False)
   allowed = (1, modalities) if protocol.kind in ("bernoulli", "exact") else (0, 1)
   if len(protocol.rates) not in allowed:
     raise ValueError(
       f"protocol {protocol} has {len(protocol.rates)} rates, "
-      f"expected 1 or one for each of the {modalities} modalities"
+      f"expected 1 or one for each of the {modalities} modalities; {protocol.kind}(0.2..0.8) "
+      "spreads rates evenly over any number"
     )
   if protocol.kind in ("map", "mplmm") and modalities < 2:
     raise ValueError(f"protocol {protocol} needs 2 modalities or more, found {modalities}")

@@ -47,6 +47,29 @@ def test_draw_refuses_what_does_not_fit(protocol, modalities, words):
     draw(protocol, modalities=modalities)
 
 
+@pytest.mark.parametrize(
+  ("text", "modalities", "same"),
+  [
+    ("exact(0.2..0.8)", 3, "exact(0.2,0.5,0.8)"),
+    ("exact(0.2..0.8)", 2, "exact(0.2,0.8)"),
+    ("exact(0.2..0.8)", 4, "exact(0.2,0.4,0.6,0.8)"),
+    ("bernoulli(0.9..0.1,keep_one=false)", 5, "bernoulli(0.9,0.7,0.5,0.3,0.1,keep_one=false)"),
+    ("exact(0.2..0.8)", 1, "exact(0.2)"),
+  ],
+)
+def test_rates_are_spread_evenly_over_any_number_of_modalities(text, modalities, same):
+  np.testing.assert_array_equal(
+    draw(text, modalities=modalities), draw(same, modalities=modalities)
+  )
+  assert str(missing.parse_protocol(text)) == text
+
+
+@pytest.mark.parametrize("text", ["map(0.1..0.3)", "exact(0.1..)", "exact(0.1..0.2..0.3)"])
+def test_a_range_of_rates_has_two_ends_and_is_for_rates_of_modalities(text):
+  with pytest.raises(ValueError, match="; (map|exact) takes one rate"):
+    missing.parse_protocol(text)
+
+
 def test_none_keeps_everything():
   assert draw("none").all()
 

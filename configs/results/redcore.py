@@ -12,7 +12,6 @@ others 5. About 20 minutes on one CPU core.
 from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
-PROTOCOL = {"watch": "exact(0.2,0.8)"}
 OTHERS = (
   "redcore(preset=authors,encoder=pooled)",
   "redcore(upper=hypergradient)",
@@ -25,7 +24,7 @@ OTHERS = (
 def get_config(arguments: str = ""):
   dataset = experiment_config.parse_pairs(arguments).get("dataset", "mfeat")
   base = experiment_config.default_config(method="redcore", dataset=dataset, label_rate=1.0)
-  base.train_protocol = PROTOCOL.get(dataset, "exact(0.2,0.5,0.8)")
+  base.train_protocol = "exact(0.2..0.8)"
   base = experiment_config.apply_arguments(base, arguments)
   return compare_config.make_two_runs(
     arguments,

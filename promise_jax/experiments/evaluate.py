@@ -56,7 +56,8 @@ def evaluate_run(
     logger.warning("%s.", sentence)
   rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
   name, drawn_as = (data.name, "test") if data else (split, split)
-  cases = conditions.protocol_conditions(rows, parsed, drawn_as)
+  with new_rows.name_place_in_errors("--protocol"):
+    cases = conditions.protocol_conditions(rows, parsed, drawn_as)
   if not protocol:
     cases = results.make_conditions(model.spec, experiment.test_protocols, rows, drawn_as)
   if masks:

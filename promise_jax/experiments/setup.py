@@ -13,6 +13,7 @@ from jaxtyping import Bool
 
 from promise_jax import data, methods, missing
 from promise_jax.data import batches, sampling
+from promise_jax.data.new_rows import name_place_in_errors
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from, run_dir
@@ -64,8 +65,10 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
     train, labelled, experiment.seeds, experiment.train_protocol, experiment.data.prefetch
   )
   # These three raise ValueError for protocols and metrics that do not fit, before training.
-  batches.train_mask(train_data, experiment.seeds[0])
-  conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
+  with name_place_in_errors("train_protocol"):
+    batches.train_mask(train_data, experiment.seeds[0])
+  with name_place_in_errors("test_protocols"):
+    conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
   measure.metrics_for(spec.task, experiment.metrics)
   mesh = devices_mesh.make_mesh(seed_devices=experiment.train.seed_devices)
   variants = []

@@ -9,8 +9,10 @@ import pytest
 
 import tiny_runs
 from promise_jax import methods, missing
+from promise_jax.data import batches
 from promise_jax.evaluation import conditions
 from promise_jax.experiments import config as experiment_config
+from promise_jax.experiments import setup
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 from promise_jax.methods import presets
 
@@ -75,6 +77,23 @@ def test_the_missing_rates_of_redcores_authors_can_be_chosen():
   mosei |= {(0.2, 0.5, 0.8), (0.5, 0.2, 0.8), (0.8, 0.5, 0.2)}
   iemocap = {(0.2, 0.5, 0.8), (0.5, 0.8, 0.2)}
   assert len(rates) == 17 and set(rates[10:]) == mosei | iemocap
+
+
+@pytest.mark.parametrize(("modalities", "rates"), [(2, [0.2, 0.8]), (4, [0.2, 0.4, 0.6, 0.8])])
+def test_redcore_is_set_up_on_any_number_of_modalities(modalities, rates, tmp_path):
+  given = config_of(f"dataset=synthetic,modalities={modalities},preset=tiny")
+  made = setup.set_up(parse_experiment(given), tmp_path)
+  mask = batches.train_mask(made.train_data, 0)
+  assert (1 - mask.mean(axis=0)).tolist() == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+  "given", ["train_protocol=exact(0.2,0.5,0.8)", "test_protocols=bernoulli(0.2,0.5,0.8)"]
+)
+def test_a_protocol_that_does_not_fit_is_refused_by_its_field(given, tmp_path):
+  config = config_of(f"dataset=synthetic,modalities=2,preset=tiny,{given}")
+  with pytest.raises(ValueError, match=f"^{given.partition('=')[0]}: protocol .* 3 rates"):
+    setup.set_up(parse_experiment(config), tmp_path)
 
 
 def test_a_preset_of_the_run_changes_its_method_and_its_training():

@@ -10,14 +10,15 @@ import promise_jax
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "promise_jax"
 # {part: the parts that it may import}; every part may import its own modules.
-BASE = {"types", "method", "missing", "checks", "counter_rng", "files"}
+BASE = {"types", "method", "missing", "patterns", "checks", "counter_rng", "files"}
 LAYERS = {
   "types": set(),
   "checks": set(),
   "counter_rng": set(),
   "files": set(),
   "method": {"types"},
-  "missing": {"types", "checks", "counter_rng"},
+  "patterns": {"types", "counter_rng"},
+  "missing": {"types", "checks", "counter_rng", "patterns"},
   "losses": BASE,
   "nn": BASE | {"losses"},
   "methods": BASE | {"losses", "nn", "optim"},
@@ -26,7 +27,7 @@ LAYERS = {
   "data": BASE | {"devices"},
   "evaluation": BASE | {"losses", "devices", "data"},
   "training": BASE | {"optim", "devices", "data", "evaluation"},
-  "reports": {"checks", "files", "evaluation"},
+  "reports": {"checks", "files", "patterns", "evaluation"},
 }
 LAYERS["inference"] = {*LAYERS} - {"training", "reports"}
 LAYERS["experiments"] = {*LAYERS}
