@@ -22,6 +22,12 @@ SAID = {  # name: (columns, options, a modality, a sentence)
   "sound": (rows(s=[f"{i}.wav" for i in range(N)]), {}, "text", "s: ignored; .* sound is not read"),
   "numbered rows": (rows(index=range(N)), {}, "text", "column index: id; .*counts the rows"),
   "many values": (rows(city=CITIES), {}, "text", "city: text of modality text; guessed, 40 diff"),
+  "codes": (rows(zip=[f"0{i % 9}123" for i in range(N)]), {}, "attributes", "zip: category of"),
+  "booleans": (rows(new=[i % 3 == 0 for i in range(N)]), {}, "attributes", "new: category of"),
+  "many columns": (
+    rows(**{f"g{j}": [f"{i * j % 17}.5" if i % 9 else "" for i in range(N)] for j in range(1, 50)}),
+    {}, "attributes",
+    "50 columns, size, g1, .* g9, ...: number of modality attributes, 245 of 2000 cells"),
   "levels of few rows": (rows(), {"columns": "name=category"}, "attributes", "name: category of"),
   "byte order mark": (
     b"\xef\xbb\xbf" + LATIN.encode(), {"columns": "size=number"}, "attributes", "size: number"),

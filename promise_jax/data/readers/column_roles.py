@@ -19,6 +19,7 @@ from PIL import Image
 
 from promise_jax.checks import check_choice
 from promise_jax.data.readers import cells
+from promise_jax.data.source import list_first
 
 ROLES = ("number", "category", "text", "image", "array", "id", "group", "split", "ignore")
 INPUT_ROLES = ROLES[:5]
@@ -28,8 +29,10 @@ SPLIT_NAMES = {
   **dict.fromkeys(("test", "testing"), "test"),
 }
 MAX_LEVELS = 100  # a column of texts with more values is no category
+MAX_LINES = 40
 SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
 SOUND = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
+LEADING_ZERO = re.compile(r"0\d")
 DATE = re.compile(
   r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
 )
@@ -104,7 +107,9 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if len(numbers) > 1 and np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
     return guess("ignore" if "id" in taken else "id", "it counts the rows")
   part = np.sum(~np.isnan(numbers)) / len(known)
-  if part > LIKELY and not isinstance(first, bool | np.bool_):
+  # Codes such as 00123 would lose their zeros.
+  is_code = isinstance(first, bool | np.bool_) or any(map(LEADING_ZERO.match, texts))
+  if part > LIKELY and not is_code:
     advice = f", as {part:.0%} of the cells are; correct it, or say what {name} is by columns"
     cells.read_numbers(known, advice)
     return guess("number", "all its cells are numbers")
@@ -181,14 +186,21 @@ def group_columns(roles: tuple[Role, ...], given: Mapping[str, str]) -> dict[str
 def describe_roles(
   table: pd.DataFrame, roles: tuple[Role, ...], groups: Mapping[str, tuple[str, ...]]
 ) -> list[str]:
-  """A sentence on every column: its role, its modality, how much is missing, what was guessed."""
+  """A sentence on every column: its role, its modality, how much is missing, what was guessed.
+
+  Where there are more than `MAX_LINES` columns, one on all columns that are alike.
+  """
   owner = {column: modality for modality, columns in groups.items() for column in columns}
-  lines = []
+  alike: dict[tuple, list[str]] = {}
   for name, role, reason in roles:
     words = "ignored" if role == "ignore" else role
     if role in INPUT_ROLES:
       words += f" of modality {owner[name]}" if name in owner else ", in no modality, not read"
-    if missing := int(cells.find_missing(table[name]).sum()):
-      words += f", {missing} of {len(table)} cells missing"
-    lines.append(f"column {name}: {words}" + (f"; guessed, {reason}" if reason else "") + ".")
+    alike.setdefault((words, reason, len(roles) > MAX_LINES or name), []).append(name)
+  lines = []
+  for (words, reason, _), names in alike.items():
+    who = f"{len(names)} columns, {list_first(names)}" if names[1:] else f"column {names[0]}"
+    if missing := sum(int(cells.find_missing(table[name]).sum()) for name in names):
+      words += f", {missing} of {len(names) * len(table)} cells missing"
+    lines.append(f"{who}: {words}" + (f"; guessed, {reason}" if reason else "") + ".")
   return lines
