@@ -28,7 +28,7 @@ DATA = {
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",
   "fold": "`watch`: which subjects are the test, 0 or 1",
-  "kinds": "kinds of modalities of an `.npz` file: `audio=sequence,page=image`",
+  "kinds": "`.npz` files: kinds where a guess is wrong, `audio=sequence,page=image`",
   "split_seed": "draws the split of an `.npz` file or a table without one",
   "classes": "sentiment pickles: polarities are the labels",
   "modalities": "which to keep, joined by `+`; empty: all. Of a table also what each is made of: "
@@ -40,7 +40,7 @@ DATA = {
   "root": "tables: folder of the files that cells name; empty: that of the table, `/`: any path",
   "image_size": "tables: height and width to which images are scaled",
   "allow_missing_files": "tables: more than a fifth of the files of a modality may be missing",
-  "task": "tables: `classes` or `regression`, where the guess from the label is wrong",
+  "task": "`classes`, `multilabel` or `regression`, where the guess from the labels is wrong",
 }
 PRESET_TEXTS = {
   "default": "built-in data sets: encoders that are trained from nothing on few rows",

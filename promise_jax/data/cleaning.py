@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from promise_jax.data import channels
 from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
@@ -79,6 +80,8 @@ def stack_rows(modality: Modality, rows: Sequence[np.ndarray]) -> Shaped[np.ndar
   ragged = modality.kind in ("sequence", "tokens")
   for i, row in enumerate(rows):
     row = np.asarray(row)
+    if modality.kind == "image":
+      row = channels.turn_image(row, modality)
     if row.ndim != values.ndim - 1 or row.shape[ragged:] != modality.shape[ragged:]:
       raise ValueError(
         f"modality {modality.name!r}: row {i} has shape {row.shape}, expected {modality.shape}."
@@ -208,8 +211,9 @@ def _check_tokens(modality: Modality, ids, kept) -> None:
   if bad.size:
     row, step = bad[0]
     raise ValueError(
-      f"modality {modality.name!r}, row {row}: token id {ids[row, step]} is outside "
-      f"0 to {modality.vocabulary - 1}; set the option vocabulary."
+      f"modality {modality.name!r}, row {row}: token id {ids[row, step]} is outside 0 to "
+      f"{modality.vocabulary - 1}: set vocabulary={max(ids[kept].max() + 1, 0)}, or "
+      f"kinds.{modality.name}=vector if these are numbers."
     )
 
 

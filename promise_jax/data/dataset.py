@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ class Dataset:
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
   # Which train rows have a label at all; None: all of them. Other splits have no other rows.
   labelled: np.ndarray | None = dataclasses.field(default=None, repr=False)
+  guesses: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as in `Source`
 
   def split(self, name: str) -> Split:
     """The rows of a split: standardised, zero where nothing is recorded, read once.
@@ -161,7 +162,7 @@ def assemble(
   texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
   fitted = Preprocessing(modalities, scale, *rules, texts, source.encoded, source.columns)
   about = source.name, spec, source.card, fitted, source.splits
-  return Dataset(*about, reports, read, notes, groups, train.labelled)
+  return Dataset(*about, reports, read, notes, groups, train.labelled, source.guesses)
 
 
 def clean_rows(

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from promise_jax.data.readers import npz_arrays, text
-from promise_jax.data.source import list_first
+from promise_jax.data.readers import npz_arrays, npz_labels, text
+from promise_jax.data.source import check_values, list_first
 from promise_jax.types import Modality, Task
 
 MISSING = ("", "NA", "NaN", "nan", "None", "null")
@@ -112,7 +112,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
 
   ValueError for a class that the task does not know, or a value of another kind.
   """
-  if task.kind == "multilabel" and task.names and hasattr(values, "columns"):
+  if task.names and hasattr(values, "columns"):
     found = values.columns.tolist()
     if set(found) != set(task.names):
       raise ValueError(
@@ -120,9 +120,13 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
       )
     values = values[list(task.names)]
   values = np.asarray(values)
-  if task.kind == "multilabel":
+  if task.kind == "multilabel" or values.ndim == 2:
     if values.ndim != 2 or values.shape[1] != task.outputs:
       raise ValueError(f"labels have the shape {values.shape}, expected: 0/1 [N, {task.outputs}].")
+    if task.kind == "classes":
+      check_values("label", values, npz_labels.find_one_hot(values), "one 1 a row")
+      values = values.argmax(axis=1)
+      return values.astype(np.int32), np.ones(len(values), bool)
     return values.astype(np.float32), np.ones(len(values), bool)
   is_known = np.array([not is_missing(value) for value in values], bool)
   if task.kind == "regression":

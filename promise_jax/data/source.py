@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Shaped
 from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
+TASK = "the task"  # a key beside the names of modalities
 MAX_VALUES = 10  # values in a message
 
 
@@ -38,6 +39,8 @@ class Source(NamedTuple):
   rows: Callable[[str], Rows]  # reads one split
   place: str = ""  # how errors name the source, if not "data set <name>"
   notes: tuple[str, ...] = ()  # sentences to show to users of the data
+  # What was guessed: {modality or TASK: words, with the option that says otherwise}.
+  guesses: Mapping[str, str] = types.MappingProxyType({})
   # For streaming: yields the rows of a split in order, a few at a time, and a text that changes
   # whenever the rows do.
   blocks: Callable[[str], Iterator[Rows]] | None = None

@@ -32,12 +32,12 @@ DATA_OPTIONS = {
   "modalities": "",  # to keep, as "image+text"; empty: all
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
   "stream": False,
-  "label": "",  # these six are for tables
+  "task": "",  # where the guess from the labels is wrong
+  "label": "",  # these five are for tables
   "columns": "",  # roles, as "photo=image,notes=ignore"
   "root": "",
   "image_size": 48,
   "allow_missing_files": False,
-  "task": "",
 }
 PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()
 

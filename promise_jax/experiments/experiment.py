@@ -137,7 +137,7 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
   options["data_dir"] = options.get("data_dir") or None
   for key in ("kinds", "frozen"):
     if key in options:
-      options[key] = parse_pairs(options[key])
+      options[key] = parse_pairs(options[key].removeprefix("(").removesuffix(")"))
   count = options.get("modalities", "")
   if name == "synthetic" and isinstance(count, str) and count.isdecimal():
     options["modalities"] = int(count)  # how many to make, not which to keep

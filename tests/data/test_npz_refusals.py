@@ -30,13 +30,27 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "fields": ({"x_v": np.zeros(N, [("a", "f4")])}, {}, r"x_v is \[\('a', '<f4'\)\]"),
   "2-D strings": ({"x_v": np.full((N, 2), "a")}, {}, r"x_v is <U1 .* unicode strings \[N\]\.$"),
   "ambiguous 1-D": ({"x_v": np.arange(N)}, {}, "tokens or vector: say so by kinds.v"),
-  "ambiguous 2-D": ({"x_v": np.zeros((N, 9), "u1")}, {}, "or vector: say so by kinds.v"),
+  "ambiguous 2-D": (
+    {"x_v": np.random.default_rng(0).permutation(20 * N).reshape(N, 20) + 1}, {},
+    "or vector: say so by kinds.v",
+  ),
   "y of rank 3": ({"y": np.zeros((N, 2, 2), int)}, {}, r"y is int64 of shape \(12, 2, 2\)"),
   "y of one column": ({"y": np.ones((N, 1), int)}, {}, r"one label a row has the shape"),
   "no rows": ({k: v[:0] for k, v in plain().items()}, {}, "y has no rows"),
-  "gaps": ({"y": np.array([0, 2, 5] * 4)}, {}, "0, 2, 5: number them 0 to 2, or name"),
-  "float classes": ({"y": np.array([0.0, 2, 5] * 4)}, {}, r"whole, 0.0, 2.0, 5.0: give"),
+  "gaps": ({"y": np.array([0, 2, 5] * 4)}, {}, "0, 2, 5: number them 0 to 2, name"),
+  "float classes": ({"y": np.array([0.0, 2, 5] * 4)}, {}, "5.0: say task=classes or task=regr"),
   "negative class": ({"y": np.arange(N) % 3 - 1}, {}, "y, row 0: found -1, .* from 0"),
+  "task of none": ({}, {"task": "class"}, "task is 'class', known are"),
+  "regression of names": (
+    {"y": np.array(["a", "b"] * 6)}, {"task": "regression"},
+    r"y is <U1 of shape \(12,\), expected: numbers \[N\] for regression",
+  ),
+  "several labels in one": ({}, {"task": "multilabel"}, r"y is int64 .* 0/1 \[N, C\]"),
+  "classes of several ones": (
+    {"y": with_value(np.eye(2, dtype=int)[[0, 1] * 6], (3, 0), 1)}, {"task": "classes"},
+    r"y, row 3: found \[1, 1\], expected: one 1 a row; task=multilabel takes several",
+  ),
+  "halves as classes": ({"y": np.arange(N) / 2}, {"task": "classes"}, "row 1: found 0.5, .* from"),
   "unknown name": (
     {"y": np.array(["a", "b", "c"] * 4), "classes": np.array(["a", "b"])}, {},
     "y, row 2: found 'c', expected: the names in classes, a, b",
@@ -112,8 +126,9 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     "modality 's': 1 values are NaN",
   ),
   "large token": (
-    {"x_w": with_value(np.ones((N, 3), int), (4, 1), 99)}, {"vocabulary": 50},
-    "modality 'w', row 4: token id 99 is outside 0 to 49",
+    {"x_w": with_value(np.ones((N, 3), int), (4, 1), 99)},
+    {"vocabulary": 50, "kinds": {"w": "tokens"}},
+    "'w', row 4: token id 99 is outside 0 to 49: set vocabulary=100, or kinds.w=vector if",
   ),
   "large pixel": (
     {"x_i": with_value(np.ones((N, 2, 2, 1), int), (5, 1), 256)}, {},

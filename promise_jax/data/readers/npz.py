@@ -1,8 +1,9 @@
 """Reads an npz file of arrays, the way to bring data of your own without code.
 
   x_<modality>        numbers [N, ...] or unicode strings [N]; one or more
-  y                   integers [N] or names [N] (classes), floats [N] (regression),
-                      0/1 [N, C] (multilabel)
+  y                   integers [N], names [N] or one 1 a row in 0/1 [N, C] (classes),
+                      floats [N] (regression), other 0/1 [N, C] (multilabel); the option
+                      `task` says otherwise
   present_<modality>  optional bool [N]: False where the data lack the modality; a row
                       of nothing but NaN or inf is absent too
   length_<modality>   optional integers [N]: the valid steps of a padded sequence
@@ -17,12 +18,15 @@
 
 Modalities keep the order of the file. Their kind follows from the array:
 
-  strings [N], or integers [N, T]                      tokens (0 is padding)
+  strings [N]                                          tokens: hashed n-grams
+  integers [N, D]                                      tokens (0 is padding) or vector, see
+                                                       `integers`
   uint8 [N, height, width], any [N, height, width, C]  image (floats lie in 0 to 1)
   other numbers [N, T, D]                              sequence
   floats or bool [N] or [N, D]                         vector
 
-uint8 [N, D] and integers [N] could be either: the option `kinds` decides.
+The option `kinds` says otherwise, and what integers [N] are. Images [N, 1 or 3, height, width] are
+turned.
 """
 
 import contextlib
@@ -34,7 +38,7 @@ from typing import IO
 import numpy as np
 
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import npz_arrays, npz_labels
+from promise_jax.data.readers import npz_arrays, npz_kinds, npz_labels
 from promise_jax.types import Modality
 
 BLOCK_BYTES = 2**24  # of the arrays that are streamed at a time
@@ -47,6 +51,7 @@ class NpzOptions:
   vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
   scale: float | None = None  # unit of a regression label; None: what the file says
   kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {modality: kind}
+  task: str = ""  # classes, multilabel or regression, where a guess is wrong
   split_seed: int = 0  # draws the split of a file without one
 
 
@@ -123,11 +128,15 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
   small = {}
   with npz_arrays.open_npz(path) as file:
     headers = npz_arrays.read_headers(file)
-    modalities = npz_arrays.describe_modalities(headers, options.kinds, options.vocabulary)
+    names = npz_arrays.check_headers(headers)
     for array in (a for a in headers if not a.startswith("x_")):
       with npz_arrays.name_array_in_errors(array):
         small[array] = file[array]
-    task, rows = npz_labels.read_rows(small, modalities, options.scale)
+    present = {name: small.get(f"present_{name}") for name in names}
+    modalities, guesses = npz_kinds.describe_modalities(
+      file, headers, present, options.kinds, options.vocabulary
+    )
+    task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
     split = npz_labels.read_split(small, rows, task, options.split_seed)
   own = NpzFile(path, headers, modalities, split, rows)
   stat, num_train = path.stat(), int((split == "train").sum())
@@ -142,6 +151,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     place=str(path),
     blocks=own.blocks,
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
+    guesses=guesses | ({data_source.TASK: guess} if guess else {}),
     # The train rows of all modalities and, one after the other, a whole array.
     train_bytes=sum(row_bytes) * num_train + max(row_bytes) * len(split),
   )

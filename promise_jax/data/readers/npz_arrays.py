@@ -1,20 +1,19 @@
-"""The arrays of an npz file: their headers, the modalities that they are, their values."""
+"""The arrays of an npz file: their headers and their values; `npz_kinds` says what they are."""
 
 import contextlib
 import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from promise_jax.checks import check_choice
 from promise_jax.data import source
 from promise_jax.data.readers import text
-from promise_jax.types import KINDS, Modality
+from promise_jax.types import Modality
 
 FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "x": ("biufU", (1, 2, 3, 4), "numbers [N, ...], up to 4-D, or unicode strings [N]"),
@@ -28,7 +27,7 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "classes": ("U", (1,), "strings [C]"),
 }
 BY_MODALITY = ("x", "present", "length")  # arrays with the name of a modality behind _
-RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
+SAMPLE_BYTES = 2**24  # of an array of integers, to guess its kind
 
 
 class Header(NamedTuple):
@@ -134,44 +133,18 @@ def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
   return names
 
 
-def describe_modalities(
-  headers: dict[str, Header], kinds: Mapping[str, str], vocabulary: int
-) -> tuple[Modality, ...]:
-  """The modalities of a file, of the `kinds` {modality: kind} that are given or follow."""
-  names = check_headers(headers)
-  for name, kind in kinds.items():
-    check_choice("a modality in kinds", name, names)
-    check_choice(f"kinds.{name}", kind, KINDS)
-  return tuple(describe_modality(m, headers[f"x_{m}"], kinds.get(m), vocabulary) for m in names)
-
-
-def describe_modality(name: str, header: Header, kind: str | None, vocabulary: int) -> Modality:
-  """The modality of the array x_<name>, of the `kind` that is given or follows from it."""
-  shape, dtype, rank = header.shape, header.dtype, len(header.shape)
-  array, integer = f"x_{name} is {dtype} of shape {shape}", dtype.kind in "iu"
-  if dtype.kind == "U":
-    possible = ["tokens"] if rank == 1 else []
-  else:
-    possible = [k for k in KINDS if rank in (RANKS[k] - 1, RANKS[k]) and (k != "tokens" or integer)]
-  if not possible:
-    raise ValueError(f"{array}, expected: unicode strings [N].")
-  if kind is None and integer and (rank == 1 or (rank == 2 and dtype == np.uint8)):
-    raise ValueError(f"{array}, which could be {' or '.join(possible)}: say so by kinds.{name}.")
-  kind = kind or _infer_kind(dtype, rank)
-  if kind not in possible:
-    raise ValueError(f"{array}, which can be {' or '.join(possible)}, not {kind}.")
-  if dtype.kind == "U":
-    return Modality(name, "tokens", (None,), vocabulary)
-  shape = (*shape[1:], *(1,) * (RANKS[kind] - rank))
-  return Modality(name, kind, shape, vocabulary if kind == "tokens" else 0)
-
-
-def _infer_kind(dtype: np.dtype, rank: int) -> str:
-  if rank == 4 or (rank == 3 and dtype == np.uint8):
-    return "image"
-  if dtype.kind == "U" or (rank == 2 and dtype.kind in "iu"):
-    return "tokens"
-  return "sequence" if rank == 3 else "vector"
+def read_first_rows(
+  file: np.lib.npyio.NpzFile, array: str, header: Header
+) -> Shaped[np.ndarray, "N ..."]:
+  """The rows at the start of an array, at most `SAMPLE_BYTES` of them."""
+  count = min(max(SAMPLE_BYTES // header.row_bytes, 1), header.shape[0])
+  with name_array_in_errors(array):
+    if header.by_column:
+      return file[array][:count]
+    with file.zip.open(f"{array}.npy") as member:
+      read_header(member)
+      content = member.read(count * header.row_bytes)
+    return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
 
 
 def convert_values(

@@ -1,11 +1,12 @@
 """The small arrays of an npz file: labels, ids, groups, splits, each checked row by row."""
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from promise_jax import counter_rng
+from promise_jax.checks import check_choice
 from promise_jax.data.source import SPLITS, Rows, check_ids, check_values, list_first
-from promise_jax.types import Modality, Task
+from promise_jax.types import TASKS, Modality, Task
 
 SPLIT_ENDS = (0.6, 0.8)  # of the rows: where train ends, where valid ends
 STRATUM = 10  # neighbouring regression labels of which each split takes its part
@@ -14,14 +15,14 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_rows(
-  arrays: Arrays, modalities: tuple[Modality, ...], scale: float | None
-) -> tuple[Task, Rows]:
-  """The task, and all rows of the file without their inputs.
+  arrays: Arrays, modalities: tuple[Modality, ...], scale: float | None, kind: str
+) -> tuple[Task, str, Rows]:
+  """The task, what was guessed of it, and all rows of the file without their inputs.
 
   Ids are the row numbers if there are none; groups that are strings are numbered in
   alphabetical order.
   """
-  label, task = read_labels(arrays, scale)
+  label, task, guess = read_labels(arrays, scale, kind)
   recorded = np.ones((len(label), len(modalities)), bool)
   length, ids, group = {}, arrays.get("id", np.arange(len(label))), arrays.get("group")
   for i, m in enumerate(modalities):
@@ -40,33 +41,61 @@ def read_rows(
   elif group is not None:
     check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
     group = group.astype(np.int64)
-  return task, Rows({}, length, recorded, label, ids.astype(np.int64), group)
+  return task, guess, Rows({}, length, recorded, label, ids.astype(np.int64), group)
 
 
-def read_labels(arrays: Arrays, scale: float | None = None) -> tuple[np.ndarray, Task]:
-  """Labels as in `types.Split`, and the task that y, classes and scale define.
+def read_labels(
+  arrays: Arrays, scale: float | None = None, kind: str = ""
+) -> tuple[np.ndarray, Task, str]:
+  """Labels as in `types.Split`; the task that y, classes and scale define; what was guessed of it.
 
-  A `scale` that is given replaces that of the file.
+  `scale` and `kind`, of the task, replace what the file says where they are given.
   """
+  check_choice("task", kind, ("", *TASKS))
   y = arrays["y"]
   names = tuple(arrays["classes"].tolist()) if "classes" in arrays else ()
   if len(set(names)) < len(names) or "" in names:
     raise ValueError(f"classes are {list(names)}, expected: different names.")
-  is_regression = y.ndim == 1 and y.dtype.kind == "f"
-  for array, goes in (("scale", is_regression), ("classes", not is_regression)):
+  guessed, guess = guess_task(y)
+  wanted = kind or guessed
+  for array, goes in (("scale", wanted == "regression"), ("classes", wanted != "regression")):
     if array in arrays and not goes:
-      raise ValueError(f"{array} is there, but y is {y.dtype}: scale goes with floats alone.")
-  if is_regression:
-    return _read_numbers(arrays, scale)
+      raise ValueError(
+        f"{array} is there, but y is {y.dtype}: scale goes with floats alone, or task=regression."
+      )
+  if wanted == "regression":
+    label, task = _read_numbers(arrays, scale, kind)
+  elif y.ndim == 2 or wanted == "multilabel":
+    label, task = _read_columns(y, names, wanted)
+  else:
+    label, task = _read_classes(y, names)
+  return label, task, "" if kind else guess
+
+
+def guess_task(y: Shaped[np.ndarray, "N ..."]) -> tuple[str, str]:
+  """The kind of task that labels look like, and words where another is possible."""
+  if y.ndim == 2 and find_one_hot(y).all():
+    return "classes", "guessed, every row has one 1; task=multilabel says otherwise"
   if y.ndim == 2:
-    return _read_columns(y, names)
+    return "multilabel", ""
+  if y.dtype.kind in "iu":
+    return "classes", "guessed from integers; task=regression says otherwise"
+  return ("regression" if y.dtype.kind == "f" else "classes"), ""
+
+
+def find_one_hot(y: Shaped[np.ndarray, "N C"]) -> Bool[np.ndarray, " N"]:
+  """Which rows have one 1 and zeros, of at least two columns."""
+  return (y.shape[1] > 1) & np.isin(y, (0, 1)).all(axis=1) & ((y == 1).sum(axis=1) == 1)
+
+
+def _read_classes(y: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, Task]:
   if y.dtype.kind == "U":
     check_values("y", y, y != "", "names of classes")
     names = names or tuple(np.unique(y).tolist())
     check_values("y", y, np.isin(y, names), f"the names in classes, {list_first(names)}")
     number = {name: i for i, name in enumerate(names)}
     return np.array([number[v] for v in y.tolist()], np.int32), Task("classes", len(names), names)
-  check_values("y", y, np.asarray(y >= 0), "classes from 0")
+  check_values("y", y, np.asarray((y >= 0) & (y == np.round(y))), "classes from 0")
   if names:
     check_values("y", y, y < len(names), f"0 to {len(names) - 1}, as classes has names")
   else:
@@ -74,21 +103,23 @@ def read_labels(arrays: Arrays, scale: float | None = None) -> tuple[np.ndarray,
     if len(classes) != classes[-1] + 1:
       raise ValueError(
         f"y has gaps, its classes are {list_first(classes)}: number them 0 to "
-        f"{len(classes) - 1}, or name all of them in the array classes."
+        f"{len(classes) - 1}, name all of them in the array classes, or say task=regression."
       )
     names = tuple(str(int(c)) for c in classes)
   return y.astype(np.int32), Task("classes", len(names), names)
 
 
-def _read_numbers(arrays: Arrays, scale: float | None) -> tuple[np.ndarray, Task]:
+def _read_numbers(arrays: Arrays, scale: float | None, kind: str) -> tuple[np.ndarray, Task]:
   y = arrays["y"]
+  if y.ndim > 1 or y.dtype.kind == "U":
+    raise ValueError(f"y is {y.dtype} of shape {y.shape}, expected: numbers [N] for regression.")
   with np.errstate(over="ignore"):
     label = y.astype(np.float32)
   check_values("y", y, np.isfinite(label), "finite numbers")
-  if "scale" not in arrays and scale is None and np.all(y == np.round(y)):
+  if "scale" not in arrays and scale is None and not kind and np.all(y == np.round(y)):
     raise ValueError(
-      f"y has floats that are all whole, {list_first(np.unique(y))}: give classes as "
-      "integers, or the array scale if this is regression."
+      f"y has floats that are all whole, {list_first(np.unique(y))}: say task=classes or "
+      "task=regression."
     )
   scale = float(arrays.get("scale", 1.0) if scale is None else scale)
   if not 0 < scale < np.inf:
@@ -96,14 +127,18 @@ def _read_numbers(arrays: Arrays, scale: float | None) -> tuple[np.ndarray, Task
   return label, Task("regression", 1, scale=scale)
 
 
-def _read_columns(y: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, Task]:
-  if y.dtype.kind == "U" or y.shape[1] == 1 or (names and len(names) != y.shape[1]):
+def _read_columns(y: np.ndarray, names: tuple[str, ...], kind: str) -> tuple[np.ndarray, Task]:
+  if y.dtype.kind == "U" or y.ndim == 1 or y.shape[1] == 1 or (names and len(names) != y.shape[1]):
     raise ValueError(
       f"y is {y.dtype} of shape {y.shape}, expected: 0/1 [N, C], C above 1 and the number of "
       f"names in classes (now {len(names)}); one label a row has the shape [N]."
     )
   check_values("y", y, np.isin(y, (0, 1)), "0 and 1 alone, as y has several columns")
-  return y.astype(np.float32), Task("multilabel", y.shape[1], names)
+  if kind == "multilabel":
+    return y.astype(np.float32), Task("multilabel", y.shape[1], names)
+  check_values("y", y, find_one_hot(y), "one 1 a row; task=multilabel takes several")
+  names = names or tuple(map(str, range(y.shape[1])))
+  return y.argmax(axis=1).astype(np.int32), Task("classes", len(names), names)
 
 
 def read_split(arrays: Arrays, rows: Rows, task: Task, seed: int) -> Shaped[np.ndarray, " N"]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from promise_jax.data import channels
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import text
 from promise_jax.types import Modality, Task
@@ -35,7 +36,8 @@ def source(
   `splits` are {split: records}, whose `__getitems__(numbers)` is used where they have it.
   Streaming wants an `identity`: a text that changes whenever the records do, as "of May".
   """
-  modalities = tuple(modalities)
+  guesses = {m.name: channels.TURNED for m in modalities if channels.turn_modality(m) != m}
+  modalities = tuple(map(channels.turn_modality, modalities))
   numbers = lambda split: range(len(splits[split]))
   return data_source.Source(
     name=name,
@@ -46,6 +48,7 @@ def source(
     rows=lambda s: make_rows(take_records(splits[s], numbers(s)), modalities, task),
     blocks=lambda s: read_blocks(splits[s], numbers(s), modalities, task),
     identity=identity,
+    guesses=guesses,
   )
 
 

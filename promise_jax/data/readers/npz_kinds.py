@@ -1,0 +1,84 @@
+"""Which modalities the arrays of an npz file are, said by the user or guessed."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from promise_jax.checks import check_choice
+from promise_jax.data import channels
+from promise_jax.data.readers import integers, npz_arrays
+from promise_jax.types import KINDS, Modality
+
+RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
+
+
+def describe_modalities(
+  file: np.lib.npyio.NpzFile,
+  headers: dict[str, npz_arrays.Header],
+  present: Mapping[str, np.ndarray | None],
+  kinds: Mapping[str, str],
+  vocabulary: int,
+) -> tuple[tuple[Modality, ...], dict[str, str]]:
+  """The modalities in `present` {modality: bool[N], which rows have it, or None}, of the `kinds`
+  {modality: kind} that are given or guessed, and {modality: words on what was guessed}."""
+  for name, kind in kinds.items():
+    check_choice("a modality in kinds", name, list(present))
+    check_choice(f"kinds.{name}", kind, KINDS)
+  modalities, guesses = [], {}
+  for name, rows in present.items():
+    header = headers[f"x_{name}"]
+    kind, guess = kinds.get(name), ""
+    if kind is None:
+      kind, guess = guess_kind(file, name, header, rows)
+    modality = describe_modality(name, header, kind, vocabulary)
+    modalities.append(channels.turn_modality(modality))
+    guess = channels.TURNED if modalities[-1] != modality else guess
+    guesses |= {name: guess} if guess else {}
+  return tuple(modalities), guesses
+
+
+def guess_kind(
+  file: np.lib.npyio.NpzFile, name: str, header: npz_arrays.Header, present: np.ndarray | None
+) -> tuple[str, str]:
+  """The kind of the array x_<name>, and words where it is a guess."""
+  shape, dtype, rank = header.shape, header.dtype, len(header.shape)
+  integer = dtype.kind in "iu"
+  if dtype.kind == "U":
+    return "tokens", ""
+  if integer and rank == 2:
+    values = npz_arrays.read_first_rows(file, f"x_{name}", header)
+    if present is not None:
+      values = values[present[: len(values)] != 0]
+    kind, reason = integers.guess_kind(values)
+    if kind:
+      other = "tokens" if kind == "vector" else "vector"
+      return kind, f"guessed, {reason}; kinds.{name}={other} says otherwise"
+  if integer and rank < 3:
+    raise ValueError(
+      f"x_{name} is {dtype} of shape {shape}, which could be tokens or vector: say so by "
+      f"kinds.{name}."
+    )
+  if rank == 3:
+    kind, other = ("image", "sequence") if dtype == np.uint8 else ("sequence", "image")
+    return kind, f"guessed, {dtype} of 3 dimensions; kinds.{name}={other} says otherwise"
+  return "image" if rank == 4 else "vector", ""
+
+
+def describe_modality(name: str, header: npz_arrays.Header, kind: str, vocabulary: int) -> Modality:
+  """The modality of the array x_<name>. ValueError if it cannot be of this `kind`."""
+  shape, dtype, rank = header.shape, header.dtype, len(header.shape)
+  array, integer = f"x_{name} is {dtype} of shape {shape}", dtype.kind in "iu"
+  if dtype.kind == "U":
+    possible = ["tokens"] if rank == 1 else []
+  else:
+    possible = [k for k in KINDS if rank in (RANKS[k] - 1, RANKS[k]) and (k != "tokens" or integer)]
+  if not possible:
+    raise ValueError(f"{array}, expected: unicode strings [N].")
+  if kind not in possible:
+    raise ValueError(
+      f"{array}, which can be {' or '.join(possible)}, not {kind}: say so by kinds.{name}."
+    )
+  if dtype.kind == "U":
+    return Modality(name, "tokens", (None,), vocabulary)
+  shape = (*shape[1:], *(1,) * (RANKS[kind] - rank))
+  return Modality(name, kind, shape, vocabulary if kind == "tokens" else 0)
