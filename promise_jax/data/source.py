@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int, Shaped
 from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
-TASK = "the task"  # a key beside the names of modalities
+TASK, DRAWN = "the task", "the splits"  # keys of guesses beside the names of modalities
+SAY_SPLIT = "drawn, 60/20/20 %; split in the data says otherwise"
 MAX_VALUES = 10  # values in a message
 
 
@@ -39,7 +40,7 @@ class Source(NamedTuple):
   rows: Callable[[str], Rows]  # reads one split
   place: str = ""  # how errors name the source, if not "data set <name>"
   notes: tuple[str, ...] = ()  # sentences to show to users of the data
-  # What was guessed: {modality or TASK: words, with the option that says otherwise}.
+  # What was guessed: {modality, TASK or DRAWN: words, with the option that says otherwise}.
   guesses: Mapping[str, str] = types.MappingProxyType({})
   # For streaming: yields the rows of a split in order, a few at a time, and a text that changes
   # whenever the rows do.

@@ -138,6 +138,8 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     )
     task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
     split = npz_labels.read_split(small, rows, task, options.split_seed)
+  guesses |= {data_source.TASK: guess} if guess else {}
+  guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
   own = NpzFile(path, headers, modalities, split, rows)
   stat, num_train = path.stat(), int((split == "train").sum())
   row_bytes = [headers[f"x_{m.name}"].row_bytes for m in modalities]
@@ -151,7 +153,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     place=str(path),
     blocks=own.blocks,
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
-    guesses=guesses | ({data_source.TASK: guess} if guess else {}),
+    guesses=guesses,
     # The train rows of all modalities and, one after the other, a whole array.
     train_bytes=sum(row_bytes) * num_train + max(row_bytes) * len(split),
   )
