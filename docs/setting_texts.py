@@ -30,7 +30,7 @@ DATA = {
   "fold": "`watch`: which subjects are the test, 0 or 1",
   "kinds": "`.npz` files: kinds where a guess is wrong, `audio=sequence,page=image`",
   "split_seed": "draws the split of an `.npz` file or a table without one",
-  "classes": "sentiment pickles: polarities are the labels",
+  "classes": "sentiment pickles: the same as `task=classes`",
   "modalities": "which to keep, joined by `+`; empty: all. Of a table also what each is made of: "
   "`(text=title+notes,attributes=*)`",
   "frozen": "encoders, `image=package.module:function,text=features/text`",

@@ -26,11 +26,13 @@ def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
     rows.append([name, f"{len(split.id):,}", num_groups, describe_labels(task, label), num_unknown])
   lines += align(rows)
   lines += [f"  The splits are {guesses[DRAWN]}."] if DRAWN in guesses else []
-  rows = [["modality", "kind", "a row is", "values", *(f"{name} rows" for name in splits), ""]]
+  rows = [["modality", "kind", "a row is", "values", *(f"in {name}" for name in splits), ""]]
+  rows[0][4] = f"rows with it {rows[0][4]}"
   for i, modality in enumerate(dataset.spec.modalities):
     is_text = modality.name in dataset.preprocessing.texts
     cells = [modality.name, modality.kind, describe_row(modality, is_text)]
-    cells.append(describe_range(dataset, modality, splits))
+    hashed = f"hashed to {modality.vocabulary:,} ids"
+    cells.append(hashed if is_text else describe_range(dataset, modality, splits))
     cells += [f"{split.recorded[:, i].sum():,}" for split in splits.values()]
     rows.append([*cells, guesses.get(modality.name, "")])
   return lines + align(rows)

@@ -39,6 +39,9 @@ class PreparedOptions:
 
   vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
   scale: float | None = None  # unit of a regression label; None: what the data set says
+  # {modality of integers [T]: "tokens" or "vector"}
+  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  task: str = ""  # classes, multilabel or regression, where a guess is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +144,8 @@ def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> da
     name = f"watch/fold{options.fold}"
   ours = builders.BUILTIN | fashion.BUILTIN
   folder = builders.write_tfds(*ours[name], root) if name in ours else find_prepared(root, name)
-  source = tfds.read_tfds(folder, vocabulary=options.vocabulary, scale=options.scale)
+  given = {name: getattr(options, name) for name in ("vocabulary", "scale", "kinds", "task")}
+  source = tfds.read_tfds(folder, **given)
   if name in builders.BUILTIN:
     source = source._replace(card=builders.read_card(source.name))
   return source

@@ -43,7 +43,7 @@ def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) 
     reader = files.read_jsonl if path.suffix == ".jsonl" else files.read_json
     return make_frame(reader(path) if path.exists() else [], *numbers)
 
-  rows = folder / "rows.json"
+  rows, data = folder / "rows.json", folder / "data.json"
   return html.Report(
     folder.resolve().name,
     config,
@@ -53,6 +53,7 @@ def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) 
     read("speed.jsonl"),
     canonical_protocols(config["config"]["test_protocols"]),
     rows=files.read_json(rows) if rows.exists() else {},
+    data=files.read_json(data) if data.exists() else {},
     classes=read("classes.json", "precision", "recall", "f1"),
     calibration=read("calibration.json", "before", "after"),
     contribution=read("contribution.json", "value", "low", "high"),

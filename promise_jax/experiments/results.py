@@ -25,7 +25,7 @@ from promise_jax.evaluation import (
   reliability,
   verdicts,
 )
-from promise_jax.experiments import result_files, run_dir, save_model, validation_fits
+from promise_jax.experiments import result_files, save_model, validation_fits
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
@@ -79,8 +79,6 @@ def write_test_results(
   files.write_json(folder / "contribution.json", worth.to_dict("records"))
   run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
   files.write_text(folder / "report.html", html.render_page(run))
-  rows = {"train": setup.train_data.split, "valid": setup.valid_data, "test": split}
-  run_dir.write_data(folder, setup.dataset, rows)
   save_model.save_model(setup, variants, folder, run, calibrations, gains)
   # The last file: a run that has it is finished.
   result_files.write_results(folder / "results.jsonl", run.results)

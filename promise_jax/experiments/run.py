@@ -14,6 +14,7 @@ from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import Setup, load_dataset, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
 from promise_jax.training import checkpoint, loop
+from promise_jax.types import Split
 
 
 def run_experiment(
@@ -44,16 +45,16 @@ def run_experiment(
       show(f"{folder} is finished; nothing was trained.")
     return results.render_console(result_files.read_run(folder)) if primary else ""
   setup = on_all_processes(lambda: set_up(experiment, folder))
+  rows = on_all_processes(lambda: read_splits(setup, folder))
   with run_dir.open_run(folder, experiment):
     if primary:
-      for note in (*run_dir.describe_versions(folder), *setup.dataset.notes):
-        show(note)
-      rows = {"train": setup.train_data.split, "valid": setup.valid_data}
-      run_dir.write_data(folder, setup.dataset, rows)
+      lines = run_dir.write_data(folder, setup.dataset, rows)
+      for line in (*run_dir.describe_versions(folder), *lines):
+        show(line)
     trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 
     def finish():
-      split = setup.dataset.split("test")
+      split = rows["test"]
       predicted = results.predict_variants(setup, trained, split)
       if primary:
         return results.write_test_results(setup, trained, split, predicted, folder)
@@ -62,6 +63,14 @@ def run_experiment(
     if primary:
       clean_up(folder, experiment)
   return results.render_console(run) if primary else ""
+
+
+def read_splits(setup: Setup, folder: Path) -> dict[str, Split]:
+  """All splits {name: rows}. The test rows are read to be described and checked, for nothing else:
+  what is wrong with them is said before hours of training."""
+  rows = {name: setup.dataset.split(name) for name in SPLITS}
+  run_dir.check_data(folder, setup.dataset, {"test": rows["test"]})
+  return rows
 
 
 def check_finished(folder: Path, experiment: Experiment, show: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
 """The folder of one run: which config it belongs to, and that one process writes into it.
 
 config.json      the config, the versions, the device, the commit
-data.json        how the data were read, and a fingerprint of their rows
+data.json        what the data were taken for, and a fingerprint of their rows
 checkpoints/     a folder for each variant, deleted when the run is finished
 init.json        what variants took over from `init_from`, and what not and why
 metrics.jsonl    a line a seed and validation
@@ -34,7 +34,7 @@ import jax
 
 import promise_jax
 from promise_jax import files
-from promise_jax.data import fingerprint
+from promise_jax.data import describe, fingerprint
 from promise_jax.data.dataset import Dataset
 from promise_jax.devices import distributed
 from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
@@ -108,11 +108,21 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
     raise ValueError(f"workdir {folder} belongs to another config: {'; '.join(changed)}")
 
 
-def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> None:
-  """Writes data.json: the lines that were shown of the data, and the fingerprint of `splits`."""
+def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
+  """Writes data.json: lines on what the data were taken for, which are returned, what was dropped
+  or changed in which split and modality, and the fingerprint of `splits`."""
   found = fingerprint.take_fingerprint(dataset, splits)
   folder.mkdir(parents=True, exist_ok=True)
-  files.write_json(folder / "data.json", {"lines": dataset.notes, "fingerprint": found})
+  lines = [*describe.describe_data(dataset, splits), *dataset.notes]
+  changed = {
+    f"{name}, {modality}": faults.describe()
+    for name in splits
+    for modality, faults in dataset.report.get(name, {}).items()
+    if any(faults)
+  }
+  content = {"lines": lines, "changed": changed, "fingerprint": found}
+  files.write_json(folder / "data.json", content)
+  return lines
 
 
 def read_fingerprint(folder: Path) -> dict[str, Any] | None:

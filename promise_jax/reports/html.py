@@ -37,6 +37,7 @@ class Report:
   speed: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
   test_protocols: tuple[str, ...] = ()  # those that have a table of their own
   rows: dict[str, Any] = dataclasses.field(default_factory=dict)  # as in rows.json
+  data: dict[str, Any] = dataclasses.field(default_factory=dict)  # as in data.json
   classes: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
   calibration: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
   contribution: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)

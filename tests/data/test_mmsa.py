@@ -7,7 +7,7 @@ import pytest
 from sentiment_files import DIMS, SIZES, STEPS, check_rows, make, make_bert
 
 from promise_jax import data
-from promise_jax.data.readers import mmsa
+from promise_jax.data.readers import mmsa, mmsa_labels
 from promise_jax.evaluation import measure, sentiment_metrics
 from promise_jax.types import Modality, Task
 
@@ -195,7 +195,7 @@ def test_polarities_can_be_the_classes(save):
 
 def test_the_range_of_the_labels_decides_unit_and_metrics(save):
   sims, mosi = data.load(save(make("sims")[0], "s.pkl")), data.load(save(make()[0]))
-  assert mmsa.SIMS_NAMES == sentiment_metrics.SIMS_LABEL
+  assert mmsa_labels.SIMS_NAMES == sentiment_metrics.SIMS_LABEL
   for found, unit, own in (
     (sims, "taken for CH-SIMS, unit 1.", sentiment_metrics.SIMS),
     (mosi, "taken for MOSI or MOSEI, unit 3.", sentiment_metrics.SENTIMENT),

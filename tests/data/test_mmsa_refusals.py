@@ -91,7 +91,7 @@ BAD = [
   (change("train", "text_bert", put((2, 1, 0), 7)), "text_bert, row 2: found .*, expected: "),
   (change(*LABEL, put(3, NAN)), "regression_labels, row 3: found nan"),
   (change(*LABEL, put(3, 3.5)), "labels lie in .* to 3.5, expected a"),
-  (change(*LABEL, np.ones((6, 7))), r"the shape \(6, 7\), expected: o"),
+  (change(*LABEL, np.ones((6, 7))), r"valid, .* has rows of shape \(\), those of train have \(7,"),
   (change(*LABEL, ["Good"] * 6), "regression_labels is <U4 of shape"),
   (empty_valid, r"valid, regression_labels has the shape \(0,\), .* N above 0"),
   (change("train", "id", lambda n: n[:1] + n[:5]), r"id 'train0\$_\$0' is there twice"),
@@ -122,7 +122,11 @@ def test_a_bad_file_is_one_sentence(save, spoil, match):
     ({"x": np.ones(3)}, {}, "the pickle has no 'train', found are 'x'"),
     ({}, {}, "the pickle has no 'train', found are none"),
     (make()[0], {"scale": -1.0}, "scale is -1.0, expected is a positive number"),
-    (make("mult")[0], {"classes": True}, "train has no 'classification_labels', found"),
+    (
+      make("mult")[0],
+      {"classes": True},
+      r"train, labels, row 0: found .* whole numbers from 0; task=regr",
+    ),
   ],
 )
 def test_other_trees_and_options_are_refused(save, tree, options, match):

@@ -73,9 +73,17 @@ def lines_of(folder) -> list[dict]:
   return files.read_jsonl(folder / "results.jsonl")
 
 
-def test_the_test_split_is_read_once_after_the_last_variant(finished):
-  assert finished.events[-2:] == ["fit", "test"]
-  assert finished.events.count("test") == 1 and finished.events.count("fit") == 2
+def test_all_rows_are_read_and_described_before_training(finished):
+  """That the test rows change nothing in training is the next test."""
+  assert finished.events[-3:] == ["test", "fit", "fit"]
+  assert finished.events.count("test") == 1
+  found = files.read_json(finished.folder / "data.json")
+  assert found["lines"][:3] == [
+    "synthetic: one of 2 classes: 0, 1.",
+    "  split  rows  rows of each class, in this order",
+    f"  train  48    {', '.join(map(str, np.bincount(tiny_runs.dataset().split('train').label)))}",
+  ]
+  assert found["lines"][0] in (finished.folder / "report.html").read_text()
 
 
 def test_garbage_in_the_test_rows_leaves_training_as_it_is(finished, tmp_path):

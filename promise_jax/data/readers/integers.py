@@ -39,6 +39,12 @@ def guess_kind(values: Int[np.ndarray, "N D"]) -> tuple[str, str]:
   return "", "many different integers without padding"
 
 
+def describe_guess(name: str, kind: str, reason: str) -> str:
+  """Words on the kind of a modality that was guessed."""
+  other = "tokens" if kind == "vector" else "vector"
+  return f"guessed, {reason}; kinds.{name}={other} says otherwise"
+
+
 def share_between_columns(values: np.ndarray, mask: Bool[np.ndarray, "N D"]) -> float:
   """The part of the variance of the values in `mask` that the means of columns explain.
 

@@ -4,11 +4,12 @@
                   mask, segment), audio, vision, id, regression_labels [N]; unaligned
                   files: audio_lengths, vision_lengths [N]; classification_labels [N]
   MulT / CMU-SDK  {train, valid, test} -> text, audio, vision, labels [N, 1, 1], id [N]
-                  or [N, 3], where there is one
+                  or [N, 3], where there is one; IEMOCAP: labels [N, C, 2], pairs (no, yes)
 
-Other fields (raw_text, annotations, the unimodal labels of CH-SIMS) and other splits are
-ignored. Dimensions come from the file; a modality [N, D] is a vector. NaN and -inf are
-left to `cleaning`: MMSA itself puts 0 for the -inf of audio, which is nonfinite="value".
+A file may lack modalities; without `text`, raw_text [N] takes its place. Other fields
+(annotations, the unimodal labels of CH-SIMS) and other splits are ignored. Dimensions come from
+the file; a modality [N, D] is a vector. NaN and -inf are left to `cleaning`: MMSA itself puts 0 for
+the -inf of audio, which is nonfinite="value".
 
 Valid steps are as many as `<modality>_lengths` says; for the text otherwise the ones of the mask
 in text_bert (as MMSA's `data_missing` counts); where they are, at the start or at the end, is seen
@@ -32,12 +33,10 @@ from jaxtyping import Float, Int
 
 from promise_jax.data import cleaning
 from promise_jax.data import source as data_source
+from promise_jax.data.readers import mmsa_labels
 from promise_jax.data.readers.mmsa_fields import MODALITIES, Part, read_parts
-from promise_jax.types import Modality, Task
-
-MOSI_SCALE, SIMS_SCALE = 3.0, 1.0  # units of the labels: -3 to 3, -1 to 1
-SIMS_NAMES = ("CH-SIMS",)  # tells the metrics (evaluation.sentiment_metrics) of the convention
-POLARITIES = ("negative", "neutral", "positive")
+from promise_jax.data.readers.text import hash_ngrams
+from promise_jax.types import Modality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,9 @@ class MmsaOptions:
   # Unit of the labels. None: 1 (CH-SIMS) if all lie in -1 to 1, 3 (MOSI, MOSEI) if in -3
   # to 3; each is then reported in its own metrics.
   scale: float | None = None
-  classes: bool = False  # the labels are the classification_labels of MMSA
+  task: str = ""  # classes, multilabel or regression, where a guess is wrong
+  classes: bool = False  # the same as task="classes"
+  vocabulary: int = 8192  # of the hash of raw_text, where that is the text
 
 
 def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_source.Source:
@@ -57,24 +58,36 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     ValueError: names the file and the first field that breaks the layout.
   """
   options = options or MmsaOptions()
+  kind, guess = options.task or ("classes" if options.classes else ""), ""
   with data_source.name_file_in_errors(path, "a pickle file"):
-    parts = read_parts(path, options.classes)
-    modalities = tuple(describe_modality(m, parts) for m in MODALITIES)
-    # The unit may not depend on test labels; the classes are those of all splits.
-    read_of = [s for s in parts if options.classes or s != "test"]
-    labels = np.concatenate([parts[split].label for split in read_of])
-    task, note = make_task(labels, options)
+    parts, target = read_parts(path, kind)
+    modalities = tuple(
+      describe_modality(m, parts, options.vocabulary) for m in parts["train"].values
+    )
+    label = {split: part.label for split, part in parts.items()}
+    known = np.concatenate([label["train"], label["valid"]])  # nothing may depend on test labels
+    if not kind:
+      kind, guess = mmsa_labels.guess_task(known, parts["train"].is_pairs, options.scale)
+    for split, values in label.items():
+      mmsa_labels.check_label(f"{split}, {target}", values, kind)
+    every = known if kind == "regression" else np.concatenate(list(label.values()))
+    is_polarity = target == "classification_labels"
+    task, note = mmsa_labels.make_task(every, kind, options.scale, is_polarity)
     ids, groups = number_clips(parts)
   sizes = ", ".join(f"{len(part.label)} {s}" for s, part in parts.items())
   shapes = ", ".join(f"{m.name} {' x '.join(map(str, m.shape))}" for m in modalities)
+  notes = [note] if note else []
+  notes += [f"there is no {m}" for m in MODALITIES if m not in parts["train"].values]
+  notes += ["text is the raw_text"] if modalities[0].kind == "tokens" else []
 
   def rows(split: str) -> data_source.Rows:
     if split not in parts:
-      parts.update(read_parts(path, options.classes))
+      parts.update(read_parts(path, kind)[0])
     part = parts.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
-    inputs = cut_padding(part)
-    return data_source.Rows(inputs, part.length, recorded, part.label, ids[split], groups[split])
+    inputs, length = cut_padding(part, options.vocabulary)
+    label = mmsa_labels.encode_label(part.label, task)
+    return data_source.Rows(inputs, length, recorded, label, ids[split], groups[split])
 
   return data_source.Source(
     name=path.stem,
@@ -84,31 +97,9 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     splits=data_source.SPLITS,
     rows=rows,
     place=str(path),
-    notes=(f"{path.name}: {note}.",) if note else (),
+    notes=tuple(f"{path.name}: {note}." for note in notes),
+    guesses={data_source.TASK: guess} if guess else {},
   )
-
-
-def make_task(label: np.ndarray, options: MmsaOptions) -> tuple[Task, str]:
-  """The task of the labels [N], and what was concluded from their range, in words."""
-  low, high = float(label.min()), float(label.max())
-  if options.classes:
-    names = POLARITIES if high == 2 else tuple(map(str, range(int(high) + 1)))
-    return Task("classes", len(names), names), ""
-  largest, note, scale = max(-low, high), f"labels lie in {low:g} to {high:g}", options.scale
-  if scale is None and largest > MOSI_SCALE:
-    raise ValueError(
-      f"{note}, expected are -3 to 3 (MOSI, MOSEI) or -1 to 1 (CH-SIMS); for others "
-      "give the option scale."
-    )
-  if scale is None:
-    scale = MOSI_SCALE if largest > SIMS_SCALE else SIMS_SCALE
-    note += f", taken for {'MOSI or MOSEI' if scale == MOSI_SCALE else 'CH-SIMS'}"
-  if not 0 < scale < np.inf:
-    raise ValueError(f"scale is {scale}, expected is a positive number.")
-  # The unit 1 alone does not tell CH-SIMS from any other regression.
-  is_sims = scale == SIMS_SCALE and largest <= SIMS_SCALE
-  task = Task("regression", 1, SIMS_NAMES if is_sims else (), float(scale))
-  return task, f"{note}, unit {scale:g}"
 
 
 def number_clips(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -132,28 +123,37 @@ def number_clips(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[st
   return by_split(rank), groups if disjoint and named else dict.fromkeys(parts)
 
 
-def describe_modality(name: str, parts: dict[str, Part]) -> Modality:
+def describe_modality(name: str, parts: dict[str, Part], vocabulary: int) -> Modality:
   """The modality; T is the largest of all splits, D must be the same in all."""
   shapes = {split: part.values[name].shape[1:] for split, part in parts.items()}
   train = shapes["train"]
   for split, shape in shapes.items():
-    if len(shape) != len(train) or shape[-1] != train[-1]:
+    if len(shape) != len(train) or shape[-1:] != train[-1:]:
       raise ValueError(f"{split}, {name} has rows of shape {shape}, those of train have {train}.")
+  if not train:
+    return Modality(name, "tokens", (None,), vocabulary)
   kind = "sequence" if len(train) == 2 else "vector"
   return Modality(name, kind, max(shapes.values()))
 
 
-def cut_padding(part: Part) -> dict[str, Any]:
-  """{modality: N arrays [valid steps, D]; an array [N, D], or with a length [N, T, D]}, f32."""
-  spans = find_valid_steps(part)
+def cut_padding(
+  part: Part, vocabulary: int
+) -> tuple[dict[str, Any], dict[str, Int[np.ndarray, " N"]]]:
+  """The inputs, {modality: N arrays [valid steps, D]; an array [N, D], or with a length [N, T, D]},
+  f32, or of raw text ids i32[N, T]; and the lengths."""
+  spans, length = find_valid_steps(part), dict(part.length)
   inputs: dict[str, Any] = {}
   for name, values in part.values.items():
+    if values.dtype.kind == "U":
+      inputs[name] = hash_ngrams(values.tolist(), vocabulary)
+      length[name] = np.count_nonzero(inputs[name], axis=1)
+      continue
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
       inputs[name] = values.astype(np.float32, copy=False)
     if name in spans and name not in part.length:
       start, stop = (s.tolist() for s in spans[name])
       inputs[name] = [row[a:b] for row, a, b in zip(inputs[name], start, stop, strict=True)]
-  return inputs
+  return inputs, length
 
 
 def find_valid_steps(part: Part) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -164,7 +164,9 @@ def find_valid_steps(part: Part) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for m, v in sequences.items()
   }
   lengths = {v.shape[1] for v in sequences.values()}
-  if len(sequences) == 3 and len(lengths) == 1 and part.length.keys() <= {"text"}:  # aligned
+  num_arrays = sum(v.dtype.kind != "U" for v in part.values.values())
+  is_aligned = len(lengths) == 1 and 1 < len(sequences) == num_arrays
+  if is_aligned and part.length.keys() <= {"text"}:
     in_any = np.logical_or.reduce(list(inside.values()))
     inside |= {m: in_any for m in sequences if m not in part.length}
   spans = {}

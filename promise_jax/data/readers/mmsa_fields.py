@@ -4,16 +4,17 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
-from promise_jax.data.readers import safe_pickle
+from promise_jax.data.readers import mmsa_labels, safe_pickle
 from promise_jax.data.source import SPLITS, check_values, list_first
 
 MODALITIES = ("text", "audio", "vision")
 LABELS = ("regression_labels", "labels")  # of MMSA, of MulT
 FORMS = {  # field: kinds of dtype, numbers of dimensions, the same in words
+  "raw_text": ("OSU", (1,), "texts [N]"),
   "modality": ("biuf", (2, 3), "numbers [N, T, D] or [N, D]"),
-  "label": ("biuf", (1, 2, 3), "one number a row, [N] or [N, 1, 1]"),
+  "label": ("biuf", (1, 2, 3), "numbers [N], [N, 1, 1], [N, C] or [N, C, 2]"),
   "length": ("biuf", (1,), "numbers [N]"),
   "text_bert": ("biuf", (3,), "numbers [N, 3, T]"),
   "id": ("biufOSU", (1, 2), "names [N] or [N, 3]"),
@@ -23,32 +24,62 @@ FORMS = {  # field: kinds of dtype, numbers of dimensions, the same in words
 class Part(NamedTuple):
   """One split as it is in the file."""
 
-  values: dict[str, np.ndarray]  # {modality: [N, T, D] or [N, D]}
+  values: dict[str, np.ndarray]  # {modality: [N, T, D], [N, D], or texts [N]}
   length: dict[str, np.ndarray]  # {sequence: i64[N]}, valid steps, where the file has them
-  label: np.ndarray  # f32[N], or i32[N] of classes
+  label: np.ndarray  # f32[N] or f32[N, C]
+  is_pairs: bool  # the labels are [N, C, 2] in the file
   names: list[str] | None  # of the clips
 
 
-def read_parts(path: pathlib.Path, classes: bool) -> dict[str, Part]:
-  """Reads the whole file; raises ValueError for the first field that is wrong."""
+def read_parts(path: pathlib.Path, kind: str) -> tuple[dict[str, Part], str]:
+  """The splits, and the field that is their label; `kind` is that of the task, if it is given.
+
+  Raises:
+    ValueError: for the first field that is wrong.
+  """
   data = read_dict("the pickle", safe_pickle.load(path), SPLITS)
-  return {split: read_part(split, data.pop(split), classes) for split in SPLITS}
+  data = {split: drop_none(read_dict(split, data[split], ())) for split in SPLITS}
+  found = {key for fields in data.values() for key in fields}
+  modalities = [m for m in MODALITIES if m in found or (m == "text" and "raw_text" in found)]
+  if not modalities:
+    raise ValueError(
+      f"train has none of {', '.join(MODALITIES)} and raw_text, found are "
+      f"{list_first(list(data['train'])) or 'none'}."
+    )
+  wanted = (
+    ("classification_labels", *LABELS) if kind == "classes" else (*LABELS, "classification_labels")
+  )
+  target = next((field for field in wanted if field in data["train"]), LABELS[0])
+  is_raw = "text" not in found
+  parts = {s: read_part(s, data.pop(s), modalities, is_raw, target) for s in SPLITS}
+  for split, part in parts.items():
+    if part.label.shape[1:] != (shape := parts["train"].label.shape[1:]):
+      words = f"{split}, {target} has rows of shape {part.label.shape[1:]}"
+      raise ValueError(f"{words}, those of train have {shape}.")
+  return parts, target
 
 
-def read_part(split: str, fields: Any, classes: bool) -> Part:
-  """Checks the fields of one split."""
-  fields = read_dict(split, fields, MODALITIES)
-  wanted = ("classification_labels",) if classes else LABELS
-  target = next((field for field in wanted if field in fields), wanted[0])
-  read_dict(split, fields, (target,))
-  label = read_label(f"{split}, {target}", fields[target], classes)
+def drop_none(fields: dict) -> dict:
+  """The fields that hold something."""
+  return {key: value for key, value in fields.items() if value is not None}
+
+
+def read_part(split: str, fields: dict, modalities: list[str], is_raw: bool, target: str) -> Part:
+  """Checks the fields of one split; `is_raw`: its text is raw_text."""
+  names = {m: "raw_text" if m == "text" and is_raw else m for m in modalities}
+  read_dict(split, fields, (*names.values(), target))
+  place = f"{split}, {target}"
+  label, is_pairs = mmsa_labels.shape_label(place, read_array(place, fields[target], "label"))
   values, length = {}, {}
-  for m in MODALITIES:
-    values[m] = read_array(f"{split}, {m}", fields[m], "modality", len(label))
-    steps = read_length(split, m, fields, values[m].shape[:2]) if values[m].ndim == 3 else None
-    if steps is not None:
-      length[m] = steps
-  return Part(values, length, label, read_names(split, fields, len(label)))
+  for m, name in names.items():
+    form = "raw_text" if name == "raw_text" else "modality"
+    values[m] = read_array(f"{split}, {name}", fields[name], form, len(label))
+    if form == "raw_text":
+      values[m] = np.array([read_text(text) for text in values[m].tolist()], str)
+    elif values[m].ndim == 3:
+      steps = read_length(split, m, fields, values[m].shape[:2])
+      length |= {} if steps is None else {m: steps}
+  return Part(values, length, label, is_pairs, read_names(split, fields, len(label)))
 
 
 def read_dict(place: str, fields: Any, expected: tuple[str, ...]) -> dict:
@@ -68,6 +99,13 @@ def to_text(value: Any) -> str:
   return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
+def read_text(value: Any) -> str:
+  """A text; "" if it is none."""
+  if isinstance(value, bytes):
+    return value.decode("utf-8", "replace")
+  return value if isinstance(value, str) else ""
+
+
 def read_array(place: str, value: Any, form: str, count: int | None = None) -> np.ndarray:
   """An array, or a list that makes one, of a form of `FORMS`; with `count` rows, if given."""
   kinds, ranks, words = FORMS[form]
@@ -80,22 +118,6 @@ def read_array(place: str, value: Any, form: str, count: int | None = None) -> n
   if count not in (None, len(array)):
     raise ValueError(f"{place} has {len(array)} rows, but there are {count} labels.")
   return array
-
-
-def read_label(place: str, value: Any, classes: bool) -> Shaped[np.ndarray, " N"]:
-  """f32 of finite numbers, or i32 of classes from 0."""
-  array = read_array(place, value, "label")
-  if array.size != len(array) or not len(array):
-    words = FORMS["label"][2]
-    raise ValueError(f"{place} has the shape {array.shape}, expected: {words}, N above 0.")
-  with np.errstate(over="ignore"):
-    label = array.reshape(-1).astype(np.float32)
-  check_values(place, label, np.isfinite(label), "finite numbers")
-  if not classes:
-    return label
-  good = (label == np.round(label)) & (label >= 0) & (label < 1000)
-  check_values(place, label, good, "whole numbers from 0")
-  return label.astype(np.int32)
 
 
 def read_length(

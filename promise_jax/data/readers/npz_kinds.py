@@ -51,8 +51,7 @@ def guess_kind(
       values = values[present[: len(values)] != 0]
     kind, reason = integers.guess_kind(values)
     if kind:
-      other = "tokens" if kind == "vector" else "vector"
-      return kind, f"guessed, {reason}; kinds.{name}={other} says otherwise"
+      return kind, integers.describe_guess(name, kind, reason)
   if integer and rank < 3:
     raise ValueError(
       f"x_{name} is {dtype} of shape {shape}, which could be tokens or vector: say so by "

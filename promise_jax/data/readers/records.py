@@ -1,7 +1,7 @@
 """Makes a data set of records, one dict a row: your own Python sequence, or tfds examples.
 
   inputs   {modality: value}; a string or bytes are text, all else an array
-  label    a number, or 0/1 [C]
+  label    a number, or 0/1 [C], which may be a class, one-hot
   id       a number from 0 to 2^31-1, unique in the whole data set
   present  optional {modality: bool}
   length   optional {modality: valid steps}
@@ -16,7 +16,7 @@ import numpy as np
 
 from promise_jax.data import channels
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import text
+from promise_jax.data.readers import npz_labels, text
 from promise_jax.types import Modality, Task
 
 BLOCK_BYTES = 2**24  # of the records that are read at a time, about
@@ -95,8 +95,10 @@ def make_rows(
     if m.name in first.get("present", ()):
       recorded[:, i] = [r["present"][m.name] for r in records]
     inputs[m.name] = values
-  dtype = np.int32 if task.kind == "classes" else np.float32
-  label = np.array([r["label"] for r in records], dtype)
+  label = np.array([r["label"] for r in records])
+  if task.kind == "classes" and label.ndim == 2:
+    label = np.where(npz_labels.find_one_hot(label), label.argmax(axis=1), -1)  # -1 is refused
+  label = label.astype(np.int32 if task.kind == "classes" else np.float32)
   if not records and task.kind == "multilabel":
     label = label.reshape(0, task.outputs)
   group = integers(r["group"] for r in records) if "group" in first else None

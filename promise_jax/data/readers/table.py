@@ -159,6 +159,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options} {identity}",
     train_bytes=int(2 * image_bytes * np.sum(split == "train")),
     columns=columns,
+    guesses={} if "split" in named else {data_source.DRAWN: data_source.SAY_SPLIT},
   )
 
 

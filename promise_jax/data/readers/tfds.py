@@ -1,27 +1,36 @@
 """Reads a data set that tensorflow-datasets prepared; `builders` has the convention."""
 
 import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from promise_jax.checks import check_choice
+from promise_jax.data import channels
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import records
-from promise_jax.types import Modality, Task
+from promise_jax.data.readers import integers, npz_labels, records
+from promise_jax.types import TASKS, Modality, Task
 
 KNOWN = "inputs {modality: feature}, label, id and, where needed, present, length, group"
 BLOCK_IDS = 1024  # records whose ids are read at a time
 
 
 def read_tfds(
-  folder: pathlib.Path, *, vocabulary: int = 8192, scale: float | None = None
+  folder: pathlib.Path,
+  *,
+  vocabulary: int = 8192,
+  scale: float | None = None,
+  kinds: Mapping[str, str] = types.MappingProxyType({}),
+  task: str = "",
 ) -> data_source.Source:
   """The source in a version folder, as mine/1.0.0, that tensorflow-datasets prepared.
 
   Token ids are smaller than `vocabulary`; `scale` is the unit of a regression label (None:
-  what the data set says). Raises ValueError for a feature that breaks the convention.
+  what the data set says); `kinds` {modality: "tokens" or "vector"} says what integers are, `task`
+  what labels are, where a guess is wrong. Raises ValueError for a feature that breaks the
+  convention.
   """
   builder = tfds.builder_from_directory(str(folder))
   info = builder.info
@@ -32,12 +41,13 @@ def read_tfds(
     )
   features, metadata = info.features, info.metadata or {}
   check_features(features, place)
-  modalities = tuple(
-    describe_modality(m, features["inputs"][m], vocabulary, place)
-    for m in metadata.get("modalities", sorted(features["inputs"].keys()))
-  )
-  task = make_task(features["label"], scale or metadata.get("scale", 1.0), place)
   splits = {"valid" if s == "validation" else s: s for s in info.splits}
+  modalities, guesses = describe_inputs(builder, kinds, vocabulary, place)
+  inputs = features["inputs"]
+  read_all = lambda: np.concatenate([read_labels(builder, s, inputs) for s in info.splits])
+  scale = scale or metadata.get("scale", 1.0)
+  task, guess = make_task(features["label"], scale, place, task, read_all)
+  guesses |= {data_source.TASK: guess} if guess else {}
 
   def rows(split: str) -> data_source.Rows:
     examples = builder.as_data_source(splits[split])
@@ -45,7 +55,7 @@ def read_tfds(
     return records.make_rows(ordered, modalities, task)
 
   def blocks(split: str) -> Iterator[data_source.Rows]:
-    order = sort_by_id(builder, splits[split], modalities)
+    order = sort_by_id(builder, splits[split], inputs)
     examples = builder.as_data_source(splits[split])
     return records.read_blocks(examples, order.tolist(), modalities, task)
 
@@ -59,6 +69,7 @@ def read_tfds(
     rows=rows,
     place=place,
     blocks=blocks,
+    guesses=guesses,
     identity=f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in stats]}",
     train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
@@ -71,6 +82,35 @@ def check_features(features: tfds.features.FeaturesDict, place: str) -> None:
   for name in ("present", "length"):
     for modality in features[name].keys() if name in features else ():
       check_choice(f"{place}: a modality in {name}", modality, list(features["inputs"]))
+
+
+def describe_inputs(
+  builder: tfds.core.DatasetBuilder, kinds: Mapping[str, str], vocabulary: int, place: str
+) -> tuple[tuple[Modality, ...], dict[str, str]]:
+  """The modalities, and {modality: words on what was guessed}."""
+  features, metadata = builder.info.features, builder.info.metadata or {}
+  inputs, guesses = features["inputs"], {}
+  found = [
+    describe_modality(m, inputs[m], vocabulary, place)
+    for m in metadata.get("modalities", sorted(inputs.keys()))
+  ]
+  unsure = [m.name for m in found if m.kind == "tokens" and m.shape[0] is not None]
+  for name, kind in kinds.items():
+    check_choice(f"{place}: a modality in kinds, of integers [T],", name, unsure)
+    check_choice(f"kinds.{name}", kind, ("tokens", "vector"))
+  with_length = features["length"].keys() if "length" in features else ()
+  for i, modality in enumerate(found):
+    name, kind = modality.name, kinds.get(modality.name)
+    if name in unsure and not kind and name not in with_length:
+      kind, reason = integers.guess_kind(sample_values(builder, name, inputs))
+      if not kind:
+        raise ValueError(f"{place}: {name} could be tokens or vector: say so by kinds.{name}.")
+      guesses[name] = integers.describe_guess(name, kind, reason)
+    if kind == "vector":
+      found[i] = Modality(name, kind, modality.shape)
+    elif (turned := channels.turn_modality(modality)) != modality:
+      found[i], guesses[name] = turned, channels.TURNED
+  return tuple(found), guesses
 
 
 def describe_modality(
@@ -96,26 +136,74 @@ def describe_modality(
   )
 
 
-def make_task(feature: tfds.features.FeatureConnector, scale: float, place: str) -> Task:
-  """The task of the label feature."""
-  if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes:
-    return Task("classes", feature.num_classes, tuple(feature.names))
-  if feature.shape == () and np.issubdtype(feature.np_dtype, np.floating):
-    return Task("regression", 1, scale=float(scale))
-  if isinstance(feature.shape, tuple) and len(feature.shape) == 1 and feature.shape[0]:
-    return Task("multilabel", feature.shape[0])
+def make_task(
+  feature: tfds.features.FeatureConnector,
+  scale: float,
+  place: str,
+  kind: str,
+  read_all: Callable[[], np.ndarray],
+) -> tuple[Task, str]:
+  """The task of the label feature, of the `kind` that is given or follows, and what was guessed;
+  `read_all()` returns all labels."""
+  check_choice("task", kind, ("", *TASKS))
+  shape, is_class = feature.shape, isinstance(feature, tfds.features.ClassLabel)
+  if is_class and feature.num_classes and kind in ("", "classes"):
+    return Task("classes", feature.num_classes, tuple(feature.names)), ""
+  is_number = shape == () and np.issubdtype(feature.np_dtype, np.number) and not is_class
+  is_float = is_number and np.issubdtype(feature.np_dtype, np.floating)
+  if is_number and kind == "regression" or is_float and not kind:
+    return Task("regression", 1, scale=float(scale)), ""
+  if is_number and kind == "classes":
+    label = read_all()
+    good = (label >= 0) & (label == np.round(label))
+    data_source.check_values(f"{place}, label", label, good, "whole numbers from 0")
+    count = int(label.max()) + 1
+    return Task("classes", count, tuple(map(str, range(count)))), ""
+  if isinstance(shape, tuple) and len(shape) == 1 and shape[0] and kind != "regression":
+    found, guess = npz_labels.guess_task(read_all())
+    names = tuple(map(str, range(shape[0]))) if (kind or found) == "classes" else ()
+    return Task(kind or found, shape[0], names), "" if kind else guess
   raise ValueError(
-    f"{place}: label is {feature!r}, expected a ClassLabel, a float Scalar or a Tensor of "
-    "0/1 with one dimension."
+    f"{place}: label is {feature!r}, expected a ClassLabel, a float Scalar, integers with "
+    "task=classes or task=regression, or a Tensor of 0/1 with one dimension."
   )
 
 
-def sort_by_id(builder: tfds.core.DatasetBuilder, split: str, modalities) -> np.ndarray:
+def skip_inputs(inputs: tfds.features.FeaturesDict, kept: str = "") -> dict:
+  """Decoders that leave all inputs but one as they are stored."""
+  return {"inputs": {m: tfds.decode.SkipDecoding() for m in inputs.keys() if m != kept}}
+
+
+def sample_values(
+  builder: tfds.core.DatasetBuilder, name: str, inputs: tfds.features.FeaturesDict
+) -> np.ndarray:
+  """The values of one modality in some train rows that have it."""
+  split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
+  examples = builder.as_data_source(split, decoders=skip_inputs(inputs, name))
+  rows = examples.__getitems__(range(min(len(examples), BLOCK_IDS)))
+  values = [r["inputs"][name] for r in rows if r.get("present", {}).get(name, True)]
+  return np.array(values).reshape(len(values), *inputs[name].shape)
+
+
+def read_labels(
+  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
+) -> np.ndarray:
+  """The labels of a split, in the order of the file."""
+  return np.array([row["label"] for row in read_small(builder, split, inputs)])
+
+
+def sort_by_id(
+  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
+) -> np.ndarray:
   """Record numbers in the order of their ids: tfds shuffles rows as it writes them."""
-  skipped = {"inputs": {m.name: tfds.decode.SkipDecoding() for m in modalities}}
-  examples = builder.as_data_source(split, decoders=skipped)
-  ids = []
-  for start in range(0, len(examples), BLOCK_IDS):
-    numbers = range(start, min(start + BLOCK_IDS, len(examples)))
-    ids += [r["id"] for r in examples.__getitems__(numbers)]
+  ids = [row["id"] for row in read_small(builder, split, inputs)]
   return np.argsort(np.array(ids, np.int64), kind="stable")
+
+
+def read_small(
+  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
+) -> Iterator[Mapping]:
+  """The records of a split, with undecoded inputs."""
+  examples = builder.as_data_source(split, decoders=skip_inputs(inputs))
+  for start in range(0, len(examples), BLOCK_IDS):
+    yield from examples.__getitems__(range(start, min(start + BLOCK_IDS, len(examples))))
