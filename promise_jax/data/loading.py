@@ -110,7 +110,8 @@ def default_data_dir() -> str:
 def options_class(name: str) -> type:
   """The options of the source that `name` means; the ending says what a file is."""
   path = pathlib.Path(name).expanduser()
-  ending = path.suffix if path.suffix in table_file.ENDINGS or not path.is_dir() else ""
+  ending = path.suffix.lower()
+  ending = "" if path.is_dir() and ending not in table_file.ENDINGS else ending
   if ending in OTHER_TABLES:
     known = ", ".join(f"*{e}" for e in table_file.ENDINGS)
     raise ValueError(f"{name}: tables of this kind are not read, save it as one of {known}.")

@@ -182,7 +182,7 @@ def test_every_format_gives_the_same_rows(table, found, tmp_path, form):
   if form == "tsv":
     frame.to_csv(path, sep="\t", index=False)
   elif form == "semicolons":
-    path = path.with_suffix(".csv")
+    path = path.with_suffix(".CSV")
     content = frame.to_csv(sep=";", index=False, decimal=",").encode("utf-16")
     path.write_bytes(content)
   elif form == "arrow":  # the stream that Hugging Face writes

@@ -101,6 +101,6 @@ def name_files(
   values: pd.Series, found: Sequence[FileContent], bad: Bool[np.ndarray, " N"]
 ) -> Iterator[str]:
   """The files that are `bad`, as the cells have them; bytes by their row."""
-  for row, content in zip(values.index[bad], np.flatnonzero(bad), strict=True):
-    is_path = isinstance(found[content], pathlib.Path)
-    yield str(values.iloc[content]) if is_path else f"row {row}"
+  for place in np.flatnonzero(bad):
+    is_path = isinstance(found[place], pathlib.Path)
+    yield str(values.iloc[place]) if is_path else f"row {values.index[place]}"

@@ -104,7 +104,7 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if all(map(DATE.fullmatch, texts)):
     return guess("ignore", "dates are not read")
   numbers = cells.parse_numbers(values)
-  if len(numbers) > 1 and np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
+  if numbers[0] in (0, 1) and np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
     return guess("ignore" if "id" in taken else "id", "it counts the rows")
   part = np.sum(~np.isnan(numbers)) / len(known)
   # Codes such as 00123 would lose their zeros.

@@ -31,11 +31,11 @@ def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ValueError: one sentence that begins with the path.
   """
   with name_file_in_errors(path, "a table"):
-    content = path.read_bytes()
-    if path.suffix in (".csv", ".tsv"):
-      frame, notes = read_text(content, "\t" if path.suffix == ".tsv" else None)
+    content, ending = path.read_bytes(), path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+      frame, notes = read_text(content, "\t" if ending == ".tsv" else None)
     else:
-      frame, notes = read_arrow(content, path.suffix), ()
+      frame, notes = read_arrow(content, ending), ()
     names = [str(name) for name in frame.columns]
     if repeated := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
       raise ValueError(f"two columns are called {repeated[0]!r}, each needs its own name.")
