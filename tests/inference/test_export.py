@@ -27,8 +27,14 @@ def make_variables(method):
     return {"params": params, "state": state}
 
   shapes, rng = jax.eval_shape(start_last_stage, jax.random.key(0)), np.random.default_rng(0)
-  draw = lambda x: (0.3 + 0.3 * rng.normal(size=(SEEDS, *x.shape))).astype(x.dtype)
-  return jax.tree.map(draw, shapes)
+
+  def draw(leaf):
+    scale = 1 / np.sqrt(leaf.shape[-2]) if len(leaf.shape) > 1 else 0.3
+    return (scale * np.abs(rng.normal(size=(SEEDS, *leaf.shape)))).astype(leaf.dtype)
+
+  drawn = jax.tree.map(draw, shapes)
+  signs = lambda x: x * rng.choice([-1, 1], x.shape).astype(x.dtype)
+  return drawn | {"params": jax.tree.map(signs, drawn["params"])}
 
 
 def make_rows(spec):
@@ -57,6 +63,7 @@ def test_a_program_predicts_as_its_method_under_every_pattern(name):
 
   expected = jax.jit(lambda variables: jax.lax.map(predict, variables))(variables)
   assert found.keys() == expected.keys() and np.isfinite(found["logits"]).all()
+  assert np.ptp(found["logits"], axis=1).min() > 1e-2  # patterns differ
   for key, x in expected.items():
     np.testing.assert_allclose(found[key], x, rtol=1e-5, atol=1e-5, err_msg=key)
 
