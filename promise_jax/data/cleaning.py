@@ -221,7 +221,9 @@ def _drop_nonfinite(modality, values, kept, nonfinite) -> tuple[np.ndarray, Clea
   finite = np.isfinite(values)
   bad = int(np.sum(kept & ~finite))
   if bad and nonfinite == "error":
-    raise ValueError(f"modality {modality.name!r}: {bad} values are NaN or inf.")
+    raise ValueError(
+      f"modality {modality.name!r}: {bad} values are NaN or inf; nonfinite=value drops them."
+    )
   by_value = nonfinite == "value" or (nonfinite == "auto" and modality.kind == "vector")
   remaining = kept & (finite if by_value else finite.all(-1, keepdims=True))
   num_lost = int(np.sum(kept.any(-1) & ~remaining.any(-1)))

@@ -92,9 +92,11 @@ def find_encoder(
     key = hash_parts(match[2], pathlib.Path(spec.origin).read_bytes())
     return str(encoder), key, functools.partial(import_and_call, *match.groups())
   paths = [pathlib.Path(encoder).expanduser() / f"{row}.npy" for row in ids.tolist()]
-  for path in paths:
-    if not path.is_file():
-      raise ValueError(f"this is no package.module:name, and there is no file {path}")
+  if lost := [path for path in paths if not path.is_file()]:
+    raise ValueError(
+      f"this is no package.module:name, and there is no file {lost[0]} (nor {len(lost) - 1} others "
+      f"of {len(paths)}); present_<modality> is False in rows of an npz file that have none"
+    )
   key = hash_parts(*(hashlib.sha256(path.read_bytes()).digest() for path in paths))
   return f"the folder {encoder}", key, lambda _: map(read_file, paths)
 
@@ -150,7 +152,10 @@ def check_features(values: Any, count: int) -> np.ndarray:
   with np.errstate(over="ignore"):
     values = values.astype(np.float32)
   if not np.isfinite(values).all():
-    raise ValueError("the features have NaN or inf, expected are finite numbers in f32")
+    raise ValueError(
+      "the features have NaN or inf, expected are finite numbers in f32; present_<modality> is "
+      "False in rows of an npz file that have none"
+    )
   return values
 
 

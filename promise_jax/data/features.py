@@ -104,7 +104,9 @@ def collect_inputs(
     None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts, strict=True)
   )
   if not len(ids):
-    raise ValueError(f"{source.name}: modality {name!r} is in no row, there is nothing to encode.")
+    raise ValueError(
+      f"{source.name}: modality {name!r} is in no row, frozen has nothing to encode."
+    )
   return EncoderInputs(x, length, ids), recorded, modality
 
 

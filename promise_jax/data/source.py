@@ -151,10 +151,14 @@ def check_train(
   """
   for name, rows in recorded.items():
     if not rows.any():
+      others = "+".join(m for m in recorded if m != name)
+      ways = ["nonfinite=value drops such values alone"] if report[name].num_lost_frames else []
+      ways += [f"modalities={others} leaves it out"] if others else []
+      words = report[name].describe()
       raise ValueError(
-        f"{describe_place(source, 'train')}: modality {name!r} is in none of the "
-        f"{len(rows)} rows, it takes at least one with content"
-        + (f" (found: {words})." if (words := report[name].describe()) else ".")
+        f"{describe_place(source, 'train')}: modality {name!r} is in none of the {len(rows)} rows"
+        f"{f' (found: {words})' if words else ''}, expected: one with content"
+        f"{''.join(f'; {way}' for way in ways)}."
       )
 
 

@@ -79,6 +79,16 @@ def test_numbers_give_what_the_same_floats_give(save_npz, dtype, stream, monkeyp
   assert "gene" not in said.guesses
 
 
+def test_integers_with_a_length_are_tokens(save_npz):
+  ids, length = RNG.integers(1, 9, (N, 8)), np.arange(N) % 8 + 1
+  found = data.load(save_npz(plain(x_words=ids, length_words=length)))
+  clean = np.where(np.arange(8) < length[:, None], ids, 0)
+  assert found.spec.modalities[-1] == Modality("words", "tokens", (8,), 8192)
+  for split, rows in (("train", slice(0, 6)), ("test", slice(9, N))):
+    ours = found.split(split).inputs["words"]
+    np.testing.assert_array_equal(ours, clean[rows])
+
+
 def test_rows_without_the_modality_have_no_say(save_npz):
   ids = np.where(np.arange(8) < 4, RNG.integers(1, 50, (N, 8)), 0)
   ids[::3] = -1

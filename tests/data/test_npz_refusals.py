@@ -121,6 +121,10 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   ),
   "absent in train": ({"present_v": SPLIT == "test"}, {}, "modality 'v' is in none of the 6"),
   "NaN in train": ({"x_v": np.full((N, 2), NAN)}, {}, "modality 'v' is in none of the 6"),
+  "one feature is NaN": (
+    {"x_s": np.ones((N, 4, 3)) * [1, NAN, 1]}, {},
+    "'s' is in none .*24 frames lost .*; nonfinite=value drops such .*; modalities=v leaves it out",
+  ),
   "NaN as an error": (
     {"x_s": with_value(np.ones((N, 4, 3)), (2, 1, 1), NAN)}, {"nonfinite": "error"},
     "modality 's': 1 values are NaN",

@@ -45,6 +45,8 @@ def guess_kind(
   integer = dtype.kind in "iu"
   if dtype.kind == "U":
     return "tokens", ""
+  if integer and rank == 2 and f"length_{name}" in file:
+    return "tokens", f"guessed, integers with a length; kinds.{name}=sequence says otherwise"
   if integer and rank == 2:
     values = npz_arrays.read_first_rows(file, f"x_{name}", header)
     if present is not None:

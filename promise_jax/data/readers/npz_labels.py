@@ -30,8 +30,9 @@ def read_rows(
       check_values(f"present_{m.name}", values, np.isin(values, (0, 1)), "bool or 0 and 1")
       recorded[:, i] = values
     if (steps := arrays.get(f"length_{m.name}")) is not None:
-      most = m.shape[0] if m.kind == "sequence" else 0
-      words = f"0 to {most} steps" if most else f"no lengths, as x_{m.name} is of kind {m.kind}"
+      most = m.shape[0] if m.kind in ("sequence", "tokens") and m.shape[0] else 0
+      words = f"no lengths, as x_{m.name} is of kind {m.kind}; kinds.{m.name}=sequence has some"
+      words = f"0 to {most} steps" if most else words
       good = (steps >= 0) & (steps <= most) & (most > 0)
       check_values(f"length_{m.name}", steps, good, words)
       length[m.name] = steps.astype(np.int64)
@@ -152,19 +153,21 @@ def read_split(arrays: Arrays, rows: Rows, task: Task, seed: int) -> Shaped[np.n
   else:
     split = draw_split(rows, task.kind, seed)
     count = len(np.unique(rows.id if rows.group is None else rows.group))
-    why = f"{count} {'rows' if rows.group is None else 'groups'} are too few to draw it"
+    units = "rows" if rows.group is None else "groups"
+    why = f"{count} {units} are too few to draw it; an array split names it"
   check_values("split", split, np.isin(split, SPLITS), ", ".join(SPLITS))
   for name in SPLITS:
     if not np.any(split == name):
       raise ValueError(f"there are no {name} rows: {why}.")
   if rows.group is not None:
     _, first, back = np.unique(rows.group, return_index=True, return_inverse=True)
-    check_values("group", arrays["group"], split == split[first][back], "one split for a group")
+    words = "one split for a group; without the array split it is drawn"
+    check_values("group", arrays["group"], split == split[first][back], words)
   train = rows.label[split == "train"]
   if not np.any(train != train[:1]):
     raise ValueError(
       f"y: the {len(train)} train rows all have the label {train[0].tolist()}, expected: at "
-      "least two different ones."
+      "least two different ones; split or split_seed may choose other rows."
     )
   return split
 

@@ -41,7 +41,7 @@ def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
   if 2 * len(distinct) > len(known):
     raise ValueError(
       f"label {values.name}: {len(distinct)} different values in {len(known)} rows are too many "
-      "for classes, expected are two rows of each and more."
+      "for classes, expected are two rows of each and more; task=regression takes numbers."
     )
   names = tuple(sorted(distinct, key=float if is_number else str))
   other = "; guessed, task=regression says otherwise" if is_number and not kind else ""
@@ -122,13 +122,15 @@ def assign_split(
     held_out = groups[labelled & (split != "train")]
     split[~labelled & np.isin(groups, held_out)] = ""
     count = len(np.unique(groups[labelled]))
-    why = f"{count} {'rows' if rows.group is None else 'groups'} with a label are too few to draw"
+    units = "rows" if rows.group is None else "groups"
+    why = f"{count} {units} with a label are too few to draw it; a column split names it"
   elif rows.group is not None:
     _, first, back = np.unique(groups, return_index=True, return_inverse=True)
     if cut := np.flatnonzero(split != split[first][back]).tolist():
       raise ValueError(
         f"row {cut[0]} is of split {split[cut[0]]}, other rows of its group are of "
-        f"{split[first][back][cut[0]]}, expected: one split for a group."
+        f"{split[first][back][cut[0]]}, expected: one split for a group; "
+        "without a column split it is drawn."
       )
   split = np.where(labelled | (split == "train"), split, "")
   for name in SPLITS:
