@@ -12,18 +12,21 @@ ROUND_OFF = 1e-6  # of a range, that standardising leaves
 
 
 def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
-  """Lines on the task, the splits {name: rows} and the modalities, with what was guessed."""
+  """Lines on the task, the splits {name: rows} and the modalities, with what was guessed.
+
+  The notes of a table say its task already.
+  """
   task, guesses = dataset.spec.task, dataset.guesses
   guess = f"; {guesses[TASK]}" if TASK in guesses else ""
   lines = [f"{dataset.name}: {describe_task(task, splits)}{guess}."]
-  rows = [["split", "rows", "groups", label_header(task), "without a label"]]
+  lines = [] if dataset.preprocessing.columns else lines
+  rows = [["split", "rows", "groups", label_header(task)]]
   for name, split in splits.items():
     group = dataset.groups.get(name)
     known = dataset.labelled if name == "train" else None
     label = split.label if known is None else split.label[known]
     num_groups = "" if group is None else f"{len(np.unique(group)):,}"
-    num_unknown = f"{len(split.label) - len(label):,}" if known is not None else ""
-    rows.append([name, f"{len(split.id):,}", num_groups, describe_labels(task, label), num_unknown])
+    rows.append([name, f"{len(split.id):,}", num_groups, describe_labels(task, label)])
   lines += align(rows)
   lines += [f"  The splits are {guesses[DRAWN]}."] if DRAWN in guesses else []
   rows = [["modality", "kind", "a row is", "values", *(f"in {name}" for name in splits), ""]]
@@ -69,7 +72,7 @@ def describe_task(task: Task, splits: Mapping[str, Split]) -> str:
 def describe_labels(task: Task, label: np.ndarray) -> str:
   """How many rows each class has, or each label is true of; the mean of numbers."""
   if task.kind == "regression":
-    return format_number(label.mean())
+    return format_number(label.mean()) if len(label) else ""
   is_classes = task.kind == "classes"
   count = np.bincount(label, minlength=task.outputs) if is_classes else label.sum(axis=0)
   count = count.astype(int).tolist()

@@ -113,7 +113,7 @@ def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> l
   or changed in which split and modality, and the fingerprint of `splits`."""
   found = fingerprint.take_fingerprint(dataset, splits)
   folder.mkdir(parents=True, exist_ok=True)
-  lines = [*describe.describe_data(dataset, splits), *dataset.notes]
+  lines = [*dataset.notes, *describe.describe_data(dataset, splits)]
   changed = {
     f"{name}, {modality}": faults.describe()
     for name in splits
