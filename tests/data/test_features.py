@@ -172,7 +172,8 @@ def test_tokens_are_shown_with_the_steps_up_to_the_last_token(tmp_path, feature_
 
   ids = np.array([[3, 0, 4, 0], [5, 0, 0, 0], [0, 0, 0, 0]] * 3)
   np.savez(tmp_path / "t.npz", x_t=ids, y=np.arange(9) % 3, split=np.repeat(SPLITS, 3))
-  found = data.load(tmp_path / "t.npz", frozen={"t": FeatureEncoder(encode, "1")})
+  kinds, frozen = {"t": "tokens"}, {"t": FeatureEncoder(encode, "1")}
+  found = data.load(tmp_path / "t.npz", kinds=kinds, frozen=frozen)
   ((x, length),) = seen
   assert x[:, :3].tolist() == [[3, 0, 4], [5, 0, 0]] * 3
   assert length.tolist() == [3, 1] * 3

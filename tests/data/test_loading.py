@@ -24,7 +24,7 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
     (builders.EMBEDDED / "mfeat.npz", {}, "mfeat.npz: there is no array x_<modality>"),
     ("watch", {"fold": 2}, "fold is '2', known are 0, 1"),
     ("mfeat", {"fold": 1}, "'mfeat' has no option 'fold', its options are vocabulary, scale, "),
-    ("mfeat", {"kinds": {}}, "has no option 'kinds'"),
+    ("mfeat", {"kinds": {"fou": "tokens"}}, "kinds has 'fou', .* of integers .T.: none"),
     ("mfeat", {"split_seed": 1}, "has no option 'split_seed'"),
     ("mfeat", {"tags": True}, "has no option 'tags'"),
     (own, {"tags": True}, "own.npz' has no option 'tags', its options are vocabulary, scale, ki"),

@@ -40,17 +40,6 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "gaps": ({"y": np.array([0, 2, 5] * 4)}, {}, "0, 2, 5: number them 0 to 2, name"),
   "float classes": ({"y": np.array([0.0, 2, 5] * 4)}, {}, "5.0: say task=classes or task=regr"),
   "negative class": ({"y": np.arange(N) % 3 - 1}, {}, "y, row 0: found -1, .* from 0"),
-  "task of none": ({}, {"task": "class"}, "task is 'class', known are"),
-  "regression of names": (
-    {"y": np.array(["a", "b"] * 6)}, {"task": "regression"},
-    r"y is <U1 of shape \(12,\), expected: numbers \[N\] for regression",
-  ),
-  "several labels in one": ({}, {"task": "multilabel"}, r"y is int64 .* 0/1 \[N, C\]"),
-  "classes of several ones": (
-    {"y": with_value(np.eye(2, dtype=int)[[0, 1] * 6], (3, 0), 1)}, {"task": "classes"},
-    r"y, row 3: found \[1, 1\], expected: one 1 a row; task=multilabel takes several",
-  ),
-  "halves as classes": ({"y": np.arange(N) / 2}, {"task": "classes"}, "row 1: found 0.5, .* from"),
   "unknown name": (
     {"y": np.array(["a", "b", "c"] * 4), "classes": np.array(["a", "b"])}, {},
     "y, row 2: found 'c', expected: the names in classes, a, b",

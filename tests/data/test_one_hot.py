@@ -51,3 +51,22 @@ def test_labels_of_new_rows_may_be_one_hot_too():
   assert label.tolist() == (np.arange(N) % 3).tolist() and known.all()
   with pytest.raises(ValueError, match=r"label, row 1: found \[1, 1, 0\], expected: one 1 a row"):
     new_values.encode_labels(np.array([[1, 0, 0], [1, 1, 0]]), Task("classes", 3))
+
+
+@pytest.mark.parametrize(
+  ("y", "task", "sentence"),
+  [
+    (np.arange(N) % 3, "class", "task is 'class', known are"),
+    (np.array(["a", "b"] * 6), "regression", r"y is <U1 of .*, expected: numbers \[N\] for regr"),
+    (np.arange(N) % 3, "multilabel", r"y is int64 of shape \(12,\), expected: 0/1 \[N, C\]"),
+    (
+      ONE_HOT | 1,
+      "classes",
+      r"row 0: found \[1, 1, 1\], .*one 1 a row; task=multilabel takes several",
+    ),
+    (np.arange(N) / 2, "classes", "y, row 1: found 0.5, expected: classes from 0"),
+  ],
+)
+def test_labels_that_cannot_be_of_a_task_are_refused(save_npz, y, task, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    data.load(save_npz(plain(y=y)), task=task)

@@ -85,5 +85,5 @@ def test_what_is_guessed_can_be_said(folder):
     data.load(folder[1])
   assert data.load(folder[1], task="classes").split("test").label.tolist() == LABEL[24:].tolist()
   assert data.load(folder[1], task="regression").spec.task.kind == "regression"
-  with pytest.raises(ValueError, match="a modality in kinds, of integers .*'photo', known are"):
+  with pytest.raises(ValueError, match="kinds has 'photo', known are .*: counts, words"):
     data.load(folder[0], kinds={"photo": "vector"})

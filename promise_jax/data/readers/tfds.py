@@ -96,7 +96,9 @@ def describe_inputs(
   ]
   unsure = [m.name for m in found if m.kind == "tokens" and m.shape[0] is not None]
   for name, kind in kinds.items():
-    check_choice(f"{place}: a modality in kinds, of integers [T],", name, unsure)
+    if name not in unsure:
+      known = ", ".join(unsure) or "none"
+      raise ValueError(f"{place}: kinds has {name!r}, known are those of integers [T]: {known}.")
     check_choice(f"kinds.{name}", kind, ("tokens", "vector"))
   with_length = features["length"].keys() if "length" in features else ()
   for i, modality in enumerate(found):
