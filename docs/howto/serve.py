@@ -1,6 +1,7 @@
 """Answers rows over HTTP with an exported model: MODEL=model uvicorn serve:app"""
 
 import json
+import logging
 import os
 
 from fastapi import FastAPI, HTTPException, Request
@@ -10,6 +11,7 @@ import promise_jax
 from promise_jax import files
 
 MAX_BYTES, MAX_ROWS = 2**20, 512
+logging.getLogger("promise_jax").setLevel(logging.ERROR)  # a field that lacks is no news
 app, model = FastAPI(), promise_jax.load(os.environ["MODEL"])
 
 

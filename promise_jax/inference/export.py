@@ -62,7 +62,7 @@ def export_run(
   contents = make_programs(method, variables, model.spec, is_static=patterns == "static")
   encoders = {m: encoded.encoder for m, encoded in model.preprocessing.encoded.items()}
   for modality, encoder in encoders.items():
-    logger.warning("%s will be read as the features that %s makes of it", modality, encoder)
+    logger.warning("%s is read as the features that %s makes of it.", modality, encoder)
   lines = read_calibration(run, name)
   contents |= describe(keep_variant(model, name, chosen), contents, encoders, lines)
   write_folder(out, contents)

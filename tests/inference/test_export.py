@@ -1,5 +1,8 @@
 """Exported programs against the methods that they are made of, and the folder around them."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -165,6 +168,21 @@ def test_the_command_says_what_it_wrote_and_the_card_what_it_is(run, tmp_path, c
   }.items():
     assert main.main(["export", str(folder), "--out", out, *words.split()]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_frozen_encoder_stays_behind_and_its_features_are_read(run, tmp_path, caplog):
+  folder, rows, predictor = run
+  shutil.copytree(folder / "model", tmp_path / "run" / "model")
+  path = tmp_path / "run" / "model" / "model.json"
+  value = json.loads(path.read_text())
+  raw = {"name": "v", "kind": "image", "shape": [4, 4, 3]}
+  value["preprocessing"]["encoded"] = {"v": {"raw": raw, "encoder": "somebody:encode"}}
+  path.write_text(json.dumps(value))
+  export.export_run(tmp_path / "run", tmp_path / "model")
+  sentence = "v is read as the features that somebody:encode makes of it"
+  assert sentence in caplog.text
+  assert sentence in (tmp_path / "model" / "README.md").read_text()
+  assert_same_answers(promise_jax.load(tmp_path / "model"), predictor, rows)
 
 
 def test_too_many_modalities_have_no_program_a_pattern():

@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib.util
 import json
+import logging
 import socket
 import threading
 from pathlib import Path
@@ -29,6 +30,7 @@ def served(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("serve", PAGE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    logging.getLogger("promise_jax").setLevel(logging.NOTSET)  # other tests read warnings
   options = {"ws": "none", "lifespan": "off", "log_level": "warning"}
   server = uvicorn.Server(uvicorn.Config(module.app, **options))
   with socket.create_server(("127.0.0.1", 0)) as listening:
