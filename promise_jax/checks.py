@@ -4,6 +4,11 @@ import typing
 from collections.abc import Sequence
 
 
+def shorten(text: str, most: int = 400) -> str:
+  """A text without its middle if it is long: values in messages may be of any length."""
+  return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
 def check_choice(name: str, value, known: Sequence) -> None:
   """Raises ValueError unless `value` is one of `known`."""
   if value not in known:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -56,24 +57,28 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
   write_bytes(path, content.getvalue())
 
 
-def read_json(path):
-  """Reads a JSON file."""
-  return json.loads(pathlib.Path(path).read_text("utf-8"))
+def read_json(path) -> Any:
+  """Reads a JSON file; ValueError names one that is damaged."""
+  return parse_json(path, pathlib.Path(path).read_bytes())
 
 
 def read_jsonl(path) -> list[dict]:
   """Reads one JSON object a line; ValueError names the line that is none."""
   rows = []
-  for number, line in enumerate(pathlib.Path(path).read_text("utf-8").splitlines(), 1):
-    try:
-      row = json.loads(line) if line.strip() else None
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: not JSON ({error.msg}).") from error
-    if isinstance(row, dict):
-      rows.append(row)
-    elif line.strip():
-      raise ValueError(f"{path}, line {number}: {line[:40]!r} is not a JSON object.")
+  for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), 1):
+    if line.strip():
+      rows.append(parse_json(f"{path}, line {number}", line))
+      if not isinstance(rows[-1], dict):
+        raise ValueError(f"{path}, line {number}: {line[:40]!r} is not a JSON object.")
   return rows
+
+
+def parse_json(place: str, content: bytes) -> Any:
+  """The value of some JSON; ValueError begins with `place`."""
+  try:
+    return json.loads(content)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{place}: not JSON ({error}).") from error
 
 
 def to_line(row: dict) -> str:

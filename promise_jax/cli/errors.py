@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import promise_jax
+from promise_jax.checks import shorten
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 RESUME = "the same command continues from the last checkpoint"
@@ -58,7 +59,7 @@ def report(error: Exception) -> int:
 
 
 def print_error(error: Exception | str) -> None:
-  print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+  print(f"error: {shorten(' '.join(str(error).split()), 2000)}", file=sys.stderr)
 
 
 def exit_process(code: int) -> int:

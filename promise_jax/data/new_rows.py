@@ -18,10 +18,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from promise_jax.data.new_values import Columns, read_flags, read_lengths, read_modality
+from promise_jax.checks import shorten
+from promise_jax.data.new_values import (
+  Columns,
+  as_column,
+  as_table,
+  read_flags,
+  read_lengths,
+  read_modality,
+)
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import npz_arrays
+from promise_jax.data.readers.cells import read_texts
 from promise_jax.data.source import Rows, check_values, list_first
 
 logger = logging.getLogger(__name__)
@@ -60,13 +70,14 @@ def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS
     blocks = slice_columns(check_columns(data), block_rows)
   for columns in blocks:
     with name_place_in_errors(place):
+      columns = columns if fitted.columns is None else as_table(columns)
       if not start:
         for sentence in describe_columns(columns, fitted):
           logger.warning("%s: %s", place, sentence)
       if not (count := count_rows(columns)):
         raise ValueError("there are no rows")
       inputs, length, recorded = read_inputs(columns, fitted, root, count)
-    ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
+      ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
     # Encoders that are folders find their files by id; nothing else reads it.
     numbers = ids if ids.dtype.kind in "iu" else np.arange(start, start + count)
     rows = Rows(inputs, length, recorded, np.zeros(count, np.int32), numbers)
@@ -112,8 +123,6 @@ def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
   if label.dtype.kind == "U":
     return label
   if label.ndim > 1:
-    import pandas as pd
-
     return pd.DataFrame(label, columns=classes.tolist())
   words = f"0 to {len(classes) - 1}, as classes has names"
   check_values("y", label, np.isin(label, range(len(classes))), words)
@@ -129,6 +138,9 @@ def read_array(member, header: npz_arrays.Header, count: int) -> np.ndarray:
 def check_columns(data: Any) -> Columns:
   """`data`, with arrays for lists. ValueError unless it is columns of one length."""
   if hasattr(data, "columns") and hasattr(data, "iloc"):
+    if not data.columns.is_unique:
+      repeated = data.columns[data.columns.duplicated()][0]
+      raise ValueError(f"two columns are called {repeated!r}, each needs its own name.")
     return data
   if not isinstance(data, Mapping):
     raise ValueError(
@@ -139,16 +151,6 @@ def check_columns(data: Any) -> Columns:
   if len(set(counts.values())) != 1:
     raise ValueError(f"the columns have {counts} rows, expected: at least one, all of one length.")
   return columns
-
-
-def as_column(values: Any) -> np.ndarray:
-  """An array of a list of texts, numbers, arrays of unequal shapes, None."""
-  if isinstance(values, np.ndarray) and values.ndim:
-    return values
-  values = list(values) if np.iterable(values) and not isinstance(values, str) else [values]
-  column = np.empty(len(values), object)
-  column[:] = values
-  return column
 
 
 def count_rows(columns: Columns) -> int:
@@ -168,17 +170,24 @@ def slice_columns(columns: Columns, block_rows: int) -> Iterator[Columns]:
 
 @contextlib.contextmanager
 def name_place_in_errors(place: str) -> Iterator[None]:
-  """Makes every ValueError start with where the rows are from."""
+  """Makes an error of reading rows one sentence that starts with where they are from."""
   try:
     yield
-  except ValueError as error:
-    raise ValueError(f"{place}: {str(error).rstrip('.')}.") from error
+  except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # cells hold anything
+    raise ValueError(f"{place}: {shorten(str(error)).rstrip('.')}.") from error
 
 
 def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) -> np.ndarray:
   """The ids of rows as given, or their numbers from `start` on."""
   name = fitted.columns.id if fitted.columns is not None else "id"
-  return np.asarray(columns[name]) if name in columns else np.arange(start, start + count)
+  if name not in columns:
+    return np.arange(start, start + count)
+  ids = np.asarray(columns[name])
+  if ids.ndim != 1 or ids.dtype.kind not in "biufMUSO":
+    raise ValueError(f"{name} is {ids.dtype} of shape {ids.shape}, expected: an id a row [N]")
+  if ids.dtype.kind == "O":
+    return np.array(read_texts(pd.Series(ids)), object)
+  return ids.astype(np.float64 if ids.dtype == np.float16 else ids.dtype.newbyteorder("="))
 
 
 def read_label(columns: Columns, fitted: Preprocessing) -> Any:
@@ -217,9 +226,7 @@ def read_inputs(
 ) -> tuple[dict, dict, np.ndarray]:
   """(inputs, length, recorded) of `source.Rows`; paths in a table are relative to `root`."""
   if fitted.columns is not None:
-    import pandas as pd
-
-    return fitted.columns.read_inputs(pd.DataFrame(dict(columns)), root)
+    return fitted.columns.read_inputs(columns, root)
   inputs, length = {}, {}
   recorded = np.ones((count, len(fitted.modalities)), bool)
   for i, m in enumerate(fitted.raw_modalities):

@@ -5,13 +5,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from promise_jax.data.readers import npz_arrays, npz_labels, text
+from promise_jax.data.readers.cells import is_missing
 from promise_jax.data.source import check_values, list_first
 from promise_jax.types import Modality, Task
 
-MISSING = ("", "NA", "NaN", "nan", "None", "null")
 Columns = Mapping[str, Any]  # {name: array [n, ...] or Series [n]}
+
+
+def as_column(values: Any) -> np.ndarray:
+  """An array of a list of texts, numbers, arrays of unequal shapes, None."""
+  if np.ma.is_masked(values):
+    raise ValueError("an array is masked, expected: NaN or present_<modality> for what is missing.")
+  if isinstance(values, np.ndarray) and values.ndim:
+    return values
+  values = list(values) if np.iterable(values) and not isinstance(values, str) else [values]
+  column = np.empty(len(values), object)
+  column[:] = values
+  return column
+
+
+def as_table(columns: Columns) -> Any:
+  """Columns as a DataFrame whose names are texts."""
+  cells = {n: list(x) if np.ndim(x) > 1 else x for n, x in columns.items()}
+  return pd.DataFrame(cells).rename(columns=str)
 
 
 def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
@@ -58,13 +77,6 @@ def read_modality(
   return rows, here & np.array([npz_arrays.has_value(row[None])[0] for row in rows], bool)
 
 
-def is_missing(cell: Any) -> bool:
-  """Whether a cell holds nothing: None, NaN, an empty text."""
-  if isinstance(cell, str):
-    return cell.strip() in MISSING
-  return cell is None or (is_scalar(cell) and cell != cell)
-
-
 def is_scalar(cell: Any) -> bool:
   """Whether a cell is one value. (`np.ndim` raises for lists of unequal lengths.)"""
   return not isinstance(cell, list | tuple | dict) and np.ndim(cell) == 0
@@ -73,7 +85,7 @@ def is_scalar(cell: Any) -> bool:
 def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
   """The value of one row. ValueError for what is no array of the kind of the modality."""
   try:
-    value = np.asarray(json.loads(cell) if isinstance(cell, str) else cell)
+    value = check_real(json.loads(cell) if isinstance(cell, str) else cell)
     if value.dtype.kind not in "biuf":
       value = value.astype(np.float32)
     if modality.kind == "tokens" and value.dtype.kind not in "biu":
@@ -86,12 +98,25 @@ def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
     raise ValueError(f"row {row} is {str(cell)[:40]!r}, expected: {expected} ({error})") from error
 
 
+def check_real(values: Any) -> np.ndarray:
+  """An array. ValueError for types that NumPy makes numbers of without a word."""
+  values = np.asarray(values)
+  if values.dtype.kind in "cmMV":
+    raise ValueError(f"{values.dtype} are no real numbers")
+  return values
+
+
 def read_numbers(values: Any) -> np.ndarray:
   """A column as f32[n]; what is missing is NaN. ValueError for a cell that is no number."""
-  values = np.asarray(values)
   try:
+    values = check_real(values)
+    if values.ndim != 1:
+      raise ValueError(f"it has the shape {values.shape}")
     if values.dtype.kind not in "biuf":
-      values = np.array([np.nan if is_missing(v) else float(v) for v in values])
+      cells = pd.Series(values, dtype=object)
+      values = check_real(pd.to_numeric(cells, errors="coerce")).astype(np.float64)
+      for row in np.flatnonzero(np.isnan(values)):  # few: pandas reads what is plain, and fast
+        values[row] = np.nan if is_missing(cells[row]) else float(cells[row])
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
       return values.astype(np.float32)
   except (TypeError, ValueError, OverflowError) as error:

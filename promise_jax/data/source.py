@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from promise_jax.checks import shorten
 from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
@@ -110,7 +111,7 @@ def name_file_in_errors(path: str | os.PathLike, expected: str) -> Iterator[None
   except OSError as error:
     raise ValueError(f"{path}: {error.strerror}, expected is {expected}.") from error
   except ValueError as error:
-    raise ValueError(f"{path}: {str(error).rstrip('.')}.") from error
+    raise ValueError(f"{path}: {shorten(str(error)).rstrip('.')}.") from error
 
 
 def check_values(

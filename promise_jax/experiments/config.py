@@ -138,7 +138,7 @@ def convert_value(key: str, text: str, default: Any) -> Any:
   """`text` as a value of the type of `default`. ValueError, with `key`, if it is none."""
   if isinstance(default, tuple):
     if text.startswith(("(", "[")):
-      return tuple(ast.literal_eval(text))
+      return tuple(parse_literal(key, text))
     return () if text in ("", "none") else tuple(re.split(r"\+(?![^(]*\))", text))
   if isinstance(default, bool):
     if text.lower() not in ("true", "false"):
@@ -149,6 +149,33 @@ def convert_value(key: str, text: str, default: Any) -> Any:
   except ValueError:
     kind = {int: "a whole number", float: "a number"}[type(default)]
     raise ValueError(f"{key} is {text!r}, expected {kind}") from None
+
+
+def parse_literal(key: str, text: str) -> tuple | list:
+  """A tuple or list as Python writes it. ValueError, with `key`, if `text` is none."""
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+    value = None
+  if not isinstance(value, tuple | list):
+    raise ValueError(f"{key} is {text!r}, expected values joined by +, or none")
+  return value
+
+
+def check_types(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for an unknown field, or a value of another type than its default."""
+  defaults = flatten(default_config("fusion", "", 1.0).to_dict())
+  words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+  for field, value in flatten(config).items():
+    if field.startswith("data."):  # `data.load` has options of its own for each source
+      continue
+    if field not in defaults:
+      raise ValueError(f"the config has an unknown field {field!r}")
+    kind = type(defaults[field])
+    good = isinstance(value, int | float if kind is float else kind)
+    good &= kind is bool or not isinstance(value, bool)
+    if not good or (kind is list and not all(isinstance(x, str) for x in value)):
+      raise ValueError(f"{field} is {value!r}, expected {words.get(kind, 'a list of texts')}")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

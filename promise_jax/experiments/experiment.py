@@ -13,6 +13,7 @@ from promise_jax.experiments.config import (
   DATA_OPTIONS,
   PREFETCH_OPTIONS,
   check_preset,
+  check_types,
   convert_value,
   parse_pairs,
 )
@@ -21,6 +22,8 @@ from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import precision
 from promise_jax.optim import optimizer
 from promise_jax.training.config import TrainConfig
+
+MAX_SEEDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +76,15 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     near = difflib.get_close_matches(field, known - config.keys(), 1)
     hint = f"; did you mean {near[0]}?" if near and field not in known else ""
     raise ValueError(f"the config {what} field {field!r}{hint}")
+  check_types(config)
   variants = tuple(parse_variant(t, config) for t in (config["method"], *config["baselines"]))
   folders = [v.folder for v in variants]
   if len(set(folders)) < len(folders):
     raise ValueError(f"method and baselines repeat one of {', '.join(folders)}")
   if not 0 < config["label_rate"] <= 1:
     raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
-  if config["seeds"] < 1:
-    raise ValueError(f"seeds is {config['seeds']}, at least 1 is needed")
+  if not 1 <= config["seeds"] <= MAX_SEEDS:
+    raise ValueError(f"seeds is {config['seeds']}, it must lie in 1 to {MAX_SEEDS}")
   check_choice("precision", config["precision"], precision.PRECISIONS)
   for pattern in config["init_filter"]:
     try:
@@ -99,7 +103,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     train_protocol=missing.parse_protocol(config["train_protocol"]),
     test_protocols=parse_test_protocols(config["test_protocols"]),
     metrics=tuple(config["metrics"]),
-    train=TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train["optim"])})),
+    train=TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train.get("optim", {}))})),
     init_from=init_from,
     init_filter=tuple(config["init_filter"]),
     precision=config["precision"],

@@ -8,6 +8,10 @@ import pandas as pd
 from promise_jax import files, missing
 from promise_jax.reports import html
 
+FIELDS = dict.fromkeys(("method", "split", "protocol", "metric", "dataset", "mask_hash"), str)
+FIELDS |= {"seed": int, "n": int, "label_rate": int | float, "value": int | float | None}
+FIELDS |= {"pattern": list | None, "rate": int | float | None, "step": int | None}  # of a line
+
 
 def write_results(path: Path, results: pd.DataFrame) -> None:
   """Writes results.jsonl: `pattern` as a list of names, no field for a column without value."""
@@ -23,7 +27,14 @@ def write_results(path: Path, results: pd.DataFrame) -> None:
 def read_results(path: Path) -> pd.DataFrame:
   """Reads results.jsonl; `pattern` is "text+audio", or null for a mixed protocol."""
   lines = files.read_jsonl(path)
-  patterns = ["+".join(line["pattern"]) if line["pattern"] else None for line in lines]
+  for number, line in enumerate(lines, 1):
+    for field, kind in FIELDS.items():
+      if not isinstance(line.get(field), kind):
+        raise ValueError(f"{path}, line {number}: {field} is {str(line.get(field))[:40]!r}")
+  if not lines:
+    raise ValueError(f"{path} has no line")
+  named = (line.get("pattern") for line in lines)
+  patterns = ["+".join(map(str, names)) if names else None for names in named]
   return make_frame(lines, "value").assign(pattern=pd.Series(patterns, dtype=object))
 
 

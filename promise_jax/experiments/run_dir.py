@@ -172,13 +172,10 @@ def is_finished(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
   """The config of the run in `folder`. ValueError if it is no run or damaged."""
-  path = folder / "config.json"
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = files.read_json(folder / "config.json")
   except FileNotFoundError:
     raise ValueError(f"{folder} is not a run: it has no config.json") from None
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is damaged: {error}") from None
   if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
     raise ValueError(f"{folder} is not a run: its config.json is of something else")
   return found["config"]

@@ -142,7 +142,10 @@ def describe(
   card = environment.from_string(template).render(
     model=model, calibration=calibration, facts=facts, version=promise_jax.__version__
   )
-  return {exported.DESCRIPTION: files.to_line(value).encode(), CARD: card.encode()}
+  return {
+    exported.DESCRIPTION: files.to_line(saved_model.seal(value)).encode(),
+    CARD: card.encode(),
+  }
 
 
 def read_calibration(run: Path, variant: str) -> list[dict]:

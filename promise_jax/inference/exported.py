@@ -19,6 +19,7 @@ import safetensors.numpy
 from jax import export
 
 from promise_jax import missing, types
+from promise_jax.checks import shorten
 from promise_jax.evaluation.calibration import Calibration
 from promise_jax.inference import saved_model
 from promise_jax.inference.predictor import BATCH_SIZES, Forward
@@ -70,7 +71,9 @@ def read_export(folder: Path) -> tuple[SavedModel, Forward]:
   version = None
   try:
     value = json.loads(read_file(folder / DESCRIPTION, MAX_DESCRIPTION))
-    version, facts = value.get("version"), value.pop("export")
+    version = value.get("version")
+    saved_model.check_seal(value)
+    facts = value.pop("export")
     if facts["format"] != FORMAT:
       raise ValueError(f"its format is {facts['format']!r}, known is {FORMAT}")
     model = saved_model.model_from_json(value)
@@ -84,7 +87,7 @@ def read_export(folder: Path) -> tuple[SavedModel, Forward]:
   except OSError as error:
     raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
   except (*ERRORS, safetensors.SafetensorError) as error:
-    reason = f"{error!r}{saved_model.describe_versions(version)}"
+    reason = f"{shorten(repr(error))}{saved_model.describe_versions(version)}"
     raise ValueError(f"{folder} cannot be read as an exported model: {reason}") from error
   return model, make_forward(programs, arrays)
 

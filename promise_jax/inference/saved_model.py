@@ -2,10 +2,12 @@
 
 model.json says what the models are. <variant>.safetensors has the best parameters of one variant,
 by path: "params/..." and, of its model_state, "state/...", each stacked over seeds. Both are plain
-data: reading them runs no code.
+data: reading them runs no code. Hashes in model.json, of the arrays and of itself, tell damage.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from jaxtyping import Float
 
 import promise_jax
 from promise_jax import files
-from promise_jax.checks import check_choice
+from promise_jax.checks import check_choice, shorten
 from promise_jax.data import preprocessing
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.method import Method
@@ -35,6 +37,7 @@ class SavedVariant:
   settings: Mapping[str, Any]  # all settings of the method
   folder: str  # the name as that of a file
   valid_score: float  # mean over seeds; larger is better
+  sha256: str = ""  # of the file with its arrays, once it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +67,28 @@ def write_model(
   """
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "model.json").unlink(missing_ok=True)
+  written = []
   for variant in model.variants:
     params, model_state = arrays[variant.name]
     leaves = param_paths.leaves_by_path({"params": params, "state": model_state})
-    leaves = {path: np.ascontiguousarray(x) for path, x in leaves.items()}
-    files.write_bytes(arrays_path(folder, variant), safetensors.numpy.save(leaves))
-  files.write_json(folder / "model.json", model_to_json(model))
+    content = safetensors.numpy.save({p: np.ascontiguousarray(x) for p, x in leaves.items()})
+    files.write_bytes(arrays_path(folder, variant), content)
+    written.append(dataclasses.replace(variant, sha256=hashlib.sha256(content).hexdigest()))
+  model = dataclasses.replace(model, variants=tuple(written))
+  files.write_json(folder / "model.json", seal(model_to_json(model)))
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+  """The content of model.json with its own hash, by which `check_seal` tells damage."""
+  text = json.dumps(files.to_plain(value), sort_keys=True)
+  return value | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check_seal(value: dict[str, Any]) -> None:
+  """Takes the hash out of the content of model.json. ValueError unless it is the right one."""
+  sha256 = value.pop("sha256")
+  if seal(value)["sha256"] != sha256:
+    raise ValueError("it is damaged or was changed: its SHA-256 is another")
 
 
 def read_model(folder: Path) -> SavedModel:
@@ -77,14 +96,15 @@ def read_model(folder: Path) -> SavedModel:
   path, value = folder / "model.json", {}
   try:
     value = files.read_json(path)
+    check_seal(value)
     return model_from_json(value)
   except FileNotFoundError:
     raise ValueError(
       f"{folder} has no model.json: a run writes it when it ends, and versions before 0.3 did not"
     ) from None
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-    version = value.get("version") if isinstance(value, dict) else None
-    raise ValueError(f"{path} cannot be read ({error!r}){describe_versions(version)}") from error
+    version = describe_versions(value.get("version") if isinstance(value, dict) else None)
+    raise ValueError(f"{path} cannot be read ({shorten(repr(error))}){version}") from error
 
 
 def load_variant(
@@ -111,7 +131,10 @@ def read_arrays(folder: Path, variant: SavedVariant) -> dict[str, np.ndarray]:
   """The arrays of a variant by path. ValueError for a file that is damaged or not there."""
   path = arrays_path(folder, variant)
   try:
-    return safetensors.numpy.load_file(path)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != variant.sha256:
+      raise ValueError(f"{path} cannot be read: its SHA-256 is not the one in model.json")
+    return safetensors.numpy.load(content)
   except (OSError, safetensors.SafetensorError) as error:
     reason = getattr(error, "strerror", None) or error
     raise ValueError(f"{path} cannot be read: {reason}") from error

@@ -46,12 +46,17 @@ def save_run(folder, task="classes", settings=None):
   arrays = make_arrays(task)
   np.savez(folder / "own.npz", **arrays)
   dataset = data.load(folder / "own.npz")
+  return arrays, dataset, *save_model(folder, dataset, settings)
+
+
+def save_model(folder, dataset, settings=None):
+  """Writes the model of a run on `dataset`; returns method, params and state of `fusion`."""
   settings = vars(methods.make_config("fusion", settings or SMALL))
   method = methods.build_method("fusion", settings, dataset.spec)
   params, state = jax.vmap(method.init)(jax.vmap(jax.random.key)(np.array(SEEDS, np.uint32)))
   # Larger weights, so that predictions are far from uniform and differ between patterns.
   params = jax.tree.map(lambda x: 3 * x, params)
-  valid, patterns = dataset.split("valid"), missing.all_patterns(3)
+  valid, patterns = dataset.split("valid"), missing.all_patterns(len(dataset.spec.modalities))
   logits = predict.predict_split(method, params, state, valid, patterns)
   fitted = calibration.fit_calibration(
     dataset.spec.task, logits, valid.label, valid.recorded, patterns
@@ -83,4 +88,4 @@ def save_run(folder, task="classes", settings=None):
   )
   leaves = {"fusion": (params, state), "majority": (constant, {})}
   saved_model.write_model(folder / "model", model, jax.device_get(leaves))
-  return arrays, dataset, method, params, state
+  return method, params, state

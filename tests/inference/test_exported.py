@@ -14,7 +14,7 @@ from jax import export as jax_export
 
 import promise_jax
 from inference import saved_runs
-from promise_jax.inference import export, exported
+from promise_jax.inference import export, exported, saved_model
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,12 @@ def refuse(folder, words):
 
 
 def rewrite(folder, change):
-  """Changes the value in model.json by `change(value)`."""
+  """Changes the value in model.json by `change(value)`, with the hash of an attacker."""
   path = folder / "model.json"
   value = json.loads(path.read_text())
+  value.pop("sha256")
   change(value)
-  path.write_text(json.dumps(value))
+  path.write_text(json.dumps(saved_model.seal(value)))
 
 
 def replace_file(folder, name, content):

@@ -98,23 +98,28 @@ def test_a_model_is_whole_or_not_there(tmp_path, monkeypatch):
     ('{"version": "9.9"}', "KeyError.*made by version 9.9, this is"),
     ({"new_field": 1, "version": "9.9"}, "new_field.*made by version 9.9, this is"),
     ({"variants": [{"name": "a"}]}, "missing 4 required.*made by version"),
+    ('{"sha256": "0", "version": "0.3.0"}', "it is damaged or was changed: its SHA-256"),
   ],
 )
 def test_a_description_of_something_else_is_refused(text, sentence, tmp_path):
   write_fusion(tmp_path)
   path = tmp_path / "model.json"
   if isinstance(text, dict):
-    text = json.dumps(json.loads(path.read_text()) | text)
+    value = json.loads(path.read_text()) | text
+    value.pop("sha256")
+    text = json.dumps(saved_model.seal(value))
   path.write_text(text, encoding="latin-1")
   with pytest.raises(ValueError, match=sentence):
     saved_model.read_model(tmp_path)
 
 
-@pytest.mark.parametrize("cut", [0, 4, 100, -1])
-def test_arrays_that_are_cut_short_are_refused(cut, tmp_path):
+@pytest.mark.parametrize("change", ["cut", "flip"])
+def test_arrays_that_are_damaged_are_refused(change, tmp_path):
   model, path = write_fusion(tmp_path), tmp_path / "fusion.safetensors"
-  path.write_bytes(path.read_bytes()[:cut])
-  with pytest.raises(ValueError, match="fusion.safetensors cannot be read"):
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1  # the last bit of a number
+  path.write_bytes(content if change == "flip" else content[:100])
+  with pytest.raises(ValueError, match="fusion.safetensors cannot be read: its SHA-256"):
     saved_model.load_variant(tmp_path, model, "fusion")
 
 
@@ -146,5 +151,5 @@ def test_arrays_that_do_not_fit_the_method_are_refused(tmp_path):
   another = dataclasses.replace(fusion, method="redcore", settings=tiny_runs.VALUES["redcore"])
   refuse("is missing", variants=(another, constant))
   shutil.copy(tmp_path / "fusion.safetensors", tmp_path / "majority.safetensors")
-  with pytest.raises(ValueError, match="params/logits is missing"):
+  with pytest.raises(ValueError, match="majority.safetensors cannot be read: its SHA-256"):
     saved_model.load_variant(tmp_path, model, CONSTANT_VARIANT)

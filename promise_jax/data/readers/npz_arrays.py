@@ -166,6 +166,8 @@ def convert_numbers(
   """Numbers in a type that `cleaning` takes, with all axes of the modality."""
   if values.ndim == len(modality.shape):  # a gray image, a vector of one feature, ...
     values = values[..., None]
+  if values.dtype.kind == "f" and modality.kind == "tokens":
+    raise ValueError(f"x_{modality.name} is {values.dtype}, ids of tokens are whole numbers.")
   if values.dtype.kind == "f":
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
       return values.astype(np.float32)

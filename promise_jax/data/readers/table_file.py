@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 
 from promise_jax.data.source import name_file_in_errors
 
@@ -58,10 +59,13 @@ def read_arrow(content: bytes, ending: str) -> pd.DataFrame:
   """A Parquet file, or Arrow's own format as a file or as a stream."""
   try:
     if ending == ".parquet":
-      return pd.read_parquet(io.BytesIO(content))
-    is_file = content[:6] in (b"ARROW1", b"FEA1")
-    reader = pa.ipc.open_file if is_file else pa.ipc.open_stream
-    return reader(pa.BufferReader(content)).read_all().to_pandas()
+      table = pyarrow.parquet.read_table(pa.BufferReader(content))
+    else:
+      is_file = content[:6] in (b"ARROW1", b"FEA1")
+      reader = pa.ipc.open_file if is_file else pa.ipc.open_stream
+      table = reader(pa.BufferReader(content)).read_all()
+    table.validate(full=True)  # else a text that is no UTF-8 fails later
+    return table.to_pandas()
   except Exception as error:  # a damaged file can fail in any way
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     raise ValueError(f"this is no *{ending} file, or a damaged one: {reason}.") from None
