@@ -76,7 +76,10 @@ def stack_rows(modality: Modality, rows: Sequence[np.ndarray]) -> Shaped[np.ndar
   dtype = {"image": np.uint8, "tokens": np.int64}.get(modality.kind, np.float32)
   if modality.kind == "image" and len(rows) and np.asarray(rows[0]).dtype.kind == "f":
     dtype = np.float32
-  values = np.zeros((len(rows), *modality.shape), dtype)
+  shape = (len(rows), *modality.shape)
+  if isinstance(rows, np.ndarray) and rows.shape == shape:
+    return rows.astype(dtype)
+  values = np.zeros(shape, dtype)
   ragged = modality.kind in ("sequence", "tokens")
   for i, row in enumerate(rows):
     row = np.asarray(row)

@@ -59,7 +59,7 @@ def read_modality(
     unknown = np.full(count, np.nan)
     values = np.stack([read_numbers(columns.get(part, unknown)) for part in parts], axis=1)
   else:
-    return [empty] * count, np.zeros(count, bool)
+    return np.broadcast_to(empty, (count, *empty.shape)), np.zeros(count, bool)
   if values.dtype.kind in "biuf" and values.ndim > 1:
     rows = npz_arrays.convert_numbers(modality, values, np.arange(count))
     return rows, npz_arrays.has_value(rows)

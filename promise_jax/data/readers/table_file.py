@@ -5,12 +5,13 @@ which `cells` reads: pandas would fill short lines in silence.
 """
 
 import csv
-import io
+import itertools
 import logging
 import pathlib
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -31,28 +32,44 @@ def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
   Raises:
     ValueError: one sentence that begins with the path.
   """
-  with name_file_in_errors(path, "a table"):
-    content, ending = path.read_bytes(), path.suffix.lower()
-    if ending in (".csv", ".tsv"):
-      frame, notes = read_text(content, "\t" if ending == ".tsv" else None)
-    else:
-      frame, notes = read_arrow(content, ending), ()
-    names = [str(name) for name in frame.columns]
-    if repeated := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
-      raise ValueError(f"two columns are called {repeated[0]!r}, each needs its own name.")
-    if not len(frame):
-      raise ValueError(f"the table has no rows, its columns are {', '.join(names)}.")
-  frame.columns = names
-  return frame.reset_index(drop=True), tuple(f"{path.name}: {note}" for note in notes)
+  notes = []
+  (frame,) = read_parts(path, None, notes)
+  return frame, tuple(notes)
 
 
 def read_blocks(path: pathlib.Path, block_rows: int) -> Iterator[pd.DataFrame]:
   """The rows of a file, some at a time; how it was read is logged as a warning."""
-  frame, notes = read_frame(path)
-  for note in notes:
-    logger.warning(note)
-  for start in range(0, len(frame), block_rows):
-    yield frame.iloc[start : start + block_rows]
+  notes = []
+  for frame in read_parts(path, block_rows, notes):
+    while notes:
+      logger.warning(notes.pop(0))
+    yield frame
+
+
+def read_parts(
+  path: pathlib.Path, block_rows: int | None, notes: list[str]
+) -> Iterator[pd.DataFrame]:
+  """The rows of a file, some or all at a time; `notes` gets sentences on how it was read."""
+  ending, start = path.suffix.lower(), 0
+  with name_file_in_errors(path, "a table"):
+    if ending in (".csv", ".tsv"):
+      parts = read_text(path, "\t" if ending == ".tsv" else None, block_rows, notes)
+    else:
+      parts = slice_frame(read_arrow(path.read_bytes(), ending), block_rows)
+    for frame in parts:
+      names = [str(name) for name in frame.columns]
+      if repeated := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+        raise ValueError(f"two columns are called {repeated[0]!r}, each needs its own name.")
+      if not len(frame):
+        raise ValueError(f"the table has no rows, its columns are {', '.join(names)}.")
+      yield frame.set_axis(names, axis=1).set_axis(range(start, start + len(frame)), axis=0)
+      start += len(frame)
+
+
+def slice_frame(frame: pd.DataFrame, block_rows: int | None) -> Iterator[pd.DataFrame]:
+  """A frame in blocks; at least one."""
+  for start in range(0, max(len(frame), 1), block_rows or max(len(frame), 1)):
+    yield frame.iloc[start : start + block_rows] if block_rows else frame
 
 
 def read_arrow(content: bytes, ending: str) -> pd.DataFrame:
@@ -71,44 +88,70 @@ def read_arrow(content: bytes, ending: str) -> pd.DataFrame:
     raise ValueError(f"this is no *{ending} file, or a damaged one: {reason}.") from None
 
 
-def read_text(content: bytes, separator: str | None) -> tuple[pd.DataFrame, list[str]]:
+def read_text(
+  path: pathlib.Path, separator: str | None, block_rows: int | None, notes: list[str]
+) -> Iterator[pd.DataFrame]:
   """A file of text; `separator` None: the one that is most frequent in the first line."""
-  notes = []
-  try:
-    text = content.decode("utf-16" if content[:2] in UTF_16 else "utf-8-sig")
-  except UnicodeDecodeError:
-    text = content.decode("latin-1")
-    notes.append("it is no UTF-8, it was read as Latin-1.")
-  if not text.strip():
+  encoding = find_encoding(path)
+  with path.open(encoding=encoding) as file:
+    header_line = next((line for line in file if line.strip()), "")
+  if not header_line:
     raise ValueError("the file is empty, expected is a line of column names, then rows.")
-  header_line = text.lstrip().partition("\n")[0]
   separator = separator or max(SEPARATORS, key=header_line.count)
-  reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-  rows = []
-  try:
-    for row in reader:
-      rows += [row] if row else []
-      if row and len(row) != len(rows[0]):
-        raise ValueError(
-          f"line {reader.line_num} has {len(row)} cells, the first line has {len(rows[0])}; a cell "
-          f"that holds {separator!r} must stand in quotes, an empty one keeps its {separator!r}."
-        )
-  except csv.Error as error:
-    raise ValueError(f"line {reader.line_num} cannot be read: {error}.") from None
-  names = [name.strip() or f"column {i}" for i, name in enumerate(rows[0], 1)]
+  header = next(read_rows(path, encoding, separator))
+  names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
+  commas = find_decimal_commas(read_rows(path, encoding, separator)) if separator == ";" else ()
+  if encoding == "latin-1":
+    notes.append(f"{path.name}: it is no UTF-8, it was read as Latin-1.")
   if separator not in ",\t":
-    notes.append(f"its columns are separated by {separator!r}.")
-  frame = pd.DataFrame(rows[1:], columns=names, dtype=object)
-  if separator == ";" and len(set(names)) == len(names):
-    changed = [name for name in names if has_decimal_comma(frame[name])]
-    for name in changed:
-      frame[name] = frame[name].str.replace(",", ".")
-    if changed:
-      notes.append(f"the comma is the decimal point in {', '.join(changed)}.")
-  return frame, notes
+    notes.append(f"{path.name}: its columns are separated by {separator!r}.")
+  if len(commas):
+    words = ", ".join(names[i] for i in commas)
+    notes.append(f"{path.name}: the comma is the decimal point in {words}.")
+  rows, is_first = itertools.islice(read_rows(path, encoding, separator), 1, None), True
+  while (block := list(itertools.islice(rows, block_rows))) or is_first:
+    frame, is_first = pd.DataFrame(block, columns=names, dtype=object), False
+    for i in commas:
+      frame.isetitem(i, frame.iloc[:, i].str.replace(",", "."))
+    yield frame
 
 
-def has_decimal_comma(values: pd.Series) -> bool:
-  """Whether all cells are numbers as 3 and 3,5."""
-  known = [v.strip() for v in values if v.strip()]
-  return any("," in v for v in known) and all(map(DECIMAL_COMMA.fullmatch, known))
+def find_encoding(path: pathlib.Path) -> str:
+  """UTF-16 or UTF-8, or Latin-1, which anything is."""
+  with path.open("rb") as file:
+    encoding = "utf-16" if file.read(2) in UTF_16 else "utf-8-sig"
+  try:
+    with path.open(encoding=encoding) as file:
+      while file.read(2**20):
+        pass
+    return encoding
+  except UnicodeError:
+    return "latin-1"
+
+
+def read_rows(path: pathlib.Path, encoding: str, separator: str) -> Iterator[list[str]]:
+  """The lines that are not empty, as cells; ValueError for one that is longer than the first."""
+  with path.open(encoding=encoding, newline="") as file:
+    reader, width = csv.reader(file, delimiter=separator, strict=True), 0
+    try:
+      for row in filter(None, reader):
+        width = width or len(row)
+        if len(row) != width:
+          raise ValueError(
+            f"line {reader.line_num} has {len(row)} cells, the first line has {width}; a cell that "
+            f"holds {separator!r} must stand in quotes, an empty one keeps its {separator!r}."
+          )
+        yield row
+    except csv.Error as error:
+      raise ValueError(f"line {reader.line_num} cannot be read: {error}.") from None
+
+
+def find_decimal_commas(rows: Iterator[list[str]]) -> np.ndarray:
+  """The numbers of columns below whose name all cells are numbers as 3 and 3,5."""
+  names = next(rows)
+  is_number, has_comma = np.ones(len(names), bool), np.zeros(len(names), bool)
+  for row in rows:
+    cells = [cell.strip() for cell in row]
+    is_number &= [not cell or bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells]
+    has_comma |= ["," in cell for cell in cells]
+  return np.flatnonzero(is_number & has_comma)

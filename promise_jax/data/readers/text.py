@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,8 +26,11 @@ def hash_ngrams(
   """
   check_at_least("vocabulary", vocabulary, 2)
   check_at_least("width", 1 if width is None else width, 1)
-  identify = functools.cache(lambda f: 1 + zlib.crc32(f.encode()) % (vocabulary - 1))
-  rows = [[identify(f) for f in _features(text)] for text in texts]
+  read = functools.cache(lambda word: hash_word(word, vocabulary))  # most words are there often
+  rows = []
+  for text in texts:
+    words = [read(word) for word in text.lower().split()]
+    rows.append([own for own, _ in words] + [i for _, pieces in words for i in pieces])
   if width is None:
     width = max(map(len, rows), default=0)
     width = width if max_width is None else min(width, max_width)
@@ -37,10 +40,10 @@ def hash_ngrams(
   return ids
 
 
-def _features(text: str) -> Iterator[str]:
-  words = [f"<{word}>" for word in text.lower().split()]
-  yield from words
-  for word in words:
-    for n in LENGTHS:
-      if n < len(word):  # at n == len(word) the piece is the word
-        yield from (word[i : i + n] for i in range(len(word) - n + 1))
+def hash_word(word: str, vocabulary: int) -> tuple[int, list[int]]:
+  """The id of a word, and those of its pieces."""
+  identify = lambda feature: 1 + zlib.crc32(feature.encode()) % (vocabulary - 1)
+  word = f"<{word}>"
+  shorter = [n for n in LENGTHS if n < len(word)]  # at n == len(word) the piece is the word
+  pieces = [word[i : i + n] for n in shorter for i in range(len(word) - n + 1)]
+  return identify(word), [identify(piece) for piece in pieces]
