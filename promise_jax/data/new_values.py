@@ -116,7 +116,7 @@ def read_numbers(values: Any) -> np.ndarray:
       cells = pd.Series(values, dtype=object)
       values = check_real(pd.to_numeric(cells, errors="coerce")).astype(np.float64)
       for row in np.flatnonzero(np.isnan(values)):  # few: pandas reads what is plain, and fast
-        values[row] = np.nan if is_missing(cells[row]) else float(cells[row])
+        values[row] = np.nan if is_missing(cells[row]) else float(check_real(cells[row]))
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
       return values.astype(np.float32)
   except (TypeError, ValueError, OverflowError) as error:
