@@ -97,10 +97,11 @@ def describe_range(dataset: Dataset, modality: Modality, splits: Mapping[str, Sp
   """The least and the largest value of a modality in the splits that are in memory."""
   arrays = [split.inputs[modality.name] for split in splits.values()]
   arrays = [values for values in arrays if isinstance(values, np.ndarray) and values.size]
-  mean, std = dataset.spec.standardise.get(modality.name, (np.zeros(1), np.ones(1)))
+  scale = dataset.spec.standardise.get(modality.name)
+  mean, std = (0, 1) if scale is None else scale
   ends = []
   for values in arrays:
-    axes = tuple(range(values.ndim - 1))
+    axes = None if scale is None else tuple(range(values.ndim - 1))
     ends += [np.float64(x) * std + mean for x in (values.min(axes), values.max(axes))]
   if not ends:
     return ""

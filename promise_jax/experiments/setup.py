@@ -1,7 +1,7 @@
 """`Setup`: what all variants of an experiment share, loaded and checked before training.
 
 Every variant is trained on the same rows, labels and masks for the same number of steps, and
-selected on the validation split. None of them reads the test split.
+selected on the validation split. None of them meets the test split.
 """
 
 import dataclasses
