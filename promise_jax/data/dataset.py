@@ -129,7 +129,7 @@ def assemble(
 
   def warn(split: str, *sentences: str) -> None:
     for sentence in filter(None, sentences):
-      logger.warning("%s, %s: %s.", source.name, split, sentence)
+      logger.warning("%s, %s, %s.", source.name, split, sentence)
 
   train = fit(source, rules)
   modalities, scale = train.modalities, train.scale
@@ -153,7 +153,8 @@ def assemble(
     cleaned = preprocessing.report_clipped(cleaned, scale)
     keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
     made = preprocessing.make_split(modalities, rows, cleaned, scale)
-    warn(split, *split_checks.describe_split(modalities, made))
+    warn(split, *split_checks.describe_lacking(names, made.recorded))
+    warn(split, *split_checks.describe_units(modalities, made))
     warn(split, split_checks.describe_labels(source.task, rows.label))
     return made
 

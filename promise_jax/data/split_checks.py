@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from promise_jax.data import scaling
+from promise_jax.data.cleaning import FLOAT_KINDS
 from promise_jax.types import Modality, Split, Task
 
 SHIFT = 3.0  # train deviations between the mean of a feature and that of train
@@ -30,19 +31,27 @@ def describe_train(
   return lines
 
 
-def describe_split(modalities: tuple[Modality, ...], split: Split) -> list[str]:
-  """On modalities that a split lacks, or has in another unit than train, as it seems."""
+def describe_lacking(names: tuple[str, ...], recorded: Bool[np.ndarray, "N M"]) -> list[str]:
+  """On modalities that no row of a split has."""
+  return [
+    f"no row has {name}, what is measured with it says nothing of it"
+    for name, here in zip(names, recorded.T, strict=True)
+    if not here.any()
+  ]
+
+
+def describe_units(modalities: tuple[Modality, ...], split: Split) -> list[str]:
+  """On modalities whose features are elsewhere than in train, as in another unit."""
   lines = []
   for modality, here in zip(modalities, split.recorded.T, strict=True):
-    name = modality.name
-    if not here.any():
-      lines.append(f"no row has {name}: what is measured with it there means nothing")
-    elif modality.kind in ("vector", "sequence") and here.sum() >= MIN_ROWS:
-      values = split.inputs[name][here]
-      if modality.kind == "sequence":
-        values = values[np.arange(values.shape[1]) < split.length[name][here][:, None]]
-      if words := describe_shift(values):
-        lines.append(f"{name}: {words}")
+    if modality.kind not in FLOAT_KINDS or here.sum() < MIN_ROWS:
+      continue
+    values = split.inputs[modality.name][here]
+    if modality.kind == "sequence":
+      steps = np.arange(values.shape[1])
+      values = values[steps < split.length[modality.name][here][:, None]]
+    if words := describe_shift(values):
+      lines.append(f"{modality.name}: {words}")
   return lines
 
 
@@ -56,8 +65,8 @@ def describe_shift(values: Float[np.ndarray, "n D"]) -> str:
   mean, std = np.median(mean[is_far]), np.median(std[is_far])
   return (
     f"{is_far.sum()} of {is_live.sum()} features are elsewhere than in train, as in another unit: "
-    f"their means are {mean:.3g} train deviations off, their deviations {std:.3g} times as large "
-    "(medians)"
+    f"half of their means are off by {mean:.3g} train deviations or more, and half of their "
+    f"deviations are {std:.3g} times those of train or more"
   )
 
 

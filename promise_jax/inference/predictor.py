@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
-from promise_jax.data import cleaning, new_rows, new_values
+from promise_jax.data import cleaning, new_rows, new_values, split_checks
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.evaluation import calibration, contribution, gain, measure
 from promise_jax.evaluation.calibration import Calibration
@@ -168,15 +168,18 @@ class Predictor:
     """Predicts some rows at a time, in order."""
     row_values = sum(int(np.prod(m.shape)) for m in self.preprocessing.raw_modalities)
     block_rows = int(np.clip(BLOCK_VALUES // row_values, 64, 4096))
-    reports = {}
+    reports, lines = {}, []
     for new in new_rows.read_new_rows(rows, self.preprocessing, block_rows):
       split, report = self.preprocessing.clean(new.rows)
       for name, found in report.items():
         reports[name] = np.add(reports.get(name, 0), found)
+      lines = lines or split_checks.describe_units(self.preprocessing.modalities, split)
       yield Block(new.ids, new.label, split, self.run(split, split.recorded))
     for name, found in reports.items():
       if any(found):
-        logger.warning("%s: %s.", name, cleaning.CleaningReport(*found).describe())
+        lines.append(f"{name}: {cleaning.CleaningReport(*found).describe()}")
+    for line in lines:
+      logger.warning("%s.", line)
 
   def run(self, split: Split, present: Bool[np.ndarray, "N M"]) -> dict[str, np.ndarray]:
     """The output of every seed, [S, N, ...]; the logits of a row without any modality are those
