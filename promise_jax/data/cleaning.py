@@ -37,6 +37,7 @@ class CleaningReport(NamedTuple):
   num_zero_rows: int = 0  # rows of zeros alone, which stay
   num_turned_rows: int = 0  # rows padded in front
   num_short_lengths: int = 0  # rows that have values outside their length
+  num_padded_rows: int = 0  # rows that begin or end in zeros though nothing says their length
   num_clipped: int = 0  # values far outside those of train, see `scaling`
 
   def describe(self) -> str:
@@ -48,6 +49,7 @@ class CleaningReport(NamedTuple):
       "rows of zeros alone read as values (zeros=absent: absent)",
       "rows padded in front, read from their end",
       "rows with values outside their length, which are not read",
+      "rows begin or end in steps of zeros, read as values (a length says how many are real)",
       "values far outside those of train, clipped",
     )
     return ", ".join(f"{n} {w}" for n, w in zip(self, words, strict=True) if n)
@@ -134,6 +136,9 @@ def clean_modality(
   )
   is_blank = has_values & ~np.any(values, axis=tuple(range(1, values.ndim)), where=inside)
   kept, has_values, report = _drop_blank(modality, is_blank, kept, has_values, rules, report)
+  if length is None and modality.kind == "sequence" and np.all(steps == values.shape[1]):
+    ends = values[:, [0, -1]].any(axis=2).all(axis=1)
+    report = report._replace(num_padded_rows=int(np.sum(has_values & ~ends)))
   clean_length = np.where(has_values, np.clip(steps, 0, values.shape[1]), 0).astype(np.int32)
   cut = modality.kind != "vector" and np.sum(recorded & (steps > values.shape[1]))
   report = report._replace(num_truncated_rows=int(cut))

@@ -103,12 +103,15 @@ def standardise(
   """(clipped values - mean) / std where they count, 0 elsewhere; no scale keeps the values."""
   made = np.where(kept, values, 0)
   if scale is not None:
-    made = (np.clip(made, scale.low, scale.high) - scale.mean) / scale.std
+    np.clip(made, scale.low, scale.high, out=made)
+    made -= scale.mean
+    made /= scale.std
   return np.where(kept, made, 0).astype(values.dtype)
 
 
 def count_clipped(
   values: Float[np.ndarray, "N ... D"], kept: Bool[np.ndarray, "N ..."], scale: Scale
 ) -> int:
-  """How many of the values that count `standardise` clips."""
-  return int(np.count_nonzero(kept & ((values < scale.low) | (values > scale.high))))
+  """How many of the values that count `standardise` clips, those of constant features aside."""
+  is_out = (values < scale.low) | (values > scale.high)
+  return int(np.count_nonzero(kept & is_out & (scale.low < scale.high)))

@@ -13,6 +13,7 @@ from promise_jax.types import Modality, Split, Task
 SHIFT = 3.0  # train deviations between the mean of a feature and that of train
 SPREAD = 5.0  # times wider or narrower than in train
 MIN_ROWS = 10  # rows of a split that say something on its scale
+ROWS = 1000  # rows that are enough for it, about
 
 
 def describe_train(
@@ -46,10 +47,11 @@ def describe_units(modalities: tuple[Modality, ...], split: Split) -> list[str]:
   for modality, here in zip(modalities, split.recorded.T, strict=True):
     if modality.kind not in FLOAT_KINDS or here.sum() < MIN_ROWS:
       continue
-    values = split.inputs[modality.name][here]
+    index = np.flatnonzero(here)[:: here.sum() // ROWS or 1]
+    values = split.inputs[modality.name][index]
     if modality.kind == "sequence":
       steps = np.arange(values.shape[1])
-      values = values[steps < split.length[modality.name][here][:, None]]
+      values = values[steps < split.length[modality.name][index][:, None]]
     if words := describe_shift(values):
       lines.append(f"{modality.name}: {words}")
   return lines

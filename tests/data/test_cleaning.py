@@ -201,3 +201,14 @@ def test_features_of_zeros_alone_in_a_folder(save_npz, tmp_path, feature_cache, 
   split, report = found.preprocessing.clean(block.rows)
   assert_same_split(split, found.split("test"))
   assert sum(report["s"]) == 1
+
+
+def test_padding_that_no_length_speaks_of_is_said(save_npz, caplog):
+  for in_front in (True, False):
+    content = padded(in_front) | {"x_v": np.ones((40, 2))}
+    rows = sum(n < STEPS for n in content.pop("length_s")[:20])
+    with caplog.at_level(logging.WARNING):
+      found = data.load(save_npz(content))
+    assert found.report["train"]["s"].num_padded_rows == rows
+    assert f"train, s: {rows} rows begin or end in steps of zeros, read as values" in caplog.text
+    assert (found.split("train").length["s"] == STEPS).all()

@@ -175,6 +175,18 @@ def test_other_variants_and_single_seeds(classes):
     promise_jax.load(folder / "none")
 
 
+def test_rows_in_another_unit_and_values_far_out_are_said_once(classes, caplog):
+  _, predictor, arrays = classes
+  rows = {name: x for name, x in arrays.items() if name not in ("classes", "split", "y")}
+  predictor.predict(rows)
+  assert "v:" not in caplog.text
+  expected = predictor.predict_proba(rows | {"x_v": np.full_like(rows["x_v"], 1e4)})
+  assert "v: 3 of 3 features are elsewhere than in train, as in another unit" in caplog.text
+  assert f"v: {3 * rows['present_v'].sum()} values far outside those of train" in caplog.text
+  found = predictor.predict_proba(rows | {"x_v": np.full_like(rows["x_v"], 3e38)})
+  np.testing.assert_array_equal(found, expected)  # both are clipped to the same
+
+
 def test_the_command_writes_what_the_predictor_says(classes, tmp_path, capsys, caplog):
   folder, predictor, arrays = classes
   rows = saved_runs.of_split(arrays, "test")
