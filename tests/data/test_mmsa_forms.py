@@ -8,7 +8,7 @@ from sentiment_files import SIZES, make
 
 from promise_jax import data
 from promise_jax.data import new_rows
-from promise_jax.data.readers import text
+from promise_jax.data.readers import mmsa, text
 from promise_jax.types import Modality, Task
 
 RNG = np.random.default_rng(0)
@@ -151,3 +151,30 @@ def test_a_file_without_any_modality_is_refused(save):
   files = {split: {"labels": fields["labels"]} for split, fields in files.items()}
   with pytest.raises(ValueError, match="train has none of text, audio, vision and raw_text, found"):
     data.load(save(files))
+
+
+@pytest.mark.parametrize("kind", ["vector", "tokens"])
+def test_integers_of_a_modality_are_numbers_or_ids(save, kind):
+  files, _ = make()
+  for fields in files.values():
+    count = len(fields["id"])
+    ids = np.where(np.arange(6) < 3, RNG.integers(1, 9, (count, 6)), 0)
+    fields["text"] = ids if kind == "tokens" else RNG.integers(-3, 4, (count, 6))
+  found = data.load(save(files))
+  vocabulary = 8192 if kind == "tokens" else 0
+  assert found.spec.modalities[0] == Modality("text", kind, (6,), vocabulary)
+  assert found.guesses["text"].startswith("guessed, ")
+  said = data.load(save(files), kinds={"text": kind})
+  check_equal(found, said, found.spec.names)
+  assert "text" not in said.guesses
+  if kind == "tokens":
+    np.testing.assert_array_equal(found.split("test").inputs["text"], files["test"]["text"])
+
+
+def test_a_split_is_read_twice_with_the_same_labels(save):
+  files, _ = with_labels(lambda n: np.eye(3)[np.arange(n) % 3])
+  for fields in files.values():
+    fields["classification_labels"] = np.ones(len(fields["labels"]))
+  source = mmsa.read_mmsa(save(files))
+  first, again = source.rows("train"), source.rows("train")
+  assert first.label.tolist() == again.label.tolist() == [0, 1, 2, 0, 1, 2]

@@ -26,8 +26,8 @@ def config(arguments: str = "") -> dict:
   return tiny_runs.get_config(f"method=robult,baselines=majority+distil,{arguments}").to_dict()
 
 
-def run(folder) -> str:
-  return experiment_run.run_experiment(config(), folder, show=lambda text: None)
+def run(folder, show=lambda text: None) -> str:
+  return experiment_run.run_experiment(config(), folder, show=show)
 
 
 def patched(change=lambda name, split: split):
@@ -62,11 +62,12 @@ def finished(tmp_path_factory):
   """A finished run: folder, the table, order of events, trained parameters."""
   folder = tmp_path_factory.mktemp("runs") / "deep" / "finished"
   patch, events, fits = patched()
+  lines = []
   try:
-    table = run(folder)
+    table = run(folder, lines.append)
   finally:
     patch.undo()
-  return SimpleNamespace(folder=folder, table=table, events=events, fits=fits)
+  return SimpleNamespace(folder=folder, table=table, lines=lines, events=events, fits=fits)
 
 
 def lines_of(folder) -> list[dict]:
@@ -83,6 +84,7 @@ def test_all_rows_are_read_and_described_before_training(finished):
     "  split  rows  rows of each class, in this order",
     f"  train  48    {', '.join(map(str, np.bincount(tiny_runs.dataset().split('train').label)))}",
   ]
+  assert finished.lines[: len(found["lines"])] == found["lines"]
   assert found["lines"][0] in (finished.folder / "report.html").read_text()
 
 

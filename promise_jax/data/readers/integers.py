@@ -39,10 +39,15 @@ def guess_kind(values: Int[np.ndarray, "N D"]) -> tuple[str, str]:
   return "", "many different integers without padding"
 
 
-def describe_guess(name: str, kind: str, reason: str) -> str:
-  """Words on the kind of a modality that was guessed."""
+def guess_kind_of(name: str, values: Int[np.ndarray, "N D"]) -> tuple[str, str]:
+  """The kind of a modality, and words on the guess. ValueError where the values do not tell."""
+  kind, reason = guess_kind(values)
+  if not kind:
+    raise ValueError(
+      f"{name} has {reason}, which could be tokens or vector: say so by kinds.{name}."
+    )
   other = "tokens" if kind == "vector" else "vector"
-  return f"guessed, {reason}; kinds.{name}={other} says otherwise"
+  return kind, f"guessed, {reason}; kinds.{name}={other} says otherwise"
 
 
 def share_between_columns(values: np.ndarray, mask: Bool[np.ndarray, "N D"]) -> float:

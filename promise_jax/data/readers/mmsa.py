@@ -26,6 +26,7 @@ by video, unless a video is in two splits.
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from jaxtyping import Float, Int
 
 from promise_jax.data import cleaning
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import mmsa_labels
+from promise_jax.data.readers import integers, mmsa_labels
 from promise_jax.data.readers.mmsa_fields import MODALITIES, Part, read_parts
 from promise_jax.data.readers.text import hash_ngrams
 from promise_jax.types import Modality
@@ -48,7 +49,9 @@ class MmsaOptions:
   scale: float | None = None
   task: str = ""  # classes, multilabel or regression, where a guess is wrong
   classes: bool = False  # the same as task="classes"
-  vocabulary: int = 8192  # of the hash of raw_text, where that is the text
+  vocabulary: int = 8192  # token ids are smaller than this; raw_text is hashed into it
+  # {modality of integers [N, D]: "tokens" or "vector"}
+  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_source.Source:
@@ -58,16 +61,16 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     ValueError: names the file and the first field that breaks the layout.
   """
   options = options or MmsaOptions()
-  kind, guess = options.task or ("classes" if options.classes else ""), ""
+  asked = kind = options.task or ("classes" if options.classes else "")
+  guesses = {}
   with data_source.name_file_in_errors(path, "a pickle file"):
-    parts, target = read_parts(path, kind)
-    modalities = tuple(
-      describe_modality(m, parts, options.vocabulary) for m in parts["train"].values
-    )
+    parts, target = read_parts(path, asked)
+    modalities = tuple(describe_modality(m, parts, options, guesses) for m in parts["train"].values)
     label = {split: part.label for split, part in parts.items()}
     known = np.concatenate([label["train"], label["valid"]])  # nothing may depend on test labels
     if not kind:
       kind, guess = mmsa_labels.guess_task(known, parts["train"].is_pairs, options.scale)
+      guesses |= {data_source.TASK: guess} if guess else {}
     for split, values in label.items():
       mmsa_labels.check_label(f"{split}, {target}", values, kind)
     every = known if kind == "regression" else np.concatenate(list(label.values()))
@@ -82,10 +85,10 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
 
   def rows(split: str) -> data_source.Rows:
     if split not in parts:
-      parts.update(read_parts(path, kind)[0])
+      parts.update(read_parts(path, asked)[0])
     part = parts.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
-    inputs, length = cut_padding(part, options.vocabulary)
+    inputs, length = cut_padding(part, modalities)
     label = mmsa_labels.encode_label(part.label, task)
     return data_source.Rows(inputs, length, recorded, label, ids[split], groups[split])
 
@@ -98,7 +101,7 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     rows=rows,
     place=str(path),
     notes=tuple(f"{path.name}: {note}." for note in notes),
-    guesses={data_source.TASK: guess} if guess else {},
+    guesses=guesses,
   )
 
 
@@ -123,30 +126,42 @@ def number_clips(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[st
   return by_split(rank), groups if disjoint and named else dict.fromkeys(parts)
 
 
-def describe_modality(name: str, parts: dict[str, Part], vocabulary: int) -> Modality:
-  """The modality; T is the largest of all splits, D must be the same in all."""
+def describe_modality(
+  name: str, parts: dict[str, Part], options: MmsaOptions, guesses: dict[str, str]
+) -> Modality:
+  """The modality; T is the largest of all splits, D must be the same in all. What is guessed is
+  added to `guesses`."""
   shapes = {split: part.values[name].shape[1:] for split, part in parts.items()}
   train = shapes["train"]
   for split, shape in shapes.items():
     if len(shape) != len(train) or shape[-1:] != train[-1:]:
       raise ValueError(f"{split}, {name} has rows of shape {shape}, those of train have {train}.")
   if not train:
-    return Modality(name, "tokens", (None,), vocabulary)
-  kind = "sequence" if len(train) == 2 else "vector"
+    return Modality(name, "tokens", (None,), options.vocabulary)
+  kind = "sequence" if len(train) == 2 else options.kinds.get(name, "vector")
+  values = parts["train"].values[name]
+  if len(train) == 1 and values.dtype.kind in "iu" and name not in options.kinds:
+    kind, guesses[name] = integers.guess_kind_of(name, values)
+  if kind == "tokens":
+    return Modality(name, kind, train, options.vocabulary)
   return Modality(name, kind, max(shapes.values()))
 
 
 def cut_padding(
-  part: Part, vocabulary: int
+  part: Part, modalities: tuple[Modality, ...]
 ) -> tuple[dict[str, Any], dict[str, Int[np.ndarray, " N"]]]:
   """The inputs, {modality: N arrays [valid steps, D]; an array [N, D], or with a length [N, T, D]},
-  f32, or of raw text ids i32[N, T]; and the lengths."""
+  f32; or of tokens ids [N, T]; and the lengths."""
   spans, length = find_valid_steps(part), dict(part.length)
   inputs: dict[str, Any] = {}
-  for name, values in part.values.items():
+  for modality in modalities:
+    name, values = modality.name, part.values[modality.name]
     if values.dtype.kind == "U":
-      inputs[name] = hash_ngrams(values.tolist(), vocabulary)
+      inputs[name] = hash_ngrams(values.tolist(), modality.vocabulary)
       length[name] = np.count_nonzero(inputs[name], axis=1)
+      continue
+    if modality.kind == "tokens":
+      inputs[name] = values
       continue
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is reported
       inputs[name] = values.astype(np.float32, copy=False)

@@ -51,10 +51,8 @@ def guess_kind(
     values = npz_arrays.read_first_rows(file, f"x_{name}", header)
     if present is not None:
       values = values[present[: len(values)] != 0]
-    kind, reason = integers.guess_kind(values)
-    if kind:
-      return kind, integers.describe_guess(name, kind, reason)
-  if integer and rank < 3:
+    return integers.guess_kind_of(name, values)
+  if integer and rank < 2:
     raise ValueError(
       f"x_{name} is {dtype} of shape {shape}, which could be tokens or vector: say so by "
       f"kinds.{name}."

@@ -104,10 +104,8 @@ def describe_inputs(
   for i, modality in enumerate(found):
     name, kind = modality.name, kinds.get(modality.name)
     if name in unsure and not kind and name not in with_length:
-      kind, reason = integers.guess_kind(sample_values(builder, name, inputs))
-      if not kind:
-        raise ValueError(f"{place}: {name} could be tokens or vector: say so by kinds.{name}.")
-      guesses[name] = integers.describe_guess(name, kind, reason)
+      with data_source.name_file_in_errors(place, "a prepared data set"):
+        kind, guesses[name] = integers.guess_kind_of(name, sample_values(builder, name, inputs))
     if kind == "vector":
       found[i] = Modality(name, kind, modality.shape)
     elif (turned := channels.turn_modality(modality)) != modality:
