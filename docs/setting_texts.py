@@ -28,7 +28,7 @@ DATA = {
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",
   "fold": "`watch`: which subjects are the test, 0 or 1",
-  "kinds": "`.npz` files: kinds where a guess is wrong, `audio=sequence,page=image`",
+  "kinds": "kinds of modalities where a guess is wrong: `audio=sequence,page=image`",
   "split_seed": "draws the split of an `.npz` file or a table without one",
   "classes": "sentiment pickles: the same as `task=classes`",
   "modalities": "which to keep, joined by `+`; empty: all. Of a table also what each is made of: "
