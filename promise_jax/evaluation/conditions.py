@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from promise_jax import missing
 from promise_jax.evaluation import mask_files
+from promise_jax.patterns import MAX_ALL_TESTED, pattern_index, pattern_name
 from promise_jax.types import Pattern, Split
 
 COMPLETE_ROWS = "complete rows"  # protocol of patterns on the rows that have every modality
@@ -19,34 +20,40 @@ class Condition(NamedTuple):
 
   columns: dict  # pattern, protocol, mask_hash and, if there is one, rate
   mask: Bool[np.ndarray, "K N M"]  # K > 1: every row is used K times, under K masks
+  # Where these masks stand among those that were predicted; None: all patterns were.
+  slots: tuple[int, ...] | None = None
 
 
-def make_condition(split: Split, mask: Bool[np.ndarray, "K N M"], **columns) -> Condition:
+def make_condition(
+  split: Split, mask: Bool[np.ndarray, "K N M"], slots: Sequence[int], **columns
+) -> Condition:
   """A condition with the modalities that are in `mask` and in the data."""
   mask = mask & split.recorded
   ids = np.tile(split.id, len(mask))
   columns["mask_hash"] = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
-  return Condition(columns, mask)
+  is_sampled = mask.shape[-1] > MAX_ALL_TESTED
+  return Condition(columns, mask, tuple(slots) if is_sampled else None)
 
 
 def pattern_conditions(
   split: Split, patterns: Sequence[Pattern], names: Sequence[str]
 ) -> list[Condition]:
   """Every row under one pattern, for each pattern."""
-  table = {missing.pattern_name(pattern, names): np.array([[pattern]]) for pattern in patterns}
+  masks = np.array(patterns)[:, None, None]
   return [
-    make_condition(split, mask, pattern=name, protocol="none") for name, mask in table.items()
+    make_condition(split, masks[i], [i], pattern=pattern_name(pattern, names), protocol="none")
+    for i, pattern in enumerate(patterns)
   ]
 
 
 def complete_row_conditions(
   split: Split, patterns: Sequence[Pattern], names: Sequence[str]
 ) -> list[Condition]:
-  """Every pattern on the rows alone that have all modalities, which makes patterns comparable.
+  """Every pattern on the `complete_rows` alone, which makes patterns comparable.
 
   None where all rows are such rows. Where no row is, the conditions have no rows.
   """
-  complete = split.recorded.all(axis=1)
+  complete = complete_rows(split.recorded)
   if complete.all():
     return []
   only = split._replace(recorded=split.recorded & complete[:, None])
@@ -54,41 +61,52 @@ def complete_row_conditions(
   return [c._replace(columns=c.columns | {"protocol": COMPLETE_ROWS}) for c in conditions]
 
 
+def complete_rows(recorded: Bool[np.ndarray, "N M"]) -> Bool[np.ndarray, " N"]:
+  """The rows that have every modality which any row has."""
+  return recorded[:, recorded.any(axis=0)].all(axis=1)
+
+
 def comparable_rows(recorded: Bool[np.ndarray, "N M"]) -> Bool[np.ndarray, " N"]:
-  """The rows that a comparison is about: those with all modalities, or all where no row is so."""
-  complete = recorded.all(axis=1)
+  """The rows that a comparison is about: the complete ones, or all where no row is so."""
+  complete = complete_rows(recorded)
   return complete if complete.any() else ~complete
 
 
 def pooled_conditions(split: Split, patterns: Sequence[Pattern]) -> list[Condition]:
   """All patterns, and the incomplete ones, each pooled into one set of P N rows."""
   table = np.array(patterns)[:, None]
-  sets = {"pooled(all)": table, "pooled(incomplete)": table[~table.all(axis=(1, 2))]}
+  sets = {"all": np.arange(len(table)), "incomplete": np.flatnonzero(~table.all(axis=(1, 2)))}
   return [
-    make_condition(split, mask, pattern=None, protocol=name)
-    for name, mask in sets.items()
-    if len(mask)
+    make_condition(split, table[index], index.tolist(), pattern=None, protocol=f"pooled({name})")
+    for name, index in sets.items()
+    if len(index)
   ]
 
 
 def protocol_conditions(
-  split: Split, protocols: Sequence[missing.Protocol], split_name: str
+  split: Split, protocols: Sequence[missing.Protocol], split_name: str, first_slot: int = 0
 ) -> list[Condition]:
-  """The split under one fixed mask for each protocol."""
+  """The split under one fixed mask for each protocol; their slots begin with `first_slot`."""
   draws = {"seed": 0, "split": split_name, "ids": split.id, "modalities": split.recorded.shape[1]}
   conditions = []
-  for protocol in protocols:
+  for slot, protocol in enumerate(protocols, first_slot):
     columns = {"pattern": None, "protocol": str(protocol)}
     if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1:
       columns["rate"] = protocol.rates[0]
     mask = missing.draw_mask(protocol, **draws)
-    conditions.append(make_condition(split, mask[None], **columns))
+    conditions.append(make_condition(split, mask[None], [slot], **columns))
   return conditions
 
 
 def rate_protocols() -> list[missing.Protocol]:
   """Bernoulli missingness that keeps one modality a row, at the rates 0 to .9."""
   return [missing.parse_protocol(f"bernoulli({rate})") for rate in RATES]
+
+
+def tested_protocols(chosen: Sequence[missing.Protocol]) -> list[missing.Protocol]:
+  """The missing rates that are always tested, then the `chosen` protocols."""
+  rates = rate_protocols()
+  return rates + [p for p in chosen if p not in rates]
 
 
 def map_protocols(num_modalities: int) -> tuple[str, ...]:
@@ -101,13 +119,18 @@ def map_protocols(num_modalities: int) -> tuple[str, ...]:
 
 
 def select_logits(
-  logits: Float[np.ndarray, "S P N C"], mask: Bool[np.ndarray, "K N M"]
+  logits: Float[np.ndarray, "S P N C"], condition: Condition
 ) -> tuple[Float[np.ndarray, "S R C"], Int[np.ndarray, " R"]]:
-  """The logits of the R rows with a modality under `mask`, and the indices of these rows in N.
+  """The logits of the R rows with a modality left, and the indices of these rows in N.
 
-  The patterns of `logits` are all, in the order of `missing.all_patterns`.
+  `logits` are under all patterns, in the order of `patterns.all_patterns`, or have the slots of the
+  condition.
   """
-  index = missing.pattern_index(mask)
+  mask = condition.mask
+  if condition.slots is None:
+    index = pattern_index(mask)
+  else:
+    index = np.where(mask.any(axis=-1), np.array(condition.slots)[:, None], -1)
   is_used = index >= 0
   rows = np.nonzero(is_used)[1]
   return logits[:, index[is_used], rows], rows

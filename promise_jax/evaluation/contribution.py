@@ -13,6 +13,7 @@ that changes nothing, and are linear in v. They describe a model and a data set,
 Source: Shapley, A Value for n-Person Games, 1953. The game is ours.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,8 +22,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from promise_jax import missing
-from promise_jax.evaluation import bootstrap, metrics
+from promise_jax import patterns
+from promise_jax.evaluation import bootstrap, conditions, metrics
 from promise_jax.types import Split, Task
 
 MAX_CLASSES = 20  # that have lines of their own; the others share one
@@ -30,8 +31,8 @@ CHUNK = 2**22  # counts of rows in the resamples that are scored at once, to bou
 
 
 def coalition_table(num_modalities: int) -> Bool[np.ndarray, "P+1 M"]:
-  """The coalitions: none, then `missing.all_patterns`."""
-  return np.array([(False,) * num_modalities, *missing.all_patterns(num_modalities)])
+  """The coalitions: none, then `patterns.tested_patterns`, which are all of few modalities."""
+  return np.array([(False,) * num_modalities, *patterns.tested_patterns(num_modalities)])
 
 
 def shapley_weights(num_modalities: int) -> Float[np.ndarray, "M P+1"]:
@@ -55,7 +56,10 @@ def measure_contribution(
   resamples: int = 2000,
   seed: int = 0,
 ) -> pd.DataFrame:
-  """What each modality is worth on the rows that have all of them, with 95 % intervals.
+  """What each modality is worth on the `conditions.complete_rows`, with 95 % intervals.
+
+  A modality that no row has is left out. Of more than `patterns.MAX_ALL_TESTED` modalities there
+  are no Shapley values, which need all coalitions.
 
   A coalition is worth its primary metric, a mean over seeds; of a regression that is the negative
   mean absolute error ("-mae"), so that more is better everywhere. For the rows of a class it is
@@ -63,7 +67,7 @@ def measure_contribution(
   drawn, the same for all values.
 
   Args:
-    logits: under every pattern, in the order of `missing.all_patterns`.
+    logits: under `patterns.tested_patterns`.
     constant: logits of the predictor that reads nothing.
     names: of the modalities.
     group: [N], equal where rows belong together.
@@ -75,14 +79,20 @@ def measure_contribution(
     value, low, high and n. Where no row has all modalities n is 0 and the values are NaN; so are
     those that need the logits of a coalition of which one is NaN.
   """
-  is_complete = split.recorded.all(axis=1)
+  has = split.recorded.any(axis=0)
+  names, table = list(itertools.compress(names, has)), coalition_table(len(has))
+  is_complete = conditions.complete_rows(split.recorded)
   none = np.broadcast_to(constant[:, None, None], (len(logits), 1, *logits.shape[2:]))
   logits = np.concatenate([none, logits], axis=1)[:, :, is_complete]
   group = (np.arange(len(is_complete)) if group is None else group)[is_complete]
   games = _make_games(task, logits, split.label[is_complete])
   worth = _resample_worths(games, logits, group, resamples, seed)
-  left_out = missing.pattern_index(~np.eye(len(names), dtype=bool)) + 1
-  values = {"shapley": worth @ shapley_weights(len(names)).T}
+  values = {}
+  if names and len(has) <= patterns.MAX_ALL_TESTED:
+    is_played = ~table[:, ~has].any(axis=1)
+    values["shapley"] = worth[..., is_played] @ shapley_weights(len(names)).T
+  # The last coalition is that of all; those without one stand before it, the first left out last.
+  left_out = len(table) - 2 - np.flatnonzero(has)
   values["without"] = worth[..., left_out] - worth[..., -1:]
   lines = []
   for i, game in enumerate(games):
@@ -194,7 +204,7 @@ def row_shapley(
   """
   num_rows, num_modalities = recorded.shape
   # A coalition with absent modalities predicts what its recorded part does.
-  index = missing.pattern_index(coalition_table(num_modalities)[:, None] & recorded[None]) + 1
+  index = patterns.pattern_index(coalition_table(num_modalities)[:, None] & recorded[None]) + 1
   rows = np.arange(num_rows)
   worth = log_probability[index, rows, chosen].astype(float)
   return np.where(recorded, (shapley_weights(num_modalities) @ worth).T, 0)

@@ -72,7 +72,7 @@ def measure_conditions(
   """
   lines = []
   for condition in conditions:
-    selected, rows = select_logits(logits, condition.mask)
+    selected, rows = select_logits(logits, condition)
     for name, values in measure(task, selected, split.label[rows], extra).items():
       lines += [
         condition.columns | {"metric": name, "value": float(value), "n": len(rows), "seed": seed}
@@ -97,7 +97,9 @@ def measure_best_constant(
   if not sentiment_metrics.sentiment_set(task):
     return pd.DataFrame()
   constants = sentiment_metrics.constants(split.label, task.scale)
-  shape = (len(constants), 2 ** split.recorded.shape[1] - 1, len(split.id), 1)
+  slots = [slot for condition in conditions for slot in condition.slots or ()]
+  num_slots = max(slots) + 1 if slots else 2 ** split.recorded.shape[1] - 1
+  shape = (len(constants), num_slots, len(split.id), 1)
   logits = np.broadcast_to(constants[:, None, None, None], shape)
   scores = measure_conditions(task, logits, split, conditions, range(len(constants)), extra)
   scores["value"] *= scores["metric"].map(metrics.metric_sign)

@@ -2,10 +2,11 @@
 
 A row's prediction depends only on that row and on which of its modalities are present. The
 predictions under the 2^M - 1 patterns therefore contain those under every other missing
-protocol: `conditions.select_logits` selects them row by row.
+protocol: `conditions.select_logits` selects them row by row. Where these are too many, the masks
+of protocols are predicted by themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
 from promise_jax.method import Method, Predict
 from promise_jax.types import Inputs, Pattern, PyTree, Split
+
+CHUNK = 16  # patterns in one call, where they are more: what progress is shown by
 
 
 def predict_patterns(
@@ -58,15 +61,21 @@ def predict_split(
   split: Split,
   patterns: Sequence[Pattern],
   mesh: Mesh | None = None,
+  *,
+  masks: Sequence[Bool[np.ndarray, "N M"]] = (),
+  move: Callable[[int], object] = lambda count: None,
 ) -> Float[np.ndarray, "S P N C"]:
   """Logits of every seed under every pattern, for all rows of a split; labels are not read.
 
   `params` and `model_state` are stacked over seeds. Without `mesh`, all devices share the rows.
-  No method is the constant predictor, whose params are {"logits": f32[S, C]}.
+  No method is the constant predictor, whose params are {"logits": f32[S, C]}. Behind the patterns
+  stand those under `masks`, each of which says for itself what every row shows. `move` is
+  called with how many of both were done since.
   """
   if method is None:
-    logits = params["logits"]
-    shape = (len(logits), len(patterns), len(split.id), logits.shape[1])
+    logits, count = params["logits"], len(patterns) + len(masks)
+    move(count)
+    shape = (len(logits), count, len(split.id), logits.shape[1])
     return np.broadcast_to(logits[:, None, None], shape)
   mesh = mesh or devices_mesh.make_mesh()
 
@@ -76,5 +85,21 @@ def predict_split(
 
   call = jax.jit(predict_seeds, out_shardings=devices_mesh.replicated(mesh))
   rows = device_data.to_devices(method, device_data.pad_to_blocks(split, mesh), mesh)
-  logits = call((params, model_state), rows, jnp.asarray(np.array(patterns)))
-  return np.asarray(logits)[:, :, : len(split.id)]
+  num_rows, parts = len(split.id), []
+
+  def predict(rows: dict, table: Bool[np.ndarray, "P M"], count: int) -> None:
+    logits = call((params, model_state), rows, jnp.asarray(table))
+    parts.append(np.asarray(logits)[:, :count, :num_rows])
+    move(count)
+
+  table, size = np.array(patterns), min(CHUNK, len(patterns))
+  for start in range(0, len(patterns), max(size, 1)):
+    chunk = table[start : start + size]
+    # One shape is one compilation.
+    predict(rows, np.pad(chunk, [(0, size - len(chunk)), (0, 0)], "edge"), len(chunk))
+  for mask in masks:
+    recorded = np.zeros(rows["recorded"].shape, bool)
+    recorded[:num_rows] = split.recorded & mask
+    hidden = placement.place({"recorded": recorded}, devices_mesh.replicated(mesh))
+    predict(rows | hidden, np.ones((1, recorded.shape[1]), bool), 1)
+  return np.concatenate(parts, axis=1)

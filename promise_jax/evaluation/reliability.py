@@ -78,15 +78,17 @@ def measure_calibration(
   """A row for each variant, pattern and metric: all seeds served together, before and after.
 
   The columns are variant, pattern, num_present (of the pattern), n (rows with something left),
-  metric, before (with temperature 1) and after. Sets and intervals have no value before. NaN
-  without rows and where a logit is NaN. A row has the temperature of the number of modalities
-  that it really has under a pattern.
+  metric, before (with temperature 1) and after. Sets and intervals have no value before. A pattern
+  without rows is left out; NaN where a logit is NaN. A row has the temperature of the number of
+  modalities that it really has under a pattern.
   """
   lines = []
   for variant, fitted in calibrations.items():
     for pattern, x in zip(patterns, np.moveaxis(logits[variant], 1, 0), strict=True):
       present = split.recorded & np.array(pattern)
       rows = present.any(1)
+      if not rows.any():
+        continue
       columns = {"variant": variant, "pattern": missing.pattern_name(pattern, names)}
       columns |= {"num_present": sum(pattern), "n": int(rows.sum())}
       values = measure_rows(fitted, x[:, rows], present[rows].sum(1), split.label[rows])

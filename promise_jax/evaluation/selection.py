@@ -5,20 +5,21 @@ with nothing left, an integer for a row that a bootstrap drew that often. `metri
 metrics that are only reported, in NumPy.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from promise_jax import patterns
 from promise_jax.evaluation import metrics
-from promise_jax.types import Pattern, Task
+from promise_jax.types import Task
 
 
-def selection_patterns(patterns: Sequence[Pattern], select_on: str) -> Bool[np.ndarray, "P M"]:
-  """The patterns whose mean score selects: "all", or only the "full" one (the last)."""
-  return np.array(patterns[-1:] if select_on == "full" else patterns)
+def selection_patterns(num_modalities: int, select_on: str) -> Bool[np.ndarray, "P M"]:
+  """The patterns whose mean score selects: "all", see `patterns.selecting_patterns`, or only the
+  "full" one."""
+  chosen = patterns.selecting_patterns(num_modalities)
+  return np.array(chosen[-1:] if select_on == "full" else chosen)
 
 
 def row_weights(

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pandas as pd
 
-from promise_jax import files, missing
+from promise_jax import files, missing, patterns
 from promise_jax.checks import check_choice
 from promise_jax.data import dataset as data_set
 from promise_jax.data import new_rows, new_values
 from promise_jax.data.source import SPLITS
-from promise_jax.evaluation import conditions, mask_files, predict
-from promise_jax.experiments import result_files, results, run_dir
+from promise_jax.evaluation import conditions, mask_files
+from promise_jax.experiments import predictions, result_files, results, run_dir
 from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import load_dataset
 from promise_jax.inference import saved_model
@@ -60,10 +60,15 @@ def evaluate_run(
     cases = conditions.protocol_conditions(rows, parsed, drawn_as)
   if not protocol:
     cases = results.make_conditions(model.spec, experiment.test_protocols, rows, drawn_as)
+  tested, alone = patterns.tested_patterns(len(model.spec.modalities)), []
+  if len(model.spec.modalities) > patterns.MAX_ALL_TESTED:
+    protocols = parsed or conditions.tested_protocols(experiment.test_protocols)
+    alone = [c.mask[0] for c in conditions.protocol_conditions(rows, protocols, drawn_as)]
+    tested = () if protocol else tested
   if masks:
     mask_files.export_masks(masks, cases[0].mask[0], rows.id, parsed[0], model.spec.names)
   with run_dir.open_run(folder, experiment):
-    logits = predict_rows(folder, model, rows)
+    logits = predictions.predict_saved(folder / "model", model, rows, tested, alone)
     added = results.measure_variants(experiment, model.spec.task, logits, rows, cases)
     added = results.add_run_columns(added, experiment, model.card["dataset"], name)
     add_results(folder / "results.jsonl", added)
@@ -73,17 +78,6 @@ def evaluate_run(
     table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()
     text = render.to_text(tables.pattern_table(*table))
   return f"{text}\n{len(added)} lines in {folder / 'results.jsonl'}"
-
-
-def predict_rows(folder: Path, model: SavedModel, rows: Split) -> dict[str, np.ndarray]:
-  """The logits [S, P, N, C] of every variant under all patterns."""
-  patterns = missing.all_patterns(len(model.spec.modalities))
-  return {
-    variant.name: predict.predict_split(
-      *saved_model.load_variant(folder / "model", model, variant.name), rows, patterns
-    )
-    for variant in model.variants
-  }
 
 
 def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:

@@ -7,12 +7,11 @@ seed), `differences` a row for every difference between the method and its best 
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from promise_jax import files, missing
+from promise_jax import files, missing, patterns
 from promise_jax.data import batches
 from promise_jax.evaluation import (
   class_scores,
@@ -21,7 +20,6 @@ from promise_jax.evaluation import (
   mask_files,
   measure,
   metrics,
-  predict,
   reliability,
   verdicts,
 )
@@ -36,24 +34,12 @@ from promise_jax.types import Spec, Split, Task
 BEST_CONSTANT = "best constant"
 
 
-def predict_variants(setup: Setup, variants: list[TrainedVariant], test_split: Split) -> dict:
-  """{"valid": {variant: logits [S, P, N, C]}, "test": ...}. All processes must call it."""
-  count = len(setup.valid_data.id)
-  # Together, because each variant would compile a program for each split.
-  rows = jax.tree.map(lambda *x: np.concatenate(x), setup.valid_data, test_split)
-  logits = {
-    v.name: predict.predict_split(v.method, v.params, v.model_state, rows, setup.patterns)
-    for v in variants
-  }
-  parts = {"valid": slice(count), "test": slice(count, None)}
-  return {part: {k: x[:, :, at] for k, x in logits.items()} for part, at in parts.items()}
-
-
 def write_test_results(
   setup: Setup, variants: list[TrainedVariant], split: Split, predicted: dict, folder: Path
 ) -> html.Report:
-  """Writes all files of results from what `predict_variants` returned; returns the report."""
-  logits, group = predicted["test"], setup.dataset.groups.get("test")
+  """Writes all files of results from `predicted`, see `predictions`; returns the report."""
+  num_patterns, group = len(setup.patterns), setup.dataset.groups.get("test")
+  logits = {name: values[:, :num_patterns] for name, values in predicted["test"].items()}
   calibrations = validation_fits.fit_calibrations(setup, predicted["valid"])
   gains = validation_fits.fit_gains(setup, predicted["valid"], calibrations)
   measured = reliability.measure_calibration(
@@ -62,7 +48,7 @@ def write_test_results(
   files.write_json(folder / "calibration.json", measured.to_dict("records"))
   experiment, spec, name = setup.experiment, setup.spec, setup.dataset.name
   cases = make_conditions(spec, experiment.test_protocols, split)
-  frame = measure_variants(experiment, spec.task, logits, split, cases)
+  frame = measure_variants(experiment, spec.task, predicted["test"], split, cases)
   results = [add_run_columns(frame, experiment, name, "test")]
   results += [validation_scores(setup, v) for v in variants]
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
@@ -88,15 +74,16 @@ def write_test_results(
 def make_conditions(
   spec: Spec, test_protocols: Sequence[missing.Protocol], split: Split, split_name: str = "test"
 ) -> list[conditions.Condition]:
-  """What is tested: every pattern, rates of missing modalities, test protocols, pooled patterns."""
-  patterns = missing.all_patterns(len(spec.modalities))
-  protocols = conditions.rate_protocols()
-  protocols += [p for p in test_protocols if p not in protocols]
+  """What is tested: patterns, rates of missing modalities, test protocols, pooled patterns."""
+  tested, protocols = (
+    patterns.tested_patterns(len(spec.modalities)),
+    conditions.tested_protocols(test_protocols),
+  )
   return [
-    *conditions.pattern_conditions(split, patterns, spec.names),
-    *conditions.complete_row_conditions(split, patterns, spec.names),
-    *conditions.protocol_conditions(split, protocols, split_name),
-    *conditions.pooled_conditions(split, patterns),
+    *conditions.pattern_conditions(split, tested, spec.names),
+    *conditions.complete_row_conditions(split, tested, spec.names),
+    *conditions.protocol_conditions(split, protocols, split_name, len(tested)),
+    *conditions.pooled_conditions(split, tested),
   ]
 
 
@@ -202,7 +189,8 @@ def count_rows(setup: Setup, test_split: Split) -> dict:
   Of every split the number of `rows` and, if they come in groups, of `groups`; of each seed that
   of `labelled` train rows; and, in the first epoch, averaged over seeds, the fraction of train
   rows that lack each modality (`missing`) or all of them (`empty`). `unrecorded` is the fraction
-  of rows of every split that lack each modality in the data.
+  of rows of every split that lack each modality in the data. `samples` says where not all patterns
+  of modalities are used.
   """
   masks = first_masks(setup)
   splits = {"train": setup.train_data.split, "valid": setup.valid_data, "test": test_split}
@@ -216,6 +204,7 @@ def count_rows(setup: Setup, test_split: Split) -> dict:
     "missing": lacking(masks),
     "empty": (~masks.any(axis=2)).mean(),
     "unrecorded": {name: lacking(split.recorded) for name, split in splits.items()},
+    "samples": patterns.describe_samples(len(setup.spec.modalities)),
   }
 
 

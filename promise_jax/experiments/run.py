@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from promise_jax import patterns
 from promise_jax.data.source import SPLITS
 from promise_jax.devices import distributed
-from promise_jax.experiments import result_files, results, run_dir, tensorboard
+from promise_jax.experiments import predictions, result_files, results, run_dir, tensorboard
 from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import Setup, load_dataset, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
@@ -49,13 +50,14 @@ def run_experiment(
   with run_dir.open_run(folder, experiment):
     if primary:
       lines = run_dir.write_data(folder, setup.dataset, rows)
-      for line in (*run_dir.describe_versions(folder), *lines):
+      samples = patterns.describe_samples(len(setup.spec.modalities))
+      for line in (*run_dir.describe_versions(folder), *lines, *samples):
         show(line)
     trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 
     def finish():
       split = rows["test"]
-      predicted = results.predict_variants(setup, trained, split)
+      predicted = predictions.predict_variants(setup, trained, split)
       if primary:
         return results.write_test_results(setup, trained, split, predicted, folder)
 

@@ -65,6 +65,7 @@ def make_card(setup: Setup, run: html.Report, folder: Path) -> dict[str, Any]:
     "label_rate": experiment.label_rate,
     "train_protocol": str(experiment.train_protocol),
     "test_protocols": [str(protocol) for protocol in experiment.test_protocols],
+    "samples": run.rows["samples"],
     "metrics": average_metrics(run.results),
   }
 

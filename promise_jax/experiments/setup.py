@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool
 
-from promise_jax import data, methods, missing
+from promise_jax import data, methods, patterns
 from promise_jax.data import batches, sampling
 from promise_jax.data.new_rows import name_place_in_errors
 from promise_jax.devices import mesh as devices_mesh
@@ -44,7 +44,7 @@ class Setup:
   spec: Spec  # of the data set, with the number of labelled rows
   train_data: batches.TrainData
   valid_data: Split
-  patterns: tuple[Pattern, ...]
+  patterns: tuple[Pattern, ...]  # that are tested
   mesh: Mesh
   variants: tuple[Variant, ...]
 
@@ -81,8 +81,8 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
       if not checkpoint.saved_steps(checkpoints):
         init = init_from.plan_init(experiment, config, method)
     variants.append(Variant(config.name, checkpoints, method, init))
-  patterns = missing.all_patterns(len(spec.modalities))
-  return Setup(experiment, dataset, spec, train_data, valid, patterns, mesh, tuple(variants))
+  tested = patterns.tested_patterns(len(spec.modalities))
+  return Setup(experiment, dataset, spec, train_data, valid, tested, mesh, tuple(variants))
 
 
 def load_dataset(config: DataConfig) -> data.Dataset:

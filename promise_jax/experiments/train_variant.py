@@ -152,7 +152,8 @@ def constant_logits(setup: Setup) -> Float[np.ndarray, "S C"]:
 def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:
   """The constant predictor and its validation scores."""
   logits, task, valid = constant_logits(setup), setup.spec.task, setup.valid_data
-  patterns = selection.selection_patterns(setup.patterns, setup.experiment.train.select_on)
+  select_on = setup.experiment.train.select_on
+  patterns = selection.selection_patterns(len(setup.spec.modalities), select_on)
   weight = selection.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)
   shape = (len(patterns), len(valid.id), logits.shape[1])
   score = [

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from promise_jax.evaluation import calibration, gain
 from promise_jax.experiments.setup import Setup
+from promise_jax.patterns import MAX_ALL_TESTED
 
 Logits = Mapping[str, Float[np.ndarray, "S P N C"]]  # of every variant
 
@@ -21,7 +22,12 @@ def fit_calibrations(setup: Setup, logits: Logits) -> dict[str, calibration.Cali
 def fit_gains(
   setup: Setup, logits: Logits, calibrations: Mapping[str, calibration.Calibration]
 ) -> dict[str, gain.Gain]:
-  """{variant: its gain of asking}, fitted to its calibrated probabilities of the same rows."""
+  """{variant: its gain of asking}, fitted to its calibrated probabilities of the same rows.
+
+  Empty where only a sample of patterns is predicted: a pattern and one more may not be in it.
+  """
+  if len(setup.spec.modalities) > MAX_ALL_TESTED:
+    return {}
   rows, patterns = setup.valid_data, np.array(setup.patterns)
   num_present = (rows.recorded & patterns[:, None]).sum(axis=-1)
   gains = {}

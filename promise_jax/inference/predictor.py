@@ -19,6 +19,7 @@ from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.evaluation import calibration, contribution, gain, measure
 from promise_jax.evaluation.calibration import Calibration
 from promise_jax.evaluation.gain import Gain
+from promise_jax.patterns import MAX_ALL_TESTED
 from promise_jax.types import Inputs, Spec, Split
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,11 @@ class Predictor:
       `gain_<modality>`: by how many nats the entropy is expected to fall if the absent modality
       were there; NaN where it is.
     """
+    if len(self.modalities) > MAX_ALL_TESTED:
+      raise ValueError(
+        f"contribution is over all patterns, which is for {MAX_ALL_TESTED} modalities at most; "
+        f"this model has {len(self.modalities)}"
+      )
     patterns = np.array(missing.all_patterns(len(self.modalities)))
     is_regression = self.spec.task.kind == "regression"
     nothing = calibration.calibrate(self.calibration, self.prior[None, None], np.zeros(1, int))

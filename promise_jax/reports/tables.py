@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from promise_jax import patterns
 from promise_jax.checks import check_choice
 from promise_jax.evaluation import conditions, metrics
 from promise_jax.reports import formatting
@@ -85,14 +86,30 @@ def pattern_table(
 
 
 def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFrame, str]:
-  """Of lines by pattern those on the same rows, or on all, and a note where that differs."""
+  """Of lines by pattern those on the same rows, or on all, and a note where there is a choice.
+
+  Patterns without a row are left out, and the modalities named that no row has.
+  """
   every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
+  note = _describe_patterns(every)
+  every, same = (x[x["n"] > 0] if x["n"].any() else x for x in (every, same))
   if same_rows and same["n"].any():
     count = f"{same['n'].max()} of {every['n'].max()}"
-    return same, f"each line on the {count} rows that have every modality"
+    return same, note + f"each line on the {count} rows that have every modality"
   if len(same) and not same["n"].any():
-    return every, f"no row has every modality: {ON_SOME_ROWS}"
-  return every, _note_rows(every)
+    return every, note + f"no row has every modality: {ON_SOME_ROWS}"
+  return every, (note + _note_rows(every)).removesuffix("; ")
+
+
+def _describe_patterns(lines: pd.DataFrame) -> str:
+  """The begin of a note where patterns are left out: for lack of rows, or as they are too many."""
+  found = set(lines["pattern"])
+  total = max((len(pattern.split("+")) for pattern in found), default=0)
+  lacking = [p for p in lines.loc[lines["n"] == 0, "pattern"].unique() if "+" not in p]
+  note = f"no row has {', '.join(lacking)}, which is left out; " if lacking else ""
+  if total > patterns.MAX_ALL_TESTED:
+    note += f"a fixed sample of {len(found)} of the {2**total - 1:,} patterns; "
+  return note
 
 
 def protocol_table(

@@ -69,11 +69,10 @@ def make_train_block(
   """
   update = (stage.update or update_rules.gradient_update)(stage, tx)
   predict = stage.predict or method.predict
-  patterns = missing.all_patterns(len(spec.modalities))
   # A stage on complete rows, unless it is the last one, is validated on complete rows.
   on_complete = not stage.hide and stage.name != method.stages[-1].name
   select_on = "full" if on_complete else config.select_on
-  patterns = selection.selection_patterns(patterns, select_on)
+  patterns = selection.selection_patterns(len(spec.modalities), select_on)
 
   def train_block(loop_state, block: batches.Block, keys, data, valid):
     def train_seed(loop_state: TrainLoopState, choice, key):

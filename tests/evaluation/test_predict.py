@@ -90,7 +90,7 @@ def test_selected_logits_are_those_of_predicting_with_that_mask(
 ):
   (condition,) = conditions.protocol_conditions(split, [missing.parse_protocol(protocol)], "test")
   (mask,) = condition.mask
-  selected, rows = conditions.select_logits(logits, condition.mask)
+  selected, rows = conditions.select_logits(logits, condition)
   np.testing.assert_array_equal(rows, np.flatnonzero(mask.any(axis=1)))
   assert not {2, 7} & set(rows) and len(rows)
   call = jax.jit(lambda *seed: method.predict(*seed, Inputs(split.inputs, {}, mask, split.id)))

@@ -102,13 +102,16 @@ def test_the_table_has_each_pattern_before_and_after(kind):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_nan_logit_and_no_rows_are_undefined(kind):
+def test_a_nan_logit_is_undefined_and_patterns_without_rows_are_left_out(kind):
   logits, split = draw(kind)
   fitted = calibration.fit_calibration(TASKS[kind], logits, split.label, split.recorded, PATTERNS)
   logits[:, :, ~split.recorded[:, 0]] = np.nan  # rows without m0
   table = reliability.measure_calibration({"a": fitted}, {"a": logits}, split, PATTERNS, NAMES)
   undefined = table.groupby("pattern")["after"].apply(lambda x: x.isna().all())
   assert undefined.to_dict() == {"m0": False, "m1": True, "m0+m1": True}
+  without = split._replace(recorded=split.recorded & [True, False])
+  table = reliability.measure_calibration({"a": fitted}, {"a": logits}, without, PATTERNS, NAMES)
+  assert set(table["pattern"]) == {"m0", "m0+m1"} and table["n"].min() > 0
   nothing = split._replace(recorded=np.zeros_like(split.recorded))
-  table = reliability.measure_calibration({"a": fitted}, {"a": logits}, nothing, PATTERNS, NAMES)
-  assert set(table["n"]) == {0} and table["after"].isna().all()
+  args = {"a": fitted}, {"a": logits}, nothing, PATTERNS, NAMES
+  assert not len(reliability.measure_calibration(*args))

@@ -83,5 +83,5 @@ def test_the_score_is_larger_when_better_for_errors_too():
 
 
 def test_the_full_pattern_alone_may_select():
-  assert selection.selection_patterns(PATTERNS, "full").tolist() == [[True, True]]
-  assert selection.selection_patterns(PATTERNS, "all").tolist() == PATTERNS.tolist()
+  assert selection.selection_patterns(2, "full").tolist() == [[True, True]]
+  assert selection.selection_patterns(2, "all").tolist() == PATTERNS.tolist()

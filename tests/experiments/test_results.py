@@ -10,7 +10,7 @@ import tiny_runs
 from promise_jax import files, missing
 from promise_jax.evaluation import calibration, sentiment_metrics
 from promise_jax.experiments import config as experiment_config
-from promise_jax.experiments import result_files, results, run, validation_fits
+from promise_jax.experiments import predictions, result_files, results, run, validation_fits
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +59,19 @@ def test_calibrations_are_fitted_to_validation_rows_alone(monkeypatch):
     dataset=rows, valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2)
   )
 
-  def predict(method, params, model_state, split, patterns=()):
+  def predict(method, params, model_state, split, patterns=(), **options):
     logits = [4 * split.inputs[name][:, :2] for name in ("m0", "m1", "m1")]
     return np.array(logits)[None]
 
   own = "method", "params", "model_state"
   variants = [SimpleNamespace(name="a", **dict(zip(own, own, strict=True)))]
-  monkeypatch.setattr(results.predict, "predict_split", predict)
+  monkeypatch.setattr(predictions.predict, "predict_split", predict)
   spoilt = test._replace(
     inputs={name: np.full_like(x, np.nan) for name, x in test.inputs.items()}, label=1 - test.label
   )
   fitted = []
   for split in (test, spoilt):
-    predicted = results.predict_variants(given, variants, split)
+    predicted = predictions.predict_variants(given, variants, split)
     np.testing.assert_array_equal(predicted["test"]["a"], predict(*own, split))
     np.testing.assert_array_equal(predicted["valid"]["a"], predict(*own, valid))
     fitted.append(validation_fits.fit_calibrations(given, predicted["valid"]))
