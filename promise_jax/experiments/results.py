@@ -224,4 +224,5 @@ def render_console(run: html.Report) -> str:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
   text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
   text += conclusion.describe_best(results, run.contribution)
+  text += conclusion.describe_kinds(run.contribution)
   return "\n".join(text + comparison.describe_upper_levels(run.training))

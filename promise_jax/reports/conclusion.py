@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from promise_jax import patterns
 from promise_jax.reports import formatting, tables
 from promise_jax.reports.comparison import best_on_validation, is_selected
 from promise_jax.reports.formatting import show_value
@@ -63,6 +64,16 @@ def describe_loss(lines: pd.DataFrame) -> list[str]:
   amount = show_amount(metric, *-line[["value", "high", "low"]].astype(float))
   where = f"on the {line['n']} complete test rows"
   return [f"Without {name} {what} {amount}, more than without any other ({where})."]
+
+
+def describe_kinds(lines: pd.DataFrame) -> list[str]:
+  """That there are no Shapley values, where contributions come without them."""
+  if not len(lines) or (lines["kind"] == "shapley").any():
+    return []
+  return [
+    f"Shapley values are not computed for more than {patterns.MAX_ALL_TESTED} modalities, which "
+    "have too many patterns."
+  ]
 
 
 def describe_verdicts(comparison: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from promise_jax import missing
+from promise_jax import missing, patterns
 from promise_jax.evaluation import conditions, measure
 from promise_jax.types import Split, Task
 
@@ -46,6 +46,35 @@ def test_results_have_their_columns_and_count_only_rows_with_something_left(spli
     assert line["value"] == pytest.approx(np.mean(hits))
 
 
+def test_of_a_sample_of_patterns_logits_are_taken_by_their_place(rng):
+  """Nine modalities, some not recorded: patterns, a protocol behind them, and pooled ones."""
+  tested = patterns.tested_patterns(9)
+  recorded = rng.random((12, 9)) < 0.5
+  split = Split({}, {}, recorded, rng.integers(0, 2, 12), np.arange(12))
+  logits = rng.normal(size=(1, len(tested) + 1, 12, 2)).astype(np.float32)
+  hits = logits[0].argmax(axis=-1) == split.label
+  (protocol,) = conditions.protocol_conditions(
+    split, [missing.parse_protocol("exact(0.5)")], "test", len(tested)
+  )
+  chosen = [*conditions.pattern_conditions(split, tested, "abcdefghi"), protocol]
+  chosen += conditions.pooled_conditions(split, tested)
+  found = measure.measure_conditions(Task("classes", 2), logits, split, chosen, (0,))
+  accuracy = found[found["metric"] == "accuracy"]["value"].to_numpy()
+  shown = (np.array(tested)[:, None] & recorded).any(axis=-1)
+  shown = np.concatenate([shown, protocol.mask.any(axis=-1)])
+  want = [hit[row].mean() if row.any() else np.nan for hit, row in zip(hits, shown, strict=True)]
+  np.testing.assert_allclose(accuracy[: len(want)], want, rtol=1e-6)
+  pooled = [hits[:-1][shown[:-1]].mean(), hits[:-2][shown[:-2]].mean()]
+  np.testing.assert_allclose(accuracy[len(want) :], pooled, rtol=1e-6)
+
+
+def test_a_modality_that_no_row_has_does_not_make_rows_incomplete(split):
+  recorded = np.array([[True, True, False], [True, False, False], [False, False, False]])
+  assert conditions.comparable_rows(recorded).tolist() == [True, False, False]
+  apart = np.array([[True, False], [False, True]])
+  assert conditions.comparable_rows(apart).tolist() == [True, True]
+
+
 def test_complete_rows_are_the_same_under_every_pattern(split, logits):
   chosen = conditions.complete_row_conditions(split, PATTERNS, NAMES)
   complete = [n for n, row in enumerate(split.recorded) if row.all()]
@@ -72,10 +101,13 @@ def test_pooled_metrics_count_every_pattern_of_every_row(split, logits):
 
   pooled = conditions.pooled_conditions(split, PATTERNS)
   results = measure.measure_conditions(Task("classes", 2), logits, split, pooled, (7, 8))
-  for protocol, patterns in {"pooled(all)": PATTERNS, "pooled(incomplete)": PATTERNS[:2]}.items():
+  for protocol, pooled_over in {
+    "pooled(all)": PATTERNS,
+    "pooled(incomplete)": PATTERNS[:2],
+  }.items():
     for s, seed in enumerate((7, 8)):
       truth, guess = [], []
-      for pattern in patterns:
+      for pattern in pooled_over:
         for n, shown in enumerate((split.recorded & pattern).tolist()):
           if any(shown):
             truth.append(split.label[n])

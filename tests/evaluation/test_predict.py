@@ -99,6 +99,22 @@ def test_selected_logits_are_those_of_predicting_with_that_mask(
     np.testing.assert_allclose(selected[s], want[rows], rtol=1e-5, atol=1e-6)
 
 
+def test_many_patterns_and_masks_are_predicted_as_few(method, params, split, logits, one_device):
+  """More patterns than fit in one call, then masks of their own, each counted once."""
+  table, moved = [PATTERNS[i % 3] for i in range(20)], []
+  masks = [np.array(PATTERNS)[np.arange(23) % 3], np.zeros((23, 2), bool)]
+  found = predict.predict_split(
+    method, *params, split, table, one_device, masks=masks, move=moved.append
+  )
+  assert found.shape == (SEEDS, 22, 23, 2) and moved == [16, 4, 1, 1]
+  for i in range(20):
+    np.testing.assert_array_equal(found[:, i], logits[:, i % 3])
+  want = logits[:, np.arange(23) % 3, np.arange(23)]
+  np.testing.assert_allclose(found[:, 20], want, rtol=1e-5, atol=1e-6)
+  alone = predict.predict_split(method, *params, split, (), one_device, masks=masks)
+  np.testing.assert_array_equal(alone, found[:, 20:])
+
+
 def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
   protocols = conditions.rate_protocols()
   assert [p.rates[0] for p in protocols] == [r / 10 for r in range(10)]

@@ -123,7 +123,7 @@ def test_rows_without_a_label_are_left_out_and_counted(moved, tmp_path, caplog):
   assert "1 of 20 rows have no label and are left out" in caplog.text
   added = [x for x in lines_of(moved) if x["split"] == "other.parquet"]
   by_pattern = {(x["protocol"], x["n"]) for x in added if x["pattern"] == ["sound"]}
-  assert by_pattern == {("none", 19), ("complete rows", 0)}
+  assert by_pattern == {("none", 19)}  # no row has light: those with sound are complete
 
 
 def test_a_run_that_moved_without_its_data_says_what_helps(moved):

@@ -214,3 +214,22 @@ def test_an_upper_level_that_does_not_move_is_reported():
     f"redcore(step=0.0): the upper level did not move, |beta - beta0| = 0.000 {when}",
   ]
   assert comparison.describe_upper_levels(pd.DataFrame(STILL[1:])) == []
+
+
+def test_patterns_without_a_row_are_left_out_of_means_and_named():
+  lacking = [line(pattern="audio", value=math.nan, n=0, seed=s) for s in (0, 1)]
+  others = [x for x in PATTERNS if x["pattern"] != "audio" and x["method"] == "robult"]
+  table = tables.pattern_table(frame(others, lacking), "accuracy", ["robult"])
+  # By seed: text .5, .7 and both .8, 1.
+  assert table.cells.index.tolist() == ["text", "text + audio", "mean, incomplete", "mean, all"]
+  np.testing.assert_allclose(means(table), [[0.6], [0.9], [0.6], [0.75]])
+  assert "no row has audio, which is left out" in table.caption()
+
+
+def test_a_sample_of_patterns_is_told():
+  names = ["a", "b", "+".join("abcdefgh"), "+".join("abcdefghi")]
+  full = [line(pattern=name) for name in names[:3]]
+  assert "sample" not in tables.pattern_table(frame(full), "accuracy", ["robult"]).caption()
+  many = [line(pattern=name) for name in names]
+  caption = tables.pattern_table(frame(many), "accuracy", ["robult"]).caption()
+  assert caption.endswith("a fixed sample of 4 of the 511 patterns")
