@@ -1,4 +1,4 @@
-"""Who plays the game of contributions: modalities that some row has; of many there are no values."""
+"""Who plays the game of contributions: modalities that some row has, and not too many."""
 
 import numpy as np
 import pytest
