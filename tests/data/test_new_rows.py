@@ -192,3 +192,15 @@ def test_the_arrays_of_a_file_have_one_number_of_rows(tmp_path, mixed):
   np.savez(tmp_path / "uneven.npz", **arrays)
   with pytest.raises(ValueError, match=r"its arrays have \[3, 12\] rows"):
     read_all(tmp_path / "uneven.npz", mixed[2].preprocessing)
+
+
+def test_lists_are_rows_of_a_table_too(tmp_path):
+  frame = pd.DataFrame({"price": np.arange(40.0), "note": ["red", "blue"] * 20, "y": [0, 1] * 20})
+  frame.to_csv(tmp_path / "table.csv", index=False)
+  fitted = data.load(tmp_path / "table.csv", label="y").preprocessing
+  rows = {"price": [1.5, None], "note": ["red", None]}
+  (found, _, recorded), *_ = read_all(rows, fitted)
+  (expected, *_), *_ = read_all(pd.DataFrame(rows), fitted)
+  assert recorded.any(1).tolist() == [True, False]
+  for name, x in expected.items():
+    np.testing.assert_array_equal(found[name], x)
