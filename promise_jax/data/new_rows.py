@@ -217,8 +217,10 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
       f"{', '.join(names)}"
     )
   unknown = [str(name) for name in found if name not in used]
-  sentences = [f"{', '.join(lacking)} lack in every row."] if lacking else []
-  return sentences + ([f"{list_first(unknown)} are not used."] if unknown else [])
+  sentences = [f"no row has {' or '.join(lacking)}."] if lacking else []
+  return sentences + (
+    [f"columns that the model does not use: {list_first(unknown)}."] if unknown else []
+  )
 
 
 def read_inputs(

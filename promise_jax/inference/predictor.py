@@ -107,7 +107,7 @@ class Predictor:
   def embed(self, rows: Any) -> dict[str, np.ndarray]:
     """Arrays f32[N, ...] by key: `fused`, and `shared`, `private`, `composite`, `gate` where the
     method has them (docs: methods). Codes of different seeds do not compare: the first seed's."""
-    blocks = [block.output for block in self.iterate_blocks(rows)]
+    blocks = [block.output for block in self.iterate_blocks(rows, every_key=True)]
     keys = [key for key in blocks[0] if key != "logits"]
     return {key: np.concatenate([block[key][0] for block in blocks]) for key in keys}
 
@@ -170,8 +170,8 @@ class Predictor:
       ]
     return pd.DataFrame(lines)
 
-  def iterate_blocks(self, rows: Any) -> Iterator[Block]:
-    """Predicts some rows at a time, in order."""
+  def iterate_blocks(self, rows: Any, every_key: bool = False) -> Iterator[Block]:
+    """Predicts some rows at a time, in order: logits alone, or `every_key` of the method."""
     row_values = sum(int(np.prod(m.shape)) for m in self.preprocessing.raw_modalities)
     block_rows = int(np.clip(BLOCK_VALUES // row_values, 64, 4096))
     reports, lines = {}, []
@@ -180,24 +180,29 @@ class Predictor:
       for name, found in report.items():
         reports[name] = np.add(reports.get(name, 0), found)
       lines = lines or split_checks.describe_units(self.preprocessing.modalities, split)
-      yield Block(new.ids, new.label, split, self.run(split, split.recorded))
+      yield Block(new.ids, new.label, split, self.run(split, split.recorded, every_key))
     for name, found in reports.items():
       if any(found):
         lines.append(f"{name}: {cleaning.CleaningReport(*found).describe()}")
     for line in lines:
       logger.warning("%s.", line)
 
-  def run(self, split: Split, present: Bool[np.ndarray, "N M"]) -> dict[str, np.ndarray]:
+  def run(
+    self, split: Split, present: Bool[np.ndarray, "N M"], every_key: bool = False
+  ) -> dict[str, np.ndarray]:
     """The output of every seed, [S, N, ...]; the logits of a row without any modality are those
     of the constant prediction."""
     starts = range(0, max(len(present), 1), BATCH_SIZES[-1])
-    parts = [self.run_batch(split, present, slice(i, i + BATCH_SIZES[-1])) for i in starts]
+    slices = [slice(i, i + BATCH_SIZES[-1]) for i in starts]
+    parts = [self.run_batch(split, present, part, every_key) for part in slices]
     output = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
     nothing = ~present.any(axis=1)
     output["logits"] = np.where(nothing[:, None], self.prior, output["logits"])
     return output
 
-  def run_batch(self, split: Split, present: np.ndarray, part: slice) -> dict[str, np.ndarray]:
+  def run_batch(
+    self, split: Split, present: np.ndarray, part: slice, every_key: bool
+  ) -> dict[str, np.ndarray]:
     """`run` for a slice of rows, padded to one of `BATCH_SIZES`."""
     present = present[part]
     count = len(present)
@@ -206,7 +211,8 @@ class Predictor:
     inputs, length = ({m: pad(x) for m, x in d.items()} for d in (split.inputs, split.length))
     present = np.pad(present, [(0, size - count), (0, 0)])
     output = self.forward(Inputs(inputs, length, present, np.zeros(size, np.int32)))
-    return {key: np.asarray(x)[:, :count] for key, x in output.items()}
+    keys = output if every_key else ("logits",)
+    return {key: np.asarray(output[key])[:, :count] for key in keys}
 
   def calibrate(self, logits: Float[np.ndarray, "S N C"], present: Bool[np.ndarray, "N M"]):
     """Probabilities [N, C] of all seeds together; values [N, 1] of a regression."""

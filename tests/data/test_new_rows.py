@@ -136,8 +136,8 @@ def test_what_lacks_and_what_is_not_used_is_said(mixed, caplog):
   with caplog.at_level(logging.WARNING):
     (_, _, recorded), ids, _ = read_all({"text": ["hat"], "id": ["P1"], "price": [3]}, fitted)
   assert recorded.tolist() == [[False, True, False, False]] and ids.tolist() == ["P1"]
-  assert "photo, v, s lack in every row" in caplog.text
-  assert "price are not used" in caplog.text
+  assert "no row has photo or v or s." in caplog.text
+  assert "columns that the model does not use: price." in caplog.text
 
 
 def test_frozen_encoders_read_new_rows(tmp_path, monkeypatch):
