@@ -119,7 +119,8 @@ class Predictor:
       most probable label; of a regression, in the value). It is 0 where the modality is absent;
       together they are the difference to the prediction without any modality. And a column
       `gain_<modality>`: by how many nats the entropy is expected to fall if the absent modality
-      were there; NaN where it is.
+      were there; NaN where it is. Where the method has gates (ProMMA), `gate_<modality>`: how far
+      its evaluator lets in what it generated for an absent modality, 0 to 1; 1 where it is present.
     """
     if len(self.modalities) > MAX_ALL_TESTED:
       raise ValueError(
@@ -130,7 +131,8 @@ class Predictor:
     is_regression = self.spec.task.kind == "regression"
     nothing = calibration.calibrate(self.calibration, self.prior[None, None], np.zeros(1, int))
     parts = []
-    for block in self.iterate_blocks(rows):
+    kinds = ("", "gain_")
+    for block in self.iterate_blocks(rows, every_key=True):
       present = block.split.recorded
       masks = [present & pattern for pattern in patterns]
       table = [self.calibrate(self.run(block.split, mask)["logits"], mask) for mask in masks]
@@ -142,8 +144,12 @@ class Predictor:
       expected = np.full(present.shape, np.nan)
       if self.gain is not None:
         expected = gain.expected_gain(self.gain, index, own)
-      parts.append((block.ids, np.concatenate([shapley, expected], axis=1)))
-    return make_frame(parts, (*self.modalities, *(f"gain_{m}" for m in self.modalities)))
+      columns = [shapley, expected]
+      if "gate" in block.output:
+        kinds = ("", "gain_", "gate_")
+        columns.append(block.output["gate"].mean(axis=0))
+      parts.append((block.ids, np.concatenate(columns, axis=1)))
+    return make_frame(parts, tuple(f"{kind}{m}" for kind in kinds for m in self.modalities))
 
   def evaluate(self, rows: Any) -> pd.DataFrame:
     """Metrics of the rows that have a label: columns present, metric, value, n.

@@ -1,5 +1,7 @@
 """A loaded model against its method called by hand, row by row."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pandas as pd
@@ -8,7 +10,6 @@ from sklearn import metrics
 
 import promise_jax
 from inference import saved_runs
-from promise_jax.cli import main
 from promise_jax.types import Inputs
 
 CLASSES = ["hat", "shoe", "dress"]
@@ -20,14 +21,6 @@ def run(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("run") / request.param
   made = saved_runs.save_run(folder, request.param)
   return request.param, folder, promise_jax.load(folder), made
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory):
-  """(folder, predictor, arrays of its npz file)."""
-  folder = tmp_path_factory.mktemp("run") / "classes"
-  arrays, *_ = saved_runs.save_run(folder)
-  return folder, promise_jax.load(folder), arrays
 
 
 def predict_by_hand(made, present):
@@ -95,6 +88,24 @@ def test_contributions_add_up_to_the_prediction(run):
   assert not values[~recorded].any() and np.abs(values[recorded]).min() > 0
   gains = found[[f"gain_{m}" for m in predictor.modalities]].to_numpy()
   assert np.isnan(gains[recorded]).all()
+
+
+def test_gates_of_the_method_stand_beside_the_gain(classes):
+  _, predictor, arrays = classes
+  gate = np.float32([[0.2], [0.4], [0.9]])  # of each seed
+
+  def forward(inputs):
+    gates = np.where(
+      inputs.present, 1, np.broadcast_to(gate[:, :, None], (3, *inputs.present.shape))
+    )
+    return dict(predictor.forward(inputs), gate=gates)
+
+  rows = saved_runs.of_split(arrays, "test")
+  found = dataclasses.replace(predictor, forward=forward).contribution(rows)
+  present = np.stack([rows[f"present_{m}"] for m in predictor.modalities], axis=1)
+  gates = found[[f"gate_{m}" for m in predictor.modalities]].to_numpy()
+  np.testing.assert_allclose(gates, np.where(present, 1, 0.5), atol=1e-6)
+  pd.testing.assert_frame_equal(found[found.columns[:6]], predictor.contribution(rows))
 
 
 def test_a_row_has_one_answer_alone_and_in_any_batch(classes):
@@ -185,53 +196,3 @@ def test_rows_in_another_unit_and_values_far_out_are_said_once(classes, caplog):
   assert f"v: {3 * rows['present_v'].sum()} values far outside those of train" in caplog.text
   found = predictor.predict_proba(rows | {"x_v": np.full_like(rows["x_v"], 3e38)})
   np.testing.assert_array_equal(found, expected)  # both are clipped to the same
-
-
-def test_the_command_writes_what_the_predictor_says(classes, tmp_path, capsys, caplog):
-  folder, predictor, arrays = classes
-  rows = saved_runs.of_split(arrays, "test")
-  np.savez(tmp_path / "new.npz", **{name: x for name, x in rows.items() if name != "y"})
-  expected = predictor.predict_proba(rows)
-  tables = {}
-  for ending in (".csv", ".parquet"):
-    out = tmp_path / f"out{ending}"
-    words = ["predict", str(folder), str(tmp_path / "new.npz"), "--out", str(out)]
-    assert main.main([*words, "--coverage", "0.8"]) == 0
-    tables[ending] = pd.read_csv(out) if ending == ".csv" else pd.read_parquet(out)
-  pd.testing.assert_frame_equal(tables[".csv"], tables[".parquet"], check_dtype=False)
-  table = tables[".csv"]
-  assert table["id"].tolist() == rows["id"].tolist()
-  assert table["class"].tolist() == predictor.predict(rows).tolist()
-  np.testing.assert_allclose(table[[f"p_{c}" for c in CLASSES]], expected, rtol=1e-6)
-  np.testing.assert_allclose(table["probability"], expected.max(axis=1), rtol=1e-6)
-  names = np.array(["photo", "text", "v"])
-  present = np.stack([rows[f"present_{m}"] for m in names], axis=1)
-  assert table["present"].fillna("").tolist() == ["+".join(names[row]) for row in present]
-  assert all(c in s.split("+") for c, s in zip(table["class"], table["set"], strict=True))
-  assert "10 rows by fusion" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-  "change, words",
-  [
-    ({"--out": "none/out.csv"}, "the folder none does not exist"),
-    ({"--out": "out.txt"}, "the ending of --out"),
-    ({"data": "new.doc"}, "ends in '.doc'"),
-    ({"data": "none.npz"}, "No such file"),
-    ({"--coverage": "2"}, "coverage is 2"),
-    ({"--seeds": "x"}, "seeds"),
-    ({"model": "none"}, "none/model has no model.json"),
-  ],
-)
-def test_mistakes_are_one_sentence_and_leave_no_file(
-  classes, tmp_path, monkeypatch, capsys, change, words
-):
-  folder, _, arrays = classes
-  monkeypatch.chdir(tmp_path)
-  np.savez("new.npz", **saved_runs.of_split(arrays, "test"))
-  words_of = {"model": str(folder), "data": "new.npz", "--out": "out.csv"} | change
-  line = [words_of.pop("model"), words_of.pop("data")]
-  assert main.main(["predict", *line, *(w for pair in words_of.items() for w in pair)]) == 2
-  error = capsys.readouterr().err
-  assert words in error and error.count("\n") == 1
-  assert [path.name for path in tmp_path.iterdir()] == ["new.npz"]
