@@ -163,7 +163,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
   for i in np.flatnonzero(is_known):
     value = values[i]
     # pandas makes floats of whole numbers where a cell is empty.
-    is_whole = isinstance(value, float | np.floating) and value == int(value)
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
     name = str(int(value)) if is_whole else str(value)
     if name not in number:
       raise ValueError(

@@ -113,14 +113,15 @@ def fuzz_predict(rng, good, folder, name):
       return
     if rng.random() < 0.1:
       rows, changed = pd.concat([rows, rows.iloc[:, :1]], axis=1), changed | True
-  found = refuse_or(lambda: good.models[name].predict_proba(rows))
-  if found is not None:
+  ask = pick(rng, ("evaluate", "contribution", *["predict_proba"] * 4))
+  found = refuse_or(lambda: getattr(good.models[name], ask)(rows))
+  if found is not None and ask == "predict_proba":
     check_answers(found, good.clean[name], changed)
 
 
 def fuzz_predict_file(rng, good, folder, name):
   """A file to predict, and the file that is written."""
-  rows, changed = spoil_columns(rng, good.rows[name])
+  (rows, changed), clean = spoil_columns(rng, good.rows[name]), good.clean[name]
   path = folder / f"new{pick(rng, ('.csv', '.tsv', '.parquet', '.npz'))}"
   out = folder / f"out{pick(rng, ('.csv', '.parquet'))}"
   (folder / "photos").symlink_to(good.folder / "photos")
@@ -137,7 +138,6 @@ def fuzz_predict_file(rng, good, folder, name):
   if count is not None:
     table = pd.read_csv(out) if out.suffix == ".csv" else pd.read_parquet(out)
     assert len(table) == count
-    clean = good.clean[name]
     found = table[[f"p_{c}" for c in clean]].set_axis(clean.columns, axis=1)
     check_answers(found, clean, changed)
 

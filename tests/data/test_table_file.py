@@ -1,0 +1,51 @@
+"""Files of tables in blocks: the cells of the whole file, whatever its encoding and separator."""
+
+import logging
+
+import pandas as pd
+import pytest
+
+from promise_jax.data.readers import table_file
+
+ROWS = [["1,5", "a b", "ü"], ["2", 'say "x"\nand y', ""], ["-3,25", "", "c"], ["", "d", "é"]]
+NAMES = ["size", "text", "name"]
+
+
+def write_text(path, separator, encoding, newline="\n"):
+  quote = lambda cell: f'"{cell.replace(chr(34), chr(34) * 2)}"'
+  lines = [separator.join(map(quote, row)) for row in (NAMES, *ROWS)]
+  path.write_bytes((newline.join(lines) + newline * 2).encode(encoding))
+
+
+@pytest.mark.parametrize(
+  ("separator", "encoding", "words"),
+  [
+    (",", "utf-8", ""),
+    (",", "utf-8-sig", ""),
+    ("\t", "utf-16", ""),
+    (",", "latin-1", "it was read as Latin-1"),
+    ("|", "utf-8", "separated by '|'"),
+    (";", "utf-8", "the comma is the decimal point in size."),
+  ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_blocks_are_the_rows_of_the_file(tmp_path, caplog, separator, encoding, words, newline):
+  path = tmp_path / "own.csv"
+  write_text(path, separator, encoding, newline)
+  with caplog.at_level(logging.WARNING):
+    blocks = list(table_file.read_blocks(path, 3))
+  assert [len(block) for block in blocks] == [3, 1] and words in caplog.text
+  want = pd.DataFrame(ROWS, columns=NAMES, dtype=object)
+  if separator == ";":
+    want["size"] = pd.Series(["1.5", "2", "-3.25", ""], dtype=object)
+  pd.testing.assert_frame_equal(pd.concat(blocks), want)
+  pd.testing.assert_frame_equal(table_file.read_frame(path)[0], want)
+
+
+def test_blocks_are_read_when_they_are_asked_for(tmp_path):
+  path = tmp_path / "own.csv"
+  path.write_text("a,b\n1,2\n3,4\n5\n")
+  blocks = table_file.read_blocks(path, 2)
+  assert next(blocks)["a"].tolist() == ["1", "3"]
+  with pytest.raises(ValueError, match="own.csv: line 4 has 1 cells, the first line has 2"):
+    next(blocks)
