@@ -20,7 +20,9 @@ def is_missing(cell) -> bool:
     return cell.strip() in MISSING
   if isinstance(cell, dict):  # bytes and path of a file
     return not any(cell.values())
-  return cell is None or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
+  if cell is None or cell is np.ma.masked:
+    return True
+  return pd.api.types.is_scalar(cell) and bool(pd.isna(cell))
 
 
 def find_missing(values: pd.Series) -> Bool[np.ndarray, " N"]:

@@ -26,10 +26,9 @@ def hash_ngrams(
   """
   check_at_least("vocabulary", vocabulary, 2)
   check_at_least("width", 1 if width is None else width, 1)
-  read = functools.cache(lambda word: hash_word(word, vocabulary))  # most words are there often
   rows = []
   for text in texts:
-    words = [read(word) for word in text.lower().split()]
+    words = [hash_word(word, vocabulary) for word in text.lower().split()]
     rows.append([own for own, _ in words] + [i for _, pieces in words for i in pieces])
   if width is None:
     width = max(map(len, rows), default=0)
@@ -40,6 +39,7 @@ def hash_ngrams(
   return ids
 
 
+@functools.lru_cache(2**15)  # most words are there often
 def hash_word(word: str, vocabulary: int) -> tuple[int, list[int]]:
   """The id of a word, and those of its pieces."""
   identify = lambda feature: 1 + zlib.crc32(feature.encode()) % (vocabulary - 1)
