@@ -3,6 +3,7 @@
 import copy
 import datetime
 import decimal
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def spoil_array(rng, values: np.ndarray) -> tuple[object, np.ndarray]:
     with np.errstate(all="ignore"):
       flat[row : row + 1, :: pick(rng, (1, 2))] = np.array(pick(rng, NUMBERS)).astype(flat.dtype)
     return flat.reshape(values.shape), np.arange(len(values)) == row
-  with np.errstate(all="ignore"):
+  with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
     try:
       converted = values.astype(pick(rng, DTYPES))
     except (TypeError, ValueError):

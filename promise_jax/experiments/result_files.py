@@ -62,7 +62,7 @@ def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) 
     read("metrics.jsonl", "loss", "valid"),
     differences,
     read("speed.jsonl"),
-    canonical_protocols(config["config"]["test_protocols"]),
+    canonical_protocols(config["config"].get("test_protocols")),
     rows=files.read_json(rows) if rows.exists() else {},
     data=files.read_json(data) if data.exists() else {},
     classes=read("classes.json", "precision", "recall", "f1"),
@@ -78,5 +78,7 @@ def make_frame(lines: list[dict], *numbers: str) -> pd.DataFrame:
 
 
 def canonical_protocols(texts: Iterable[str]) -> tuple[str, ...]:
-  """Protocols as the results name them."""
+  """Protocols as the results name them. ValueError for what a damaged config may have."""
+  if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+    raise ValueError(f"test_protocols is {texts!r}, expected a list of texts")
   return tuple(str(missing.parse_protocol(text)) for text in texts)

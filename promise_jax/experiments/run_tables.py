@@ -113,4 +113,4 @@ def read_all_results(runs: Sequence[Path]) -> pd.DataFrame:
 
 def read_test_protocols(run: Path) -> tuple[str, ...]:
   """The test protocols of the config of a run, as the results name them."""
-  return result_files.canonical_protocols(run_dir.read_config(run)["test_protocols"])
+  return result_files.canonical_protocols(run_dir.read_config(run).get("test_protocols"))
