@@ -13,6 +13,7 @@ from promise_jax.checks import shorten
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 RESUME = "the same command continues from the last checkpoint"
+NO_FILE = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,6 +60,8 @@ def report(error: Exception) -> int:
 
 
 def print_error(error: Exception | str) -> None:
+  if isinstance(error, NO_FILE) and error.filename:
+    error = f"{error.filename}: {error.strerror}"
   print(f"error: {shorten(' '.join(str(error).split()), 2000)}", file=sys.stderr)
 
 
@@ -81,7 +84,7 @@ def is_user_error(error: Exception) -> bool:
 
   A ValueError from JAX or NumPy is a bug of ours, and its traceback is wanted.
   """
-  if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+  if isinstance(error, NO_FILE):
     return True
   last = traceback.extract_tb(error.__traceback__)[-1]
   package = Path(promise_jax.__file__).resolve().parent

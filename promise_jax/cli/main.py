@@ -68,7 +68,12 @@ def run(words: Sequence[str]) -> None:
   # Flags may start with one dash, as absl allowed.
   words = [re.sub(r"^-(?=[a-z]{2})", "--", word) for word in words]
   words, overrides = split_overrides(words)
-  args = make_parser().parse_args(words)
+  args, unknown = make_parser().parse_known_args(words)
+  if unknown:
+    raise ValueError(
+      f"{args.command} does not take {' '.join(unknown)}; promise-jax {args.command} --help lists "
+      "what it takes, and promise-jax list settings what is set by --config.FIELD=VALUE"
+    )
   module = COMMANDS[args.command]
   if hasattr(module, "run_with_config"):
     module.run_with_config(args, overrides)

@@ -139,7 +139,10 @@ def assemble(
     logger.warning("%s: %s", source.name, sentence)
   names = tuple(m.name for m in modalities)
   warn("train", split_checks.describe_labels(source.task, known))
-  lines = split_checks.describe_train(names, train.recorded, scale)
+  # The level "other" of a category is 0 in most tables: not worth a line.
+  of_table = source.columns.columns if source.columns else {}
+  arrays = [n for n in scale if n not in of_table or of_table[n][0].role == "array"]
+  lines = split_checks.describe_train(names, train.recorded, {n: scale[n] for n in arrays})
   notes = (*source.notes, *(f"{source.name}, {line}." for line in lines), *train.notes)
   # Dropped once the split is made of it, so that the raw rows can be freed.
   unused = {"train": train.make_split}

@@ -18,7 +18,6 @@ BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
 FASHION = "fashion_quadrants"  # needs a Debian package
 READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
 READERS |= {table.TableOptions: table.read_table}
-OTHER_TABLES = (".xlsx", ".xls", ".ods", ".json", ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +111,12 @@ def options_class(name: str) -> type:
   path = pathlib.Path(name).expanduser()
   ending = path.suffix.lower()
   ending = "" if path.is_dir() and ending not in table_file.ENDINGS else ending
-  if ending in OTHER_TABLES:
-    known = ", ".join(f"*{e}" for e in table_file.ENDINGS)
-    raise ValueError(f"{name}: tables of this kind are not read, save it as one of {known}.")
   kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
   kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
   kinds |= {"emoji": EmojiOptions, "watch": WatchOptions}
+  if ending and path.is_file() and ending not in kinds:
+    known = ", ".join(f"*{e}" for e in kinds if e.startswith("."))
+    raise ValueError(f"{name}: files of this kind are not read, save it as one of {known}.")
   return kinds.get(ending) or kinds.get(name, PreparedOptions)
 
 
@@ -126,8 +125,10 @@ def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
   owner = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
   for option in options:
     if option not in owner:
+      of_tables = option in table.TableOptions.__dataclass_fields__
+      words = f" (a table {', '.join(f'*{e}' for e in table_file.ENDINGS)} has)" * of_tables
       raise ValueError(
-        f"data set {name!r} has no option {option!r}, its options are {', '.join(owner)}."
+        f"data set {name!r} has no option {option!r}{words}, its options are {', '.join(owner)}."
       )
   return [kind(**{k: v for k, v in options.items() if owner[k] is kind}) for kind in kinds]
 

@@ -98,9 +98,10 @@ def read_model(folder: Path) -> SavedModel:
     value = files.read_json(path)
     check_seal(value)
     return model_from_json(value)
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     raise ValueError(
-      f"{folder} has no model.json: a run writes it when it ends, and versions before 0.3 did not"
+      f"{folder} has no model.json: give the folder of a finished run or of an export; a run "
+      "writes it when it ends, and versions before 0.3 did not"
     ) from None
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     version = describe_versions(value.get("version") if isinstance(value, dict) else None)
