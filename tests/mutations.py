@@ -74,7 +74,7 @@ def spoil_array(rng, values: np.ndarray) -> tuple[object, np.ndarray]:
   with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
     try:
       converted = values.astype(pick(rng, DTYPES))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       converted = values.astype("O")
   same = (
     np.asfortranarray(values),

@@ -119,7 +119,7 @@ def read_numbers(values: Any) -> np.ndarray:
         values[row] = np.nan if is_missing(cells[row]) else float(check_real(cells[row]))
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
       return values.astype(np.float32)
-  except (TypeError, ValueError, OverflowError) as error:
+  except (TypeError, ValueError, OverflowError, np.ma.MAError) as error:
     raise ValueError(f"a cell is no number ({error})") from error
 
 

@@ -166,7 +166,8 @@ def check_types(config: Mapping[str, Any]) -> None:
   """Raises ValueError for an unknown field, or a value of another type than its default."""
   defaults = flatten(default_config("fusion", "", 1.0).to_dict())
   words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-  for field, value in flatten(config).items():
+  empty = {field: value for field, value in config.items() if value == {}}
+  for field, value in (flatten(config) | empty).items():
     if field.startswith("data."):  # `data.load` has options of its own for each source
       continue
     if field not in defaults:
