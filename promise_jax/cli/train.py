@@ -60,4 +60,5 @@ def run_with_config(args, overrides) -> None:
   table = run.run_experiment(config, folder, to_tensorboard=bool(args.log))
   if distributed.is_primary():
     print(table)
-    print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz)")
+    print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz, model/)")
+    print(f"for new rows: promise-jax predict {folder} FILE --out predictions.csv")
