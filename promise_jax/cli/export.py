@@ -32,4 +32,5 @@ def run(args) -> None:
   sizes = export.export_run(args.run, args.out, **options)
   for name, size in sizes.items():
     print(f"{size / 1e6:8.2f} MB  {Path(args.out, name)}")
-  print(f'load it by promise_jax.load("{args.out}"), or promise-jax predict {args.out} new.npz')
+  print(f'load it by promise_jax.load("{args.out}"), or')
+  print(f"promise-jax predict {args.out} NEW.csv --out FILE.csv")

@@ -38,6 +38,8 @@ def run(args) -> None:
   from promise_jax.experiments import run_tables
   from promise_jax.reports import render
 
+  if args.out and (Path(args.out).is_dir() or not Path(args.out).parent.is_dir()):
+    raise ValueError(f"--out is {args.out}, expected is a file in a folder that exists")
   made = run_tables.make_tables(
     [Path(folder) for folder in args.runs],
     rows=args.rows.split(","),

@@ -81,7 +81,7 @@ def evaluate_run(
 
 
 def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:
-  """A split of the data that the run was trained on."""
+  """The rows of a split of the data that the run was trained on that have a label."""
   try:
     dataset = load_dataset(experiment.data)
   except (OSError, ValueError) as error:
@@ -90,7 +90,20 @@ def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:
     ) from error
   check_choice("split", split, dataset.splits)
   run_dir.check_data(folder, dataset, {name: dataset.split(name) for name in SPLITS})
-  return dataset.split(split)
+  rows = dataset.split(split)
+  known = dataset.labelled if split == "train" else None
+  if known is None:
+    return rows
+  check_labelled(f"{dataset.name}, {split}", known.sum(), len(known))
+  return jax.tree.map(lambda x: x[known], rows)
+
+
+def check_labelled(place: str, num_labelled: int, num_rows: int) -> None:
+  """Says how many rows have no label. ValueError where none has one."""
+  if not num_labelled:
+    raise ValueError(f"{place} has no row with a label")
+  if lacking := num_rows - num_labelled:
+    logger.warning("%s: %d of %d rows have no label and are left out.", place, lacking, num_rows)
 
 
 def read_other_rows(path: Path, model: SavedModel) -> Split:
@@ -106,11 +119,7 @@ def read_other_rows(path: Path, model: SavedModel) -> Split:
     parts.append(jax.tree.map(lambda x, k=is_known: x[k], rows._replace(label=label)))
     num_rows += len(is_known)
   rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  if not len(rows.id):
-    raise ValueError(f"{path} has no row with a label")
-  if len(rows.id) < num_rows:
-    lacking = f"{num_rows - len(rows.id)} of {num_rows} rows have no label and are left out"
-    logger.warning("%s: %s.", path, lacking)
+  check_labelled(str(path), len(rows.id), num_rows)
   return rows
 
 

@@ -33,6 +33,8 @@ def write_predictions(
   check_choice("the ending of --out", path.suffix, (".csv", ".parquet"))
   if not path.parent.is_dir():
     raise ValueError(f"--out: the folder {path.parent} does not exist")
+  if isinstance(rows, str | os.PathLike) and path.exists() and path.samefile(rows):
+    raise ValueError(f"--out is {path}, the file of the rows, which would be lost; give another")
   count = 0
   with write_whole(path) as temporary, contextlib.ExitStack() as stack:
     write = stack.enter_context(WRITERS[path.suffix](temporary))

@@ -70,6 +70,8 @@ REFUSED = [
   ("train --config TINY --workdir=full", "full is not empty"),
   ("train --config TINY --processes=2", "processes is 2 and process is None"),
   ("evaluate --protocol=none", "--workdir is missing"),
+  ("table ours --out full", "--out is full, expected is a file in a folder that exists"),
+  ("table ours --out none/t.csv", "--out is none/t.csv, expected is a file"),
   ("evaluate --protocol=none --workdir=full", "is not a run"),
   ("evaluate --workdir=full --masks=new.npz", "the mask of --protocol, which is missing"),
   ("evaluate --workdir=full --data=own.npz --split=valid", "give one of them"),

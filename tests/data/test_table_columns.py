@@ -80,6 +80,8 @@ def test_differences_are_said_and_lacking_columns_are_missing(fitted, tmp_path):
   assert lines[2].startswith("column brand: 2 rows have values") and "'z'" in lines[2]
   assert lines[3].startswith("column colour: 1 rows") and len(lines) == 4
   assert fitted.describe_differences(TRAIN.replace("blue", "red")) == []
+  with pytest.raises(ValueError, match="no column is of a modality, found are a, b; read are "):
+    fitted.describe_differences(pd.DataFrame({"a": [1], "b": [2]}))
   inputs, _, _ = fitted.read_inputs(new, tmp_path)
   assert inputs["attributes"][:, :2].tolist() == [[4, 1]] * 4
 

@@ -1,5 +1,6 @@
 """A finished run is scored again: other protocols, splits and files; also when it has moved."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import tiny_runs
 from promise_jax import files
 from promise_jax.evaluation import mask_files
+from promise_jax.experiments import evaluate
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.config import DATA_OPTIONS
 from promise_jax.experiments.evaluate import evaluate_run
@@ -124,6 +126,26 @@ def test_rows_without_a_label_are_left_out_and_counted(moved, tmp_path, caplog):
   added = [x for x in lines_of(moved) if x["split"] == "other.parquet"]
   by_pattern = {(x["protocol"], x["n"]) for x in added if x["pattern"] == ["sound"]}
   assert by_pattern == {("none", 19)}  # no row has light: those with sound are complete
+
+
+def test_train_rows_without_a_label_are_left_out(finished, tmp_path, monkeypatch, caplog):
+  shutil.copytree(finished.folder, tmp_path / "run")
+  known, rows = np.arange(40) % 4 > 0, make_rows(80)
+  other = {name: x[:40][known] for name, x in rows.items() if name != "split"}
+  np.savez(tmp_path / "other.npz", **other)
+  load = evaluate.load_dataset
+  hide = lambda options: dataclasses.replace(load(options), labelled=known)
+  monkeypatch.setattr(evaluate, "load_dataset", hide)
+  monkeypatch.setattr(evaluate.run_dir, "check_data", lambda *args: None)
+  evaluate_run(tmp_path / "run", split="train")
+  evaluate_run(tmp_path / "run", data=tmp_path / "other.npz")
+  assert "10 of 40 rows have no label and are left out" in caplog.text
+  columns = ["method", "seed", "pattern", "metric", "n", "value"]
+  by_split = {split: [] for split in ("train", "other.npz")}
+  for line in lines_of(tmp_path / "run"):
+    if line["split"] in by_split and line["pattern"]:
+      by_split[line["split"]].append([line[c] for c in columns])
+  assert by_split["train"] == by_split["other.npz"] != []
 
 
 def test_a_run_that_moved_without_its_data_says_what_helps(moved):

@@ -58,3 +58,11 @@ def test_mistakes_are_one_sentence_and_leave_no_file(
   error = capsys.readouterr().err
   assert words in error and error.count("\n") == 1
   assert [path.name for path in tmp_path.iterdir()] == ["new.npz"]
+
+
+def test_the_file_of_the_rows_is_not_written_over(classes, tmp_path, capsys):
+  path = tmp_path / "new.csv"
+  path.write_text("v_0\n1\n")
+  assert main.main(["predict", str(classes[0]), str(path), "--out", str(path)]) == 2
+  assert "the file of the rows, which would be lost" in capsys.readouterr().err
+  assert path.read_text() == "v_0\n1\n"

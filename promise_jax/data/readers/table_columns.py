@@ -74,13 +74,20 @@ class TableColumns:
     return found.inputs, found.length, found.recorded
 
   def describe_differences(self, table: pd.DataFrame) -> list[str]:
-    """Sentences on columns that are new or lacking in `table`, and on values train has not."""
+    """Sentences on columns that are new or lacking in `table`, and on values train has not.
+
+    ValueError where every column that a modality is made of is lacking.
+    """
     known = [column for columns in self.columns.values() for column in columns]
     names = {*(c.name for c in known), self.label, self.id, *self.unread}
     lines = []
     if new := [name for name in table.columns if name not in names]:
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
-    if lacking := [c.name for c in known if c.name not in table.columns]:
+    lacking = [c.name for c in known if c.name not in table.columns]
+    if len(lacking) == len(known):
+      found, names = ", ".join(map(str, table.columns)), ", ".join(lacking)
+      raise ValueError(f"no column is of a modality, found are {found}; read are {names}")
+    if lacking:
       lines.append(f"columns are lacking, their cells count as missing: {', '.join(lacking)}.")
     for column in known:
       if column.role == "category" and column.name in table.columns:
