@@ -190,10 +190,14 @@ def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) ->
   return ids.astype(np.float64 if ids.dtype == np.float16 else ids.dtype.newbyteorder("="))
 
 
+def label_names(fitted: Preprocessing) -> tuple[str, ...]:
+  """How the column of labels may be called."""
+  return LABELS if fitted.columns is None else (fitted.columns.label,)
+
+
 def read_label(columns: Columns, fitted: Preprocessing) -> Any:
   """The labels as given; None where there are none."""
-  names = LABELS if fitted.columns is None else (fitted.columns.label,)
-  return next((columns[name] for name in names if name in columns), None)
+  return next((columns[name] for name in label_names(fitted) if name in columns), None)
 
 
 def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:

@@ -112,7 +112,8 @@ def read_other_rows(path: Path, model: SavedModel) -> Split:
   for new in new_rows.read_new_rows(path, model.preprocessing):
     with new_rows.name_place_in_errors(str(path)):
       if new.label is None:
-        raise ValueError("it has no label, a column y or the label of the table is needed")
+        names = " or ".join(new_rows.label_names(model.preprocessing))
+        raise ValueError(f"it has no label, a column {names} is needed")
       label, is_known = new_values.encode_labels(new.label, model.spec.task)
       rows, report = model.preprocessing.clean(new.rows)
     data_set.log_report(model.card["dataset"], path.name, report)

@@ -45,7 +45,7 @@ class Predictor:
 
   variant: str
   seeds: tuple[int, ...]
-  spec: Spec
+  spec: Spec = dataclasses.field(repr=False)
   preprocessing: Preprocessing = dataclasses.field(repr=False)
   calibration: Calibration = dataclasses.field(repr=False)
   gain: Gain | None = dataclasses.field(repr=False)
@@ -163,7 +163,8 @@ class Predictor:
         count = block.split.recorded.sum(axis=1)
         parts.append([x[is_known] for x in (self.served_logits(block), label, count)])
     if not sum(len(label) for _, label, _ in parts):
-      raise ValueError("no row has a label, a column y or the label of the table is needed.")
+      names = " or ".join(new_rows.label_names(self.preprocessing))
+      raise ValueError(f"no row has a label, a column {names} is needed.")
     logits, label, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     groups = {"all rows": count >= 0}
     groups |= {f"{k} of {len(self.modalities)}": count == k for k in np.unique(count)}

@@ -157,7 +157,7 @@ def test_a_run_that_moved_without_its_data_says_what_helps(moved):
   ("changed", "sentence"),
   [
     ({"y": np.array(["no", "maybe"] * 10)}, "other.npz: row 1 has the label 'maybe'"),
-    ({"y": None}, "other.npz: it has no label"),
+    ({"y": None}, "other.npz: it has no label, a column y or label is needed"),
     ({"x_sound": np.zeros((20, 9))}, "other.npz"),
   ],
 )

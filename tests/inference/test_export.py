@@ -157,6 +157,7 @@ def test_the_command_says_what_it_wrote_and_the_card_what_it_is(run, tmp_path, c
   for words in (
     "# own: fusion",
     "one of 3 classes (hat, shoe, dress)",
+    "Train rows with a label: 45, 44, 45 (of each seed).",
     "| photo | image | 8 x 8 x 3 |",
   ):
     assert words in card
