@@ -99,10 +99,8 @@ def read_model(folder: Path) -> SavedModel:
     check_seal(value)
     return model_from_json(value)
   except (FileNotFoundError, NotADirectoryError):
-    raise ValueError(
-      f"{folder} has no model.json: give the folder of a finished run or of an export; a run "
-      "writes it when it ends, and versions before 0.3 did not"
-    ) from None
+    words = "give the folder of an export, or of a run of 0.3 or later that is finished"
+    raise ValueError(f"{folder} has no model.json: {words}") from None
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     version = describe_versions(value.get("version") if isinstance(value, dict) else None)
     raise ValueError(f"{path} cannot be read ({shorten(repr(error))}){version}") from error
