@@ -157,12 +157,12 @@ def describe_versions(folder: Path) -> list[str]:
   before, now = read_versions(files.read_json(path)), read_versions(provenance())
   changed = [name for name in before if name in now and before[name] != now[name]]
   old, new = (", ".join(f"{name} {found[name]}" for name in changed) for found in (before, now))
-  return [f"{folder} was begun with {old}, this is {new}"] if changed else []
+  return [f"{folder} was begun with {old}, this is {new}; numbers may differ"] if changed else []
 
 
 def read_versions(value: Mapping[str, Any]) -> dict[str, str]:
   """The versions in what `provenance` returned, with the commit."""
-  return value.get("versions", {}) | {"commit": str(value.get("commit"))}
+  return value.get("versions", {}) | {"commit": str(value.get("commit"))[:12]}
 
 
 def is_finished(folder: Path) -> bool:

@@ -83,7 +83,7 @@ def _by_setting(run: Report, methods: list[str]) -> Iterator[dict[str, Any]]:
     protocols = tables.find_protocols(test, run.test_protocols)
     names, pattern_names = test["metric"].unique(), test.loc[has_pattern, "metric"].unique()
     yield {
-      "title": dataset if pd.isna(rate) else f"{dataset}, {100 * rate:g} % of labels",
+      "title": dataset if pd.isna(rate) else f"{dataset}, label rate {100 * rate:g} %",
       "results": part,
       "metric": names[0],
       "by_pattern": [tables.pattern_table(test, name, methods) for name in pattern_names],

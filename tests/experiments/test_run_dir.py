@@ -130,6 +130,7 @@ def test_rows_in_groups_are_drawn_and_counted_whole(tmp_path):
     "missing": {"m0": 0.5, "m1": 0.25},
     "empty": pytest.approx(np.mean([not row.any() for x in kept for row in x])),
     "unrecorded": {name: {"m0": 0, "m1": 0} for name in ("train", "valid", "test")},
+    "samples": [],
   }
 
 

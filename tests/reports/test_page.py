@@ -61,7 +61,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else():
     source = source.replace(link, "")
   assert not any(load in source for load in ("http", "url(", "@import"))
   for piece in (
-    *(f"run {ODD}", "toy, 5 % of labels", "60.0 ± 14.1", "</style><script>"),
+    *(f"run {ODD}", "toy, label rate 5 %", "60.0 ± 14.1", "</style><script>"),
     *("accuracy (%) +3.1 [+1.2, +5.0] better", "bernoulli(rate, keep=1)", "61.7 ± 2.4"),
     *("3.21 12,346", "c0ffee", "abc1234", "optim.lr 0.001"),
   ):
@@ -117,7 +117,7 @@ def test_terms_are_explained_where_they_occur():
 
 def test_a_page_has_a_section_for_every_label_rate():
   text = Page(html.Report("x", results=frame([line(), line(label_rate=0.5)]))).text
-  assert "toy, 5 % of labels" in text and "toy, 50 % of labels" in text
+  assert "toy, label rate 5 %" in text and "toy, label rate 50 %" in text
 
 
 def test_terms_by_modality_and_upper_levels_are_shown():
