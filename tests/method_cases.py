@@ -150,9 +150,14 @@ def differentiate(program: Program, batch, key: int = 1, progress: float = 0.9):
   return program.grad(program.params, program.model_state, batch, jax.random.key(key), step_info)
 
 
-def predict_logits(program: Program, batch):
+def predict(program: Program, batch):
+  """Logits and embeddings."""
   readable = example_batches.to_inputs(batch, program.case.has_test_noise)
-  return np.asarray(program.predict(program.params, program.model_state, readable)["logits"])
+  return jax.device_get(program.predict(program.params, program.model_state, readable))
+
+
+def predict_logits(program: Program, batch):
+  return predict(program, batch)["logits"]
 
 
 def assert_same(a, b):

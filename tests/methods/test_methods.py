@@ -18,6 +18,7 @@ from method_cases import (
   differentiate,
   every_case,
   every_method,
+  predict,
   predict_logits,
 )
 from promise_jax import methods, missing
@@ -53,14 +54,14 @@ def test_garbage_in_unrecorded_inputs_changes_nothing_in_training(name):
 
 
 @every_case
-def test_garbage_in_absent_inputs_changes_no_prediction(name):
+def test_garbage_in_absent_inputs_changes_no_prediction_and_no_embedding(name):
   p = built(name)
   full = example_batches.mixed_batch(p.spec)
   for pattern in missing.all_patterns(len(p.spec.modalities)):
     batch = full.replace(present=full.recorded & np.array([pattern]))
-    poisoned = predict_logits(p, example_batches.poison(batch, p.spec, batch.present))
+    poisoned = predict(p, example_batches.poison(batch, p.spec, batch.present))
     assert_finite(poisoned)
-    assert_same(poisoned, predict_logits(p, batch))
+    assert_same(poisoned, predict(p, batch))
 
 
 @every_case
