@@ -103,10 +103,12 @@ def run_command(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """A folder with runs/mine: the command of README, tiny. Programs are compiled once."""
+def finished(tmp_path_factory, one_device):
+  """A folder with runs/mine: the command of README, tiny. Programs are compiled once, for one of
+  the eight devices of the tests: a reader has one."""
   folder = tmp_path_factory.mktemp("finished")
-  with tiny_runs.compile_once(tmp_path_factory.mktemp("programs")), contextlib.chdir(folder):
+  one = mock.patch("promise_jax.devices.mesh.make_mesh", lambda *_, **__: one_device)
+  with one, tiny_runs.compile_once(tmp_path_factory.mktemp("programs")), contextlib.chdir(folder):
     run_command("promise-jax train --config robult --workdir runs/mine")
     yield folder
 
