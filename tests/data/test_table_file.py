@@ -49,3 +49,28 @@ def test_blocks_are_read_when_they_are_asked_for(tmp_path):
   assert next(blocks)["a"].tolist() == ["1", "3"]
   with pytest.raises(ValueError, match="own.csv: line 4 has 1 cells, the first line has 2"):
     next(blocks)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather"])
+def test_blocks_of_arrow_are_the_rows_of_the_file(tmp_path, ending):
+  path, count = tmp_path / f"own{ending}", 25
+  want = pd.DataFrame({"a": range(count), "b": [f"text {i}" for i in range(count)]})
+  want["photo"] = [{"bytes": bytes([i]), "path": None} for i in range(count)]
+  if ending == ".parquet":
+    want.to_parquet(path, row_group_size=10)
+  else:
+    want.to_feather(path)
+  blocks = list(table_file.read_blocks(path, 4))
+  assert max(map(len, blocks)) == 4
+  pd.testing.assert_frame_equal(pd.concat(blocks), want)
+  pd.testing.assert_frame_equal(table_file.read_frame(path)[0], want)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+  with pytest.raises(ValueError, match=f"own{ending}: this is no .* file, or a damaged one"):
+    list(table_file.read_blocks(path, 4))
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
+  pd.DataFrame({"a": pd.Series([], dtype=float)}).to_parquet(tmp_path / "own.parquet")
+  with pytest.raises(ValueError, match="the table has no rows, its columns are a"):
+    list(table_file.read_blocks(tmp_path / "own.parquet", 4))

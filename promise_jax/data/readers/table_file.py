@@ -10,6 +10,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def read_parts(
     if ending in (".csv", ".tsv"):
       parts = read_text(path, "\t" if ending == ".tsv" else None, block_rows, notes)
     else:
-      parts = slice_frame(read_arrow(path.read_bytes(), ending), block_rows)
+      parts = read_arrow(path, ending, block_rows)
     for frame in parts:
       names = [str(name) for name in frame.columns]
       if repeated := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
@@ -66,26 +67,35 @@ def read_parts(
       start += len(frame)
 
 
-def slice_frame(frame: pd.DataFrame, block_rows: int | None) -> Iterator[pd.DataFrame]:
-  """A frame in blocks; at least one."""
-  for start in range(0, max(len(frame), 1), block_rows or max(len(frame), 1)):
-    yield frame.iloc[start : start + block_rows] if block_rows else frame
+def read_arrow(path: pathlib.Path, ending: str, block_rows: int | None) -> Iterator[pd.DataFrame]:
+  """A Parquet or Arrow file; at least one block."""
+  with path.open("rb") as content:
+    try:
+      for table in read_arrow_tables(content, ending, block_rows):
+        table.validate(full=True)  # else a text that is no UTF-8 fails later
+        yield table.to_pandas()
+    except Exception as error:  # a damaged file can fail in any way
+      reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+      raise ValueError(f"this is no *{ending} file, or a damaged one: {reason}.") from None
 
 
-def read_arrow(content: bytes, ending: str) -> pd.DataFrame:
-  """A Parquet file, or Arrow's own format as a file or as a stream."""
-  try:
-    if ending == ".parquet":
-      table = pyarrow.parquet.read_table(pa.BufferReader(content))
-    else:
-      is_file = content[:6] in (b"ARROW1", b"FEA1")
-      reader = pa.ipc.open_file if is_file else pa.ipc.open_stream
-      table = reader(pa.BufferReader(content)).read_all()
-    table.validate(full=True)  # else a text that is no UTF-8 fails later
-    return table.to_pandas()
-  except Exception as error:  # a damaged file can fail in any way
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    raise ValueError(f"this is no *{ending} file, or a damaged one: {reason}.") from None
+def read_arrow_tables(
+  content: IO[bytes], ending: str, block_rows: int | None
+) -> Iterator[pa.Table]:
+  """The rows of a Parquet file as they are read; of Arrow's own format, a file or a stream, in
+  slices."""
+  if ending == ".parquet":
+    file = pyarrow.parquet.ParquetFile(content)
+    if not block_rows or not file.metadata.num_rows:
+      yield file.read()
+      return
+    yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(block_rows))
+    return
+  is_file = content.read(6) == b"ARROW1"
+  content.seek(0)
+  table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(content).read_all()
+  size = block_rows or max(len(table), 1)
+  yield from (table.slice(start, size) for start in range(0, max(len(table), 1), size))
 
 
 def read_text(
