@@ -1,12 +1,22 @@
 """Checks of settings: each raises ValueError with the value found and what is allowed."""
 
+import contextlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def shorten(text: str, most: int = 400) -> str:
   """A text without its middle if it is long: values in messages may be of any length."""
   return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+@contextlib.contextmanager
+def name_place_in_errors(place: str) -> Iterator[None]:
+  """Makes an error of reading a value one sentence that starts with where it is from."""
+  try:
+    yield
+  except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # cells hold anything
+    raise ValueError(f"{place}: {shorten(str(error)).rstrip('.')}.") from error
 
 
 def check_choice(name: str, value, known: Sequence) -> None:

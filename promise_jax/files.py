@@ -1,12 +1,13 @@
 """Writes files whole or not at all: bytes, text, JSON, JSON lines, npz."""
 
+import contextlib
 import io
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,29 @@ def cache_folder(name: str) -> pathlib.Path:
   return pathlib.Path(cache, "promise_jax", name).expanduser()
 
 
-def write_bytes(path, content: bytes) -> None:
-  """Writes a file that readers see whole or not at all; it is on disk when this returns."""
+@contextlib.contextmanager
+def write_whole(path) -> Iterator[pathlib.Path]:
+  """Yields a temporary file, which becomes `path` if nothing fails: readers see a file whole or not
+  at all, and it is on disk when the context ends."""
   path = pathlib.Path(path)
   # In the same folder, because a rename is atomic inside a file system only.
-  handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+  handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+  os.close(handle)
+  temporary = pathlib.Path(name)
   try:
-    with open(handle, "wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
+    yield temporary
+    with open(temporary, "rb") as file:
+      os.fsync(file)
     os.chmod(temporary, 0o644)  # mkstemp makes files for the owner alone
     os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path, content: bytes) -> None:
+  """Writes a file, see `write_whole`."""
+  with write_whole(path) as temporary:
+    temporary.write_bytes(content)
 
 
 def write_text(path, text: str) -> None:

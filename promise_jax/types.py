@@ -42,6 +42,11 @@ class Task(NamedTuple):
   scale: float = 1.0
   center: float = 0.0  # a regression label near which heads start
 
+  @property
+  def output_names(self) -> tuple[str, ...]:
+    """The names of the classes or labels, their numbers where they have none."""
+    return self.names or tuple(map(str, range(self.outputs)))
+
 
 class Spec(NamedTuple):
   """What a method must know of the data set to build its network. It is saved with every run."""

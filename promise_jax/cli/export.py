@@ -11,12 +11,13 @@ model card. promise_jax.load reads it, and so does promise-jax predict.
 
 from pathlib import Path
 
+from promise_jax.cli import predict
+
 
 def add_arguments(parser) -> None:
   parser.add_argument("run", metavar="RUN", help="folder of a finished run")
   parser.add_argument("--out", required=True, metavar="FOLDER", help="new folder to write")
-  parser.add_argument("--variant", help="which method of the run; default: the best on validation")
-  parser.add_argument("--seeds", default="all", help="all: their mean, or the number of one seed")
+  predict.add_choice_arguments(parser)
   parser.add_argument(
     "--patterns",
     default="any",

@@ -17,13 +17,18 @@ def add_arguments(parser) -> None:
   parser.add_argument("model", metavar="RUN", help="folder of a finished run or an exported model")
   parser.add_argument("data", metavar="DATA", help="csv, tsv, parquet, feather, arrow or npz file")
   parser.add_argument("--out", required=True, metavar="FILE", help="*.csv or *.parquet to write")
-  parser.add_argument("--variant", help="which method of the run; default: the best on validation")
-  parser.add_argument("--seeds", default="all", help="all: their mean, or the number of one seed")
+  add_choice_arguments(parser)
   parser.add_argument(
     "--coverage",
     type=float,
     help="adds the classes (of a regression: the interval) that hold the truth this often, as 0.9",
   )
+
+
+def add_choice_arguments(parser) -> None:
+  """Adds --variant and --seeds, which choose the model of a run."""
+  parser.add_argument("--variant", help="which method of the run; default: the best on validation")
+  parser.add_argument("--seeds", default="all", help="all: their mean, or the number of one seed")
 
 
 def run(args) -> None:

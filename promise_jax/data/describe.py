@@ -59,7 +59,7 @@ def label_header(task: Task) -> str:
 
 def describe_task(task: Task, splits: Mapping[str, Split]) -> str:
   """What is predicted."""
-  names = list_first(task.names or range(task.outputs))
+  names = list_first(task.output_names)
   if task.kind == "classes":
     return f"one of {task.outputs} classes: {names}"
   if task.kind == "multilabel":

@@ -1,4 +1,4 @@
-"""Reads the rows that a trained model is asked about: a DataFrame, arrays or a file, in blocks.
+"""Reads rows to predict: a DataFrame, arrays or a file, in blocks.
 
 A model of a table reads the columns of that table. A model of arrays reads, for a modality m,
 
@@ -11,7 +11,6 @@ A model of a table reads the columns of that table. A model of arrays reads, for
 A modality, a column or a cell may lack. The label is not needed.
 """
 
-import contextlib
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from promise_jax.checks import shorten
+from promise_jax.checks import name_place_in_errors
 from promise_jax.data.new_values import (
   Columns,
   as_column,
@@ -92,7 +91,7 @@ def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   if path.suffix == ".npz":
     yield from read_npz_blocks(path, block_rows)
     return
-  from promise_jax.data.readers import table_file  # it imports pandas
+  from promise_jax.data.readers import table_file  # it imports pyarrow
 
   yield from table_file.read_blocks(path, block_rows)
 
@@ -105,14 +104,7 @@ def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
     counts = {h.shape[0] for h in headers.values()}
     if len(counts) != 1:
       raise ValueError(f"its arrays have {sorted(counts)} rows, expected: all the same number.")
-    members = {name: file.zip.open(f"{name}.npy") for name in headers}
-    for name, member in members.items():
-      if npz_arrays.read_header(member).by_column and len(headers[name].shape) > 1:
-        raise ValueError(f"{name} is stored column by column (numpy.ascontiguousarray helps).")
-    (count,) = counts
-    for start in range(0, max(count, 1), block_rows):
-      rows = min(block_rows, count - start)
-      columns = {name: read_array(members[name], headers[name], rows) for name in headers}
+    for columns in npz_arrays.read_blocks(file, headers, block_rows):
       if classes is not None and "y" in columns:
         columns["y"] = name_labels(columns["y"], classes)
       yield columns
@@ -129,15 +121,9 @@ def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
   return classes[label.astype(np.int64)]
 
 
-def read_array(member, header: npz_arrays.Header, count: int) -> np.ndarray:
-  """The next `count` rows of an array in an npz file."""
-  content = member.read(count * header.row_bytes)
-  return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
-
-
 def check_columns(data: Any) -> Columns:
   """`data`, with arrays for lists. ValueError unless it is columns of one length."""
-  if hasattr(data, "columns") and hasattr(data, "iloc"):
+  if isinstance(data, pd.DataFrame):
     if not data.columns.is_unique:
       repeated = data.columns[data.columns.duplicated()][0]
       raise ValueError(f"two columns are called {repeated!r}, each needs its own name.")
@@ -155,26 +141,17 @@ def check_columns(data: Any) -> Columns:
 
 def count_rows(columns: Columns) -> int:
   """The number of rows of some columns."""
-  return len(columns) if hasattr(columns, "iloc") else len(next(iter(columns.values())))
+  return len(columns) if isinstance(columns, pd.DataFrame) else len(next(iter(columns.values())))
 
 
 def slice_columns(columns: Columns, block_rows: int) -> Iterator[Columns]:
   """The columns in blocks of rows; at least one."""
   for start in range(0, max(count_rows(columns), 1), block_rows):
     part = slice(start, start + block_rows)
-    if hasattr(columns, "iloc"):
+    if isinstance(columns, pd.DataFrame):
       yield columns.iloc[part]
     else:
       yield {name: values[part] for name, values in columns.items()}
-
-
-@contextlib.contextmanager
-def name_place_in_errors(place: str) -> Iterator[None]:
-  """Makes an error of reading rows one sentence that starts with where they are from."""
-  try:
-    yield
-  except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # cells hold anything
-    raise ValueError(f"{place}: {shorten(str(error)).rstrip('.')}.") from error
 
 
 def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) -> np.ndarray:

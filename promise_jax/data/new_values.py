@@ -157,8 +157,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
   if task.kind == "regression":
     label = read_numbers(values)
     return label, is_known & np.isfinite(label)
-  names = task.names or tuple(map(str, range(task.outputs)))
-  number = {name: i for i, name in enumerate(names)}
+  number = {name: i for i, name in enumerate(task.output_names)}
   label = np.zeros(len(values), np.int32)
   for i in np.flatnonzero(is_known):
     value = values[i]
@@ -168,7 +167,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
     if name not in number:
       raise ValueError(
         f"row {i} has the label {name!r}, which the model does not know; its classes are "
-        f"{list_first(names)}."
+        f"{list_first(task.output_names)}."
       )
     label[i] = number[name]
   return label, is_known

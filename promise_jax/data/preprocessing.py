@@ -30,16 +30,10 @@ class Preprocessing:
 
   modalities: tuple[Modality, ...]  # no open dimension any more
   scale: Mapping[str, scaling.Scale]  # {modality: four arrays f32[D]}
-  nonfinite: str = "auto"  # what NaN and inf drop, see `cleaning.Rules`
-  zeros: str = "auto"  # what rows of zeros alone are, likewise
+  rules: cleaning.Rules = cleaning.Rules()  # what counts as nothing
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
   columns: Any = None  # `readers.table_columns.TableColumns` where the data are a table
-
-  @property
-  def rules(self) -> cleaning.Rules:
-    """What counts as nothing."""
-    return cleaning.Rules(self.nonfinite, self.zeros)
 
   @property
   def raw_modalities(self) -> tuple[Modality, ...]:
@@ -69,8 +63,7 @@ class Preprocessing:
     return {
       "modalities": [m._asdict() for m in self.modalities],
       "scale": {name: [a.tolist() for a in scale] for name, scale in self.scale.items()},
-      "nonfinite": self.nonfinite,
-      "zeros": self.zeros,
+      **self.rules._asdict(),
       "texts": list(self.texts),
       "encoded": {
         n: {"raw": e.raw._asdict(), "encoder": e.encoder} for n, e in self.encoded.items()
@@ -96,8 +89,8 @@ def from_json(value: Mapping[str, Any]) -> Preprocessing:
   }
   modalities = tuple(map(modality_from_json, value["modalities"]))
   texts = tuple(value["texts"])
-  rules = value["nonfinite"], value["zeros"]
-  return Preprocessing(modalities, scale, *rules, texts, encoded, columns)
+  rules = cleaning.Rules(value["nonfinite"], value["zeros"])
+  return Preprocessing(modalities, scale, rules, texts, encoded, columns)
 
 
 def modality_from_json(value: Mapping[str, Any]) -> Modality:

@@ -28,7 +28,7 @@ def score_classes(
   correct = (predicted & actual).sum(axis=-2)
   precision = metrics.divide(correct, predicted.sum(axis=-2))
   recall = metrics.divide(correct, np.broadcast_to(support, correct.shape))
-  names = task.names or [str(i) for i in range(task.outputs)]
+  names = task.output_names
   scores = {"precision": precision, "recall": recall, "f1": f1}
   if task.kind == "classes" and len(names) <= MAX_COUNTED:
     scores["predicted"] = np.einsum("nc,snp->scp", actual, predicted, dtype=float)

@@ -98,6 +98,16 @@ def protocol_conditions(
   return conditions
 
 
+def masks_alone(
+  split: Split, protocols: Sequence[missing.Protocol], split_name: str
+) -> list[Bool[np.ndarray, "N M"]]:
+  """The masks of protocols that are predicted by themselves; none where all patterns are, which
+  contain their predictions."""
+  if split.recorded.shape[1] <= MAX_ALL_TESTED:
+    return []
+  return [c.mask[0] for c in protocol_conditions(split, protocols, split_name)]
+
+
 def rate_protocols() -> list[missing.Protocol]:
   """Bernoulli missingness that keeps one modality a row, at the rates 0 to .9."""
   return [missing.parse_protocol(f"bernoulli({rate})") for rate in RATES]

@@ -135,7 +135,7 @@ def _make_games(
     games = [_Game("all", len(label), metric, f1, empty=0)]
   by_support = np.argsort(-support, kind="stable")[: np.count_nonzero(support)]
   for c in sorted(by_support[:MAX_CLASSES]):
-    name, ratio = task.names[c] if task.names else str(c), (right[..., c], actual[:, c])
+    name, ratio = task.output_names[c], (right[..., c], actual[:, c])
     games.append(_Game(name, int(support[c]), "recall", [ratio]))
   if len(others := by_support[MAX_CLASSES:]):
     ratio = right[..., others].sum(axis=-1), actual[:, others].sum(axis=-1)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from promise_jax import files, missing, patterns
-from promise_jax.checks import check_choice
+from promise_jax.checks import check_choice, name_place_in_errors
 from promise_jax.data import dataset as data_set
 from promise_jax.data import new_rows, new_values
 from promise_jax.data.source import SPLITS
@@ -56,15 +56,13 @@ def evaluate_run(
     logger.warning("%s.", sentence)
   rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
   name, drawn_as = (data.name, "test") if data else (split, split)
-  with new_rows.name_place_in_errors("--protocol"):
+  with name_place_in_errors("--protocol"):
     cases = conditions.protocol_conditions(rows, parsed, drawn_as)
   if not protocol:
     cases = results.make_conditions(model.spec, experiment.test_protocols, rows, drawn_as)
-  tested, alone = patterns.tested_patterns(len(model.spec.modalities)), []
-  if len(model.spec.modalities) > patterns.MAX_ALL_TESTED:
-    protocols = parsed or conditions.tested_protocols(experiment.test_protocols)
-    alone = [c.mask[0] for c in conditions.protocol_conditions(rows, protocols, drawn_as)]
-    tested = () if protocol else tested
+  protocols = parsed or conditions.tested_protocols(experiment.test_protocols)
+  alone = conditions.masks_alone(rows, protocols, drawn_as)
+  tested = () if alone and protocol else patterns.tested_patterns(len(model.spec.modalities))
   if masks:
     mask_files.export_masks(masks, cases[0].mask[0], rows.id, parsed[0], model.spec.names)
   with run_dir.open_run(folder, experiment):
@@ -110,7 +108,7 @@ def read_other_rows(path: Path, model: SavedModel) -> Split:
   """The rows of a file that have a label, prepared as the train rows of the model were."""
   parts, num_rows = [], 0
   for new in new_rows.read_new_rows(path, model.preprocessing):
-    with new_rows.name_place_in_errors(str(path)):
+    with name_place_in_errors(str(path)):
       if new.label is None:
         names = " or ".join(new_rows.label_names(model.preprocessing))
         raise ValueError(f"it has no label, a column {names} is needed")

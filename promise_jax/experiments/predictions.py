@@ -9,7 +9,6 @@ import numpy as np
 import tqdm
 from jaxtyping import Bool
 
-from promise_jax import patterns
 from promise_jax.devices import distributed
 from promise_jax.evaluation import conditions, predict
 from promise_jax.experiments.setup import Setup
@@ -29,11 +28,9 @@ def predict_variants(
   Where not all patterns are tested, those of test are followed by those under the protocols.
   """
   valid, num_patterns = setup.valid_data, len(setup.patterns)
-  masks = []
-  if len(setup.spec.modalities) > patterns.MAX_ALL_TESTED:
-    protocols = conditions.tested_protocols(setup.experiment.test_protocols)
-    cases = conditions.protocol_conditions(test_split, protocols, "test")
-    masks = [np.concatenate([valid.recorded, case.mask[0]]) for case in cases]
+  protocols = conditions.tested_protocols(setup.experiment.test_protocols)
+  masks = conditions.masks_alone(test_split, protocols, "test")
+  masks = [np.concatenate([valid.recorded, mask]) for mask in masks]
   # Together, because each variant would compile a program for each split.
   rows = jax.tree.map(lambda *x: np.concatenate(x), valid, test_split)
   logits, count = {}, len(valid.id)

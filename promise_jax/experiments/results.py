@@ -75,10 +75,8 @@ def make_conditions(
   spec: Spec, test_protocols: Sequence[missing.Protocol], split: Split, split_name: str = "test"
 ) -> list[conditions.Condition]:
   """What is tested: patterns, rates of missing modalities, test protocols, pooled patterns."""
-  tested, protocols = (
-    patterns.tested_patterns(len(spec.modalities)),
-    conditions.tested_protocols(test_protocols),
-  )
+  tested = patterns.tested_patterns(len(spec.modalities))
+  protocols = conditions.tested_protocols(test_protocols)
   return [
     *conditions.pattern_conditions(split, tested, spec.names),
     *conditions.complete_row_conditions(split, tested, spec.names),
@@ -172,11 +170,10 @@ def measure_contributions(
   setup: Setup, logits: dict, split: Split, group: np.ndarray | None
 ) -> pd.DataFrame:
   """What each modality is worth to every trained variant, see `evaluation.contribution`."""
-  frames = [pd.DataFrame()]
+  frames, constant = [pd.DataFrame()], constant_logits(setup)
   for name in [name for name in logits if name != CONSTANT_VARIANT]:
-    pair = logits[name], constant_logits(setup)
     frame = contribution.measure_contribution(
-      setup.spec.task, *pair, split, setup.spec.names, group=group
+      setup.spec.task, logits[name], constant, split, setup.spec.names, group=group
     )
     frame.insert(0, "variant", name)
     frames.append(frame)

@@ -21,6 +21,7 @@ results.jsonl    a line a (variant, pattern or protocol, metric, seed); it is wr
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -194,6 +195,7 @@ def provenance() -> dict[str, Any]:
   }
 
 
+@functools.cache  # `git status` reads the whole checkout
 def find_commit() -> str | None:
   """The commit of the checkout of this library, "-dirty" if it was changed; None in a wheel."""
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from promise_jax import data, methods, patterns
+from promise_jax.checks import name_place_in_errors
 from promise_jax.data import batches, sampling
-from promise_jax.data.new_rows import name_place_in_errors
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from, run_dir
@@ -98,7 +98,7 @@ def load_dataset(config: DataConfig) -> data.Dataset:
 
 
 def labelled_mask(dataset: data.Dataset, rate: float, seed: int) -> Bool[np.ndarray, " N"]:
-  """The train rows that keep their label, of those that have one. Where rows come in groups (the
+  """The labelled train rows that keep their label. Where rows come in groups (the
   segments of a recording), whole groups keep or lose it, drawn by the label of their first row."""
   split, group = dataset.split("train"), dataset.group("train")
   units, kind = split.id if group is None else group, dataset.spec.task.kind

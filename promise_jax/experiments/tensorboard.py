@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard, by tensorboardX, which is imported only when asked for."""
+"""Training curves for TensorBoard, by tensorboardX, which is imported only where it is used."""
 
 import contextlib
 import functools

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from promise_jax import files
 from promise_jax.checks import check_choice
 from promise_jax.evaluation import calibration
 from promise_jax.inference.predictor import Block, Predictor
@@ -36,7 +36,7 @@ def write_predictions(
   if isinstance(rows, str | os.PathLike) and path.exists() and path.samefile(rows):
     raise ValueError(f"--out is {path}, the file of the rows, which would be lost; give another")
   count = 0
-  with write_whole(path) as temporary, contextlib.ExitStack() as stack:
+  with files.write_whole(path) as temporary, contextlib.ExitStack() as stack:
     write = stack.enter_context(WRITERS[path.suffix](temporary))
     progress = stack.enter_context(tqdm(unit=" rows", disable=None))  # on a terminal alone
     for block in predictor.iterate_blocks(rows):
@@ -76,19 +76,6 @@ def tabulate_block(
 def join_names(mask: np.ndarray, names: np.ndarray) -> list[str]:
   """The names where a row of a mask is True, as "text+photo"."""
   return ["+".join(names[row]) for row in mask]
-
-
-@contextlib.contextmanager
-def write_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary file that becomes `path` if nothing fails."""
-  handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-  os.close(handle)
-  try:
-    yield pathlib.Path(name)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-  finally:
-    pathlib.Path(name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

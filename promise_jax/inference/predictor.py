@@ -64,7 +64,7 @@ class Predictor:
     task = self.spec.task
     if task.kind == "regression":
       return ("value",)
-    return task.names or tuple(map(str, range(task.outputs)))
+    return task.output_names
 
   def predict(self, rows: Any) -> pd.Series | pd.DataFrame:
     """The class of every row; the value of a regression; of several labels, which are true.

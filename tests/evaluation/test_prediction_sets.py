@@ -1,4 +1,4 @@
-"""Sets and intervals: the coverage that is asked, by hand and over many simulated fits."""
+"""Sets and intervals: the coverage that is given, by hand and over many simulated fits."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_new_rows_are_covered_as_often_as_asked(task, coverage, rng):
     hits.append(covers(fitted, logits[:, :, 20:], label[20:], coverage)[:, 0])
   single, both = np.mean(hits, axis=0)[:2].mean(), np.mean(hits, axis=0)[2]
   low, high = stats.binom.interval(0.999, fits, coverage)
-  # With one set of scores a row, coverage is at most 1 / (n + 1) above what was asked. For
+  # With one set of scores a row, coverage is at most 1 / (n + 1) above what was given. For
   # classes the set also has the most probable class, and temperatures are fitted to the same rows.
   assert low / fits <= both <= high / fits + 1 / 21 + (0.1 if task.kind == "classes" else 0)
   assert single >= low / fits

@@ -56,7 +56,11 @@ def test_calibrations_are_fitted_to_validation_rows_alone(monkeypatch):
   rows = tiny_runs.dataset()
   valid, test = rows.split("valid"), rows.split("test")
   given = SimpleNamespace(
-    dataset=rows, valid_data=valid, spec=rows.spec, patterns=missing.all_patterns(2)
+    experiment=SimpleNamespace(test_protocols=()),
+    dataset=rows,
+    valid_data=valid,
+    spec=rows.spec,
+    patterns=missing.all_patterns(2),
   )
 
   def predict(method, params, model_state, split, patterns=(), **options):

@@ -143,7 +143,7 @@ def test_programs_that_are_none_or_would_leave_the_program_are_refused(folder):
   for wrong in (b"", b"PK\3\4", content[: len(content) // 2], content[::-1]):
     replace_file(folder, "program.stablehlo", wrong)
     refuse(folder, "a program cannot be read")
-  # JAX writes no program with such a call, unless it is told to.
+  # JAX writes no program with such a call, unless a method makes one.
   call = jax.ffi.ffi_call("xla_ffi_python_cpu_callback", jax.ShapeDtypeStruct((), np.float32))
   checks = [jax_export.DisabledSafetyCheck.custom_call("xla_ffi_python_cpu_callback")]
   calling = jax_export.export(jax.jit(call), disabled_checks=checks)(np.float32(1))

@@ -1,4 +1,4 @@
-"""What a killed command leaves: nothing under the name that was asked for, or something whole."""
+"""What a killed command leaves: nothing under the name of the output, or something whole."""
 
 import signal
 import subprocess

@@ -68,8 +68,8 @@ def test_a_row_may_lack_what_it_lacks(served):
   address, model, (row, *_) = served
   row = row | {"present_photo": True, "present_text": True, "present_v": True}
   without = {name: value for name, value in row.items() if name != "x_v"}
-  asked = [without, without | {"x_v": None}, row | {"present_v": False}, {}]
-  found = ask(address, json={"rows": asked}).json()["predictions"]
+  rows = [without, without | {"x_v": None}, row | {"present_v": False}, {}]
+  found = ask(address, json={"rows": rows}).json()["predictions"]
   assert found[0] == found[1] == found[2] != found[3]
   prior = np.exp(model.prior)
   np.testing.assert_allclose(list(found[3].values()), prior / prior.sum(), rtol=1e-5)

@@ -31,7 +31,7 @@ assert gain[:6].mean() > 0 and table["fusion"].min() > table["majority"].max(), 
 assert np.array_equal(found[0], without_m1[0]) and np.array_equal(found[1:], complete[1:])
 """,
   "predict": """
-assert set(predictor.predict(asked).index) == {"both", "picture", "name", "nothing"}
+assert set(predictor.predict(new_rows).index) == {"both", "picture", "name", "nothing"}
 groups = [codes["picture and name"][label == g].mean(axis=0) for g in predictor.classes]
 for name in ("picture", "name"):  # rows lie where complete rows of their group lie
   nearest = np.linalg.norm(codes[name][:, None] - np.stack(groups), axis=2).argmin(axis=1)

@@ -84,7 +84,7 @@ def test_the_page_has_the_stages_of_a_variant_that_has_several():
 
 
 def test_the_page_has_the_tables_of_test_protocols_and_of_pooled_patterns():
-  """Also of those that were evaluated later; of those with a rate if the run names them."""
+  """Also protocols that were evaluated later; those with a rate if the run names them."""
   lines = protocol_lines("robult", "pooled(all)", (0.5, 0.7), n=120)
   text = Page(html.Report("x", results=frame(PATTERNS))).text
   assert "By test protocol" not in text and "Pooled" not in text

@@ -61,10 +61,10 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     ValueError: names the file and the first field that breaks the layout.
   """
   options = options or MmsaOptions()
-  asked = kind = options.task or ("classes" if options.classes else "")
+  given = kind = options.task or ("classes" if options.classes else "")
   guesses = {}
   with data_source.name_file_in_errors(path, "a pickle file"):
-    parts, target = read_parts(path, asked)
+    parts, target = read_parts(path, given)
     modalities = tuple(describe_modality(m, parts, options, guesses) for m in parts["train"].values)
     label = {split: part.label for split, part in parts.items()}
     known = np.concatenate([label["train"], label["valid"]])  # nothing may depend on test labels
@@ -85,7 +85,7 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
 
   def rows(split: str) -> data_source.Rows:
     if split not in parts:
-      parts.update(read_parts(path, asked)[0])
+      parts.update(read_parts(path, given)[0])
     part = parts.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
     inputs, length = cut_padding(part, modalities)

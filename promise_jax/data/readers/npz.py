@@ -29,11 +29,9 @@ The option `kinds` says otherwise, and what integers [N] are. Images [N, 1 or 3,
 turned.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO
 
 import numpy as np
 
@@ -80,29 +78,13 @@ class NpzFile:
     """The rows of a split, a few at a time; no array is ever read as a whole."""
     names = [f"x_{m.name}" for m in self.modalities]
     size = max(BLOCK_BYTES // sum(self.headers[a].row_bytes for a in names), 1)
-    with contextlib.ExitStack() as stack:
-      file = stack.enter_context(npz_arrays.open_npz(self.path))
-      members = {a: stack.enter_context(file.zip.open(f"{a}.npy")) for a in names}
-      for name, member in members.items():
-        with npz_arrays.name_array_in_errors(name):
-          header = npz_arrays.read_header(member)
-          if header.by_column and len(header.shape) > 1:
-            raise ValueError(
-              "it is stored column by column, to be streamed it must be stored row by row "
-              "(numpy.ascontiguousarray)"
-            )
-      for start in range(0, len(self.split), size):
-        here = self.split[start : start + size]
-        values = {a: self._read_block(a, member, len(here)) for a, member in members.items()}
-        index = np.flatnonzero(here == split)
+    with npz_arrays.open_npz(self.path) as file:
+      start = 0
+      for values in npz_arrays.read_blocks(file, {a: self.headers[a] for a in names}, size):
+        index = np.flatnonzero(self.split[start : start + size] == split)
         if len(index):
           yield self.make_rows(index + start, lambda a, v=values, i=index: v[a][i])
-
-  def _read_block(self, array: str, member: IO[bytes], count: int) -> np.ndarray:
-    header = self.headers[array]
-    with npz_arrays.name_array_in_errors(array):
-      content = member.read(count * header.row_bytes)
-      return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
+        start += size
 
   def make_rows(self, index: np.ndarray, read: Callable[[str], np.ndarray]) -> data_source.Rows:
     """The rows with numbers `index`, of which `read(array)` has the values."""

@@ -5,7 +5,7 @@ import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -143,8 +143,37 @@ def read_first_rows(
       return file[array][:count]
     with file.zip.open(f"{array}.npy") as member:
       read_header(member)
-      content = member.read(count * header.row_bytes)
-    return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
+      return read_next_rows(member, header, count)
+
+
+def read_blocks(
+  file: np.lib.npyio.NpzFile, headers: Mapping[str, Header], block_rows: int
+) -> Iterator[dict[str, Shaped[np.ndarray, "n ..."]]]:
+  """Yields rows of the arrays in `headers`, which have equally many, `block_rows` at a time and at
+  least once; no array is ever read as a whole."""
+  with contextlib.ExitStack() as stack:
+    members = {name: stack.enter_context(file.zip.open(f"{name}.npy")) for name in headers}
+    for name, member in members.items():
+      with name_array_in_errors(name):
+        header = read_header(member)
+        if header.by_column and len(header.shape) > 1:
+          raise ValueError(
+            "it is stored column by column, to be streamed it must be stored row by row "
+            "(numpy.ascontiguousarray)"
+          )
+    num_rows = next(iter(headers.values())).shape[0]
+    for start in range(0, max(num_rows, 1), block_rows):
+      block = {}
+      for name, member in members.items():
+        with name_array_in_errors(name):
+          block[name] = read_next_rows(member, headers[name], min(block_rows, num_rows - start))
+      yield block
+
+
+def read_next_rows(member: IO[bytes], header: Header, count: int) -> Shaped[np.ndarray, "n ..."]:
+  """The next `count` rows of an array, of which everything before them has been read."""
+  content = member.read(count * header.row_bytes)
+  return np.frombuffer(content, header.dtype).reshape(count, *header.shape[1:])
 
 
 def convert_values(
