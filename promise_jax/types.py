@@ -6,6 +6,7 @@ outputs, P patterns of present modalities, K optimizer steps of one compiled blo
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,11 @@ class Modality(NamedTuple):
   # sequence (T, D); vector (D,)
   shape: tuple[int, ...]
   vocabulary: int = 0  # tokens only: every id is smaller than this
+
+  @classmethod
+  def from_json(cls, value: Mapping[str, Any]) -> "Modality":
+    """A modality of its plain values, those of `_asdict`."""
+    return cls(**{**value, "shape": tuple(value["shape"])})
 
 
 class Task(NamedTuple):

@@ -29,14 +29,14 @@ from promise_jax.data.new_values import (
   read_modality,
 )
 from promise_jax.data.preprocessing import Preprocessing
-from promise_jax.data.readers import npz_arrays
+from promise_jax.data.readers import npz_arrays, table_file
 from promise_jax.data.readers.cells import read_texts
 from promise_jax.data.source import Rows, check_values, list_first
 
 logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 4096
-ENDINGS = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".npz")
+ENDINGS = (*table_file.ENDINGS, ".npz")
 LABELS = ("y", "label")
 
 
@@ -91,8 +91,6 @@ def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   if path.suffix == ".npz":
     yield from read_npz_blocks(path, block_rows)
     return
-  from promise_jax.data.readers import table_file  # it imports pyarrow
-
   yield from table_file.read_blocks(path, block_rows)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from promise_jax.data import cleaning, scaling
 from promise_jax.data import source as data_source
 from promise_jax.data.cleaning import CleaningReport, CleanModality
+from promise_jax.data.readers.table_columns import TableColumns
 from promise_jax.types import Modality, Split
 
 
@@ -33,7 +34,7 @@ class Preprocessing:
   rules: cleaning.Rules = cleaning.Rules()  # what counts as nothing
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
-  columns: Any = None  # `readers.table_columns.TableColumns` where the data are a table
+  columns: TableColumns | None = None  # where the data are a table
 
   @property
   def raw_modalities(self) -> tuple[Modality, ...]:
@@ -74,28 +75,19 @@ class Preprocessing:
 
 def from_json(value: Mapping[str, Any]) -> Preprocessing:
   """What `Preprocessing.to_json` wrote."""
-  columns = value["columns"]
-  if columns is not None:
-    from promise_jax.data.readers import table_columns  # it imports pandas
-
-    columns = table_columns.TableColumns.from_json(columns)
+  columns = value["columns"] and TableColumns.from_json(value["columns"])
   encoded = {
-    name: EncodedModality(modality_from_json(e["raw"]), e["encoder"])
+    name: EncodedModality(Modality.from_json(e["raw"]), e["encoder"])
     for name, e in value["encoded"].items()
   }
   scale = {
     name: scaling.Scale(*(np.array(a, np.float32) for a in arrays))
     for name, arrays in value["scale"].items()
   }
-  modalities = tuple(map(modality_from_json, value["modalities"]))
+  modalities = tuple(map(Modality.from_json, value["modalities"]))
   texts = tuple(value["texts"])
   rules = cleaning.Rules(value["nonfinite"], value["zeros"])
   return Preprocessing(modalities, scale, rules, texts, encoded, columns)
-
-
-def modality_from_json(value: Mapping[str, Any]) -> Modality:
-  """A modality of its plain values."""
-  return Modality(**{**value, "shape": tuple(value["shape"])})
 
 
 def clean_rows(

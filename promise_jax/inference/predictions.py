@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 from tqdm import tqdm
 
 from promise_jax import files
@@ -90,9 +92,6 @@ def open_csv(path: pathlib.Path) -> Iterator:
 @contextlib.contextmanager
 def open_parquet(path: pathlib.Path) -> Iterator:
   """A function that appends a DataFrame to a Parquet file."""
-  import pyarrow as pa
-  import pyarrow.parquet
-
   with contextlib.ExitStack() as stack:
     writers = []
 

@@ -25,7 +25,7 @@ from promise_jax.data import preprocessing
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.method import Method
 from promise_jax.optim import param_paths
-from promise_jax.types import PyTree, Spec, Task
+from promise_jax.types import Modality, PyTree, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +240,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
 
 def spec_from_json(value: dict[str, Any]) -> Spec:
   """The spec that `spec_to_json` wrote."""
-  modalities = tuple(map(preprocessing.modality_from_json, value["modalities"]))
+  modalities = tuple(map(Modality.from_json, value["modalities"]))
   task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))
   scale = {
     n: (np.array(a, np.float32), np.array(b, np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers.npz_labels import find_one_hot
+from promise_jax.data.readers import npz_labels
 from promise_jax.data.source import check_values, list_first
 from promise_jax.types import TASKS, Task
 
@@ -47,10 +47,8 @@ def guess_task(
   """
   if is_pairs:
     return "multilabel", "read from pairs (no, yes)"
-  if label.ndim == 2 and find_one_hot(label).all():
-    return "classes", "guessed, every row has one 1; task=multilabel says otherwise"
   if label.ndim == 2:
-    return "multilabel", ""
+    return npz_labels.guess_task(label)
   if scale is None and np.all(label == np.round(label)):
     raise ValueError(
       f"the labels are whole numbers, {list_first(np.unique(label))}: say task=classes or "
@@ -66,7 +64,7 @@ def check_label(place: str, label: Float[np.ndarray, "N ..."], kind: str) -> Non
     raise ValueError(f"{place} has the shape {label.shape}, which cannot be task={kind}.")
   if label.ndim == 2:
     check_values(place, label, np.isin(label, (0, 1)), "0 and 1 alone, as there are columns")
-    good = find_one_hot(label) | (kind == "multilabel")
+    good = npz_labels.find_one_hot(label) | (kind == "multilabel")
     check_values(place, label, good, "one 1 a row; task=multilabel takes several")
   elif kind == "classes":
     good = (label == np.round(label)) & (label >= 0) & (label < MAX_CLASSES)

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from promise_jax.data.preprocessing import modality_from_json
 from promise_jax.data.readers import cells, images, text
 from promise_jax.types import Modality
 
@@ -113,7 +112,7 @@ class TableColumns:
   @classmethod
   def from_json(cls, value: Mapping[str, Any]) -> "TableColumns":
     """What `to_json` wrote."""
-    modalities = map(modality_from_json, value["modalities"])
+    modalities = map(Modality.from_json, value["modalities"])
     column = lambda c: Column(**{**c, "levels": tuple(c["levels"])})
     columns = {m: tuple(map(column, every)) for m, every in value["columns"].items()}
     rest = {"label": value["label"], "id": value["id"], "unread": tuple(value["unread"])}
