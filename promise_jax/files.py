@@ -1,11 +1,14 @@
 """Writes files whole or not at all: bytes, text, JSON, JSON lines, npz."""
 
 import contextlib
+import fcntl
+import glob
 import io
 import json
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,18 +27,64 @@ def write_whole(path) -> Iterator[pathlib.Path]:
   """Yields a temporary file, which becomes `path` if nothing fails: readers see a file whole or not
   at all, and it is on disk when the context ends."""
   path = pathlib.Path(path)
-  # In the same folder, because a rename is atomic inside a file system only.
-  handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-  os.close(handle)
-  temporary = pathlib.Path(name)
-  try:
-    yield temporary
-    with open(temporary, "rb") as file:
+  with make_part(path) as part:
+    yield part
+    with open(part, "rb") as file:
       os.fsync(file)
-    os.chmod(temporary, 0o644)  # mkstemp makes files for the owner alone
-    os.replace(temporary, path)
+    os.chmod(part, 0o644)  # mkstemp makes files for the owner alone
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def make_part(path: pathlib.Path, folder: bool = False) -> Iterator[pathlib.Path]:
+  """Yields a new file, or folder, beside `path`: only inside a file system a rename is atomic.
+
+  It is deleted when the context ends. What killed processes left goes first: a process locks what
+  it writes, and the kernel drops the locks of one that has ended.
+  """
+  prefix = f".{path.name}.part-"
+  for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+    if (lock := lock_part(left)) is not None:
+      remove(left)
+      os.close(lock)
+  lock = None
+  while lock is None:  # another process may take it for one that was left, before it is locked
+    if folder:
+      part = tempfile.mkdtemp(prefix=prefix, dir=path.parent)
+    else:
+      handle, part = tempfile.mkstemp(prefix=prefix, dir=path.parent)
+      os.close(handle)
+    part = pathlib.Path(part)
+    lock = lock_part(part)
+  try:
+    yield part
   finally:
-    temporary.unlink(missing_ok=True)
+    remove(part)
+    os.close(lock)
+
+
+def lock_part(part: pathlib.Path) -> int | None:
+  """Opens and locks a file or folder; None if another process has locked or deleted it."""
+  try:
+    lock = os.open(part, os.O_RDONLY)
+  except FileNotFoundError:
+    return None
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if part.exists():
+      return lock
+  except BlockingIOError:
+    pass
+  os.close(lock)
+  return None
+
+
+def remove(path: pathlib.Path) -> None:
+  """Deletes a file or a folder with what it holds, if it is there."""
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def write_bytes(path, content: bytes) -> None:

@@ -26,6 +26,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
 
 
+def test_parts_that_are_being_written_stay_and_parts_that_were_left_go(tmp_path):
+  path = tmp_path / "a[1].json"
+  left = tmp_path / ".a[1].json.part-left"
+  left.mkdir()
+  (left / "new").touch()
+  with files.make_part(path) as part:
+    assert [p.name for p in tmp_path.iterdir()] == [part.name]
+    files.write_json(path, 1)
+    assert {p.name for p in tmp_path.iterdir()} == {part.name, path.name}
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("text", ['{"a": 1}\n{"a": \n', '{"a": 1}\n[1]\n'])
 def test_a_bad_line_is_named(tmp_path, text):
   path = tmp_path / "metrics.jsonl"

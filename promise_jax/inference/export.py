@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.resources
 import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -158,8 +157,8 @@ def read_calibration(run: Path, variant: str) -> list[dict]:
 def write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
   """Writes a folder whole or not at all, in place of the one that may be there."""
   out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-    new, old = Path(temporary, "new"), Path(temporary, "old")
+  with files.make_part(out, folder=True) as part:
+    new, old = part / "new", part / "old"
     new.mkdir()
     for name, content in contents.items():
       files.write_bytes(new / name, content)

@@ -54,8 +54,9 @@ def test_killed_predictions_are_no_file_and_the_next_are_whole(run, tmp_path):
   out = tmp_path / "out.csv"
   words = ["predict", str(run), str(run / "new.npz"), "--out", str(out)]
   kill("inference.predictions", "tabulate_block", 2, *words)
-  assert not out.exists()
+  assert [p.suffix[:6] for p in tmp_path.iterdir()] == [".part-"]
   assert main.main(words) == 0
+  assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
   assert pd.read_csv(out)["id"].tolist() == list(range(5000))
 
 
@@ -70,3 +71,4 @@ def test_a_killed_export_leaves_the_one_before_and_none_that_loads(run, tmp_path
     promise_jax.load(left / "new")
   assert main.main(words) == 0
   assert promise_jax.load(out).seeds == saved_runs.SEEDS
+  assert [p.name for p in tmp_path.iterdir()] == ["model"]
