@@ -28,6 +28,8 @@ DATA = {
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",
   "fold": "`watch`: which subjects are the test, 0 or 1",
+  "strengths": "`synthetic`: how far the classes are apart in each modality, as `3+1+0`; 0 is pure "
+  "noise",
   "kinds": "kinds of modalities where a guess is wrong: `audio=sequence,page=image`",
   "split_seed": "draws the split of an `.npz` file or a table without one",
   "classes": "sentiment pickles: the same as `task=classes`",

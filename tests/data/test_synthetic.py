@@ -85,6 +85,38 @@ def test_sequences_hold_the_same_knowledge():
   assert learn(found, ["m0", "m1"]) == pytest.approx(ceiling(2), abs=0.03)
 
 
+CLUSTERS = {"classes": 5, "strengths": (2.0, 1.0, 0.0), "noise": 0.8, "rows": ROWS}
+
+
+@pytest.mark.parametrize("pattern", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
+def test_the_bayes_accuracy_is_that_of_the_true_posterior(pattern):
+  """By brute force: means and posterior of every test row, from the values as they were drawn."""
+  options = SyntheticOptions(**CLUSTERS)
+  rng = np.random.default_rng([options.seed, 0])
+  means = np.linalg.qr(rng.normal(size=(3, options.dim, 10)))[0][:, :, :5]
+  y = rng.integers(0, 5, 20_000)
+  loglik = np.zeros((len(y), 5))
+  for m, (strength, present) in enumerate(zip(options.strengths, pattern, strict=True)):
+    x = strength * means[m].T[y] + options.noise * rng.normal(size=(len(y), options.dim))
+    for label in range(5):
+      distance = ((x - strength * means[m][:, label]) ** 2).sum(1)
+      loglik[:, label] -= present * distance / (2 * options.noise**2)
+  posterior = np.exp(loglik) / np.exp(loglik).sum(1, keepdims=True)
+  hits = np.mean(posterior.argmax(1) == y) if any(pattern[:2]) else 0.2
+  assert synthetic.bayes_accuracy(pattern, options) == pytest.approx(hits, abs=0.01)
+  # the set that is made has the same answer: its own values, and a linear model on them
+  found = make_synthetic(**CLUSTERS)
+  names = [f"m{m}" for m in range(3) if pattern[m]]
+  assert learn(found, names) == pytest.approx(hits, abs=0.02)
+
+
+def test_strengths_are_given_as_a_text_too():
+  known = make_synthetic(**CLUSTERS).split("train")
+  text = data.load("synthetic", **CLUSTERS | {"strengths": "2+1+0"}).split("train")
+  np.testing.assert_array_equal(text.inputs["m0"], known.inputs["m0"])
+  np.testing.assert_array_equal(text.label, known.label)
+
+
 def test_splits_are_reproducible_and_disjoint():
   first, again, other = (make_synthetic(seed=seed, rows=(30, 20, 10)) for seed in (1, 1, 2))
   assert first.spec.task == Task("classes", 4)
@@ -110,6 +142,14 @@ def test_splits_are_reproducible_and_disjoint():
     ({"noise": -1.0}, "must not be negative"),
     ({"shared": 0.0, "private": 0.0}, "not both 0"),
     ({"classes": 9}, "dim is 16.*at least 18"),
+    ({"strengths": "3+1"}, r"strengths is '3\+1', expected are 3 numbers"),
+    ({"strengths": "3+a+0"}, r"strengths is '3\+a\+0', expected are 3 numbers"),
+    ({"strengths": (3, 1, -1)}, "expected are 3 numbers of at least 0"),
+    ({"strengths": (3, 1, 0), "private": 0.0}, "strengths is given, .*classes, 1.0, 0.0"),
+    (
+      {"strengths": (3, 1, 0), "noise": 0.0},
+      "beside it they must be classes, 1, 1 and more than 0",
+    ),
   ],
 )
 def test_bad_arguments(arguments, words):

@@ -87,6 +87,12 @@ def test_redcore_is_set_up_on_any_number_of_modalities(modalities, rates, tmp_pa
   assert (1 - mask.mean(axis=0)).tolist() == pytest.approx(rates)
 
 
+def test_synthetic_data_take_strengths(tmp_path):
+  given = config_of("dataset=synthetic,strengths=3+1+0,preset=tiny")
+  made = setup.set_up(parse_experiment(given), tmp_path)
+  assert "strengths 3+1+0" in made.dataset.card
+
+
 @pytest.mark.parametrize(
   "given", ["train_protocol=exact(0.2,0.5,0.8)", "test_protocols=bernoulli(0.2,0.5,0.8)"]
 )
