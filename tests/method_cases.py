@@ -95,6 +95,7 @@ CASES = {
   "distil": Case("distil", SMALL),
   "distil-regression": Case("distil", SMALL, "regression", PAIR),
   "distil-kinds": Case("distil", SMALL, "multilabel", example_batches.KINDS),
+  "prototypes": Case("prototypes", SMALL),
   "share": Case("share", SMALL),
   "share-open": Case("share", SMALL | OPEN, "regression", PAIR),
   "share-kinds": Case("share", SMALL, "multilabel", example_batches.KINDS),

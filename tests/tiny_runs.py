@@ -21,6 +21,7 @@ TINY = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 1}
 VALUES = {
   "fusion": SMALL,
   "distil": SMALL,
+  "prototypes": SMALL,
   "share": SMALL,
   "robult": SMALL | {"shared": 4, "private": 2, "own_encoders": False},
   "redcore": SMALL | {"imputer_hidden": 4, "num_autoencoders": 2},

@@ -12,6 +12,7 @@ from promise_jax.methods import (
   mplmm,
   promise,
   promma,
+  prototypes,
   redcore,
   robult,
   share,
@@ -26,6 +27,7 @@ METHODS = {
   "mplmm": (mplmm.MplmmConfig, mplmm.mplmm),
   "fusion": (fusion.FusionConfig, fusion.fusion),
   "distil": (distil.DistilConfig, distil.distil),
+  "prototypes": (prototypes.PrototypesConfig, prototypes.prototypes),
   "share": (share.ShareConfig, share.share),
 }
 

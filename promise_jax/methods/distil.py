@@ -12,6 +12,7 @@ patterns and nothing else: what a method gains over it is due to the method.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,11 @@ class DistilConfig:
   hidden: int = 64  # size of every code
   head_hidden: int = 64  # hidden layer of the head
 
+  method: ClassVar[str] = "distil"
+
   def __post_init__(self):
-    check_fields(self, "distil", samples=1, hidden=1, head_hidden=1, weight=0, ramp_start=0)
-    check_at_least("distil.ramp_end", self.ramp_end, self.ramp_start)
+    check_fields(self, self.method, samples=1, hidden=1, head_hidden=1, weight=0, ramp_start=0)
+    check_at_least(f"{self.method}.ramp_end", self.ramp_end, self.ramp_start)
 
 
 def draw_subsets(

@@ -21,6 +21,7 @@ SIZES = {
   "mplmm": {"fused": (3 * 2 * 8,)},
   "fusion": {"fused": (3 * 8,)},
   "distil": {"fused": (3 * 8,)},
+  "prototypes": {"fused": (3 * 8,)},
   "share": {"fused": (3 * 8,)},
 }
 
