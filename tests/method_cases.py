@@ -15,7 +15,7 @@ from promise_jax.nn.dropout import Dropout
 from promise_jax.types import PyTree, Spec
 
 SMALL = {"hidden": 8, "head_hidden": 8}
-ROBULT = SMALL | {"shared": 4, "private": 4}
+ROBULT = SMALL | {"shared": 4}
 ONE_ENCODER = {"own_encoders": False}
 GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "supervised_patterns": "all"}
 STILL = {"dropout": False}

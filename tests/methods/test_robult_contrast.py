@@ -6,16 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_robult import (
-  CLASSES,
-  REGRESSION,
-  SIZES,
-  TERMS,
-  network,
-  partly_labelled,
-  start,
-  values,
-)
+from test_robult import TERMS, partly_labelled, start, values
+from test_robult_predict import CLASSES, REGRESSION, SIZES
 
 import example_batches
 from promise_jax import methods
@@ -30,7 +22,7 @@ def default():
 
 def values_with(default, **settings):
   _, params, bank = default
-  return values(network(**settings), params, bank, partly_labelled())
+  return values(robult.RobultConfig(**SIZES | settings), params, bank, partly_labelled())
 
 
 def test_every_kind_of_contrast_gives_another_loss(default):
@@ -49,23 +41,23 @@ def test_before_the_ramp_soft_pu_is_pucl(default):
 
 
 def test_the_order_of_the_classes_cannot_matter(default):
-  net, params, bank = default
+  config, params, bank = default
   batch, order = partly_labelled(), np.array([2, 0, 1])
-  before = values(net, params, bank, batch)
+  before = values(config, params, bank, batch)
   assert before["labelled"] > 0 and before["unlabelled"] > 0
-  head = params["params"]["classifier"]
+  head = params["params"]["head"]
   last = {k: v[..., order] for k, v in head["Dense_1"].items()}
-  params = {"params": params["params"] | {"classifier": head | {"Dense_1": last}}}
+  params = {"params": params["params"] | {"head": head | {"Dense_1": last}}}
   # Column j now stands for what was class order[j].
   label = np.argsort(order)[batch.label].astype(np.int32)
   bank = bank._replace(member=bank.member[:, order])
-  after = values(net, params, bank, batch.replace(label=label))
+  after = values(config, params, bank, batch.replace(label=label))
   assert before == pytest.approx(after, rel=1e-5)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_terms(default):
   _, params, bank = default
-  weights = {"labelled": 0.5, "unlabelled": 0.0, "reconstruction": 2.0}
+  weights = {"labelled": 0.5, "unlabelled": 0.0, "reconstruction": 2.0, "teach": 0.3}
   settings = {f"{name}_weight": w for name, w in weights.items()}
   method = robult.robult(robult.RobultConfig(**SIZES, **settings), CLASSES)
   args = params, {"bank": bank}, partly_labelled(), jax.random.key(0)
@@ -102,34 +94,35 @@ def test_both_ways_to_contrast_numbers_are_finite_and_differ():
   assert found[0] != found[1]
 
 
-def update_bank(net, params, bank, batch):
-  args = net, CLASSES.task, params, bank, batch, None, jnp.float32(1)
+def update_bank(config, params, bank, batch):
+  args = config, CLASSES, params, bank, batch, None, jnp.float32(1)
   return jax.tree.map(np.asarray, robult.robult_terms(*args)[1])
 
 
-def test_the_bank_gets_exactly_the_labelled_complete_rows():
-  net = network()
-  method = robult.robult(net.config, CLASSES)
-  params, batch = example_batches.random_params(method), example_batches.mixed_batch(CLASSES)
-  bank = update_bank(net, params, soft_pu.init_bank(16, 4, CLASSES.task), batch)
-  codes = net.apply(params, batch, method=robult.RobultNet.encode)
+def test_the_bank_gets_exactly_the_labelled_complete_rows(default):
+  config, params, _ = default
+  net, batch = robult.make_network(config, CLASSES), example_batches.mixed_batch(CLASSES)
+  bank = update_bank(config, params, soft_pu.init_bank(16, 3, CLASSES.task), batch)
+  fused = net.apply(params, batch, method=robult.BranchNet.encode).fused
+  teacher = net.apply(params, fused, method=lambda net, x: net.project_shared(x))
+  unit = teacher / np.linalg.norm(teacher, axis=1, keepdims=True)
   kept = np.flatnonzero(batch.labelled & batch.present.all(axis=1))
   assert len(kept) >= 4
   assert np.flatnonzero(bank.valid).tolist() == sorted(batch.bank_index[kept])
   for n in kept:
     k = batch.bank_index[n]
-    np.testing.assert_allclose(bank.code[k], codes.fused[n], 1e-5, 1e-6)
+    np.testing.assert_allclose(bank.code[k], unit[n], 1e-5, 1e-6)
     assert bank.member[k].tolist() == np.eye(3)[batch.label[n]].tolist()
   # A later batch keeps what it does not overwrite.
   unlabelled = batch.replace(labelled=np.zeros(example_batches.ROWS, bool))
-  later = update_bank(net, params, bank, unlabelled)
+  later = update_bank(config, params, bank, unlabelled)
   jax.tree.map(np.testing.assert_array_equal, later, bank)
 
 
 def test_a_small_bank_wraps_round(default):
-  net, params, _ = default
+  config, params, _ = default
   batch = example_batches.complete_batch(CLASSES)
-  bank = update_bank(net, params, soft_pu.init_bank(4, 4, CLASSES.task), batch)
+  bank = update_bank(config, params, soft_pu.init_bank(4, 3, CLASSES.task), batch)
   assert bank.valid.tolist() == [True] * 4
   np.testing.assert_array_equal(bank.member, np.eye(3)[batch.label[12:]])
 
@@ -148,8 +141,8 @@ def test_an_unknown_choice_is_named_with_what_is_known(field, value, known):
 
 
 def test_settings_that_do_not_fit_are_refused():
-  with pytest.raises(ValueError, match="private is 64.*below hidden 64"):
-    methods.build_method("robult", {"private": 64}, CLASSES)
+  with pytest.raises(ValueError, match="shared is 64.*below hidden 64"):
+    methods.build_method("robult", {"shared": 64}, CLASSES)
   with pytest.raises(ValueError, match="'robot', known are robult"):
     methods.build_method("robot", {}, CLASSES)
   with pytest.raises(ValueError, match="robult.depth is not a setting.*hidden"):

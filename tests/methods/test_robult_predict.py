@@ -1,0 +1,116 @@
+"""Robult: its predictions against the authors' figure and a slow loop, its parameters."""
+
+import jax
+import numpy as np
+import pytest
+
+import example_batches
+from promise_jax import missing
+from promise_jax.methods import robult
+
+SIZES = {"hidden": 8, "shared": 3, "head_hidden": 5}
+CLASSES, MULTILABEL, REGRESSION = (example_batches.spec(task) for task in example_batches.TASKS)
+
+
+def start(**values):
+  """The settings and random parameters."""
+  config = robult.RobultConfig(**SIZES | values)
+  return config, example_batches.random_params(robult.robult(config, CLASSES))
+
+
+def encode(config, params, batch):
+  net = robult.make_network(config, CLASSES)
+  return jax.device_get(net.apply(params, batch, method=robult.BranchNet.encode))
+
+
+@pytest.mark.parametrize("own_encoders", [True, False])
+@pytest.mark.parametrize("decoder", ["mlp", "identity"])
+def test_parameter_shapes(own_encoders, decoder):
+  config = robult.RobultConfig(**SIZES, own_encoders=own_encoders, decoder=decoder)
+  params, model_state = jax.eval_shape(robult.robult(config, MULTILABEL).init, jax.random.key(0))
+  params = params["params"]
+  kernels = lambda name: {x["kernel"].shape for x in params[name].values()}
+  assert "encoders" in params and ("fused_encoders" in params) == own_encoders
+  assert kernels("fuse") == {(3 * 8, 8), (8, 8)}
+  assert kernels("project_shared") == {(8, 8), (8, 3)}
+  assert kernels("head") == {(8, 5), (5, 4)}
+  for i in range(3):
+    assert kernels(f"project_private_{i}") == {(8, 8), (8, 5)}
+    assert (f"decoders_{i}" in params) == (decoder == "mlp")
+  assert model_state["bank"].code.shape == (16, 3)
+  assert model_state["bank"].member.shape == (16, 4)
+
+
+def redraw(params, *prefixes):
+  """Parameters of which those of the modules with these prefixes are other ones."""
+  chosen = [k for k in params["params"] if k.startswith(prefixes)]
+  assert chosen
+  other = jax.tree.map(lambda x: x[::-1] + 1, {k: params["params"][k] for k in chosen})
+  return {"params": params["params"] | other}
+
+
+def test_the_two_panels_of_the_authors_figure():
+  """With all modalities no g takes part in the prediction, with one alone f_0 does not."""
+  config, params = start()
+  predict = jax.jit(robult.robult(config, CLASSES).predict)
+  batch = example_batches.complete_batch(CLASSES)
+  one = batch.replace(present=np.tile(np.eye(3, dtype=bool)[1], (example_batches.ROWS, 1)))
+  logits = lambda p, rows: predict(p, {}, rows)["logits"]
+  g, f_0 = redraw(params, "project_"), redraw(params, "fuse")
+  np.testing.assert_array_equal(logits(g, batch), logits(params, batch))
+  np.testing.assert_array_equal(logits(f_0, one), logits(params, one))
+  assert np.all(np.any(logits(g, one) != logits(params, one), axis=1))
+  assert np.all(np.any(logits(f_0, batch) != logits(params, batch), axis=1))
+
+
+def slow_logits(head, codes, n, visible):
+  """Logits of row n that shows the modalities `visible`; of several their mean."""
+
+  def classify(x):
+    first, second = (head[f"Dense_{k}"] for k in (0, 1))
+    x = np.maximum(np.asarray(x, float) @ first["kernel"] + first["bias"], 0)
+    return x @ second["kernel"] + second["bias"]
+
+  if all(visible):
+    return classify(codes.fused[n])
+  pairs = [(codes.private[n, i], codes.shared[n, i]) for i in range(3) if visible[i]]
+  return sum(classify(np.concatenate(pair)) for pair in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("own_encoders", [True, False])
+def test_inference_equals_a_slow_loop_for_every_subset(own_encoders):
+  config, params = start(own_encoders=own_encoders)
+  method, batch = robult.robult(config, CLASSES), example_batches.complete_batch(CLASSES)
+  codes = encode(config, params, batch)
+  predict = jax.jit(method.predict, static_argnames="pattern")
+  both = np.concatenate([codes.private, codes.shared], axis=2)
+  for pattern in missing.all_patterns(3):
+    expected = [slow_logits(params["params"]["head"], codes, n, pattern) for n in range(16)]
+    read = codes.fused if all(pattern) else both[:, np.array(pattern)].mean(axis=1)
+    ways = [predict(params, {}, batch.replace(present=np.tile(pattern, (16, 1))))]
+    if own_encoders:
+      ways.append(predict(params, {}, batch, pattern=pattern))
+    for found in ways:
+      np.testing.assert_allclose(found["logits"], expected, 1e-4, 1e-5)
+      np.testing.assert_allclose(found["fused"], read, 1e-5, 1e-6)
+      kept = np.array(pattern)[None, :, None]
+      np.testing.assert_allclose(found["shared"], kept * codes.shared, 1e-5, 1e-6)
+      np.testing.assert_allclose(found["private"], kept * codes.private, 1e-5, 1e-6)
+
+
+def test_a_static_pattern_costs_what_its_modalities_cost():
+  _, params = start()
+  method, batch = (
+    robult.robult(robult.RobultConfig(**SIZES), CLASSES),
+    example_batches.complete_batch(CLASSES),
+  )
+
+  def products(pattern):
+    run = lambda *args: method.predict(*args, pattern=pattern)["logits"]
+    return str(jax.make_jaxpr(run)(params, {}, batch)).count("dot_general")
+
+  head = 3  # its two layers, once for all branches, and the mean of the codes
+  one = products((True, False, False)) - head
+  assert products((True, False, True)) == head + 2 * one
+  # With everything present the fused branch runs too.
+  assert products((True, True, True)) > head + 3 * one
