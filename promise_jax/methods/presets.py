@@ -66,7 +66,7 @@ PRESETS = {
   # For features of a frozen backbone: wider codes, a slower rate (ours).
   "large": {
     "train": {"optim": {"lr": 1e-4}},
-    "robult": {"hidden": 256, "shared": 128, "private": 128},
+    "robult": {"hidden": 256, "shared": 128},
     "share": {"hidden": 256},
     "fusion": {"hidden": 256},
     "distil": {"hidden": 256},
@@ -80,7 +80,7 @@ PRESETS = {
   "tiny": {
     "seeds": 2,
     "train": {"steps": 20, "eval_every": 10, "batch_size": 32, "labelled_per_batch": 8},
-    "robult": {"hidden": 16, "shared": 8, "private": 8, "head_hidden": 16},
+    "robult": {"hidden": 16, "shared": 8, "head_hidden": 16},
     "share": {"hidden": 16, "head_hidden": 16},
     "fusion": {"hidden": 16, "head_hidden": 16},
     "distil": {"hidden": 16, "head_hidden": 16},
