@@ -6,6 +6,8 @@ TOP_LEVEL = {
   "dataset": "a built-in data set, or the path of your data",
   "label_rate": "part of the training rows that keep their label; stratified, the same for "
   "every variant",
+  "class_weight": "`balanced`: rare classes weigh more in the supervised loss, "
+  "[see there](data.md)",
   "baselines": "variants to compare with, joined by `+`, as `fusion(fill=zeros)+distil`; or `none`",
   "train_protocol": "how training rows lose modalities, [see there](protocols.md)",
   "test_protocols": "extra test conditions, joined by `+`; all patterns and the missing rates 0 to "

@@ -47,11 +47,19 @@ class Task(NamedTuple):
   # label / scale, so that every head works with numbers near 1.
   scale: float = 1.0
   center: float = 0.0  # a regression label near which heads start
+  # C weights in the loss, of the rows of each class, or of the positives of each label; empty: 1
+  class_weight: tuple[float, ...] = ()
 
   @property
   def output_names(self) -> tuple[str, ...]:
     """The names of the classes or labels, their numbers where they have none."""
     return self.names or tuple(map(str, range(self.outputs)))
+
+  @classmethod
+  def from_json(cls, value: Mapping[str, Any]) -> "Task":
+    """A task of its plain values, those of `_asdict`."""
+    tuples = {field: tuple(value[field]) for field in ("names", "class_weight")}
+    return cls(**{**value, **tuples})
 
 
 class Spec(NamedTuple):

@@ -51,6 +51,7 @@ def default_config(method: str, dataset: str, label_rate: float):
   config.method = method
   config.dataset = dataset
   config.label_rate = label_rate
+  config.class_weight = "none"
   config.train_protocol = "none"
   config.test_protocols = ()
   config.seeds = 5

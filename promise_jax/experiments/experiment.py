@@ -17,6 +17,7 @@ from promise_jax.experiments.config import (
   convert_value,
   parse_pairs,
 )
+from promise_jax.losses import supervised
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.methods.presets import PRESETS
 from promise_jax.nn import precision
@@ -56,6 +57,7 @@ class Experiment:
   variants: tuple[VariantConfig, ...]  # the method, then its baselines
   data: DataConfig
   label_rate: float  # part of the train rows that keep their label
+  class_weight: Literal["none", "balanced"]  # of the supervised loss
   seeds: tuple[int, ...]
   train_protocol: missing.Protocol  # hides modalities while training
   test_protocols: tuple[missing.Protocol, ...]  # beside all patterns and the rates 0 to 0.9
@@ -85,6 +87,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     raise ValueError(f"label_rate is {config['label_rate']}, it must lie in (0, 1]")
   if not 1 <= config["seeds"] <= MAX_SEEDS:
     raise ValueError(f"seeds is {config['seeds']}, it must lie in 1 to {MAX_SEEDS}")
+  check_choice("class_weight", config["class_weight"], supervised.CLASS_WEIGHTS)
   check_choice("precision", config["precision"], precision.PRECISIONS)
   for pattern in config["init_filter"]:
     try:
@@ -99,6 +102,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     variants=variants,
     data=parse_data(config["dataset"], config["data"]),
     label_rate=config["label_rate"],
+    class_weight=config["class_weight"],
     seeds=tuple(range(config["seeds"])),
     train_protocol=missing.parse_protocol(config["train_protocol"]),
     test_protocols=parse_test_protocols(config["test_protocols"]),

@@ -18,6 +18,7 @@ from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from, run_dir
 from promise_jax.experiments.experiment import DataConfig, Experiment
+from promise_jax.losses import supervised
 from promise_jax.method import Method
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.nn import precision
@@ -60,7 +61,12 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
   run_dir.check_data(folder, dataset, {"train": train, "valid": valid})
   masks = [labelled_mask(dataset, experiment.label_rate, seed) for seed in experiment.seeds]
   labelled = np.stack(masks)
-  spec = dataset.spec._replace(num_labelled=int(labelled.sum(axis=1).max()))
+  task = dataset.spec.task
+  if experiment.class_weight == "balanced":
+    # One network is compiled for all seeds, so they share their weights: those of all their
+    # labels together. The subsets of seeds are stratified alike.
+    task = supervised.balance_classes(task, np.concatenate([train.label[m] for m in masks]))
+  spec = dataset.spec._replace(task=task, num_labelled=int(labelled.sum(axis=1).max()))
   train_data = batches.TrainData(
     train, labelled, experiment.seeds, experiment.train_protocol, experiment.data.prefetch
   )

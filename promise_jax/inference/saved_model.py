@@ -241,7 +241,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
 def spec_from_json(value: dict[str, Any]) -> Spec:
   """The spec that `spec_to_json` wrote."""
   modalities = tuple(map(Modality.from_json, value["modalities"]))
-  task = Task(**(value["task"] | {"names": tuple(value["task"]["names"])}))
+  task = Task.from_json(value["task"])
   scale = {
     n: (np.array(a, np.float32), np.array(b, np.float32))
     for n, (a, b) in value["standardise"].items()

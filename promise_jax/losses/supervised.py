@@ -3,11 +3,14 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
 from promise_jax.types import Task
+
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 def known_label(label: Array, labelled: Bool[Array, " B"]) -> Array:
@@ -17,7 +20,7 @@ def known_label(label: Array, labelled: Bool[Array, " B"]) -> Array:
 
 def task_loss(logits: Float[Array, "B C"], label: Array, task: Task) -> Float[Array, " B"]:
   """Cross entropy for classes, mean binary cross entropy for multilabel, absolute error
-  in units of `task.scale` for regression.
+  in units of `task.scale` for regression; with `task.class_weight`, if it has some.
 
   Args:
     logits: predictions; of regression one column.
@@ -28,11 +31,41 @@ def task_loss(logits: Float[Array, "B C"], label: Array, task: Task) -> Float[Ar
     AssertionError: another shape of `label`, which would broadcast to B x B errors.
   """
   chex.assert_shape(label, logits.shape[: 2 if task.kind == "multilabel" else 1])
+  weight = jnp.asarray(task.class_weight, logits.dtype)
   if task.kind == "classes":
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return loss * weight[label] if task.class_weight else loss
   if task.kind == "multilabel":
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, label), axis=-1)
+    loss = optax.sigmoid_binary_cross_entropy(logits, label)
+    if task.class_weight:
+      loss = jnp.where(label > 0.5, loss * weight[None], loss)
+    return jnp.mean(loss, axis=-1)
   return jnp.abs(logits[:, 0] - label / task.scale)
+
+
+def balance_classes(task: Task, label: np.ndarray) -> Task:
+  """`task` with the `class_weight` that makes up for rare classes.
+
+  The weight of a class of n_c rows is n / (C n_c), where C classes have rows: "balanced" of
+  scikit-learn. Their mean over the rows is 1. Of several labels it is the weight of positives,
+  n_0 / n_1, as pos_weight of PyTorch's BCEWithLogitsLoss; negatives have 1. A class without rows,
+  and a label that is the same in all, has the weight 1.
+
+  Args:
+    task: of `label`; ValueError for a regression.
+    label: of labelled train rows, as in `types.Split`.
+  """
+  if task.kind == "regression":
+    raise ValueError("class_weight is balanced, a regression has no classes; leave it none.")
+  if task.kind == "classes":
+    count = np.bincount(label, minlength=task.outputs)
+    weight = len(label) / (np.sum(count > 0) * np.where(count > 0, count, 1))
+    weight[count == 0] = 1
+  else:
+    count = (label > 0.5).sum(axis=0)
+    has_both = (count > 0) & (count < len(label))
+    weight = np.where(has_both, (len(label) - count) / np.where(has_both, count, 1), 1)
+  return task._replace(class_weight=tuple(weight.tolist()))
 
 
 def predict_probability(logits: Float[Array, "B C"], task: Task) -> Float[Array, "B C"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 import tiny_runs
 from promise_jax import methods, missing
@@ -91,6 +92,17 @@ def test_synthetic_data_take_strengths(tmp_path):
   given = config_of("dataset=synthetic,strengths=3+1+0,preset=tiny")
   made = setup.set_up(parse_experiment(given), tmp_path)
   assert "strengths 3+1+0" in made.dataset.card
+
+
+def test_balanced_class_weights_are_of_the_labels_that_training_reads(tmp_path):
+  given = config_of("dataset=synthetic,preset=tiny,label_rate=.1,class_weight=balanced")
+  made = setup.set_up(parse_experiment(given), tmp_path)
+  label = made.train_data.split.label
+  every = np.concatenate([label[mask] for mask in made.train_data.labelled])
+  expected = compute_class_weight("balanced", classes=np.arange(4), y=every)
+  np.testing.assert_allclose(made.spec.task.class_weight, expected)
+  with pytest.raises(ValueError, match="class_weight is .equal., known are none, balanced"):
+    parse_experiment(given | {"class_weight": "equal"})
 
 
 @pytest.mark.parametrize(
