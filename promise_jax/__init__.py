@@ -17,7 +17,7 @@ __version__ = "0.3.0"
 
 _MODULES = (
   *("checks", "cli", "counter_rng", "data", "devices", "evaluation", "experiments", "files"),
-  *("inference", "losses", "method", "methods", "missing", "nn", "optim", "patterns"),
+  *("frames", "inference", "losses", "method", "methods", "missing", "nn", "optim", "patterns"),
   *("reports", "training", "types"),
 )
 

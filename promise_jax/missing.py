@@ -26,11 +26,12 @@ BY_MODALITY = "one rate or one a modality (or FIRST..LAST)"
 # {kind of protocol: (how many rates it takes, its keywords)}; see `Protocol` for the kinds
 PROTOCOLS = {
   "none": ("no rate", ("redraw",)),
-  "patterns": ("no rate", ("redraw",)),
-  "bernoulli": (BY_MODALITY, ("keep_one", "redraw")),
-  "exact": (BY_MODALITY, ("redraw",)),
-  "map": ("one rate", ("both", "redraw")),
-  "mplmm": ("one rate", ("redraw",)),
+  "patterns": ("no rate", ("frames", "redraw")),
+  "bernoulli": (BY_MODALITY, ("keep_one", "frames", "redraw")),
+  "exact": (BY_MODALITY, ("frames", "redraw")),
+  "map": ("one rate", ("both", "frames", "redraw")),
+  "mplmm": ("one rate", ("frames", "redraw")),
+  "frames": ("one rate", ("redraw",)),
 }
 
 
@@ -75,6 +76,9 @@ class Protocol(NamedTuple):
              that they add up to n, and `both` must stay 0.5. MAP and its family.
   mplmm      with probability rate one of the 2^M - 2 incomplete patterns, all equally
              likely. As in MPLMM's released code.
+  frames     lose each step of each sequence with this probability, independently, and
+             keep every modality. The keyword frames adds it to another protocol, as
+             "exact(0.5,frames=0.3)". How steps are lost says `promise_jax.frames`.
 
   The rates FIRST..LAST of bernoulli and exact are spread evenly over the modalities, whatever
   their number: of three, 0.2..0.8 are 0.2, 0.5, 0.8.
@@ -84,13 +88,19 @@ class Protocol(NamedTuple):
   rates: tuple[float, ...] = ()  # one for all modalities, or one for each, or see `spread`
   keep_one: bool = True
   both: float = 0.5  # of "map" with two modalities, see above
+  frames: float = 0.0  # steps of sequences that another kind than "frames" loses, see `frame_rate`
   redraw: bool = False  # True: a new mask for every epoch; False: a row keeps its mask
   spread: bool = False  # True: `rates` are the first and the last, of as many as modalities
+
+  @property
+  def frame_rate(self) -> float:
+    """The probability that a step of a sequence is lost."""
+    return self.rates[0] if self.kind == "frames" else self.frames
 
   def __str__(self) -> str:
     words = [str(float(rate)) for rate in self.rates]
     words = ["..".join(words)] if self.spread else words
-    for name in ("keep_one", "both", "redraw"):
+    for name in ("keep_one", "both", "frames", "redraw"):
       value = getattr(self, name)
       if value != self._field_defaults[name]:
         words.append(f"{name}={str(value).lower()}")
@@ -120,7 +130,7 @@ def parse_protocol(text: str) -> Protocol:
     for name, value in (re.split(r"\s*=\s*", w, maxsplit=1) for w in words if "=" in w):
       if name not in keywords or name in options:
         raise ValueError(f"{'repeated' if name in options else 'unknown'} {name!r}")
-      options[name] = _parse_rate(value) if name == "both" else _parse_bool(value)
+      options[name] = _parse_rate(value) if name in ("both", "frames") else _parse_bool(value)
   except ValueError as e:
     known = f"{kind} takes {num_rates} and the keywords {', '.join(keywords)}"
     raise ValueError(f"protocol {text!r}: {e}; {known}") from None
@@ -136,7 +146,7 @@ def draw_mask(
   modalities: int,
   epoch: int = 0,
 ) -> Bool[np.ndarray, "N M"]:
-  """Draws a mask for the rows of a split; True is kept.
+  """Draws a mask for the rows of a split; True is kept. Steps that are lost: `frames.lose_steps`.
 
   Args:
     protocol: how to hide modalities; ValueError if it does not fit their number.
@@ -164,12 +174,12 @@ def draw_mask(
     raise ValueError(f"protocol {protocol}: both is for exactly 2 modalities, found {modalities}")
   stream = ("mask", split, epoch) if protocol.redraw else ("mask", split)
   u = counter_rng.uniform(seed, stream, ids, modalities)
-  by_modality = protocol.kind in ("none", "bernoulli", "exact")
+  by_modality = protocol.kind in ("none", "frames", "bernoulli", "exact")
   return (_draw_modalities if by_modality else _draw_pattern)(protocol, u, ids)
 
 
 def _draw_modalities(protocol: Protocol, u: np.ndarray, ids: np.ndarray) -> np.ndarray:
-  if protocol.kind == "none":
+  if protocol.kind in ("none", "frames"):
     return np.ones(u.shape, bool)
   rates = np.broadcast_to(protocol.rates, u.shape)
   if protocol.kind == "exact":

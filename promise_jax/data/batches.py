@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
-from promise_jax import missing
+from promise_jax import frames, missing
 from promise_jax.data import prefetch, sampling
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
@@ -40,6 +40,7 @@ class TrainData(NamedTuple):
   seeds: tuple[int, ...]
   protocol: missing.Protocol = missing.Protocol()  # hides modalities in training
   prefetch_config: prefetch.PrefetchConfig = prefetch.PrefetchConfig()
+  names: tuple[str, ...] = ()  # of the M modalities, where the protocol loses steps
 
 
 class StageSteps(NamedTuple):
@@ -55,7 +56,8 @@ class Block(NamedTuple):
 
   info: StepInfo  # [K]
   # Arrays [S, K, B, ...]: "index" of the row, "keep" bool[S, K, B, M] (the mask), "labelled",
-  # "bank_index", and "rows", the rows themselves, only if the device does not hold all of them
+  # "bank_index"; "steps" {modality: bool[S, K, B, T]} only if steps are lost; and "rows", the rows
+  # themselves, only if the device does not hold all of them
   choice: dict[str, Any]
 
 
@@ -121,17 +123,41 @@ def draw_choice(
     labelled_per_batch=sizes.labelled_per_batch,
   )
   keep = np.ones((*index.shape, split.recorded.shape[1]), bool)
+  kept_steps = {}
   if hide and protocol.kind != "none":
     epochs = steps * sizes.batch_size // len(split.id) if protocol.redraw else 0 * steps
     for epoch in np.unique(epochs):
-      mask = train_mask(train_data, train_data.seeds[s], int(epoch))
-      keep[epochs == epoch] = mask[index[epochs == epoch]]
+      here = epochs == epoch
+      kept = draw_kept(train_data, train_data.seeds[s], int(epoch), index[here].ravel())
+      keep[here] = kept.mask.reshape(keep[here].shape)
+      for name, values in kept.steps.items():
+        every = kept_steps.setdefault(name, np.ones((*index.shape, values.shape[1]), bool))
+        every[here] = values.reshape(every[here].shape)
   bank_index = sampling.bank_indices(labelled, len(split.id))[index]
-  return {"index": index, "keep": keep, "labelled": labelled[index], "bank_index": bank_index}
+  choice = {"index": index, "keep": keep, "labelled": labelled[index], "bank_index": bank_index}
+  return choice | ({"steps": kept_steps} if kept_steps else {})
+
+
+def draw_kept(
+  train_data: TrainData, seed: int, epoch: int, index: Int[np.ndarray, " n"]
+) -> frames.Kept:
+  """What the training protocol leaves of the train rows with numbers `index`."""
+  split, protocol = train_data.split, train_data.protocol
+  return frames.lose_steps(
+    protocol,
+    train_mask(train_data, seed, epoch)[index],
+    seed=seed,
+    split="train",
+    ids=split.id[index],
+    names=train_data.names,
+    num_steps={m: split.inputs[m].shape[1] for m in split.length},
+    length={m: n[index] for m, n in split.length.items()},
+    epoch=epoch,
+  )
 
 
 def train_mask(train_data: TrainData, seed: int, epoch: int = 0) -> Bool[np.ndarray, "N M"]:
-  """The mask of the training protocol for all train rows, for one seed and epoch."""
+  """The mask of the training protocol for all train rows, one seed and epoch; see `draw_kept`."""
   return missing.draw_mask(
     train_data.protocol,
     seed=seed,
@@ -175,7 +201,7 @@ def make_batch(data: dict, choice: dict[str, Array], redraw: bool, mesh: Mesh) -
     rows = jax.tree.map(lambda x: x[choice["index"]], data)
   present = rows["recorded"] & choice["keep"]
   batch = Batch(
-    inputs=rows["inputs"],
+    inputs=frames.hide_steps(rows["inputs"], choice.get("steps", {})),
     length=rows["length"],
     present=present,
     id=rows["id"],

@@ -1,17 +1,19 @@
 """The conditions of a test: which modalities of each row are present, and its logits there."""
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from promise_jax import missing
+from promise_jax import frames, missing
 from promise_jax.evaluation import mask_files
 from promise_jax.patterns import MAX_ALL_TESTED, pattern_index, pattern_name
 from promise_jax.types import Pattern, Split
 
 COMPLETE_ROWS = "complete rows"  # protocol of patterns on the rows that have every modality
+NO_STEPS = types.MappingProxyType({})
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -20,19 +22,26 @@ class Condition(NamedTuple):
 
   columns: dict  # pattern, protocol, mask_hash and, if there is one, rate
   mask: Bool[np.ndarray, "K N M"]  # K > 1: every row is used K times, under K masks
-  # Where these masks stand among those that were predicted; None: all patterns were.
+  # Where these masks stand among those that were predicted; None: the patterns are.
   slots: tuple[int, ...] | None = None
+  steps: Mapping[str, Bool[np.ndarray, "N T"]] = NO_STEPS  # that are kept; no entry: all
 
 
 def make_condition(
-  split: Split, mask: Bool[np.ndarray, "K N M"], slots: Sequence[int], **columns
+  split: Split,
+  mask: Bool[np.ndarray, "K N M"],
+  slots: Sequence[int],
+  steps: Mapping[str, Bool[np.ndarray, "N T"]] = NO_STEPS,
+  **columns,
 ) -> Condition:
-  """A condition with the modalities that are in `mask` and in the data."""
+  """A condition with the modalities that are in `mask` and in the data; where there are `steps`, K
+  is 1."""
   mask = mask & split.recorded
   ids = np.tile(split.id, len(mask))
-  columns["mask_hash"] = mask_files.mask_hash(mask.reshape(len(ids), -1), ids)
-  is_sampled = mask.shape[-1] > MAX_ALL_TESTED
-  return Condition(columns, mask, tuple(slots) if is_sampled else None)
+  table = np.concatenate([mask.reshape(len(ids), -1), *steps.values()], axis=1)
+  columns["mask_hash"] = mask_files.mask_hash(table, ids)
+  has_slots = mask.shape[-1] > MAX_ALL_TESTED or bool(steps)
+  return Condition(columns, mask, tuple(slots) if has_slots else None, steps)
 
 
 def pattern_conditions(
@@ -84,28 +93,39 @@ def pooled_conditions(split: Split, patterns: Sequence[Pattern]) -> list[Conditi
 
 
 def protocol_conditions(
-  split: Split, protocols: Sequence[missing.Protocol], split_name: str, first_slot: int = 0
+  split: Split,
+  protocols: Sequence[missing.Protocol],
+  names: Sequence[str],
+  split_name: str,
+  first_slot: int = 0,
 ) -> list[Condition]:
-  """The split under one fixed mask for each protocol; their slots begin with `first_slot`."""
-  draws = {"seed": 0, "split": split_name, "ids": split.id, "modalities": split.recorded.shape[1]}
+  """The split, whose modalities are `names`, under one fixed mask for each protocol.
+
+  Slots, from `first_slot` on, have those that are predicted by themselves: all if not all patterns
+  are predicted, else those that lose steps.
+  """
+  draws = {"seed": 0, "split": split_name, "ids": split.id}
+  num_steps = {m: split.inputs[m].shape[1] for m in split.length}
   conditions = []
-  for slot, protocol in enumerate(protocols, first_slot):
+  for protocol in protocols:
     columns = {"pattern": None, "protocol": str(protocol)}
-    if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1:
+    if protocol.kind == "bernoulli" and len(set(protocol.rates)) == 1 and not protocol.frames:
       columns["rate"] = protocol.rates[0]
-    mask = missing.draw_mask(protocol, **draws)
-    conditions.append(make_condition(split, mask[None], [slot], **columns))
+    mask = missing.draw_mask(protocol, **draws, modalities=len(names))
+    of_rows = {"names": names, "num_steps": num_steps, "length": split.length}
+    kept = frames.lose_steps(protocol, mask & split.recorded, **draws, **of_rows)
+    conditions.append(make_condition(split, kept.mask[None], [first_slot], kept.steps, **columns))
+    first_slot += conditions[-1].slots is not None
   return conditions
 
 
-def masks_alone(
-  split: Split, protocols: Sequence[missing.Protocol], split_name: str
-) -> list[Bool[np.ndarray, "N M"]]:
-  """The masks of protocols that are predicted by themselves; none where all patterns are, which
-  contain their predictions."""
-  if split.recorded.shape[1] <= MAX_ALL_TESTED:
-    return []
-  return [c.mask[0] for c in protocol_conditions(split, protocols, split_name)]
+def kept_alone(
+  split: Split, protocols: Sequence[missing.Protocol], names: Sequence[str], split_name: str
+) -> list[frames.Kept]:
+  """What is left under the protocols that are predicted by themselves; the predictions under the
+  others are among those of all patterns."""
+  every = protocol_conditions(split, protocols, names, split_name)
+  return [frames.Kept(c.mask[0], c.steps) for c in every if c.slots is not None]
 
 
 def rate_protocols() -> list[missing.Protocol]:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ class Masks(NamedTuple):
   ids: Int[np.ndarray, " N"]
   protocol: Protocol
   names: tuple[str, ...]  # of the M modalities
+  steps: dict[str, Bool[np.ndarray, "N T"]]  # of the sequences that lose some
 
 
 def mask_hash(mask: Bool[np.ndarray, "N M"], ids: Int[np.ndarray, " N"]) -> str:
@@ -38,13 +40,17 @@ def export_masks(
   ids: Int[np.ndarray, " N"],
   protocol: Protocol | str,
   names: Sequence[str],
+  steps: Mapping[str, Bool[np.ndarray, "N T"]] = MappingProxyType({}),
 ) -> None:
-  """Writes an npz file, whole or not at all: mask, ids, protocol, names and hash."""
+  """Writes an npz file, whole or not at all: mask, ids, protocol, names, hash, and steps_<name> of
+  the sequences of which steps are lost. The hash is of the mask and the steps side by side."""
   mask, ids = np.asarray(mask, bool), counter_rng.as_int64_ids(ids)
   if mask.shape != (len(ids), len(names)):
     raise ValueError(f"a mask of shape {(len(ids), len(names))} is expected, found {mask.shape}")
-  arrays = {"mask": mask, "ids": ids, "protocol": str(protocol)}
-  files.write_npz(path, arrays | {"names": np.array(names, str), "hash": mask_hash(mask, ids)})
+  arrays = {"mask": mask, "ids": ids, "protocol": str(protocol), "names": np.array(names, str)}
+  arrays |= {f"steps_{name}": kept for name, kept in steps.items()}
+  table = np.concatenate([mask, *steps.values()], axis=1)
+  files.write_npz(path, arrays | {"hash": mask_hash(table, ids)})
 
 
 def load_masks(path: str | os.PathLike) -> Masks:
@@ -54,8 +60,10 @@ def load_masks(path: str | os.PathLike) -> Masks:
   absent = {"mask", "ids", "protocol", "names", "hash"} - set(arrays)
   if absent:
     raise ValueError(f"{path} is no export of masks: no {', '.join(sorted(absent))}")
-  stored, actual = str(arrays["hash"]), mask_hash(arrays["mask"], arrays["ids"])
+  steps = {a.removeprefix("steps_"): x for a, x in arrays.items() if a.startswith("steps_")}
+  table = np.concatenate([arrays["mask"], *steps.values()], axis=1)
+  stored, actual = str(arrays["hash"]), mask_hash(table, arrays["ids"])
   if stored != actual:
     raise ValueError(f"{path}: the masks have hash {actual}, the file says {stored}")
   protocol, names = parse_protocol(str(arrays["protocol"])), tuple(arrays["names"].tolist())
-  return Masks(arrays["mask"], arrays["ids"], protocol, names)
+  return Masks(arrays["mask"], arrays["ids"], protocol, names, steps)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+from promise_jax import frames
 from promise_jax.data import device_data
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
@@ -62,18 +63,18 @@ def predict_split(
   patterns: Sequence[Pattern],
   mesh: Mesh | None = None,
   *,
-  masks: Sequence[Bool[np.ndarray, "N M"]] = (),
+  alone: Sequence[frames.Kept] = (),
   move: Callable[[int], object] = lambda count: None,
 ) -> Float[np.ndarray, "S P N C"]:
   """Logits of every seed under every pattern, for all rows of a split; labels are not read.
 
   `params` and `model_state` are stacked over seeds. Without `mesh`, all devices share the rows.
   No method is the constant predictor, whose params are {"logits": f32[S, C]}. Behind the patterns
-  stand those under `masks`, each of which says for itself what every row shows. `move` is
-  called with how many of both were done since.
+  stand those on what is left of all rows by `alone`. `move` is called with how many of both were
+  done since.
   """
   if method is None:
-    logits, count = params["logits"], len(patterns) + len(masks)
+    logits, count = params["logits"], len(patterns) + len(alone)
     move(count)
     shape = (len(logits), count, len(split.id), logits.shape[1])
     return np.broadcast_to(logits[:, None, None], shape)
@@ -97,9 +98,11 @@ def predict_split(
     chunk = table[start : start + size]
     # One shape is one compilation.
     predict(rows, np.pad(chunk, [(0, size - len(chunk)), (0, 0)], "edge"), len(chunk))
-  for mask in masks:
-    recorded = np.zeros(rows["recorded"].shape, bool)
-    recorded[:num_rows] = split.recorded & mask
-    hidden = placement.place({"recorded": recorded}, devices_mesh.replicated(mesh))
-    predict(rows | hidden, np.ones((1, recorded.shape[1]), bool), 1)
+  padding = [(0, rows["id"].shape[0] - num_rows), (0, 0)]
+  for mask, steps in alone:
+    kept = {"recorded": split.recorded & mask, "steps": dict(steps)}
+    kept = jax.tree.map(lambda x: np.pad(x, padding), kept)
+    kept = placement.place(kept, devices_mesh.replicated(mesh))
+    kept["inputs"] = frames.hide_steps(rows["inputs"], kept.pop("steps"))
+    predict(rows | kept, np.ones((1, mask.shape[1]), bool), 1)
   return np.concatenate(parts, axis=1)

@@ -57,14 +57,15 @@ def evaluate_run(
   rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
   name, drawn_as = (data.name, "test") if data else (split, split)
   with name_place_in_errors("--protocol"):
-    cases = conditions.protocol_conditions(rows, parsed, drawn_as)
+    cases = conditions.protocol_conditions(rows, parsed, model.spec.names, drawn_as)
   if not protocol:
     cases = results.make_conditions(model.spec, experiment.test_protocols, rows, drawn_as)
   protocols = parsed or conditions.tested_protocols(experiment.test_protocols)
-  alone = conditions.masks_alone(rows, protocols, drawn_as)
+  alone = conditions.kept_alone(rows, protocols, model.spec.names, drawn_as)
   tested = () if alone and protocol else patterns.tested_patterns(len(model.spec.modalities))
   if masks:
-    mask_files.export_masks(masks, cases[0].mask[0], rows.id, parsed[0], model.spec.names)
+    of_rows = rows.id, parsed[0], model.spec.names, cases[0].steps
+    mask_files.export_masks(masks, cases[0].mask[0], *of_rows)
   with run_dir.open_run(folder, experiment):
     logits = predictions.predict_saved(folder / "model", model, rows, tested, alone)
     added = results.measure_variants(experiment, model.spec.task, logits, rows, cases)

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import tqdm
-from jaxtyping import Bool
 
+from promise_jax import frames
 from promise_jax.devices import distributed
 from promise_jax.evaluation import conditions, predict
 from promise_jax.experiments.setup import Setup
@@ -25,19 +25,20 @@ def predict_variants(
 ) -> dict[str, Logits]:
   """{"valid": logits, "test": logits}. All processes must call it.
 
-  Where not all patterns are tested, those of test are followed by those under the protocols.
+  Those of test are followed by those under the protocols that are predicted by themselves.
   """
   valid, num_patterns = setup.valid_data, len(setup.patterns)
   protocols = conditions.tested_protocols(setup.experiment.test_protocols)
-  masks = conditions.masks_alone(test_split, protocols, "test")
-  masks = [np.concatenate([valid.recorded, mask]) for mask in masks]
+  alone = conditions.kept_alone(test_split, protocols, setup.spec.names, "test")
   # Together, because each variant would compile a program for each split.
   rows = jax.tree.map(lambda *x: np.concatenate(x), valid, test_split)
   logits, count = {}, len(valid.id)
-  with show_progress(len(variants) * (num_patterns + len(masks))) as move:
+  pad = lambda x: np.pad(x, [(count, 0), (0, 0)], constant_values=True)
+  alone = [frames.Kept(pad(mask), {m: pad(x) for m, x in steps.items()}) for mask, steps in alone]
+  with show_progress(len(variants) * (num_patterns + len(alone))) as move:
     for v in variants:
       model = v.method, v.params, v.model_state
-      logits[v.name] = predict.predict_split(*model, rows, setup.patterns, masks=masks, move=move)
+      logits[v.name] = predict.predict_split(*model, rows, setup.patterns, alone=alone, move=move)
   return {
     "valid": {name: x[:, :num_patterns, :count] for name, x in logits.items()},
     "test": {name: x[:, :, count:] for name, x in logits.items()},
@@ -49,14 +50,15 @@ def predict_saved(
   model: SavedModel,
   rows: Split,
   tested: Sequence[Pattern],
-  masks: Sequence[Bool[np.ndarray, "N M"]],
+  alone: Sequence[frames.Kept],
 ) -> Logits:
-  """The logits of every variant in `folder` under the `tested` patterns, then under the masks."""
+  """The logits of every variant in `folder` under the `tested` patterns, then on what
+  is left of the rows by `alone`."""
   logits, names = {}, [variant.name for variant in model.variants]
-  with show_progress(len(names) * (len(tested) + len(masks))) as move:
+  with show_progress(len(names) * (len(tested) + len(alone))) as move:
     for name in names:
       loaded = saved_model.load_variant(folder, model, name)
-      logits[name] = predict.predict_split(*loaded, rows, tested, masks=masks, move=move)
+      logits[name] = predict.predict_split(*loaded, rows, tested, alone=alone, move=move)
   return logits
 
 

@@ -80,7 +80,7 @@ def make_conditions(
   return [
     *conditions.pattern_conditions(split, tested, spec.names),
     *conditions.complete_row_conditions(split, tested, spec.names),
-    *conditions.protocol_conditions(split, protocols, split_name, len(tested)),
+    *conditions.protocol_conditions(split, protocols, spec.names, split_name, len(tested)),
     *conditions.pooled_conditions(split, tested),
   ]
 
@@ -138,7 +138,9 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
 def first_masks(setup: Setup) -> Bool[np.ndarray, "S N M"]:
   """What training may read of every train row, in its first epoch."""
   rows = setup.train_data
-  return np.stack([rows.split.recorded & batches.train_mask(rows, seed) for seed in rows.seeds])
+  every = np.arange(len(rows.split.id))
+  masks = [batches.draw_kept(rows, seed, 0, every).mask for seed in rows.seeds]
+  return rows.split.recorded & np.stack(masks)
 
 
 def compare_with_baseline(

@@ -68,13 +68,18 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
     task = supervised.balance_classes(task, np.concatenate([train.label[m] for m in masks]))
   spec = dataset.spec._replace(task=task, num_labelled=int(labelled.sum(axis=1).max()))
   train_data = batches.TrainData(
-    train, labelled, experiment.seeds, experiment.train_protocol, experiment.data.prefetch
+    train,
+    labelled,
+    experiment.seeds,
+    experiment.train_protocol,
+    experiment.data.prefetch,
+    spec.names,
   )
   # These three raise ValueError for protocols and metrics that do not fit, before training.
   with name_place_in_errors("train_protocol"):
-    batches.train_mask(train_data, experiment.seeds[0])
+    batches.draw_kept(train_data, experiment.seeds[0], 0, np.arange(len(train.id)))
   with name_place_in_errors("test_protocols"):
-    conditions.protocol_conditions(valid, experiment.test_protocols, "valid")
+    conditions.protocol_conditions(valid, experiment.test_protocols, spec.names, "valid")
   measure.metrics_for(spec.task, experiment.metrics)
   mesh = devices_mesh.make_mesh(seed_devices=experiment.train.seed_devices)
   variants = []

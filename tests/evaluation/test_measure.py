@@ -27,7 +27,7 @@ def logits(rng) -> np.ndarray:
 def test_results_have_their_columns_and_count_only_rows_with_something_left(split, logits):
   protocol = missing.parse_protocol("bernoulli(0.5,keep_one=false)")
   chosen = conditions.pattern_conditions(split, PATTERNS, NAMES)
-  chosen += conditions.protocol_conditions(split, [protocol], "test")
+  chosen += conditions.protocol_conditions(split, [protocol], NAMES, "test")
   results = measure.measure_conditions(Task("classes", 2), logits, split, chosen, (4, 9))
   accuracy = results[results["metric"] == "accuracy"].reset_index()
   assert accuracy["seed"].tolist() == [4, 9] * 4
@@ -54,7 +54,7 @@ def test_of_a_sample_of_patterns_logits_are_taken_by_their_place(rng):
   logits = rng.normal(size=(1, len(tested) + 1, 12, 2)).astype(np.float32)
   hits = logits[0].argmax(axis=-1) == split.label
   (protocol,) = conditions.protocol_conditions(
-    split, [missing.parse_protocol("exact(0.5)")], "test", len(tested)
+    split, [missing.parse_protocol("exact(0.5)")], "abcdefghi", "test", len(tested)
   )
   chosen = [*conditions.pattern_conditions(split, tested, "abcdefghi"), protocol]
   chosen += conditions.pooled_conditions(split, tested)

@@ -8,9 +8,11 @@ import tiny_runs
 from promise_jax import methods, missing
 from promise_jax.data import device_data
 from promise_jax.evaluation import conditions, predict
+from promise_jax.frames import Kept
 from promise_jax.types import Inputs, Split
 
 SEEDS = 2
+NAMES = ("m0", "m1")
 PATTERNS = missing.all_patterns(2)
 
 
@@ -88,7 +90,8 @@ def test_the_block_size_and_the_devices_do_not_matter(
 def test_selected_logits_are_those_of_predicting_with_that_mask(
   protocol, method, params, split, logits
 ):
-  (condition,) = conditions.protocol_conditions(split, [missing.parse_protocol(protocol)], "test")
+  parsed = [missing.parse_protocol(protocol)]
+  (condition,) = conditions.protocol_conditions(split, parsed, NAMES, "test")
   (mask,) = condition.mask
   selected, rows = conditions.select_logits(logits, condition)
   np.testing.assert_array_equal(rows, np.flatnonzero(mask.any(axis=1)))
@@ -102,17 +105,17 @@ def test_selected_logits_are_those_of_predicting_with_that_mask(
 def test_many_patterns_and_masks_are_predicted_as_few(method, params, split, logits, one_device):
   """More patterns than fit in one call, then masks of their own, each counted once."""
   table, moved = [PATTERNS[i % 3] for i in range(20)], []
-  masks = [np.array(PATTERNS)[np.arange(23) % 3], np.zeros((23, 2), bool)]
+  alone = [Kept(np.array(PATTERNS)[np.arange(23) % 3]), Kept(np.zeros((23, 2), bool))]
   found = predict.predict_split(
-    method, *params, split, table, one_device, masks=masks, move=moved.append
+    method, *params, split, table, one_device, alone=alone, move=moved.append
   )
   assert found.shape == (SEEDS, 22, 23, 2) and moved == [16, 4, 1, 1]
   for i in range(20):
     np.testing.assert_array_equal(found[:, i], logits[:, i % 3])
   want = logits[:, np.arange(23) % 3, np.arange(23)]
   np.testing.assert_allclose(found[:, 20], want, rtol=1e-5, atol=1e-6)
-  alone = predict.predict_split(method, *params, split, (), one_device, masks=masks)
-  np.testing.assert_array_equal(alone, found[:, 20:])
+  by_itself = predict.predict_split(method, *params, split, (), one_device, alone=alone)
+  np.testing.assert_array_equal(by_itself, found[:, 20:])
 
 
 def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
@@ -120,8 +123,8 @@ def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
   assert [p.rates[0] for p in protocols] == [r / 10 for r in range(10)]
   reverse = lambda x: x[::-1] if isinstance(x, np.ndarray) else {k: v[::-1] for k, v in x.items()}
   reversed_split = Split(*map(reverse, split))
-  there = conditions.protocol_conditions(split, protocols, "test")
-  back = conditions.protocol_conditions(reversed_split, protocols, "test")
+  there = conditions.protocol_conditions(split, protocols, NAMES, "test")
+  back = conditions.protocol_conditions(reversed_split, protocols, NAMES, "test")
   for a, b in zip(there, back, strict=True):
     np.testing.assert_array_equal(a.mask, b.mask[:, ::-1])
     assert a.columns == b.columns

@@ -10,7 +10,7 @@ import promise_jax
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "promise_jax"
 # {part: the parts that it may import}; every part may import its own modules.
-BASE = {"types", "method", "missing", "patterns", "checks", "counter_rng", "files"}
+BASE = {"types", "method", "missing", "frames", "patterns", "checks", "counter_rng", "files"}
 LAYERS = {
   "types": set(),
   "checks": set(),
@@ -19,6 +19,7 @@ LAYERS = {
   "method": {"types"},
   "patterns": {"types", "counter_rng"},
   "missing": {"types", "checks", "counter_rng", "patterns"},
+  "frames": {"counter_rng", "missing"},
   "losses": BASE,
   "nn": BASE | {"losses"},
   "methods": BASE | {"losses", "nn", "optim"},
