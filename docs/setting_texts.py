@@ -41,9 +41,11 @@ DATA = {
   "stream": "keep training rows on disk, for data larger than memory",
   "label": "tables: the column to predict",
   "columns": "tables: roles where a guess is wrong, `(photo=image,notes=ignore)`",
-  "root": "tables: folder of the files that cells name; empty: that of the table, `/`: any path",
+  "features": "modalities in folders of `<id>.npy`, `(audio=features/audio,video=features/video)`",
+  "root": "folder that paths in cells and of `features` start from; empty: that of the data; `/`: "
+  "any path",
   "image_size": "tables: height and width to which images are scaled",
-  "allow_missing_files": "tables: more than a fifth of the files of a modality may be missing",
+  "allow_missing_files": "more than a fifth of the files of a modality may be missing",
   "task": "`classes`, `multilabel` or `regression`, where the guess from the labels is wrong",
 }
 PRESET_TEXTS = {

@@ -11,7 +11,7 @@ every pattern of present modalities is tested.
 
 from pathlib import Path
 
-from promise_jax.cli import startup
+from promise_jax.cli import predict, startup
 
 
 def add_arguments(parser) -> None:
@@ -23,6 +23,7 @@ def add_arguments(parser) -> None:
   parser.add_argument("--split", help="a split of the data of the run (default: test)")
   data = "other rows with labels, in place of a split of the run: npz, CSV or Parquet"
   parser.add_argument("--data", metavar="FILE", help=data)
+  predict.add_file_arguments(parser)
   parser.add_argument("--masks", metavar="FILE.npz", help="file to write the mask table to")
 
 
@@ -37,7 +38,9 @@ def run(args) -> None:
   if masks and not masks.parent.is_dir():
     raise ValueError(f"--masks: the folder {masks.parent} does not exist")
   startup.enable_compilation_cache()
+  from promise_jax.data.readers.lost_files import FileOptions
   from promise_jax.experiments.evaluate import evaluate_run
 
   data = Path(args.data).expanduser() if args.data else None
-  print(evaluate_run(Path(args.workdir), args.protocol or "", args.split or "test", masks, data))
+  rows = args.split or "test", masks, data, FileOptions(args.root, args.allow_missing_files)
+  print(evaluate_run(Path(args.workdir), args.protocol or "", *rows))

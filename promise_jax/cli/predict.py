@@ -16,6 +16,7 @@ from promise_jax.cli import startup
 def add_arguments(parser) -> None:
   parser.add_argument("model", metavar="RUN", help="folder of a finished run or an exported model")
   parser.add_argument("data", metavar="DATA", help="csv, tsv, parquet, feather, arrow or npz file")
+  add_file_arguments(parser)
   parser.add_argument("--out", required=True, metavar="FILE", help="*.csv or *.parquet to write")
   add_choice_arguments(parser)
   parser.add_argument(
@@ -23,6 +24,14 @@ def add_arguments(parser) -> None:
     type=float,
     help="adds the classes (of a regression: the interval) that hold the truth this often, as 0.9",
   )
+
+
+def add_file_arguments(parser) -> None:
+  """Adds --root and --allow-missing-files, which say how files are found that new rows name."""
+  root = "folder that paths in DATA start from (default: that of DATA)"
+  parser.add_argument("--root", default="", metavar="DIR", help=root)
+  lost = "more than a fifth of the files that DATA names may be missing"
+  parser.add_argument("--allow-missing-files", action="store_true", help=lost)
 
 
 def add_choice_arguments(parser) -> None:
@@ -36,7 +45,8 @@ def run(args) -> None:
   import promise_jax
   from promise_jax.inference import predictions
 
-  predictor = promise_jax.load(args.model, args.variant, args.seeds)
+  how = {"root": args.root, "allow_missing_files": args.allow_missing_files}
+  predictor = promise_jax.load(args.model, args.variant, args.seeds, **how)
   data, out = Path(args.data).expanduser(), Path(args.out).expanduser()
   count = predictions.write_predictions(predictor, data, out, args.coverage)
   print(f"{count:,} rows by {predictor.variant} in {out}")

@@ -25,7 +25,8 @@ TABLE_FLAGS = {
   "label": ("data.label", "COLUMN", "the column of the table to predict"),
   "columns": ("data.columns", "NAME=ROLE,...", "roles of columns where a guess is wrong"),
   "modalities": ("data.modalities", "NAME=A+B,...", "columns of each modality, * for the others"),
-  "root": ("data.root", "DIR", "folder of the files that cells name (default: that of the table)"),
+  "features": ("data.features", "NAME=DIR,...", "modalities in folders of files <id>.npy"),
+  "root": ("data.root", "DIR", "folder that paths start from (default: that of the table)"),
 }
 
 

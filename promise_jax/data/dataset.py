@@ -164,7 +164,8 @@ def assemble(
   spec = Spec(modalities, source.task, {name: tuple(s[:2]) for name, s in scale.items()})
   # A token modality of open length is made of texts.
   texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
-  fitted = Preprocessing(modalities, scale, rules, texts, source.encoded, source.columns)
+  of_rows = source.encoded, source.columns, source.folders
+  fitted = Preprocessing(modalities, scale, rules, texts, *of_rows)
   about = source.name, spec, source.card, fitted, source.splits
   return Dataset(*about, reports, read, notes, groups, train.labelled, source.guesses)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import dataset, features, streaming
+from promise_jax.data import dataset, feature_folders, features, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
@@ -30,6 +30,10 @@ class CommonOptions:
   # {modality: encoder} whose features take the place of the modality, see `features`.
   frozen: Mapping[str, EncoderSpec] = dataclasses.field(default_factory=dict)
   stream: bool = False  # keeps the train rows on disk, for data larger than memory
+  # {modality: its folder of <id>.npy}, also as "audio=FOLDER", see `feature_folders`
+  features: Mapping[str, str] | str = ""
+  root: str = ""  # the folder that paths start from; that of the data
+  allow_missing_files: bool = False  # more than a fifth of the files of a modality may be missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,11 @@ def load(
   else:
     root = pathlib.Path(data_dir or default_data_dir()).expanduser()
     source = read_prepared(root, name, own)
+  if common.features:
+    folders = table.parse_pairs("features", common.features)
+    start = pathlib.Path(common.root or (path.parent if path.is_file() else "")).expanduser()
+    allow = common.allow_missing_files
+    source = feature_folders.add_folders(source, folders, start, allow)
   source = data_source.keep_modalities(source, common.modalities)
   rules = {"nonfinite": common.nonfinite, "zeros": common.zeros}
   if common.frozen:
@@ -121,16 +130,18 @@ def options_class(name: str) -> type:
 
 
 def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
-  """One instance of each of the dataclasses `kinds`, made of the options that are theirs."""
-  owner = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
+  """One instance of each of the dataclasses `kinds`, made of the options that are theirs; several
+  may read one."""
+  fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+  known = dict.fromkeys(name for names in fields.values() for name in names)
   for option in options:
-    if option not in owner:
+    if option not in known:
       of_tables = option in table.TableOptions.__dataclass_fields__
       words = f" (a table {', '.join(f'*{e}' for e in table_file.ENDINGS)} has)" * of_tables
       raise ValueError(
-        f"data set {name!r} has no option {option!r}{words}, its options are {', '.join(owner)}."
+        f"data set {name!r} has no option {option!r}{words}, its options are {', '.join(known)}."
       )
-  return [kind(**{k: v for k, v in options.items() if owner[k] is kind}) for kind in kinds]
+  return [kind(**{k: v for k, v in options.items() if k in fields[kind]}) for kind in kinds]
 
 
 def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> data_source.Source:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from promise_jax.checks import name_place_in_errors
+from promise_jax.data import feature_folders
 from promise_jax.data.new_values import (
   Columns,
   as_column,
@@ -29,8 +30,9 @@ from promise_jax.data.new_values import (
   read_modality,
 )
 from promise_jax.data.preprocessing import Preprocessing
-from promise_jax.data.readers import npz_arrays, table_file
+from promise_jax.data.readers import lost_files, npz_arrays, table_file
 from promise_jax.data.readers.cells import read_texts
+from promise_jax.data.readers.table_columns import read_table_inputs
 from promise_jax.data.source import Rows, check_values, list_first
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,12 @@ class NewRows(NamedTuple):
   label: Any  # [n] or [n, C] as given, or None
 
 
-def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS) -> Iterator:
+def read_new_rows(
+  data: Any,
+  fitted: Preprocessing,
+  block_rows: int = BLOCK_ROWS,
+  file_options: lost_files.FileOptions = lost_files.DEFAULTS,
+) -> Iterator:
   """Yields `NewRows`, at most `block_rows` at a time, in order.
 
   What is not used or lacks is logged as a warning, once.
@@ -57,14 +64,16 @@ def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS
     data: a pandas DataFrame, a mapping of arrays, or the path of a file with one of `ENDINGS`.
     fitted: the preprocessing of the model.
     block_rows: rows that are in memory at a time.
+    file_options: how files are found that the rows name.
 
   Raises:
-    ValueError: nothing in `data` is of a modality of the model, or a value cannot be read.
+    ValueError: nothing in `data` is of a modality of the model, a value cannot be read, or too many
+      files are missing so far.
   """
-  root, start, place = pathlib.Path(), 0, "the new rows"
+  start, place, counts, root = 0, "the new rows", {}, file_options.root
   if isinstance(data, str | pathlib.Path):
     path = pathlib.Path(data).expanduser()
-    root, place, blocks = path.parent, str(path), read_file(path, block_rows)
+    root, place, blocks = root or path.parent, str(path), read_file(path, block_rows)
   else:
     blocks = slice_columns(check_columns(data), block_rows)
   for columns in blocks:
@@ -75,20 +84,25 @@ def read_new_rows(data: Any, fitted: Preprocessing, block_rows: int = BLOCK_ROWS
           logger.warning("%s: %s", place, sentence)
       if not (count := count_rows(columns)):
         raise ValueError("there are no rows")
-      inputs, length, recorded = read_inputs(columns, fitted, root, count)
       ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
+      folder = pathlib.Path(root).expanduser()
+      inputs, length, recorded, files = read_inputs(columns, fitted, folder, ids)
+    counts = lost_files.add_counts([counts, files])
+    lost_files.check_counts(place, counts, file_options.allow_missing)
     # Encoders that are folders find their files by id; nothing else reads it.
     numbers = ids if ids.dtype.kind in "iu" else np.arange(start, start + count)
     rows = Rows(inputs, length, recorded, np.zeros(count, np.int32), numbers)
     yield NewRows(rows, ids, label)
     start += count
+  lost_files.warn_of_lost(place, counts)
 
 
 def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   """The columns of a file, in blocks. ValueError for a file that cannot be read."""
-  if path.suffix not in ENDINGS:
+  ending = path.suffix.lower()
+  if ending not in ENDINGS:
     raise ValueError(f"{path} ends in {path.suffix!r}, new rows are read from {', '.join(ENDINGS)}")
-  if path.suffix == ".npz":
+  if ending == ".npz":
     yield from read_npz_blocks(path, block_rows)
     return
   yield from table_file.read_blocks(path, block_rows)
@@ -190,6 +204,7 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   used = set().union(*known.values(), LABELS, ("id", "group", "split", "classes", "scale"))
   found = list(columns)
   lacking = [m for m in names if not known[m].difference({f"present_{m}"}).intersection(found)]
+  lacking = [m for m in lacking if m not in fitted.folders]
   if len(lacking) == len(names):
     raise ValueError(
       f"no column is of a modality, found are {list_first(found)}; the modalities are "
@@ -203,14 +218,24 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
 
 
 def read_inputs(
-  columns: Columns, fitted: Preprocessing, root: pathlib.Path, count: int
-) -> tuple[dict, dict, np.ndarray]:
-  """(inputs, length, recorded) of `source.Rows`; paths in a table are relative to `root`."""
-  if fitted.columns is not None:
-    return fitted.columns.read_inputs(columns, root)
-  inputs, length = {}, {}
+  columns: Columns, fitted: Preprocessing, root: pathlib.Path, ids: np.ndarray
+) -> tuple[dict, dict, np.ndarray, dict]:
+  """(inputs, length, recorded) of `source.Rows`, and the files {modality: FileCount}; paths start
+  from `root`."""
+  count = len(ids)
   recorded = np.ones((count, len(fitted.modalities)), bool)
+  inputs, length, files = {}, {}, {}
+  if fitted.columns is not None:
+    found = read_table_inputs(fitted.columns, columns, root)
+    inputs, length, files = found.inputs, found.length, found.files
+    recorded[:, : found.recorded.shape[1]] = found.recorded  # features of folders stand behind
   for i, m in enumerate(fitted.raw_modalities):
+    if m.name in inputs:
+      continue
+    if m.name in fitted.folders and not {m.name, f"x_{m.name}"} & {*columns}:
+      folder = feature_folders.find_folder(root, fitted.folders[m.name])
+      inputs[m.name], recorded[:, i], files[m.name] = feature_folders.read_folder(folder, ids, m)
+      continue
     with name_place_in_errors(m.name):
       inputs[m.name], here = read_modality(columns, m, m.name in fitted.texts, count)
     recorded[:, i] = here & read_flags(columns, f"present_{m.name}", count)
@@ -219,4 +244,4 @@ def read_inputs(
     elif f"length_{m.name}" in columns:
       with name_place_in_errors(f"length_{m.name}"):
         length[m.name] = read_lengths(columns[f"length_{m.name}"])
-  return inputs, length, recorded
+  return inputs, length, recorded, files

@@ -35,6 +35,8 @@ class Preprocessing:
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
   columns: TableColumns | None = None  # where the data are a table
+  # {modality: that of its files <id>.npy}
+  folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def raw_modalities(self) -> tuple[Modality, ...]:
@@ -70,6 +72,7 @@ class Preprocessing:
         n: {"raw": e.raw._asdict(), "encoder": e.encoder} for n, e in self.encoded.items()
       },
       "columns": None if self.columns is None else self.columns.to_json(),
+      "folders": dict(self.folders),
     }
 
 
@@ -87,7 +90,7 @@ def from_json(value: Mapping[str, Any]) -> Preprocessing:
   modalities = tuple(map(Modality.from_json, value["modalities"]))
   texts = tuple(value["texts"])
   rules = cleaning.Rules(value["nonfinite"], value["zeros"])
-  return Preprocessing(modalities, scale, rules, texts, encoded, columns)
+  return Preprocessing(modalities, scale, rules, texts, encoded, columns, value["folders"])
 
 
 def clean_rows(

@@ -28,6 +28,7 @@ class Rows(NamedTuple):
   id: Int[np.ndarray, " N"]
   group: Int[np.ndarray, " N"] | None = None  # the same for rows of one recording, speaker, ...
   labelled: Bool[np.ndarray, " N"] | None = None  # False: `label` means nothing; None: all are
+  key: Sequence[Any] | None = None  # ids as they are written, where they are no numbers
 
 
 class Source(NamedTuple):
@@ -52,6 +53,7 @@ class Source(NamedTuple):
   # the `TableColumns` of a table.
   encoded: Mapping[str, Any] = types.MappingProxyType({})
   columns: Any = None
+  folders: Mapping[str, str] = types.MappingProxyType({})  # see `feature_folders`
 
 
 def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
@@ -87,6 +89,7 @@ def keep_modalities(source: Source, names: str | Sequence[str]) -> Source:
     blocks=blocks,
     train_bytes=0,
     columns=source.columns and source.columns.keep(names),
+    folders={m: folder for m, folder in source.folders.items() if m in names},
   )
 
 

@@ -93,6 +93,7 @@ def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
     **{name: join(name) for name in ("recorded", "label", "id")},
     group=None if first.group is None else join("group"),
     labelled=None if first.labelled is None else join("labelled"),
+    key=None if first.key is None else join("key"),
   )
 
 

@@ -34,10 +34,11 @@ DATA_OPTIONS = {
   "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
   "stream": False,
   "task": "",  # where the guess from the labels is wrong
-  "label": "",  # these five are for tables
+  "label": "",  # these three are for tables
   "columns": "",  # roles, as "photo=image,notes=ignore"
-  "root": "",
   "image_size": 48,
+  "features": "",  # folders of <id>.npy, as "audio=features/audio"
+  "root": "",  # the folder that paths start from
   "allow_missing_files": False,
 }
 PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()

@@ -11,6 +11,7 @@ from promise_jax import files, missing, patterns
 from promise_jax.checks import check_choice, name_place_in_errors
 from promise_jax.data import dataset as data_set
 from promise_jax.data import new_rows, new_values
+from promise_jax.data.readers.lost_files import DEFAULTS, FileOptions
 from promise_jax.data.source import SPLITS
 from promise_jax.evaluation import conditions, mask_files
 from promise_jax.experiments import predictions, result_files, results, run_dir
@@ -30,6 +31,7 @@ def evaluate_run(
   split: str = "test",
   masks: Path | None = None,
   data: Path | None = None,
+  file_options: FileOptions = DEFAULTS,
 ) -> str:
   """Evaluates every variant of a finished run; returns a table, which joins results and report.
 
@@ -42,6 +44,7 @@ def evaluate_run(
     masks: a file to write the mask of `protocol` to.
     data: a file with other labelled rows, in place of `split`. They are prepared as the train rows
       were; in the results their split is the name of the file.
+    file_options: how files are found that `data` names.
 
   Raises:
     ValueError: no finished run, an unknown protocol or split, data that do not fit the model, or
@@ -54,7 +57,9 @@ def evaluate_run(
   model = saved_model.read_model(folder / "model")
   for sentence in run_dir.describe_versions(folder):
     logger.warning("%s.", sentence)
-  rows = read_other_rows(data, model) if data else read_own_rows(folder, experiment, split)
+  rows = (
+    read_other_rows(data, model, file_options) if data else read_own_rows(folder, experiment, split)
+  )
   name, drawn_as = (data.name, "test") if data else (split, split)
   with name_place_in_errors("--protocol"):
     cases = conditions.protocol_conditions(rows, parsed, model.spec.names, drawn_as)
@@ -105,10 +110,10 @@ def check_labelled(place: str, num_labelled: int, num_rows: int) -> None:
     logger.warning("%s: %d of %d rows have no label and are left out.", place, lacking, num_rows)
 
 
-def read_other_rows(path: Path, model: SavedModel) -> Split:
+def read_other_rows(path: Path, model: SavedModel, file_options: FileOptions) -> Split:
   """The rows of a file that have a label, prepared as the train rows of the model were."""
   parts, num_rows = [], 0
-  for new in new_rows.read_new_rows(path, model.preprocessing):
+  for new in new_rows.read_new_rows(path, model.preprocessing, file_options=file_options):
     with name_place_in_errors(str(path)):
       if new.label is None:
         names = " or ".join(new_rows.label_names(model.preprocessing))

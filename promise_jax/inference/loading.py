@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from promise_jax.checks import check_choice
+from promise_jax.data.readers.lost_files import FileOptions
 from promise_jax.evaluation import calibration
 from promise_jax.evaluation.gain import Gain
 from promise_jax.inference import exported, saved_model
@@ -20,7 +21,12 @@ from promise_jax.types import Inputs, PyTree
 
 
 def load(
-  folder: str | pathlib.Path, variant: str | None = None, seeds: Literal["all"] | int = "all"
+  folder: str | pathlib.Path,
+  variant: str | None = None,
+  seeds: Literal["all"] | int = "all",
+  *,
+  root: str | pathlib.Path = "",
+  allow_missing_files: bool = False,
 ) -> Predictor:
   """A trained model.
 
@@ -28,6 +34,9 @@ def load(
     folder: of a finished run, or one that `promise-jax export` wrote.
     variant: which method of the run; default: the best on validation.
     seeds: "all" averages the probabilities of all seeds; a number serves that seed alone.
+    root: the folder that paths in new rows start from; default: that of their file, else the
+      working directory.
+    allow_missing_files: more than a fifth of the files that new rows name may be missing.
 
   Raises:
     ValueError: no finished run, no such variant or seed, or files that cannot be read.
@@ -56,6 +65,7 @@ def load(
     prior=model.prior,
     card=model.card,
     forward=forward,
+    file_options=FileOptions(str(root), allow_missing_files),
   )
 
 

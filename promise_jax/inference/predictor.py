@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from promise_jax import missing
 from promise_jax.data import cleaning, new_rows, new_values, split_checks
 from promise_jax.data.preprocessing import Preprocessing
+from promise_jax.data.readers import lost_files
 from promise_jax.evaluation import calibration, contribution, gain, measure
 from promise_jax.evaluation.calibration import Calibration
 from promise_jax.evaluation.gain import Gain
@@ -52,6 +53,7 @@ class Predictor:
   prior: Float[np.ndarray, " C"] = dataclasses.field(repr=False)  # logits where nothing is present
   card: Mapping[str, Any] = dataclasses.field(repr=False)  # data set, versions, metrics
   forward: Forward = dataclasses.field(repr=False)
+  file_options: lost_files.FileOptions = lost_files.DEFAULTS
 
   @property
   def modalities(self) -> tuple[str, ...]:
@@ -182,7 +184,8 @@ class Predictor:
     row_values = sum(int(np.prod(m.shape)) for m in self.preprocessing.raw_modalities)
     block_rows = int(np.clip(BLOCK_VALUES // row_values, 64, 4096))
     reports, lines = {}, []
-    for new in new_rows.read_new_rows(rows, self.preprocessing, block_rows):
+    how = block_rows, self.file_options
+    for new in new_rows.read_new_rows(rows, self.preprocessing, *how):
       split, report = self.preprocessing.clean(new.rows)
       for name, found in report.items():
         reports[name] = np.add(reports.get(name, 0), found)

@@ -103,7 +103,7 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     "id, row 11: found 4, expected: a number that no row",
   ),
   "large id": ({"id": np.arange(N) + 2**31 - 3}, {}, "id, row 3: found 2147483648, expected: 0 to"),
-  "ids of strings": ({"id": SPLIT}, {}, r"id is <U5 .* integers \[N\]"),
+  "ids that repeat": ({"id": SPLIT}, {}, "id, row 1: found .train., expected: a text that no row"),
   "empty strings": (
     {"x_w": np.full(N, "")}, {},
     "split 'train': modality 'w' is in none of the 6 rows",

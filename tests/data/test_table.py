@@ -11,7 +11,7 @@ import shop
 from PIL import Image, ImageOps
 
 from promise_jax import data
-from promise_jax.data.readers.table_columns import TableColumns
+from promise_jax.data.readers.table_columns import TableColumns, read_table_inputs
 from promise_jax.experiments import setup
 
 
@@ -116,7 +116,7 @@ def test_the_rows_are_those_of_an_npz_file_made_by_hand(table, found, tmp_path):
 
 def test_inputs_before_scaling_are_the_same_bits(table, found, tmp_path):
   frame = pd.DataFrame(read_by_hand(table)[:108])
-  inputs, _, recorded = found.preprocessing.columns.read_inputs(frame, table.parent)
+  inputs, _, recorded, *_ = read_table_inputs(found.preprocessing.columns, frame, table.parent)
   place = {int(i): name for name in found.splits for i in found.split(name).id}
   path = make_npz(table, np.array([place[i] for i in range(108)]), tmp_path / "own.npz")
   with np.load(path) as arrays:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from promise_jax.data.readers import text
 from promise_jax.data.readers.fit_columns import fit_modality
-from promise_jax.data.readers.table_columns import TableColumns
+from promise_jax.data.readers.table_columns import TableColumns, read_table_inputs
 from promise_jax.types import Modality
 
 TRAIN = pd.DataFrame(
@@ -37,7 +37,7 @@ def fitted(tmp_path):
 
 def test_attributes_by_hand(fitted, tmp_path):
   new = TRAIN.iloc[[0, 1, 2]].assign(brand=["z", "a", None], price=[None, " 4 ", 2])
-  inputs, _, recorded = fitted.read_inputs(new, tmp_path)
+  inputs, _, recorded, *_ = read_table_inputs(fitted, new, tmp_path)
   assert inputs["attributes"].dtype == np.float32 and recorded[:, 0].all()
   # price, is missing; weight; brand a, b, other; colour red, other (blue is rare), missing
   assert inputs["attributes"].tolist() == [
@@ -51,12 +51,12 @@ def test_attributes_by_hand(fitted, tmp_path):
 def test_a_modality_is_absent_where_all_its_cells_are(fitted, tmp_path):
   new = pd.DataFrame([["", None, "NaN", "null", None, " "], [1, "", "", "", "", "x"]])
   new.columns = TRAIN.columns
-  _, _, recorded = fitted.read_inputs(new, tmp_path)
+  _, _, recorded, *_ = read_table_inputs(fitted, new, tmp_path)
   assert recorded.tolist() == [[False, False], [True, True]]
 
 
 def test_texts_of_columns_are_joined(fitted, tmp_path):
-  inputs, length, recorded = fitted.read_inputs(TRAIN, tmp_path)
+  inputs, length, recorded, *_ = read_table_inputs(fitted, TRAIN, tmp_path)
   expected = text.hash_ngrams(["red mug new", "", "old hat used", "used"], 50)
   np.testing.assert_array_equal(inputs["text"], expected)
   assert length["text"].tolist() == np.count_nonzero(expected, axis=1).tolist()
@@ -64,12 +64,13 @@ def test_texts_of_columns_are_joined(fitted, tmp_path):
 
 
 def test_new_rows_change_nothing_that_was_fitted(fitted, tmp_path):
-  alone = fitted.read_inputs(TRAIN.iloc[[3]], tmp_path)[0]["attributes"]
-  together = fitted.read_inputs(TRAIN, tmp_path)[0]["attributes"]
+  alone = read_table_inputs(fitted, TRAIN.iloc[[3]], tmp_path)[0]["attributes"]
+  together = read_table_inputs(fitted, TRAIN, tmp_path)[0]["attributes"]
   np.testing.assert_array_equal(alone, together[3:])
   again = TableColumns.from_json(json.loads(json.dumps(fitted.to_json())))
   assert again == fitted
-  np.testing.assert_array_equal(again.read_inputs(TRAIN, tmp_path)[0]["attributes"], together)
+  found = read_table_inputs(again, TRAIN, tmp_path).inputs["attributes"]
+  np.testing.assert_array_equal(found, together)
 
 
 def test_differences_are_said_and_lacking_columns_are_missing(fitted, tmp_path):
@@ -82,16 +83,16 @@ def test_differences_are_said_and_lacking_columns_are_missing(fitted, tmp_path):
   assert fitted.describe_differences(TRAIN.replace("blue", "red")) == []
   with pytest.raises(ValueError, match="no column is of a modality, found are a, b; read are "):
     fitted.describe_differences(pd.DataFrame({"a": [1], "b": [2]}))
-  inputs, _, _ = fitted.read_inputs(new, tmp_path)
+  inputs, *_ = read_table_inputs(fitted, new, tmp_path)
   assert inputs["attributes"][:, :2].tolist() == [[4, 1]] * 4
 
 
 def test_a_text_in_a_column_of_numbers_is_one_sentence(fitted, tmp_path):
   with pytest.raises(ValueError, match="column 'weight', row 2: 'heavy' is no number"):
-    fitted.read_inputs(TRAIN.assign(weight=[1, "", "heavy", "x"]), tmp_path)
+    read_table_inputs(fitted, TRAIN.assign(weight=[1, "", "heavy", "x"]), tmp_path)
 
 
-def test_images_and_arrays_are_files_under_the_root(tmp_path, caplog):
+def test_images_and_arrays_are_files_under_the_root(tmp_path):
   Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
   np.save(tmp_path / "s.npy", np.ones((3, 2)))
   train = pd.DataFrame({"photo": ["a.png", "", "b.png"], "sound": ["s.npy", "t.npy", None]})
@@ -101,14 +102,14 @@ def test_images_and_arrays_are_files_under_the_root(tmp_path, caplog):
   ]
   assert made[1][0] == Modality("sound", "sequence", (None, 2))
   fitted = TableColumns(tuple(m for m, _ in made), {m.name: c for m, c in made}, label="y")
-  inputs, _, recorded = fitted.read_inputs(train, tmp_path)
+  inputs, _, recorded, counts = read_table_inputs(fitted, train, tmp_path)
   assert recorded.tolist() == [[True, True], [False, False], [False, False]]
   red, white = [255, 0, 0], [255, 255, 255]
   assert inputs["photo"][0].tolist() == [[white] * 4, [red] * 4, [red] * 4, [white] * 4]
   assert [x.shape for x in inputs["sound"]] == [(3, 2), (0, 2), (0, 2)]
-  assert "photo: 1 of 2 files are missing or cannot be read, as b.png" in caplog.text
+  assert counts == {"photo": (2, ("b.png",)), "sound": (2, ("t.npy",))}
   for path in ("../a.png", "/etc/passwd"):
     with pytest.raises(ValueError, match=f"'photo': '{path}' lies outside .* option root"):
-      fitted.read_inputs(train.assign(photo=path), tmp_path)
+      read_table_inputs(fitted, train.assign(photo=path), tmp_path)
   kept = fitted.keep(("sound",))
   assert list(kept.columns) == ["sound"] and kept.describe_differences(train) == []

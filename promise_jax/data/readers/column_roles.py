@@ -143,18 +143,20 @@ def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[st
   return None
 
 
-def group_columns(roles: tuple[Role, ...], given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def group_columns(
+  roles: tuple[Role, ...], given: Mapping[str, str], has_others: bool = False
+) -> dict[str, tuple[str, ...]]:
   """{modality: its columns}.
 
   Without `given` every image or array column is a modality of its own, all texts are "text", all
   numbers and categories "attributes". `given` is {modality: columns joined by +}; * stands for
-  the columns that no modality names.
+  the columns that no modality names. There need be no column if the data `has_others`.
 
   Raises:
     ValueError: a column is unknown or in two modalities, or a name is not of letters, digits and _.
   """
   inputs = {role.name: role.role for role in roles if role.role in INPUT_ROLES}
-  if not inputs:
+  if not inputs and not has_others:
     raise ValueError("no column is left to learn from: give roles by the option columns.")
   groups: dict[str, list[str]] = {}
   if not given:

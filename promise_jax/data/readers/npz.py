@@ -9,7 +9,7 @@
   length_<modality>   optional integers [N]: the valid steps of a padded sequence
   split               optional strings [N], train, valid and test; without it 60/20/20 of
                       the rows are drawn, see `npz_labels.draw_split`
-  id                  optional integers [N], unique; without it the row numbers
+  id                  optional integers or strings [N], unique; without it the row numbers
   group               optional integers from 0, or strings [N]: the recording, speaker, ...
                       of a row; the rows of one lie in one split, keep or lose their
                       labels together and count as one in an interval
@@ -51,6 +51,7 @@ class NpzOptions:
   kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {modality: kind}
   task: str = ""  # classes, multilabel or regression, where a guess is wrong
   split_seed: int = 0  # draws the split of a file without one
+  features: Mapping[str, str] | str = ""  # modalities in folders, see `feature_folders`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class NpzFile:
 
   def blocks(self, split: str) -> Iterator[data_source.Rows]:
     """The rows of a split, a few at a time; no array is ever read as a whole."""
-    names = [f"x_{m.name}" for m in self.modalities]
+    names = [f"x_{m.name}" for m in self.modalities] or ["y"]
     size = max(BLOCK_BYTES // sum(self.headers[a].row_bytes for a in names), 1)
     with npz_arrays.open_npz(self.path) as file:
       start = 0
@@ -96,8 +97,9 @@ class NpzFile:
       recorded[:, i] &= has_value
       if values.dtype.kind == "U":
         length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
-    group = None if small.group is None else small.group[index]
-    return data_source.Rows(inputs, length, recorded, small.label[index], small.id[index], group)
+    group, key = (None if x is None else x[index] for x in (small.group, small.key))
+    known = recorded, small.label[index], small.id[index], group
+    return data_source.Rows(inputs, length, *known, key=key)
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
@@ -110,7 +112,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
   small = {}
   with npz_arrays.open_npz(path) as file:
     headers = npz_arrays.read_headers(file)
-    names = npz_arrays.check_headers(headers)
+    names = npz_arrays.check_headers(headers, bool(options.features))
     for array in (a for a in headers if not a.startswith("x_")):
       with npz_arrays.name_array_in_errors(array):
         small[array] = file[array]
@@ -137,5 +139,5 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
     guesses=guesses,
     # The train rows of all modalities and, one after the other, a whole array.
-    train_bytes=sum(row_bytes) * num_train + max(row_bytes) * len(split),
+    train_bytes=sum(row_bytes) * num_train + max(row_bytes, default=0) * len(split),
   )

@@ -21,7 +21,7 @@ FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "present": ("biu", (1,), "bool [N]"),
   "length": ("iu", (1,), "integers [N]"),
   "split": ("U", (1,), "strings [N]"),
-  "id": ("iu", (1,), "integers [N]"),
+  "id": ("iuU", (1,), "integers or strings [N]"),
   "group": ("iuU", (1,), "integers or strings [N]"),
   "scale": ("iuf", (0,), "one number without dimensions"),
   "classes": ("U", (1,), "strings [C]"),
@@ -97,16 +97,16 @@ def read_header(content: IO[bytes]) -> Header:
   return Header(*(formats.read_array_header_1_0 if old else formats.read_array_header_2_0)(content))
 
 
-def check_headers(headers: dict[str, Header]) -> tuple[str, ...]:
-  """The names of the modalities.
+def check_headers(headers: dict[str, Header], has_others: bool = False) -> tuple[str, ...]:
+  """The names of the modalities; there need be none if the data `has_others`.
 
   Raises:
     ValueError: an array is unknown, cannot be what its name says, or has another number
       of rows than y.
   """
   names = tuple(a[2:] for a in headers if re.fullmatch(r"x_\w+", a))
-  if not names or "y" not in headers:
-    lacking = "y" if names else "x_<modality>"
+  if not (names or has_others) or "y" not in headers:
+    lacking = "y" if names or has_others else "x_<modality>"
     raise ValueError(f"there is no array {lacking}, found are {', '.join(headers)}.")
   for array, header in headers.items():
     form, _, modality = array.partition("_")

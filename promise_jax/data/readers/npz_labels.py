@@ -19,12 +19,17 @@ def read_rows(
 ) -> tuple[Task, str, Rows]:
   """The task, what was guessed of it, and all rows of the file without their inputs.
 
-  Ids are the row numbers if there are none; groups that are strings are numbered in
-  alphabetical order.
+  Ids are the row numbers if there are none, or none that are numbers; groups that are strings are
+  numbered in alphabetical order.
   """
   label, task, guess = read_labels(arrays, scale, kind)
   recorded = np.ones((len(label), len(modalities)), bool)
   length, ids, group = {}, arrays.get("id", np.arange(len(label))), arrays.get("group")
+  key = None
+  if ids.dtype.kind == "U":
+    is_first = np.isin(np.arange(len(ids)), np.unique(ids, return_index=True)[1])
+    check_values("id", ids, is_first, "a text that no row above has")
+    key, ids = ids, np.arange(len(ids))
   for i, m in enumerate(modalities):
     if (values := arrays.get(f"present_{m.name}")) is not None:
       check_values(f"present_{m.name}", values, np.isin(values, (0, 1)), "bool or 0 and 1")
@@ -42,7 +47,7 @@ def read_rows(
   elif group is not None:
     check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
     group = group.astype(np.int64)
-  return task, guess, Rows({}, length, recorded, label, ids.astype(np.int64), group)
+  return task, guess, Rows({}, length, recorded, label, ids.astype(np.int64), group, key=key)
 
 
 def read_labels(

@@ -4,9 +4,7 @@
 model reads of it, fitted on the train rows. The roles are guessed from all rows.
 """
 
-import collections
 import dataclasses
-import logging
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -17,21 +15,24 @@ from promise_jax import files
 from promise_jax.checks import check_at_least
 from promise_jax.data import scaling
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import cells, column_roles, images, table_file, table_labels
+from promise_jax.data.readers import (
+  cells,
+  column_roles,
+  images,
+  lost_files,
+  table_file,
+  table_labels,
+)
 from promise_jax.data.readers.fit_columns import fit_modality
 from promise_jax.data.readers.table_columns import (
   TableColumns,
   TableInputs,
-  describe_unreadable,
   read_table_inputs,
 )
 from promise_jax.types import Task
 
-logger = logging.getLogger(__name__)
-
 BLOCK_ROWS = 1024  # that are streamed at a time
-SMALL = ("label", "id", "group", "labelled")  # fields of rows that are not read from cells
-MAX_UNREADABLE = 0.2  # part of the files of a modality
+SMALL = ("label", "id", "group", "labelled", "key")  # fields of rows that are not inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class TableOptions:
   columns: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
   # {modality: columns}, also as "text=title+description,attributes=*"
   groups: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
+  features: Mapping[str, str] | str = ""  # modalities in folders, see `feature_folders`
   root: str = ""  # the folder of the files that cells name; that of the table
   image_size: int = 48  # height and width of images, to which they are scaled
   allow_missing_files: bool = False  # more than a fifth of the files may be missing
@@ -68,7 +70,7 @@ class Table:
     """All rows of a split."""
     (index,) = np.nonzero(self.split == split)
     rows, found = self._read(index)
-    self._check_files(split, [found])
+    self._check_files(split, [found.files])
     return rows
 
   def blocks(self, split: str) -> Iterator[data_source.Rows]:
@@ -77,7 +79,7 @@ class Table:
     every = []
     for start in range(0, len(index), BLOCK_ROWS):
       rows, found = self._read(index[start : start + BLOCK_ROWS])
-      every.append(found._replace(inputs={}))
+      every.append(found.files)
       yield rows
     self._check_files(split, every)
 
@@ -87,20 +89,12 @@ class Table:
     small = {n: x if x is None else x[index] for n, x in self.small._asdict().items() if n in SMALL}
     return data_source.Rows(found.inputs, found.length, found.recorded, **small), found
 
-  def _check_files(self, split: str, parts: list[TableInputs]) -> None:
+  def _check_files(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
     """Warns of files that could not be read, and refuses too many of them."""
-    num_files = collections.Counter()
-    unreadable = collections.defaultdict(list)
-    for part in parts:
-      num_files.update(part.num_files)
-      for name, paths in part.unreadable.items():
-        unreadable[name] += paths
-    lines = describe_unreadable(num_files, unreadable)
-    for name, line in lines.items():
-      place = f"{self.place}, split {split!r}"
-      if split != "test":  # which is read when training is done
-        check_share(f"{place}, {line}", len(unreadable[name]), num_files[name], self.options)
-      logger.warning("%s, %s; there the modality is absent.", place, line)
+    place, counts = f"{self.place}, split {split!r}", lost_files.add_counts(parts)
+    allow = self.options.allow_missing_files or split == "test"  # which is read after training
+    lost_files.check_counts(place, counts, allow)
+    lost_files.warn_of_lost(place, counts)
 
 
 def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
@@ -119,7 +113,9 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
       raise ValueError(f"label {given}, expected is the column to predict, one of {columns}.")
     given = parse_pairs("columns", options.columns)
     roles = column_roles.read_roles(frame, given, options.label, root)
-    groups = column_roles.group_columns(roles, parse_pairs("modalities", options.groups))
+    groups = column_roles.group_columns(
+      roles, parse_pairs("modalities", options.groups), bool(options.features)
+    )
     task, words = table_labels.read_task(frame[options.label], options.task)
     named = {role.role: frame[role.name] for role in roles}  # id, group and split are there once
     label, labelled = table_labels.encode_labels(frame[options.label], task)
@@ -131,6 +127,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
       id=table_labels.number_ids(named.get("id"), len(frame)),
       group=table_labels.number_groups(named["group"]) if "group" in named else None,
       labelled=labelled,
+      key=np.array(cells.read_texts(named["id"]), object) if "id" in named else None,
     )
     given_split = table_labels.read_split(named["split"]) if "split" in named else None
     split, unlabelled = table_labels.assign_split(small, task, given_split, options.split_seed)
@@ -174,17 +171,8 @@ def check_files(values: pd.Series, root: pathlib.Path, options: TableOptions) ->
   lost = [path for path in paths if not path.is_file()]
   if lost:
     line = f"{values.name}: {len(lost)} of {len(paths)} files are missing, as {lost[0]}"
-    check_share(line, len(lost), len(paths), options)
+    lost_files.check_share(line, len(lost), len(paths), options.allow_missing_files)
   return images.hash_files(found) if paths else ""
-
-
-def check_share(line: str, num_lost: int, num_files: int, options: TableOptions) -> None:
-  """Raises ValueError, which `line` begins, if too many files cannot be read."""
-  if num_lost > MAX_UNREADABLE * num_files and not options.allow_missing_files:
-    raise ValueError(
-      f"{line}; more than {MAX_UNREADABLE:.0%} are taken for a mistake, allow_missing_files makes "
-      "the modality absent there."
-    )
 
 
 def fit_columns(

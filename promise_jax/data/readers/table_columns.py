@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from promise_jax.data.readers import cells, images, text
+from promise_jax.data.readers import cells, images, lost_files, text
 from promise_jax.types import Modality
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ class TableInputs(NamedTuple):
   inputs: dict[str, Any]
   length: dict[str, np.ndarray]
   recorded: Bool[np.ndarray, "N M"]
-  num_files: dict[str, int]  # {modality: files that cells name}
-  unreadable: dict[str, list[str]]  # {modality: those of them that could not be read}
+  files: dict[str, lost_files.FileCount]  # {modality: what cells name}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +58,6 @@ class TableColumns:
   id: str = ""  # the column with the name of a row
   unread: tuple[str, ...] = ()  # columns that are known and not read
 
-  def read_inputs(
-    self, table: pd.DataFrame, root: pathlib.Path
-  ) -> tuple[dict[str, Any], dict[str, np.ndarray], Bool[np.ndarray, "N M"]]:
-    """The fields inputs, length and recorded of `source.Rows`.
-
-    Files that cannot be read are absent, and a warning says how many. Paths in cells are relative
-    to `root`. ValueError for a path that leads out of it, and for a cell that is no number in a
-    column of numbers.
-    """
-    found = read_table_inputs(self, table, root)
-    for line in describe_unreadable(found.num_files, found.unreadable).values():
-      logger.warning("%s; there the modality is absent.", line)
-    return found.inputs, found.length, found.recorded
-
   def describe_differences(self, table: pd.DataFrame) -> list[str]:
     """Sentences on columns that are new or lacking in `table`, and on values train has not.
 
@@ -84,7 +69,7 @@ class TableColumns:
     if new := [name for name in table.columns if name not in names]:
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
     lacking = [c.name for c in known if c.name not in table.columns]
-    if len(lacking) == len(known):
+    if known and len(lacking) == len(known):
       found, names = ", ".join(map(str, table.columns)), ", ".join(lacking)
       raise ValueError(f"no column is of a modality, found are {found}; read are {names}")
     if lacking:
@@ -125,8 +110,12 @@ def read_table_inputs(
   root: pathlib.Path,
   cache: pathlib.Path | None = None,
 ) -> TableInputs:
-  """`TableColumns.read_inputs`, with the files that could not be read; `cache` is for images."""
-  read = TableInputs({}, {}, np.ones((len(table), len(fitted.modalities)), bool), {}, {})
+  """What a model reads of the rows of a table; files that cannot be read are absent, and counted.
+
+  Paths in cells are relative to `root`; `cache` is for images. ValueError for a path that leads out
+  of `root`, and for a cell that is no number in a column of numbers.
+  """
+  read = TableInputs({}, {}, np.ones((len(table), len(fitted.modalities)), bool), {})
   lacking = {c.name for columns in fitted.columns.values() for c in columns} - {*table.columns}
   table = table.assign(**dict.fromkeys(lacking, None)) if lacking else table
   for i, modality in enumerate(fitted.modalities):
@@ -144,8 +133,8 @@ def read_table_inputs(
         empty = np.zeros([d or 0 for d in modality.shape], np.float32)
         read.inputs[name] = [empty if array is None else array for array in arrays]
       bad = read.recorded[:, i] & ~readable
-      read.num_files[name] = int(read.recorded[:, i].sum())
-      read.unreadable[name] = list(cells.name_files(values, contents, bad))
+      lost = tuple(cells.name_files(values, contents, bad))
+      read.files[name] = lost_files.FileCount(int(read.recorded[:, i].sum()), lost)
       read.recorded[:, i] &= readable
     elif modality.kind == "tokens":
       texts = zip(*(cells.read_texts(table[c.name]) for c in columns), strict=True)
@@ -190,14 +179,3 @@ def load_array(content: cells.FileContent) -> np.ndarray | None:
     return array if array.size else None
   except Exception:  # a damaged file can fail in any way; the caller counts them
     return None
-
-
-def describe_unreadable(
-  num_files: Mapping[str, int], unreadable: Mapping[str, list[str]]
-) -> dict[str, str]:
-  """{modality: words} on every modality of which files could not be read."""
-  return {
-    m: f"{m}: {len(bad)} of {num_files[m]} files are missing or cannot be read, as {bad[0]}"
-    for m, bad in unreadable.items()
-    if bad
-  }

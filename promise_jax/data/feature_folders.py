@@ -1,0 +1,111 @@
+"""Folders of features: a modality of which each row has a file <id>.npy.
+
+A file has f[D], the same D in all, or f[T, D] with any T. Where there is no file, or none that can
+be read, the row lacks the modality.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from promise_jax.data import source as data_source
+from promise_jax.data.readers import cells, images, lost_files
+from promise_jax.data.readers.table_columns import load_array
+from promise_jax.types import Modality
+
+
+def add_folders(
+  source: data_source.Source,
+  folders: Mapping[str, str],
+  root: pathlib.Path,
+  allow_missing_files: bool = False,
+) -> data_source.Source:
+  """`source` with a modality more for each of `folders` {modality: folder, from `root` on}.
+
+  Raises:
+    ValueError: a name that the data have already, or a folder without arrays.
+  """
+  known, identity, notes = [m.name for m in source.modalities], source.identity, []
+  places = {name: find_folder(root, folder) for name, folder in folders.items()}
+  added = []
+  for name, place in places.items():
+    if name in known or not name.isidentifier():
+      raise ValueError(
+        f"features has {name!r}, expected is a name of letters, digits and _ that the data do not "
+        f"have; they have {', '.join(known)}."
+      )
+    paths = sorted(place.rglob("*.npy"))
+    first = load_array(paths[0]) if paths else None
+    if first is None or first.ndim not in (1, 2):
+      found = "there is none" if first is None else f"{paths[0].name} has the shape {first.shape}"
+      raise ValueError(
+        f"features has {name}={folders[name]}, expected are files <id>.npy, [D] or [T, D], in "
+        f"{place}; {found}."
+      )
+    is_vector, words = first.ndim == 1, f"{first.shape[-1]} numbers"
+    if is_vector:
+      added.append(Modality(name, "vector", first.shape))
+    else:
+      added.append(Modality(name, "sequence", (None, first.shape[1])))
+      words += " a step, padded to the longest train row"
+    notes.append(f"{source.name}, {name}: {words}, of the files <id>.npy in {place}.")
+    identity += f" {name} {images.hash_files(paths)}" if identity else ""
+
+  def add(rows: data_source.Rows) -> tuple[data_source.Rows, dict]:
+    keys = rows.id if rows.key is None else rows.key
+    inputs, recorded, counts = dict(rows.inputs), [rows.recorded], {}
+    for m in added:
+      inputs[m.name], here, counts[m.name] = read_folder(places[m.name], keys, m)
+      recorded.append(here[:, None])
+    return rows._replace(inputs=inputs, recorded=np.concatenate(recorded, axis=1)), counts
+
+  def check(split: str, counts: Sequence[Mapping[str, lost_files.FileCount]]) -> None:
+    place, total = data_source.describe_place(source, split), lost_files.add_counts(counts)
+    allow = allow_missing_files or split == "test"  # which is read after training
+    lost_files.check_counts(place, total, allow)
+    lost_files.warn_of_lost(place, total)
+
+  def read(split: str) -> data_source.Rows:
+    rows, counts = add(source.rows(split))
+    check(split, [counts])
+    return rows
+
+  def read_blocks(split: str) -> Iterator[data_source.Rows]:
+    every = []
+    for block in source.blocks(split):
+      rows, counts = add(block)
+      every.append(counts)
+      yield rows
+    check(split, every)
+
+  return source._replace(
+    modalities=(*source.modalities, *added),
+    rows=read,
+    blocks=source.blocks and read_blocks,
+    notes=(*source.notes, *notes),
+    identity=identity,
+    folders={**folders},
+  )
+
+
+def find_folder(root: pathlib.Path, folder: str) -> pathlib.Path:
+  """The folder of a modality; one that is not absolute starts from `root`."""
+  return root / pathlib.Path(folder).expanduser()
+
+
+def read_folder(
+  folder: pathlib.Path, keys: Sequence[Any], modality: Modality
+) -> tuple[list[np.ndarray], Bool[np.ndarray, " N"], lost_files.FileCount]:
+  """The arrays of the rows with the ids `keys`, empty where there is none; which rows have one; and
+  the files that are lost. ValueError for an id that leads out of the folder."""
+  empty = np.zeros((0,) * (modality.kind == "sequence") + modality.shape[-1:], np.float32)
+  texts = [None if cells.is_missing(key) else f"{cells.to_text(key)}.npy" for key in keys]
+  paths = [text and cells.find_file(text, folder, "id") for text in texts]
+  arrays = [load_array(path) for path in paths]
+  lost = [text for text, x in zip(texts, arrays, strict=True) if text and x is None]
+  here = np.array([x is not None for x in arrays], bool)
+  count = lost_files.FileCount(len(texts) - texts.count(None), tuple(lost))
+  return [empty if x is None else x for x in arrays], here, count

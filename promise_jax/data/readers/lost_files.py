@@ -1,0 +1,64 @@
+"""Files that data name and that are missing or cannot be read: counted, said, refused if many."""
+
+import collections
+import logging
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+MAX_LOST = 0.2  # part of the files of a modality
+
+
+class FileOptions(NamedTuple):
+  """How files are found that new rows name."""
+
+  root: str = ""  # the folder that paths start from; that of the rows, else the working directory
+  allow_missing: bool = False  # more than a fifth of the files of a modality may be missing
+
+
+DEFAULTS = FileOptions()
+
+
+class FileCount(NamedTuple):
+  """The files of one modality."""
+
+  total: int = 0  # that are named
+  lost: tuple[str, ...] = ()  # those that are missing or cannot be read
+
+  def describe(self, name: str) -> str:
+    """The counts in words; `name` is that of the modality."""
+    found = f"{len(self.lost)} of {self.total} files"
+    return f"{name}: {found} are missing or cannot be read, as {self.lost[0]}"
+
+
+def add_counts(counts: Iterable[Mapping[str, FileCount]]) -> dict[str, FileCount]:
+  """{modality: files} of several blocks of rows together."""
+  every = collections.defaultdict(FileCount)
+  for one in counts:
+    for name, (total, lost) in one.items():
+      every[name] = FileCount(every[name].total + total, every[name].lost + lost)
+  return dict(every)
+
+
+def check_share(line: str, num_lost: int, num_files: int, allow: bool) -> None:
+  """Raises ValueError, which `line` begins, if too many files are lost and that is not allowed."""
+  if num_lost > MAX_LOST * num_files and not allow:
+    raise ValueError(
+      f"{line}; more than {MAX_LOST:.0%} are taken for a mistake, allow_missing_files makes the "
+      "modality absent there."
+    )
+
+
+def check_counts(place: str, counts: Mapping[str, FileCount], allow: bool) -> None:
+  """Raises ValueError, which `place` begins, for the first modality that has lost too many."""
+  for name, count in counts.items():
+    if count.lost:
+      check_share(f"{place}, {count.describe(name)}", len(count.lost), count.total, allow)
+
+
+def warn_of_lost(place: str, counts: Mapping[str, FileCount]) -> None:
+  """Says what is lost, a line a modality."""
+  for name, count in counts.items():
+    if count.lost:
+      logger.warning("%s, %s; there the modality is absent.", place, count.describe(name))
