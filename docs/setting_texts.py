@@ -29,7 +29,7 @@ DATA = {
   "vocabulary": "size of the hash of texts, bound of token ids",
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",
-  "fold": "`watch`: which subjects are the test, 0 or 1",
+  "fold": "which rows are the test: of `watch` 0 or 1, of a folder of MMIN 1 to 10",
   "strengths": "`synthetic`: how far the classes are apart in each modality, as `3+1+0`; 0 is pure "
   "noise",
   "kinds": "kinds of modalities where a guess is wrong: `audio=sequence,page=image`",
@@ -39,7 +39,7 @@ DATA = {
   "`(text=title+notes,attributes=*)`",
   "frozen": "encoders, `image=package.module:function,text=features/text`",
   "stream": "keep training rows on disk, for data larger than memory",
-  "label": "tables: the column to predict",
+  "label": "the column of a table, or the key of an HDF5 file, to predict",
   "columns": "tables: roles where a guess is wrong, `(photo=image,notes=ignore)`",
   "features": "modalities in folders of `<id>.npy`, `(audio=features/audio,video=features/video)`",
   "root": "folder that paths in cells and of `features` start from; empty: that of the data; `/`: "

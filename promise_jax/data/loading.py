@@ -12,12 +12,13 @@ from promise_jax.data import dataset, feature_folders, features, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
-from promise_jax.data.readers import mmsa, npz, table, table_file
+from promise_jax.data.readers import hdf5, mmin, mmsa, npz, table, table_file
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
 FASHION = "fashion_quadrants"  # needs a Debian package
 READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
 READERS |= {table.TableOptions: table.read_table}
+READERS |= {hdf5.Hdf5Options: hdf5.read_hdf5, mmin.MminOptions: mmin.read_mmin}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +70,14 @@ def load(
   Args:
     name: "mfeat", "emoji", "watch", "synthetic" or "fashion_quadrants"; the path of an npz
       file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
-      (`readers.table`) or of a sentiment pickle *.pkl (`readers.mmsa`); the name or folder of a
+      (`readers.table`), of a sentiment pickle *.pkl (`readers.mmsa`), of an HDF5 file *.h5 or
+      *.hdf5 (`readers.hdf5`) or a folder of MMIN (`readers.mmin`); the name or folder of a
       data set that tensorflow-datasets prepared in `data_dir` ("mine", "mine/config", see
       `builtin.builders`).
     data_dir: default: TFDS_DATA_DIR, else promise_jax/tfds in the user's cache folder.
     **options: fields of `CommonOptions` and of the source: `npz.NpzOptions`,
-      `table.TableOptions`, `mmsa.MmsaOptions`, `PreparedOptions`, `EmojiOptions`,
+      `table.TableOptions`, `mmsa.MmsaOptions`, `hdf5.Hdf5Options`, `mmin.MminOptions`,
+      `PreparedOptions`, `EmojiOptions`,
       `WatchOptions`; for "synthetic" those of `synthetic.SyntheticOptions` alone.
 
   Raises:
@@ -120,7 +123,10 @@ def options_class(name: str) -> type:
   path = pathlib.Path(name).expanduser()
   ending = path.suffix.lower()
   ending = "" if path.is_dir() and ending not in table_file.ENDINGS else ending
+  if (path / "target").is_dir():
+    return mmin.MminOptions
   kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
+  kinds |= dict.fromkeys((".h5", ".hdf5"), hdf5.Hdf5Options)
   kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
   kinds |= {"emoji": EmojiOptions, "watch": WatchOptions}
   if ending and path.is_file() and ending not in kinds:
@@ -173,8 +179,8 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path:
   if (path / "dataset_info.json").is_file():
     return path.resolve()
   raise ValueError(
-    f"{name!r} is no data set: a path must be a file *.npz, *.csv, *.parquet or *.pkl, or "
-    "a prepared tensorflow-datasets folder with its version, as mine/1.0.0; known in "
+    f"{name!r} is no data set: a path must be a file *.npz, *.csv, *.parquet, *.h5 or *.pkl, "
+    "or a prepared tensorflow-datasets folder with its version, as mine/1.0.0; known in "
     f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(folders))))}; of a Debian package: "
     f"{FASHION}."
   )

@@ -30,6 +30,7 @@ turned.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
@@ -118,7 +119,11 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
         small[array] = file[array]
     present = {name: small.get(f"present_{name}") for name in names}
     modalities, guesses = npz_kinds.describe_modalities(
-      file, headers, present, options.kinds, options.vocabulary
+      functools.partial(npz_arrays.read_first_rows, file),
+      headers,
+      present,
+      options.kinds,
+      options.vocabulary,
     )
     task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
     split = npz_labels.read_split(small, rows, task, options.split_seed)

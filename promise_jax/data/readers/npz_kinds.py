@@ -1,6 +1,7 @@
 """Which modalities the arrays of an npz file are, said by the user or guessed."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,14 +14,15 @@ RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis m
 
 
 def describe_modalities(
-  file: np.lib.npyio.NpzFile,
+  read_first: Callable[[str, npz_arrays.Header], np.ndarray],
   headers: dict[str, npz_arrays.Header],
   present: Mapping[str, np.ndarray | None],
   kinds: Mapping[str, str],
   vocabulary: int,
 ) -> tuple[tuple[Modality, ...], dict[str, str]]:
   """The modalities in `present` {modality: bool[N], which rows have it, or None}, of the `kinds`
-  {modality: kind} that are given or guessed, and {modality: words on what was guessed}."""
+  {modality: kind} that are given or guessed, and {modality: words on what was guessed}.
+  `read_first` reads the rows at the start of an array."""
   for name, kind in kinds.items():
     check_choice("a modality in kinds", name, list(present))
     check_choice(f"kinds.{name}", kind, KINDS)
@@ -29,7 +31,8 @@ def describe_modalities(
     header = headers[f"x_{name}"]
     kind, guess = kinds.get(name), ""
     if kind is None:
-      kind, guess = guess_kind(file, name, header, rows)
+      read = functools.partial(read_first, f"x_{name}", header)
+      kind, guess = guess_kind(read, name, header, rows, f"length_{name}" in headers)
     modality = describe_modality(name, header, kind, vocabulary)
     modalities.append(channels.turn_modality(modality))
     guess = channels.TURNED if modalities[-1] != modality else guess
@@ -38,17 +41,21 @@ def describe_modalities(
 
 
 def guess_kind(
-  file: np.lib.npyio.NpzFile, name: str, header: npz_arrays.Header, present: np.ndarray | None
+  read: Callable[[], np.ndarray],
+  name: str,
+  header: npz_arrays.Header,
+  present: np.ndarray | None,
+  has_length: bool,
 ) -> tuple[str, str]:
   """The kind of the array x_<name>, and words where it is a guess."""
   shape, dtype, rank = header.shape, header.dtype, len(header.shape)
   integer = dtype.kind in "iu"
   if dtype.kind == "U":
     return "tokens", ""
-  if integer and rank == 2 and f"length_{name}" in file:
+  if integer and rank == 2 and has_length:
     return "tokens", f"guessed, integers with a length; kinds.{name}=sequence says otherwise"
   if integer and rank == 2:
-    values = npz_arrays.read_first_rows(file, f"x_{name}", header)
+    values = read()
     if present is not None:
       values = values[present[: len(values)] != 0]
     return integers.guess_kind_of(name, values)
