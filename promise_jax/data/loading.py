@@ -102,7 +102,7 @@ def load(
     source = read_prepared(root, name, own)
   if common.features:
     folders = table.parse_pairs("features", common.features)
-    start = pathlib.Path(common.root or (path.parent if path.is_file() else "")).expanduser()
+    start = pathlib.Path(common.root or path.parent).expanduser()
     allow = common.allow_missing_files
     source = feature_folders.add_folders(source, folders, start, allow)
   source = data_source.keep_modalities(source, common.modalities)

@@ -181,12 +181,15 @@ def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) ->
 
 def label_names(fitted: Preprocessing) -> tuple[str, ...]:
   """How the column of labels may be called."""
-  return LABELS if fitted.columns is None else (fitted.columns.label,)
+  return LABELS if fitted.columns is None else fitted.columns.labels
 
 
 def read_label(columns: Columns, fitted: Preprocessing) -> Any:
   """The labels as given; None where there are none."""
-  return next((columns[name] for name in label_names(fitted) if name in columns), None)
+  names = label_names(fitted)
+  if fitted.columns is not None and len(names) > 1:
+    return columns[list(names)] if {*names} <= {*columns} else None
+  return next((columns[name] for name in names if name in columns), None)
 
 
 def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from promise_jax.data.readers import npz_arrays, npz_labels, text
+from promise_jax.data.readers import label_sets, npz_arrays, npz_labels, text
 from promise_jax.data.readers.cells import is_missing
 from promise_jax.data.source import check_values, list_first
 from promise_jax.types import Modality, Task
@@ -143,8 +143,11 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
       raise ValueError(
         f"its labels are {list_first(found)}, those of the model {list_first(task.names)}."
       )
-    values = values[list(task.names)]
+    return label_sets.encode_sets(label_sets.read_sets(values[list(task.names)])[0], task)
   values = np.asarray(values)
+  cells_of_sets = values.ndim == 1 and any(map(label_sets.is_list, values))
+  if cells_of_sets or (values.ndim == 1 and task.kind == "multilabel"):
+    return label_sets.encode_sets(label_sets.read_sets(pd.Series(values, name="label"))[0], task)
   if task.kind == "multilabel" or values.ndim == 2:
     if values.ndim != 2 or values.shape[1] != task.outputs:
       raise ValueError(f"labels have the shape {values.shape}, expected: 0/1 [N, {task.outputs}].")

@@ -151,7 +151,7 @@ def test_what_was_guessed_is_said(found):
   ):
     assert words in said, words
   columns = found.preprocessing.columns
-  assert (columns.label, columns.id) == ("category", "sku")
+  assert (columns.labels, columns.id) == (("category",), "sku")
   assert TableColumns.from_json(json.loads(json.dumps(columns.to_json()))) == columns
 
 

@@ -32,7 +32,7 @@ ROLES = {
 def fitted(tmp_path):
   found = [fit_modality(m, TRAIN, roles, tmp_path, 4, 50) for m, roles in ROLES.items()]
   columns = {m.name: columns for m, columns in found}
-  return TableColumns(tuple(m for m, _ in found), columns, label="kind", id="sku")
+  return TableColumns(tuple(m for m, _ in found), columns, labels=("kind",), id="sku")
 
 
 def test_attributes_by_hand(fitted, tmp_path):
@@ -101,7 +101,7 @@ def test_images_and_arrays_are_files_under_the_root(tmp_path):
     fit_modality("sound", train, {"sound": "array"}, tmp_path, 4, 50),
   ]
   assert made[1][0] == Modality("sound", "sequence", (None, 2))
-  fitted = TableColumns(tuple(m for m, _ in made), {m.name: c for m, c in made}, label="y")
+  fitted = TableColumns(tuple(m for m, _ in made), {m.name: c for m, c in made}, labels=("y",))
   inputs, _, recorded, counts = read_table_inputs(fitted, train, tmp_path)
   assert recorded.tolist() == [[True, True], [False, False], [False, False]]
   red, white = [255, 0, 0], [255, 255, 255]

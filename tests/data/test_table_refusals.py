@@ -18,7 +18,7 @@ REFUSED = {  # name: (columns, options, the sentence)
     rows(kind=["a"] * 24 + ["a", "b"] * 8, split=SPLIT), NOTHING, "the 24 train rows all have"),
   "text for a number": (
     rows(kind=with_value(VALUES, 3, "x")), {"task": "regression"}, "'kind', row 3: 'x' is no num"),
-  "unknown task": (rows(), {"task": "multilabel"}, "task is 'multilabel', known are"),
+  "unknown task": (rows(), {"task": "several"}, "task is .several., known are"),
   "scale": (rows(kind=VALUES), {"scale": -1.0}, "scale is -1.0, expected is a positive"),
   "few rows": ("size,kind\n1,a\n5,b\n3,a\n4,b\n", NOTHING, "no test rows: 4 rows with"),
   "ids twice": (

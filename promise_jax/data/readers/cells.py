@@ -41,6 +41,8 @@ def to_text(cell) -> str:
   """One cell as text."""
   if isinstance(cell, bytes):
     return cell.decode("utf-8", "replace").strip()
+  if isinstance(cell, list | np.ndarray):  # several texts
+    return " ".join(map(str, cell)).strip()
   return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import cells
+from promise_jax.data.readers import cells, label_sets
 from promise_jax.data.source import list_first
 
 ROLES = ("number", "category", "text", "image", "array", "id", "group", "split", "ignore")
@@ -47,14 +47,14 @@ class Role(NamedTuple):
 
 
 def read_roles(
-  table: pd.DataFrame, given: Mapping[str, str], label: str, root: pathlib.Path
+  table: pd.DataFrame, given: Mapping[str, str], labels: tuple[str, ...], root: pathlib.Path
 ) -> tuple[Role, ...]:
-  """The role of every column but the label.
+  """The role of every column but the `labels`.
 
   Raises:
     ValueError: a column or role in `given` is unknown, or a cell does not fit what its column is.
   """
-  names = [name for name in table.columns if name != label]
+  names = [name for name in table.columns if name not in labels]
   for name, role in given.items():
     check_choice("a column in columns", name, names)
     check_choice(f"columns, {name}", role, ROLES)
@@ -85,7 +85,8 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   first = known.iloc[0]
   if isinstance(first, dict | bytes):
     return guess("image", "it holds files")
-  if isinstance(first, list | np.ndarray):
+  is_list = isinstance(first, list | np.ndarray)
+  if is_list and not all(isinstance(item, str) for item in first):
     return guess("array", "it holds arrays")
   if isinstance(first, datetime.date | datetime.time | datetime.timedelta):
     return guess("ignore", "dates are not read")
@@ -118,6 +119,17 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if num_values == len(values) and all(re.fullmatch(r"\S*\d\S*", t) for t in texts):
     return guess("ignore" if "id" in taken else "id", "each row has one word of its own")
   return guess("text", f"{num_values} different values")
+
+
+def ignore_names_of_labels(role: Role, values: pd.Series, sets: label_sets.Sets) -> Role:
+  """`role`, or that of a column to ignore: lists of texts as long as the `sets` of labels, which
+  are these in words."""
+  pairs = zip(values.tolist(), sets, strict=True)
+  both = [(cell, one) for cell, one in pairs if label_sets.is_list(cell) and one is not None]
+  is_same = bool(both) and all(len(cell) == len(one) for cell, one in both)
+  if role.reason and role.role in ("text", "category") and is_same:
+    return Role(role.name, "ignore", "it has a text for each label")
+  return role
 
 
 def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ from promise_jax.data.readers import (
   cells,
   column_roles,
   images,
+  label_sets,
   lost_files,
   table_file,
   table_labels,
@@ -39,7 +40,7 @@ SMALL = ("label", "id", "group", "labelled", "key")  # fields of rows that are n
 class TableOptions:
   """How a table is read."""
 
-  label: str = ""  # the column to predict
+  label: str = ""  # the column to predict, or several 0/1 columns, as "a,b,c"
   # {column: role} where a guess is wrong, also as "photo=image,notes=ignore"
   columns: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
   # {modality: columns}, also as "text=title+description,attributes=*"
@@ -48,7 +49,7 @@ class TableOptions:
   root: str = ""  # the folder of the files that cells name; that of the table
   image_size: int = 48  # height and width of images, to which they are scaled
   allow_missing_files: bool = False  # more than a fifth of the files may be missing
-  task: str = ""  # classes or regression, where a guess is wrong
+  task: str = ""  # classes, multilabel or regression, where a guess is wrong
   scale: float | None = None  # unit of a regression label; None: its deviation in train
   vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
   split_seed: int = 0  # draws the split of a table without one
@@ -107,18 +108,19 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
   root = pathlib.Path(options.root or path.parent).expanduser().absolute()
   with data_source.name_file_in_errors(path, "a table"):
     check_at_least("image_size", options.image_size, 1)
-    if options.label not in frame.columns:
-      given = f"is {options.label!r}" if options.label else "is not given"
-      columns = data_source.list_first(list(frame.columns))
-      raise ValueError(f"label {given}, expected is the column to predict, one of {columns}.")
+    target = table_labels.choose_columns(frame, options.label)
+    labels = tuple(target.columns) if target.ndim == 2 else (target.name,)
     given = parse_pairs("columns", options.columns)
-    roles = column_roles.read_roles(frame, given, options.label, root)
+    roles = column_roles.read_roles(frame, given, labels, root)
+    task, words = table_labels.read_task(target, options.task)
+    if task.kind == "multilabel":
+      sets, _ = label_sets.read_sets(target)
+      roles = tuple(column_roles.ignore_names_of_labels(r, frame[r.name], sets) for r in roles)
     groups = column_roles.group_columns(
       roles, parse_pairs("modalities", options.groups), bool(options.features)
     )
-    task, words = table_labels.read_task(frame[options.label], options.task)
     named = {role.role: frame[role.name] for role in roles}  # id, group and split are there once
-    label, labelled = table_labels.encode_labels(frame[options.label], task)
+    label, labelled = table_labels.encode_labels(target, task)
     small = data_source.Rows(
       inputs={},
       length={},
@@ -134,17 +136,17 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     read = {column for columns in groups.values() for column in columns}
     file_roles = [r.name for r in roles if r.role in ("image", "array") and r.name in read]
     identity = [check_files(frame[name], root, options) for name in file_roles]
-    columns = fit_columns(frame[split == "train"], roles, groups, root, options)
+    columns = fit_columns(frame[split == "train"], roles, groups, root, options, labels)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
   lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
   lines += columns.describe_differences(frame)  # rare levels, as no column differs
   if guessed := next((role.name for role in roles if role.reason), None):
     lines.append(f'a guess is corrected by columns, as --columns "{guessed}=ignore".')
   own = Table(str(path), frame, root, columns, split, small, options)
-  stat = path.stat()
+  content = images.hash_files(table_file.find_files(path))
   image_bytes = sum(np.prod(m.shape) for m in columns.modalities if m.kind == "image")
   return data_source.Source(
-    name=path.stem,
+    name=path.stem.replace("*", "").strip("_-. ") or "table",
     card=f"Table {path.name}, {len(frame)} rows.",
     modalities=columns.modalities,
     task=task,
@@ -153,7 +155,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     place=str(path),
     notes=(*notes, *(f"{path.name}: {line}" for line in lines)),
     blocks=own.blocks,
-    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options} {identity}",
+    identity=f"{path.resolve()} {content} {options} {identity}",
     train_bytes=int(2 * image_bytes * np.sum(split == "train")),
     columns=columns,
     guesses={} if "split" in named else {data_source.DRAWN: data_source.SAY_SPLIT},
@@ -181,6 +183,7 @@ def fit_columns(
   groups: Mapping[str, tuple[str, ...]],
   root: pathlib.Path,
   options: TableOptions,
+  labels: tuple[str, ...],
 ) -> TableColumns:
   """What a model reads of the columns, learnt from the train rows."""
   role_of = {role.name: role.role for role in roles}
@@ -193,7 +196,7 @@ def fit_columns(
   return TableColumns(
     modalities=tuple(modality for modality, _ in fitted.values()),
     columns={name: columns for name, (_, columns) in fitted.items()},
-    label=options.label,
+    labels=labels,
     id=next((role.name for role in roles if role.role == "id"), ""),
     unread=tuple(role.name for role in roles if role.name not in read and role.role != "id"),
   )

@@ -54,7 +54,7 @@ class TableColumns:
 
   modalities: tuple[Modality, ...]  # T of texts and sequences is open
   columns: Mapping[str, tuple[Column, ...]]  # {modality: what it is made of}
-  label: str
+  labels: tuple[str, ...]
   id: str = ""  # the column with the name of a row
   unread: tuple[str, ...] = ()  # columns that are known and not read
 
@@ -64,7 +64,7 @@ class TableColumns:
     ValueError where every column that a modality is made of is lacking.
     """
     known = [column for columns in self.columns.values() for column in columns]
-    names = {*(c.name for c in known), self.label, self.id, *self.unread}
+    names = {*(c.name for c in known), *self.labels, self.id, *self.unread}
     lines = []
     if new := [name for name in table.columns if name not in names]:
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
@@ -100,7 +100,7 @@ class TableColumns:
     modalities = map(Modality.from_json, value["modalities"])
     column = lambda c: Column(**{**c, "levels": tuple(c["levels"])})
     columns = {m: tuple(map(column, every)) for m, every in value["columns"].items()}
-    rest = {"label": value["label"], "id": value["id"], "unread": tuple(value["unread"])}
+    rest = {"id": value["id"]} | {name: tuple(value[name]) for name in ("labels", "unread")}
     return cls(tuple(modalities), columns, **rest)
 
 

@@ -28,14 +28,28 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 
 
 def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-  """The rows of a file, numbered from 0, and sentences on how it was read.
+  """The rows of a file, or of all that a path with * names, numbered from 0, and sentences on how
+  it was read.
 
   Raises:
     ValueError: one sentence that begins with the path.
   """
-  notes = []
-  (frame,) = read_parts(path, None, notes)
-  return frame, tuple(notes)
+  notes, frames, paths = [], [], find_files(path)
+  for one in paths:
+    frames += read_parts(one, None, notes)
+    if {*frames[-1].columns} != {*frames[0].columns}:
+      found, first = (", ".join(frame.columns) for frame in (frames[-1], frames[0]))
+      raise ValueError(f"{one.name} has the columns {found}, {paths[0].name} has {first}.")
+  return pd.concat(frames, ignore_index=True) if frames[1:] else frames[0], tuple(notes)
+
+
+def find_files(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files that a path means: with * in its name, all that fit, in alphabetical order."""
+  if "*" not in path.name:
+    return [path]
+  if not (found := sorted(path.parent.glob(path.name))):
+    raise ValueError(f"{path}: there is no such file.")
+  return found
 
 
 def read_blocks(path: pathlib.Path, block_rows: int) -> Iterator[pd.DataFrame]:

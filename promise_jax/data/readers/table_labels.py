@@ -5,24 +5,43 @@ import pandas as pd
 from jaxtyping import Bool, Shaped
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import cells, npz_labels
+from promise_jax.data.readers import cells, label_sets, npz_labels
 from promise_jax.data.readers.column_roles import SPLIT_NAMES
 from promise_jax.data.source import SPLITS, Rows, list_first
-from promise_jax.types import Task
+from promise_jax.types import TASKS, Task
 
 MAX_CLASSES = 100  # whole numbers with more values are guessed to be no classes
 
 
-def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
-  """The task of a label column, and a sentence on it.
+def choose_columns(table: pd.DataFrame, label: str) -> pd.Series | pd.DataFrame:
+  """The column `label`, or the columns that it names as "a,b,c"; ValueError if one is not there."""
+  if label in table.columns:
+    return table[label]
+  names = [name.strip() for name in label.strip("()").split(",")]
+  if not label or not {*names} <= {*table.columns} or len({*names}) < len(names):
+    given = f"is {label!r}" if label else "is not given"
+    columns = list_first(list(table.columns))
+    raise ValueError(
+      f"label {given}, expected is the column to predict, one of {columns}, or several, as a,b,c."
+    )
+  return table[names]
+
+
+def read_task(values: pd.Series | pd.DataFrame, kind: str = "") -> tuple[Task, str]:
+  """The task of a label column, or of several, and a sentence on it.
 
   Texts, booleans and whole numbers are classes, other numbers, or whole ones with many values,
-  are regression; `kind` says otherwise. The scale of a regression label is left at 1.
+  are regression; several labels are as in `label_sets`, one in every row is a class; `kind` says
+  otherwise. The scale of a regression label is left at 1.
 
   Raises:
     ValueError: no label, one label alone, or a class for hardly two rows.
   """
-  check_choice("task", kind, ("", "classes", "regression"))
+  check_choice("task", kind, ("", *TASKS))
+  if kind == "multilabel" or (label_sets.has_sets(values) and kind != "regression"):
+    is_text = isinstance(values, pd.Series) and not values.map(label_sets.is_list).any()
+    if kind != "classes" or not is_text:
+      return read_set_task(values, kind)
   known = values[~cells.find_missing(values)]
   texts = cells.read_texts(known)
   distinct = set(texts)
@@ -49,10 +68,28 @@ def read_task(values: pd.Series, kind: str = "") -> tuple[Task, str]:
   return Task("classes", len(names), names), words
 
 
+def read_set_task(values: pd.Series | pd.DataFrame, kind: str) -> tuple[Task, str]:
+  """The task of several labels a row."""
+  sets, names = label_sets.read_sets(values)
+  known = [one for one in sets if one is not None]
+  what = ", ".join(values.columns) if isinstance(values, pd.DataFrame) else values.name
+  if len({*known}) < 2 or len(names) < 2:
+    raise ValueError(f"label {what}: expected are at least two different labels.")
+  guess = "classes" if all(len(one) == 1 for one in known) else "multilabel"
+  other = {"classes": "multilabel", "multilabel": "classes"}[guess]
+  words = f"{len(names)} classes" if (kind or guess) == "classes" else f"several of {len(names)}"
+  words += f", {list_first(names)}" + ("" if kind else f"; guessed, task={other} says otherwise")
+  return Task(kind or guess, len(names), names), f"label {what}: {words}."
+
+
 def encode_labels(
-  values: pd.Series, task: Task
-) -> tuple[Shaped[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+  values: pd.Series | pd.DataFrame, task: Task
+) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, " N"]]:
   """Labels as in `types.Split`, 0 where there is none, and which rows have one."""
+  if task.kind == "multilabel" or isinstance(values, pd.DataFrame):
+    return label_sets.encode_sets(label_sets.read_sets(values)[0], task)
+  if values.map(label_sets.is_list).any():
+    return label_sets.encode_sets(label_sets.read_sets(values)[0], task)
   missing = cells.find_missing(values)
   if task.kind == "regression":
     return np.where(missing, 0, cells.read_numbers(values)).astype(np.float32), ~missing
@@ -138,7 +175,7 @@ def assign_split(
       raise ValueError(f"there are no {name} rows: {why}.")
   label = rows.label[labelled & (split == "train")]
   if np.all(label == label[0]):
-    only = task.names[label[0]] if task.names else label[0]
+    only = task.names[label[0]] if task.kind == "classes" else label[0].tolist()
     raise ValueError(
       f"the {len(label)} train rows all have the label {only}, expected: two or more."
     )
