@@ -144,7 +144,7 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
         f"its labels are {list_first(found)}, those of the model {list_first(task.names)}."
       )
     return label_sets.encode_sets(label_sets.read_sets(values[list(task.names)])[0], task)
-  values = np.asarray(values)
+  rows, values = values, np.asarray(values)
   cells_of_sets = values.ndim == 1 and any(map(label_sets.is_list, values))
   if cells_of_sets or (values.ndim == 1 and task.kind == "multilabel"):
     return label_sets.encode_sets(label_sets.read_sets(pd.Series(values, name="label"))[0], task)
@@ -161,16 +161,10 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
     label = read_numbers(values)
     return label, is_known & np.isfinite(label)
   number = {name: i for i, name in enumerate(task.output_names)}
-  label = np.zeros(len(values), np.int32)
-  for i in np.flatnonzero(is_known):
-    value = values[i]
-    # pandas makes floats of whole numbers where a cell is empty.
-    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    name = str(int(value)) if is_whole else str(value)
-    if name not in number:
-      raise ValueError(
-        f"row {i} has the label {name!r}, which the model does not know; its classes are "
-        f"{list_first(task.output_names)}."
-      )
-    label[i] = number[name]
-  return label, is_known
+  # pandas makes floats of whole numbers where a cell is empty.
+  is_whole = lambda x: isinstance(x, float | np.floating) and float(x).is_integer()
+  names = [str(int(value)) if is_whole(value) else str(value) for value in values]
+  sets = [frozenset([n]) if known else None for n, known in zip(names, is_known, strict=True)]
+  label_sets.check_known(sets, task, rows)
+  label = [number[n] if known else 0 for n, known in zip(names, is_known, strict=True)]
+  return np.array(label, np.int32), is_known

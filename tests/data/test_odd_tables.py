@@ -4,11 +4,14 @@ import logging
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from odd_tables import PHOTOS, SPLIT, VALUES, N, rows, write
 from PIL import Image
 
 from promise_jax import data
+from promise_jax.data import new_rows
+from promise_jax.data.readers.lost_files import FileOptions
 
 DATES = [f"2026-01-{1 + i % 28:02}" for i in range(N)]
 LATIN = "size,name,kind\n" + "\n".join(f"{i},caf\xe9 {i},{'ab'[i % 2]}" for i in range(N))
@@ -134,3 +137,22 @@ def test_unlabelled_rows_of_a_group_that_is_held_out_are_left_out(photos):
   assert found.labelled.sum() * 2 == len(found.labelled)
   out = N - sum(len(found.split(name).id) for name in found.splits)
   assert f"{out} rows of valid or test have no label" in "\n".join(found.notes) and out > 0
+
+
+def test_new_rows_whose_files_are_lost_are_refused_as_in_training(photos, tmp_path_factory, caplog):
+  names = [f"photos/{i % 2}.png" for i in range(N)]
+  fitted = data.load(write(photos, rows(photo=names)), label="kind").preprocessing
+  path = tmp_path_factory.mktemp("elsewhere") / "NEW.CSV"
+  pd.DataFrame(rows(photo=names)).to_csv(path, index=False)
+
+  def read(**options):
+    files = FileOptions(**options)
+    blocks = new_rows.read_new_rows(path, fitted, 25, file_options=files)
+    place = [m.name for m in fitted.modalities].index("photo")
+    return np.concatenate([block.rows.recorded[:, place] for block in blocks])
+
+  with pytest.raises(ValueError, match="NEW.CSV, photo: 25 of 25 files .* allow_missing_files"):
+    read()
+  assert read(root=str(photos)).all()
+  assert not read(allow_missing=True).any()
+  assert "NEW.CSV, photo: 40 of 40 files are missing or cannot be read" in caplog.text

@@ -17,13 +17,13 @@ REFUSED = {  # name: (columns, options, the sentence)
   "one class in train": (
     rows(kind=["a"] * 24 + ["a", "b"] * 8, split=SPLIT), NOTHING, "the 24 train rows all have"),
   "text for a number": (
-    rows(kind=with_value(VALUES, 3, "x")), {"task": "regression"}, "'kind', row 3: 'x' is no num"),
+    rows(kind=with_value(VALUES, 3, "x")), {"task": "regression"}, "'kind', line 5: 'x' is no num"),
   "unknown task": (rows(), {"task": "several"}, "task is .several., known are"),
   "scale": (rows(kind=VALUES), {"scale": -1.0}, "scale is -1.0, expected is a positive"),
   "few rows": ("size,kind\n1,a\n5,b\n3,a\n4,b\n", NOTHING, "no test rows: 4 rows with"),
   "ids twice": (
     rows(id=with_value(range(N), 9, 3)), NOTHING,
-    "id id, row 9: '3' is the id of a row above.*columns=id=group or =ignore"),
+    "id id, line 11: '3' is the id of a row above.*columns=id=group or =ignore"),
   "two ids": (
     rows(), {"columns": "size=id,name=id"}, "columns size and name are both id"),
   "unknown column": (
@@ -40,11 +40,11 @@ REFUSED = {  # name: (columns, options, the sentence)
     rows(photo=PHOTOS[:2] * (N // 2)), {"modalities": "x=photo+name"}, "modality x has photo, na"),
   "mixed types": (
     rows(size=with_value(VALUES, 5, "heavy")), NOTHING,
-    "row 5: 'heavy' is no number, as 98% of the cells are; correct it, or say what size is"),
+    "line 7: 'heavy' is no number, as 98% of the cells are; correct it, or say what size is"),
   "long cell": (
-    rows(size=with_value(VALUES, 5, "9" * 5000)), NOTHING, r"row 5: '9{59}\.\.\. is no number"),
+    rows(size=with_value(VALUES, 5, "9" * 5000)), NOTHING, r"line 7: '9{59}\.\.\. is no number"),
   "given number": (
-    rows(), {"columns": "name=number"}, "'name', row 0: 'thing 0 of 0' is no number"),
+    rows(), {"columns": "name=number"}, "'name', line 2: 'thing 0 of 0' is no number"),
   "paths of nothing": (
     rows(photo=[f"{i}.jpg" for i in range(N)]), NOTHING,
     r"'photo' looks like paths of files, but .*/0.jpg does not exist.*root .*photo=text"),
@@ -56,13 +56,13 @@ REFUSED = {  # name: (columns, options, the sentence)
     rows(photo=with_value(PHOTOS, 5, "/a.png")), NOTHING, "lies outside .*the option root"),
   "unknown split": (
     rows(split=with_value(SPLIT, 8, "often")), {"columns": "split=split"},
-    "split split, row 8: found 'often', expected: train, valid, test; columns=split=ignore"),
+    "split split, line 10: found 'often', expected: train, valid, test; columns=split=ignore"),
   "no test": (rows(split=["train", "valid"] * 20), NOTHING, "no test rows: the column split has"),
   "test without labels": (
     rows(split=SPLIT, kind=rows()["kind"][:32] + [""] * 8), NOTHING, "no test rows: .* a label"),
   "cut group": (
     rows(split=SPLIT, group=[i // 10 for i in range(N)]), NOTHING,
-    "row 24 is of split valid, other rows of its group are of train"),
+    "line 26 is of split valid, other rows of its group are of train"),
   "one group": (rows(group=["a"] * N), NOTHING, "no valid rows: 1 groups with a label are too few"),
   "empty file": ("", NOTHING, "the file is empty"),
   "blank file": ("\n \n", NOTHING, "the file is empty"),

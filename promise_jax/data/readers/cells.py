@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 MAX_QUOTE = 60  # characters of a cell in a message
 MISSING = ("", "NA", "N/A", "<NA>", "NaN", "nan", "None", "null", "NULL")  # as they are written
 
+LINE = "line"  # name of the index of rows of a file of text: their lines, from 1
+
 FileContent = pathlib.Path | bytes | np.ndarray | list | None  # a file, or what stands in the cell
 
 
@@ -46,6 +48,14 @@ def to_text(cell) -> str:
   return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
+def name_row(values, place: int) -> str:
+  """Row number `place` of a Series, DataFrame or array in a message: its line in a file of text."""
+  index = getattr(values, "index", None)
+  if not isinstance(index, pd.Index):
+    return f"row {place}"
+  return f"{LINE if index.name == LINE else 'row'} {index[place]}"
+
+
 def quote(cell) -> str:
   """A cell in a message, cut where it is long."""
   words = repr(cell)
@@ -69,8 +79,8 @@ def read_numbers(values: pd.Series, advice: str = "") -> Float[np.ndarray, " N"]
   numbers = parse_numbers(values)
   bad = np.flatnonzero(np.isnan(numbers) & ~find_missing(values))
   if bad.size:
-    row, cell = values.index[bad[0]], values.iloc[bad[0]]
-    raise ValueError(f"column {values.name!r}, row {row}: {quote(cell)} is no number{advice}.")
+    row, cell = name_row(values, bad[0]), values.iloc[bad[0]]
+    raise ValueError(f"column {values.name!r}, {row}: {quote(cell)} is no number{advice}.")
   return numbers
 
 
@@ -107,4 +117,4 @@ def name_files(
   """The files that are `bad`, as the cells have them; bytes by their row."""
   for place in np.flatnonzero(bad):
     is_path = isinstance(found[place], pathlib.Path)
-    yield str(values.iloc[place]) if is_path else f"row {values.index[place]}"
+    yield str(values.iloc[place]) if is_path else name_row(values, place)

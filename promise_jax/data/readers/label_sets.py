@@ -45,36 +45,50 @@ def read_sets(values: pd.Series | pd.DataFrame) -> tuple[Sets, tuple[str, ...]]:
     missing = np.stack([cells.find_missing(values[c]) for c in values.columns], axis=1)
     rows = values.itertuples(index=False, name=None)
     vectors = [None if m.all() else row for m, row in zip(missing, rows, strict=True)]
-    return read_vectors(vectors, names, values.index, ", ".join(names)), names
+    return read_vectors(vectors, names, values, ", ".join(names)), names
   known = [None if cells.is_missing(cell) else cell for cell in values.tolist()]
   first = next((cell for cell in known if is_list(cell) and len(cell)), None)
   if first is not None and not isinstance(first[0], str):
     names = tuple(map(str, range(len(first))))
-    return read_vectors(known, names, values.index, values.name), names
+    return read_vectors(known, names, values, values.name), names
   found: Sets = []
-  for row, cell in zip(values.index, known, strict=True):
+  for i, cell in enumerate(known):
     if cell is not None and not isinstance(cell, str) and not is_list(cell):
       cell = str(cells.to_text(cell))
     parts = cell.split(JOIN) if isinstance(cell, str) else cell
     if parts is not None and not all(isinstance(part, str) for part in parts):
-      place = f"label {values.name}, row {row}"
+      place = f"label {values.name}, {cells.name_row(values, i)}"
       raise ValueError(f"{place}: found {cells.quote(cell)}, expected: texts.")
     found.append(None if parts is None else frozenset(p.strip() for p in parts if p.strip()))
   return found, tuple(sorted({name for one in found if one for name in one}))
 
 
-def read_vectors(vectors: Sequence, names: tuple[str, ...], rows: pd.Index, label: str) -> Sets:
+def read_vectors(
+  vectors: Sequence, names: tuple[str, ...], values: pd.Series | pd.DataFrame, label: str
+) -> Sets:
   """The sets of rows of 0 and 1, one for each name."""
   found: Sets = []
-  for row, vector in zip(rows, vectors, strict=True):
+  for i, vector in enumerate(vectors):
     flags = None if vector is None else [FLAGS.get(cells.to_text(cell)) for cell in vector]
     if flags is not None and (None in flags or len(flags) != len(names)):
       raise ValueError(
-        f"label {label}, row {row}: found {cells.quote(list(vector))}, expected: {len(names)} "
-        "times 0 or 1, or nothing in a row without labels."
+        f"label {label}, {cells.name_row(values, i)}: found {cells.quote(list(vector))}, expected: "
+        f"{len(names)} times 0 or 1, or nothing in a row without labels."
       )
     found.append(flags and frozenset(n for n, flag in zip(names, flags, strict=True) if flag))
   return found
+
+
+def check_known(sets: Sets, task: Task, values=None) -> None:
+  """Raises ValueError if the task does not know a label of some rows; `values` are the rows."""
+  known = {*task.output_names}
+  unknown = [i for i, names in enumerate(sets) if names and not names <= known]
+  if unknown:
+    place, name = cells.name_row(values, unknown[0]), min(sets[unknown[0]] - known)
+    raise ValueError(
+      f"{place} has the label {name!r}, which the model does not know, as {len(unknown)} of "
+      f"{len(sets)} rows have; its classes are {list_first(task.output_names)}."
+    )
 
 
 def encode_sets(
@@ -86,15 +100,10 @@ def encode_sets(
     ValueError: a name that the task does not know, or, of classes, not one in a row.
   """
   place = {name: i for i, name in enumerate(task.output_names)}
+  check_known(sets, task)
   label = np.zeros((len(sets), task.outputs), np.float32)
   for i, names in enumerate(sets):
-    for name in names or ():
-      if name not in place:
-        raise ValueError(
-          f"row {i} has the label {name!r}, which the model does not know; it knows "
-          f"{list_first(task.output_names)}."
-        )
-      label[i, place[name]] = 1
+    label[i, [place[name] for name in names or ()]] = 1
   is_known = np.array([names is not None for names in sets], bool)
   if task.kind == "multilabel":
     return label, is_known

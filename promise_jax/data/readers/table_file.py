@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from promise_jax.data.readers import cells
 from promise_jax.data.source import name_file_in_errors
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 
 
 def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-  """The rows of a file, or of all that a path with * names, numbered from 0, and sentences on how
-  it was read.
+  """The rows of a file, or of all that a path with * names, and sentences on how it was read.
+
+  The index has the lines of a file of text, which messages name; else rows are numbered from 0.
 
   Raises:
     ValueError: one sentence that begins with the path.
@@ -77,7 +79,9 @@ def read_parts(
         raise ValueError(f"two columns are called {repeated[0]!r}, each needs its own name.")
       if not len(frame):
         raise ValueError(f"the table has no rows, its columns are {', '.join(names)}.")
-      yield frame.set_axis(names, axis=1).set_axis(range(start, start + len(frame)), axis=0)
+      frame = frame.set_axis(names, axis=1)
+      is_text = frame.index.name == cells.LINE
+      yield frame if is_text else frame.set_axis(range(start, start + len(frame)), axis=0)
       start += len(frame)
 
 
@@ -96,8 +100,7 @@ def read_arrow(path: pathlib.Path, ending: str, block_rows: int | None) -> Itera
 def read_arrow_tables(
   content: IO[bytes], ending: str, block_rows: int | None
 ) -> Iterator[pa.Table]:
-  """The rows of a Parquet file as they are read; of Arrow's own format, a file or a stream, in
-  slices."""
+  """The rows of a Parquet file, or of Arrow's own format, a file or a stream, as they are read."""
   if ending == ".parquet":
     file = pyarrow.parquet.ParquetFile(content)
     if not block_rows or not file.metadata.num_rows:
@@ -107,9 +110,18 @@ def read_arrow_tables(
     return
   is_file = content.read(6) == b"ARROW1"
   content.seek(0)
-  table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(content).read_all()
-  size = block_rows or max(len(table), 1)
-  yield from (table.slice(start, size) for start in range(0, max(len(table), 1), size))
+  reader = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(content)
+  if not block_rows:
+    yield reader.read_all()
+    return
+  batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+  found = False
+  for batch in batches:
+    for start in range(0, len(batch), block_rows):
+      yield pa.Table.from_batches([batch.slice(start, block_rows)])
+      found = True
+  if not found:
+    yield reader.schema.empty_table()
 
 
 def read_text(
@@ -122,7 +134,7 @@ def read_text(
   if not header_line:
     raise ValueError("the file is empty, expected is a line of column names, then rows.")
   separator = separator or max(SEPARATORS, key=header_line.count)
-  header = next(read_rows(path, encoding, separator))
+  _, header = next(read_rows(path, encoding, separator))
   names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
   commas = find_decimal_commas(read_rows(path, encoding, separator)) if separator == ";" else ()
   if encoding == "latin-1":
@@ -134,7 +146,9 @@ def read_text(
     notes.append(f"{path.name}: the comma is the decimal point in {words}.")
   rows, is_first = itertools.islice(read_rows(path, encoding, separator), 1, None), True
   while (block := list(itertools.islice(rows, block_rows))) or is_first:
-    frame, is_first = pd.DataFrame(block, columns=names, dtype=object), False
+    lines, values = zip(*block, strict=True) if block else ((), None)
+    index, is_first = pd.Index(lines, name=cells.LINE, dtype=np.int64), False
+    frame = pd.DataFrame(values, index, names, dtype=object)
     for i in commas:
       frame.isetitem(i, frame.iloc[:, i].str.replace(",", "."))
     yield frame
@@ -153,29 +167,33 @@ def find_encoding(path: pathlib.Path) -> str:
     return "latin-1"
 
 
-def read_rows(path: pathlib.Path, encoding: str, separator: str) -> Iterator[list[str]]:
-  """The lines that are not empty, as cells; ValueError for one that is longer than the first."""
+def read_rows(path: pathlib.Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+  """The lines that are not empty: their numbers, from 1, and cells. ValueError for one that is
+  longer than the first."""
   with path.open(encoding=encoding, newline="") as file:
-    reader, width = csv.reader(file, delimiter=separator, strict=True), 0
+    reader, width, line = csv.reader(file, delimiter=separator, strict=True), 0, 1
     try:
-      for row in filter(None, reader):
+      for row in reader:
+        this, line = line, reader.line_num + 1  # a cell in quotes may have several lines
+        if not row:
+          continue
         width = width or len(row)
         if len(row) != width:
           raise ValueError(
             f"line {reader.line_num} has {len(row)} cells, the first line has {width}; a cell that "
             f"holds {separator!r} must stand in quotes, an empty one keeps its {separator!r}."
           )
-        yield row
+        yield this, row
     except csv.Error as error:
       raise ValueError(f"line {reader.line_num} cannot be read: {error}.") from None
 
 
-def find_decimal_commas(rows: Iterator[list[str]]) -> np.ndarray:
+def find_decimal_commas(rows: Iterator[tuple[int, list[str]]]) -> np.ndarray:
   """The numbers of columns below whose name all cells are numbers as 3 and 3,5."""
-  names = next(rows)
+  _, names = next(rows)
   is_number, has_comma = np.ones(len(names), bool), np.zeros(len(names), bool)
-  for row in rows:
-    cells = [cell.strip() for cell in row]
-    is_number &= [not cell or bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells]
-    has_comma |= ["," in cell for cell in cells]
+  for _, row in rows:
+    values = [cell.strip() for cell in row]
+    is_number &= [not cell or bool(DECIMAL_COMMA.fullmatch(cell)) for cell in values]
+    has_comma |= ["," in cell for cell in values]
   return np.flatnonzero(is_number & has_comma)

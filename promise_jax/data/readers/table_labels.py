@@ -117,9 +117,9 @@ def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
   repeated = pd.Series(cells.read_texts(known), index=known.index, dtype=object)
   repeated = repeated[repeated.duplicated()]
   if len(repeated):
-    row, first = repeated.index[0], cells.quote(repeated.iloc[0])
+    row, first = cells.name_row(repeated, 0), cells.quote(repeated.iloc[0])
     raise ValueError(
-      f"id {values.name}, row {row}: {first} is the id of a row above, expected: different ones; "
+      f"id {values.name}, {row}: {first} is the id of a row above, expected: different ones; "
       f"columns={values.name}=group or =ignore says that it is no id."
     )
   is_number = all(t is not None and t.isdecimal() and int(t) < 2**31 for t in texts)
@@ -130,16 +130,17 @@ def read_split(values: pd.Series) -> Shaped[np.ndarray, " N"]:
   """The names of the splits in a column; ValueError for the first cell that is none."""
   names = [SPLIT_NAMES.get((text or "").lower(), "") for text in cells.read_texts(values)]
   if "" in names:
-    row, found = next((i, cell) for i, cell in enumerate(values) if not names[i])
+    place = names.index("")
+    row, found = cells.name_row(values, place), values.iloc[place]
     raise ValueError(
-      f"split {values.name}, row {row}: found {cells.quote(found)}, expected: "
+      f"split {values.name}, {row}: found {cells.quote(found)}, expected: "
       f"{', '.join(SPLITS)}; columns={values.name}=ignore draws the splits."
     )
   return np.array(names)
 
 
 def assign_split(
-  rows: Rows, task: Task, given: Shaped[np.ndarray, " N"] | None, seed: int
+  rows: Rows, task: Task, given: Shaped[np.ndarray, " N"] | None, seed: int, table: pd.DataFrame
 ) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
   """The split of every row, "" for none, and sentences on rows without a label.
 
@@ -164,8 +165,9 @@ def assign_split(
   elif rows.group is not None:
     _, first, back = np.unique(groups, return_index=True, return_inverse=True)
     if cut := np.flatnonzero(split != split[first][back]).tolist():
+      row = cells.name_row(table, cut[0])
       raise ValueError(
-        f"row {cut[0]} is of split {split[cut[0]]}, other rows of its group are of "
+        f"{row} is of split {split[cut[0]]}, other rows of its group are of "
         f"{split[first][back][cut[0]]}, expected: one split for a group; "
         "without a column split it is drawn."
       )
