@@ -28,9 +28,8 @@ def add_folders(
   Raises:
     ValueError: a name that the data have already, or a folder without arrays.
   """
-  known, identity, notes = [m.name for m in source.modalities], source.identity, []
+  known, added, identity = [m.name for m in source.modalities], [], source.identity
   places = {name: find_folder(root, folder) for name, folder in folders.items()}
-  added = []
   for name, place in places.items():
     if name in known or not name.isidentifier():
       raise ValueError(
@@ -38,20 +37,7 @@ def add_folders(
         f"have; they have {', '.join(known)}."
       )
     paths = sorted(place.rglob("*.npy"))
-    first = load_array(paths[0]) if paths else None
-    if first is None or first.ndim not in (1, 2):
-      found = "there is none" if first is None else f"{paths[0].name} has the shape {first.shape}"
-      raise ValueError(
-        f"features has {name}={folders[name]}, expected are files <id>.npy, [D] or [T, D], in "
-        f"{place}; {found}."
-      )
-    is_vector, words = first.ndim == 1, f"{first.shape[-1]} numbers"
-    if is_vector:
-      added.append(Modality(name, "vector", first.shape))
-    else:
-      added.append(Modality(name, "sequence", (None, first.shape[1])))
-      words += " a step, padded to the longest train row"
-    notes.append(f"{source.name}, {name}: {words}, of the files <id>.npy in {place}.")
+    added.append(describe_arrays(name, place, paths))
     identity += f" {name} {images.hash_files(paths)}" if identity else ""
 
   def add(rows: data_source.Rows) -> tuple[data_source.Rows, dict]:
@@ -85,10 +71,31 @@ def add_folders(
     modalities=(*source.modalities, *added),
     rows=read,
     blocks=source.blocks and read_blocks,
-    notes=(*source.notes, *notes),
+    notes=(*source.notes, *(describe_folder(source.name, m, places[m.name]) for m in added)),
     identity=identity,
     folders={**folders},
   )
+
+
+def describe_arrays(name: str, place: pathlib.Path, paths: Sequence[pathlib.Path]) -> Modality:
+  """The modality `name` of the arrays in the files `paths` of a folder, as the first of them is."""
+  first = load_array(paths[0]) if paths else None
+  if first is None or first.ndim not in (1, 2):
+    found = "there is none" if first is None else f"{paths[0].name} has the shape {first.shape}"
+    raise ValueError(
+      f"features, {name}: expected are files <id>.npy, [D] or [T, D], in {place}; {found}."
+    )
+  if first.ndim == 1:
+    return Modality(name, "vector", first.shape)
+  return Modality(name, "sequence", (None, first.shape[1]))
+
+
+def describe_folder(source: str, modality: Modality, place: pathlib.Path) -> str:
+  """A sentence on what is read from a folder."""
+  is_sequence = modality.kind == "sequence"
+  words = " a step, padded to the longest train row" if is_sequence else ""
+  size = modality.shape[-1]
+  return f"{source}, {modality.name}: {size} numbers{words}, of the files <id>.npy in {place}."
 
 
 def find_folder(root: pathlib.Path, folder: str) -> pathlib.Path:
@@ -107,5 +114,5 @@ def read_folder(
   arrays = [load_array(path) for path in paths]
   lost = [text for text, x in zip(texts, arrays, strict=True) if text and x is None]
   here = np.array([x is not None for x in arrays], bool)
-  count = lost_files.FileCount(len(texts) - texts.count(None), tuple(lost))
+  count = lost_files.FileCount.of(len(texts) - texts.count(None), lost)
   return [empty if x is None else x for x in arrays], here, count

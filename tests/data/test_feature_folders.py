@@ -100,10 +100,10 @@ def test_new_rows_find_their_files_by_id(folder, arrays, tmp_path_factory):
 @pytest.mark.parametrize(
   ("features", "words"),
   [
-    ("audio=nowhere", "features has audio=nowhere, expected are files <id>.npy.*there is none"),
+    ("audio=nowhere", "features, audio: expected are files <id>.npy.*there is none"),
     ("x=audio", "features has 'x', expected is a name.*they have x"),
     ("sound=empty", "own.npz, split 'train', sound: 19 of 20 files.*clip 1.npy; more than 20%"),
-    ("sound=cubes", r"sound=cubes, expected .*clip 0.npy has the shape \(2, 2, 2\)"),
+    ("sound=cubes", r"features, sound: expected .*clip 0.npy has the shape \(2, 2, 2\)"),
   ],
 )
 def test_what_does_not_fit_is_refused(features, words, folder, arrays):

@@ -107,7 +107,7 @@ def test_images_and_arrays_are_files_under_the_root(tmp_path):
   red, white = [255, 0, 0], [255, 255, 255]
   assert inputs["photo"][0].tolist() == [[white] * 4, [red] * 4, [red] * 4, [white] * 4]
   assert [x.shape for x in inputs["sound"]] == [(3, 2), (0, 2), (0, 2)]
-  assert counts == {"photo": (2, ("b.png",)), "sound": (2, ("t.npy",))}
+  assert counts == {"photo": (2, 1, "b.png"), "sound": (2, 1, "t.npy")}
   for path in ("../a.png", "/etc/passwd"):
     with pytest.raises(ValueError, match=f"'photo': '{path}' lies outside .* option root"):
       read_table_inputs(fitted, train.assign(photo=path), tmp_path)

@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -24,20 +24,28 @@ class FileCount(NamedTuple):
   """The files of one modality."""
 
   total: int = 0  # that are named
-  lost: tuple[str, ...] = ()  # those that are missing or cannot be read
+  lost: int = 0  # of these, that are missing or cannot be read
+  first: str = ""  # that is lost
+
+  @classmethod
+  def of(cls, total: int, lost: Sequence[str]) -> "FileCount":
+    """The count of `total` files, of which those with the names `lost` are."""
+    return cls(total, len(lost), lost[0] if lost else "")
 
   def describe(self, name: str) -> str:
     """The counts in words; `name` is that of the modality."""
-    found = f"{len(self.lost)} of {self.total} files"
-    return f"{name}: {found} are missing or cannot be read, as {self.lost[0]}"
+    found = f"{self.lost} of {self.total} files"
+    return f"{name}: {found} are missing or cannot be read, as {self.first}"
 
 
 def add_counts(counts: Iterable[Mapping[str, FileCount]]) -> dict[str, FileCount]:
   """{modality: files} of several blocks of rows together."""
   every = collections.defaultdict(FileCount)
   for one in counts:
-    for name, (total, lost) in one.items():
-      every[name] = FileCount(every[name].total + total, every[name].lost + lost)
+    for name, more in one.items():
+      old = every[name]
+      total, lost = old.total + more.total, old.lost + more.lost
+      every[name] = FileCount(total, lost, old.first or more.first)
   return dict(every)
 
 
@@ -54,7 +62,7 @@ def check_counts(place: str, counts: Mapping[str, FileCount], allow: bool) -> No
   """Raises ValueError, which `place` begins, for the first modality that has lost too many."""
   for name, count in counts.items():
     if count.lost:
-      check_share(f"{place}, {count.describe(name)}", len(count.lost), count.total, allow)
+      check_share(f"{place}, {count.describe(name)}", count.lost, count.total, allow)
 
 
 def warn_of_lost(place: str, counts: Mapping[str, FileCount]) -> None:

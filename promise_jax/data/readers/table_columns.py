@@ -133,8 +133,8 @@ def read_table_inputs(
         empty = np.zeros([d or 0 for d in modality.shape], np.float32)
         read.inputs[name] = [empty if array is None else array for array in arrays]
       bad = read.recorded[:, i] & ~readable
-      lost = tuple(cells.name_files(values, contents, bad))
-      read.files[name] = lost_files.FileCount(int(read.recorded[:, i].sum()), lost)
+      lost = list(cells.name_files(values, contents, bad))
+      read.files[name] = lost_files.FileCount.of(int(read.recorded[:, i].sum()), lost)
       read.recorded[:, i] &= readable
     elif modality.kind == "tokens":
       texts = zip(*(cells.read_texts(table[c.name]) for c in columns), strict=True)
