@@ -17,7 +17,7 @@ PACKAGES = {
   "inference": "Trained models",
   "experiments": "Experiments",
 }
-TOP_MODULES = ("types", "method", "missing", "patterns", "counter_rng", "checks")
+TOP_MODULES = ("types", "method", "missing", "frames", "patterns", "counter_rng", "checks")
 
 
 def make_page(package: str, title: str) -> str:
