@@ -41,7 +41,8 @@ DATA = {
   "stream": "keep training rows on disk, for data larger than memory",
   "label": "the column of a table, or the key of an HDF5 file, to predict",
   "columns": "tables: roles where a guess is wrong, `(photo=image,notes=ignore)`",
-  "features": "modalities in folders of `<id>.npy`, `(audio=features/audio,video=features/video)`",
+  "features": "modalities in folders of `.npy` files named by id: "
+  "`(audio=features/audio,video=features/video)`",
   "root": "folder that paths in cells and of `features` start from; empty: that of the data; `/`: "
   "any path",
   "image_size": "tables: height and width to which images are scaled",
