@@ -77,15 +77,13 @@ CASES = {
   "promise": Case("promise", PROMISE),
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
-  "promma": Case("promma", PROMMA, steps=120),
-  "promma-kinds": Case(
-    "promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2], steps=300
-  ),
-  "mplmm": Case("mplmm", MPLMM, steps=120),
+  "promma": Case("promma", PROMMA),
+  "promma-kinds": Case("promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2]),
+  "mplmm": Case("mplmm", MPLMM),
   "mplmm-authors": Case(
     "mplmm", PRESETS["authors"]["mplmm"] | MPLMM, "regression", PAIR, steps=300
   ),
-  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", example_batches.KINDS[2:], steps=300),
+  "mplmm-kinds": Case("mplmm", MPLMM, "multilabel", example_batches.KINDS),
   "fusion": Case("fusion", SMALL),
   "fusion-mean": Case("fusion", SMALL | STILL, modalities=PAIR),
   "fusion-zeros": Case("fusion", SMALL | STILL | {"fill": "zeros"}, modalities=PAIR),

@@ -1,4 +1,4 @@
-"""ProMMA (reconstructed) and MPLMM on one backbone, their ablations and their baselines.
+"""ProMMA (reconstructed) and MPLMM on one host, their ablations, the host alone, the baselines.
 
   python launch/compare.py --config results/promma
   python launch/compare.py --config results/promma:dataset=emoji,modalities=image+text
@@ -6,11 +6,11 @@
 
 the last one after `python configs/results/standin.py standin.pkl`.
 
-Two layers, at most 20 time steps a modality. A MulT is trained on complete rows, once for each
-of 20 seeds, in 150 steps. All variants of MPLMM and ProMMA start from it (`init_from`) and
-train their prompts, in 150 steps on watch and 100 elsewhere, with 70 % of the rows incomplete,
-drawn again in each epoch. The baselines have all these steps for themselves. The main variants
-have 20 seeds, the others 5.
+The host is trained with modality dropout, once for each of 20 seeds, in 200 steps. All variants of
+MPLMM and ProMMA start from it (`init_from`) and train their prompts, in 200 steps, with 70 % of the
+rows incomplete, drawn again in each epoch. The baselines, and the host alone, which is
+mplmm(pretrain=1,tune=0), have all these steps for themselves. The main variants have 20 seeds, the
+others 5.
 """
 
 from promise_jax.experiments import compare_config
@@ -28,9 +28,10 @@ OTHERS = (
   "promma(frozen=false)",
   "mplmm(frozen=false)",
 )
-BACKBONE, STEPS, STEPS_ON_WATCH = 150, 100, 150
-# The backbone is trained in a run of its own.
-PROMPTS = {"max_steps": 20, "pretrain": 0.0, "fit": 0.0, "tune": 1.0}
+STEPS = 200
+# The host is trained in a run of its own.
+PROMPTS = {"pretrain": 0.0, "tune": 1.0}
+HOST = "mplmm(pretrain=1,tune=0)"
 
 
 def get_config(arguments: str = ""):
@@ -38,29 +39,22 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config("promma", given.get("dataset", "watch"), label_rate=1.0)
   base.train_protocol = "mplmm(0.7,redraw=true)"
   base.init_from = "backbone"
-  watch = base.dataset == "watch"
-  steps = STEPS_ON_WATCH if watch else STEPS
-  base.train.update({"steps": steps, "eval_every": 25, "batch_size": 64})
+  base.train.update({"steps": STEPS, "eval_every": 25, "batch_size": 64})
   for name in ("mplmm", "promma"):
     base[name].update(PROMPTS)
-  base.promma.gate_every = 4
   base = experiment_config.apply_arguments(base, arguments)
-  backbone = {
-    "method": "mplmm(pretrain=1,tune=0)",
-    "train": base.train.to_dict() | {"steps": BACKBONE, "select_on": "full"},
-  }
   config = compare_config.make_two_runs(
     arguments,
     base,
     title=f"ProMMA-R and MPLMM on {base.dataset}, training with {base.train_protocol}",
     headline=("mplmm",),
     others=OTHERS,
-    before={"backbone": backbone},
+    before={"backbone": {"method": HOST}},
   )
   config.runs.references = config.runs.headline.to_dict() | {
     "method": "fusion",
-    "baselines": ("distil", "majority"),
-    "train": base.train.to_dict() | {"steps": BACKBONE + steps},
+    "baselines": ("distil", HOST, "majority"),
+    "train": base.train.to_dict() | {"steps": 2 * STEPS},
     "init_from": "",
   }
   return config

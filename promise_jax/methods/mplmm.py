@@ -1,25 +1,29 @@
 """MPLMM (ACL 2024): prompts teach a frozen transformer to do without modalities.
 
-The backbone is a MulT (`nn/mult.py`). For each modality m of a row (P are prompts):
+The backbone, the host of the prompts, is of two kinds. "mult" is the paper's, a MulT that reads the
+steps of sequences (`nn/mult.py`). "tokens", the default, is ours: a small transformer over codes of
+any encoder (`nn/token_host.py`). For each modality m of a row (P are prompts):
 
   G_m    = generated steps, from P_generate,m and the raw steps of the present modalities (1, 2)
   U_m    = projected steps + P_present,m  where m is present, else  G_m + P_missing,m        (3)
   Q      = sum_m P_m^T M_m  with P_m = P_present,m or P_missing,m as above                   (4)
   Y_m    = [cross-attention of U_m to all other U_n;  P_type,m Q]                            (5)
-  logits = head([last step of self-attention over Y_m, for all m])
+  logits = head([readout of self-attention over Y_m, for all m])
 
 The numbers are those of the paper's equations. Where its shapes do not fit, those of the
-released code are taken. Training has up to three stages:
+released code are taken; "mult" reads out the last step. Training has up to three stages:
 
-  pretrain  the backbone, on complete rows
-  fit       projections and output layer, on complete rows (ours, off by default)
+  pretrain  the backbone, on all rows and all that is recorded
+  fit       projections and output layer, likewise (ours, off by default)
   tune      prompts, projections and output layer, on rows that lack modalities
 
-The loss is that of the task alone: nothing that a mask hides is looked at.
+The loss is that of the task alone: nothing that a mask hides is looked at. With host "tokens" every
+stage has modality dropout. The projections are the encoders, then, and G_m is made from their
+tokens. `tune=0` leaves the host without prompts.
 
-What differs between the released code and the default here (ours):
+What differs between the released code and "mult" here (ours):
 
-                          `released_code=True`       default
+                          `released_code=True`       otherwise
   prompts and M_m         start at 0: P_type and     start at random
                           M_m then never learn
   attention               sees padding, under a      sees real steps only
@@ -31,7 +35,7 @@ A row without any modality has zeros as generated steps (ours).
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -39,30 +43,26 @@ from jaxtyping import Bool, Float
 from promise_jax import types
 from promise_jax.checks import check_fields
 from promise_jax.method import Method, Stage
-from promise_jax.methods import common
-from promise_jax.nn import mplmm_prompts, mult, precision
-from promise_jax.types import Array, Inputs, Modality, Pattern, PyTree, Spec
-
-# What depends on the data set: projections, embeddings and the output layer.
-DATA_LAYERS = ("projection", "embedding", "output")
-FITTED = "params/backbone/(projection|embedding|output).*"
-TUNED = "params/(backbone/(projection|embedding|output)|(?!backbone/)).*"
+from promise_jax.methods import prompt_stages
+from promise_jax.nn import host, mplmm_prompts, mult, precision, token_host
+from promise_jax.types import Array, Inputs, Modality, Pattern, Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class MplmmConfig:
   """Settings of `mplmm`."""
 
-  width: int = 30  # H, of the steps between modalities
-  heads: int = 5  # of all attention
-  layers: int = 2  # of cross-attention
-  memory_layers: int = 2  # of self-attention
-  max_steps: int = 0  # of a modality; longer ones become windows of mean and deviation (0: no)
+  host: Literal["tokens", "mult"] = "tokens"  # the network that the prompts enter
+  width: int = 64  # H, of the steps between modalities
+  heads: int = 4  # of all attention
+  layers: int = 1  # across modalities
+  memory_layers: int = 1  # within a modality
+  max_steps: int = 20  # of a modality; longer ones become windows of mean and deviation (0: no)
   prompts: int = 16  # E, length of the generative and missing-type prompts
   generate: bool = True  # equations 1 and 2; False: G_m is 0
   signal_prompts: bool = True  # equation 3; False: nothing is added
   type_prompts: bool = True  # equations 4 and 5; False: nothing is appended
-  released_code: bool = False  # see the table above
+  released_code: bool = False  # see the table above; of "mult"
   frozen: bool = True  # False: `tune` trains the whole backbone, too
   pretrain: float = 0.5  # parts of the training steps, 0: no such stage; trains the backbone
   fit: float = 0.0  # trains the ends of the backbone on complete rows
@@ -81,6 +81,10 @@ class MplmmConfig:
       )
     if not self.pretrain + self.fit + self.tune:
       raise ValueError(f"{self.method}.pretrain, fit and tune are all 0, one stage is needed")
+    if self.released_code and self.host != "mult":
+      raise ValueError(
+        f"{self.method}.released_code is True, it needs host=mult, found host={self.host}"
+      )
     if self.released_code and self.fit:
       raise ValueError(
         f"{self.method}.fit is {self.fit}, with released_code it must be 0: tune would throw "
@@ -89,7 +93,7 @@ class MplmmConfig:
 
 
 class MplmmNet(precision.Network):
-  """The backbone and its prompts. W = (M - 1) H is the width of self-attention, H if M = 1."""
+  """The host, called backbone, and its prompts. W is the width of what the head reads."""
 
   modalities: tuple[Modality, ...]
   outputs: int
@@ -99,14 +103,6 @@ class MplmmNet(precision.Network):
   def names(self) -> tuple[str, ...]:
     return tuple(m.name for m in self.modalities)
 
-  @property
-  def num_steps(self) -> dict[str, int]:
-    return {m.name: mult.count_steps(m, self.config.max_steps) for m in self.modalities}
-
-  @property
-  def memory_width(self) -> int:
-    return max(len(self.names) - 1, 1) * self.config.width
-
   is_gated = False  # ProMMA has gates, and may have other prompts than P_type
 
   @property
@@ -115,23 +111,24 @@ class MplmmNet(precision.Network):
 
   def setup(self):
     c = self.config
-    self.backbone = mult.MulT(
-      self.modalities,
-      self.outputs,
-      width=c.width,
-      heads=c.heads,
-      layers=c.layers,
-      memory_layers=c.memory_layers,
-      released_code=c.released_code,
-      max_steps=c.max_steps,
-    )
+    sizes = ("width", "heads", "layers", "memory_layers", "max_steps")
+    sizes = {name: getattr(c, name) for name in sizes}
+    args = self.modalities, self.outputs
+    if c.host == "mult":
+      self.backbone = mult.MulT(*args, **sizes, released_code=c.released_code)
+    else:
+      self.backbone = token_host.TokenHost(*args, **sizes)
+    self.num_steps = self.backbone.num_steps
     if c.generate:
       sizes = self.num_steps, c.width, c.prompts
-      self.generators = mplmm_prompts.Generators(*sizes, c.released_code)
+      if c.host == "mult":
+        self.generators = mplmm_prompts.Generators(*sizes, c.released_code)
+      else:
+        self.generators = mplmm_prompts.TokenGenerators(*sizes)
     self.signal = mplmm_prompts.SignalPrompts(
       self.num_steps,
       c.width,
-      self.memory_width,
+      self.backbone.memory_width,
       released_code=c.released_code,
       add=c.signal_prompts,
       map=c.type_prompts,
@@ -167,11 +164,11 @@ class MplmmNet(precision.Network):
     steps, _ = self.backbone.cross_attend(steps, real)
     if self.config.type_prompts:
       prompts = self.own_prompts[None] @ self.signal.prompt_map(present)[:, None]
-      steps, real = mult.append_steps(steps, real, prompts)
+      steps, real = host.append_steps(steps, real, prompts)
     return self.classify(self.backbone.self_attend(steps, real))
 
   def generate(
-    self, encoded: mult.Encoded, present, pattern=None
+    self, encoded: host.Encoded, present, pattern=None
   ) -> dict[str, Float[Array, "B T H"]]:
     """Generated steps of every modality, from those that are present."""
     if self.config.generate:
@@ -181,7 +178,7 @@ class MplmmNet(precision.Network):
     return {n: jnp.zeros(shape(count), dtype) for n, count in self.num_steps.items()}
 
   def input_steps(
-    self, encoded: mult.Encoded, generated: dict, present, gates=None
+    self, encoded: host.Encoded, generated: dict, present, gates=None
   ) -> tuple[Float[Array, "B M T H"], Bool[Array, "B M T"]]:
     """The steps U_m of every modality, and which of them exist."""
     steps = self.signal(encoded.projected, generated, present, gates)
@@ -189,7 +186,8 @@ class MplmmNet(precision.Network):
     real = [
       jnp.where(present[:, i, None], encoded.real[n], filled) for i, n in enumerate(self.names)
     ]
-    return mult.pad_and_stack(steps), mult.pad_and_stack(real)
+    steps, real = host.pad_and_stack(steps), host.pad_and_stack(real)
+    return self.backbone.mark_absent(steps, real, present)
 
 
 def mplmm(config: MplmmConfig, spec: Spec) -> Method:
@@ -198,53 +196,8 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
   init = lambda key: (net.init(key, types.example_batch(spec)), {})
 
   def start_tuning(key, params, model_state):
-    return reset_data_layers(config, init, key, params), model_state
+    return prompt_stages.reset_data_layers(config, init, key, params), model_state
 
-  loss, predict = loss_and_predict(net, net.prompted_output, spec.task)
+  loss, predict = prompt_stages.loss_and_predict(net, net.prompted_output, spec.task)
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
-  return make_method(config, init, net, spec.task, tune)
-
-
-def loss_and_predict(net: MplmmNet, output_of, task: types.Task):
-  """The loss of the task and `predict`, by a method of the network that returns an output."""
-
-  def loss(params, model_state, batch, key, step_info):
-    del step_info
-    logits, _ = net.apply(params, batch, batch.present, rngs={"dropout": key}, method=output_of)
-    term = common.supervised_loss(logits, batch, task)
-    return term.value, (model_state, {"supervised": term})
-
-  def predict(params, model_state, inputs, pattern=None):
-    del model_state
-    inputs = common.keep_pattern(inputs, pattern)
-    logits, fused = net.apply(params, inputs, inputs.present, pattern, method=output_of)
-    return {"logits": logits, "fused": fused}
-
-  return loss, predict
-
-
-def make_method(config, init, net: MplmmNet, task: types.Task, tune: Stage) -> Method:
-  """The method with those of the three stages that have a part of the training steps."""
-  loss, predict = loss_and_predict(net, net.backbone_output, task)
-  complete = {"hide": False, "predict": predict}
-  stages = (
-    Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, **complete),
-    Stage("fit", loss, (FITTED,), config.fit, **complete),
-    tune._replace(trainable=(TUNED if config.frozen else ".*",), fraction=config.tune),
-  )
-  stages = tuple(stage for stage in stages if stage.fraction)
-  return Method(init, stages[-1].predict, stages)
-
-
-def reset_data_layers(config: MplmmConfig, init, key: Array, params: PyTree) -> PyTree:
-  """`params` with new data layers, as the released code starts the prompts; ours keeps them."""
-  if not config.released_code:
-    return params
-  backbone = params["params"]["backbone"] | data_layers(init(key)[0])
-  return {"params": params["params"] | {"backbone": backbone}}
-
-
-def data_layers(params: PyTree) -> dict[str, PyTree]:
-  """The projections, embeddings and output layer of the backbone, by name."""
-  backbone = params["params"]["backbone"]
-  return {name: x for name, x in backbone.items() if name.split("_")[0] in DATA_LAYERS}
+  return prompt_stages.make_method(config, init, net, spec.task, tune)

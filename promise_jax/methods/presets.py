@@ -1,9 +1,10 @@
 """Presets: named sets of settings for the methods and for their training."""
 
-# A MulT that compiles and trains in seconds.
-_TINY_MULT = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
-# Layers of MPLMM's paper; width 30 and 5 heads are the default.
-_PAPER_MULT = {"layers": 5, "memory_layers": 5}
+# A host that compiles and trains in seconds.
+_TINY_HOST = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
+# The backbone of MPLMM's paper.
+_PAPER_MULT = {"host": "mult", "width": 30, "heads": 5, "layers": 5, "memory_layers": 5}
+_PAPER_MULT |= {"max_steps": 0}
 
 # RedCore as its released code is. The widths stay (theirs: hidden=128, imputer_hidden=256,
 # head_hidden=128, at a rate of 2e-4 for 60 epochs).
@@ -73,8 +74,8 @@ PRESETS = {
     "prototypes": {"hidden": 256},
     "redcore": {"hidden": 256, "imputer_hidden": 256},
     "promise": {"hidden": 256, "code_size": 64},
-    "mplmm": {"width": 60},
-    "promma": {"width": 60},
+    "mplmm": {"width": 256},
+    "promma": {"width": 256},
   },
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
@@ -87,8 +88,8 @@ PRESETS = {
     "prototypes": {"hidden": 16, "head_hidden": 16},
     "redcore": {"hidden": 16, "imputer_hidden": 16, "num_autoencoders": 2, "head_hidden": 16},
     "promise": {"hidden": 16, "num_prompts": 2, "code_size": 8},
-    "mplmm": _TINY_MULT,
-    "promma": _TINY_MULT,
+    "mplmm": _TINY_HOST,
+    "promma": _TINY_HOST,
   },
   # What the released code of a method does, where the default mends it.
   "authors": {

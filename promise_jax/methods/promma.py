@@ -34,8 +34,8 @@ from promise_jax import missing, types
 from promise_jax.checks import check_fields
 from promise_jax.losses import generation_gate, mutual_information, prompt_disentanglement
 from promise_jax.method import Method, Stage
-from promise_jax.methods import common, mplmm, promma_gates
-from promise_jax.nn import mplmm_prompts, mult, promma_prompts
+from promise_jax.methods import common, mplmm, promma_gates, prompt_stages
+from promise_jax.nn import host, mplmm_prompts, promma_prompts
 from promise_jax.types import Average, Batch, Inputs, PyTree, Spec
 
 
@@ -50,15 +50,13 @@ class PrommaConfig(mplmm.MplmmConfig):
   identity_skip: bool = True  # False: Q without the identity, as in MPLMM
   warmup: float = 0.15  # fraction of the stage during which g = 1
   margin: float = 0.0  # benefit at which a label is 1/2, in 0.1 standard deviations of targets
-  gate_every: int = 1  # steps between labels for the gates; labels double the time of a step
+  gate_every: int = 4  # steps between labels for the gates; labels double the time of a step
   generation_target: Literal["steps", "streams"] = "steps"  # streams: steps + prompts
   gate_weight: float = 0.1  # of the loss of the gates
   orthogonality_weight: float = 0.1  # of the overlap of private prompts
   recovery_weight: float = 0.1  # of what private prompts lose of the shared one
   information_weight: float = 0.01  # of the mutual information that sources give
   generation_weight: float = 0.1  # of the gap between generated and real steps
-  fit: float = 0.1  # part of the training steps for the ends of the backbone
-  tune: float = 0.4  # part for prompts and the ends
 
   method: ClassVar[str] = "promma"
 
@@ -104,7 +102,9 @@ class PrommaNet(mplmm.MplmmNet):
     if c.source_weights and count > 1:
       self.source_information = promma_prompts.SourceInformation(c.width)
     if c.connections:
-      self.connections = promma_prompts.Connections(count, c.memory_layers, self.memory_width)
+      self.connections = promma_prompts.Connections(
+        count, c.memory_layers, self.backbone.memory_width
+      )
     if c.connections and not c.private_prompts:
       shape = (c.prompts, c.width)
       self.shared = self.param("shared_prompts", mplmm_prompts.START, shape)
@@ -119,7 +119,7 @@ class PrommaNet(mplmm.MplmmNet):
 
   def encode_and_generate(
     self, batch: Inputs, present: Bool[Array, "B M"], recorded: Bool[Array, "B M"], pattern=None
-  ) -> tuple[mult.Encoded, dict[str, Array]]:
+  ) -> tuple[host.Encoded, dict[str, Array]]:
     """Projects the recorded steps, targets of generation; generates G from the present ones."""
     encoded = self.backbone.encode(batch, recorded, pattern)
     is_present = dict(zip(self.names, present.T, strict=True))
@@ -148,8 +148,8 @@ class PrommaNet(mplmm.MplmmNet):
       prompts = weights[:, :, None, None].astype(prompts.dtype) * prompts
     prompt_map = self.signal.prompt_map(present, gates)
     if c.identity_skip:
-      prompt_map += promma_prompts.identities(c.width, self.memory_width)[None]
-    encoded_steps, real = mult.append_steps(encoded_steps, real, prompts @ prompt_map[:, None])
+      prompt_map += promma_prompts.identities(c.width, self.backbone.memory_width)[None]
+    encoded_steps, real = host.append_steps(encoded_steps, real, prompts @ prompt_map[:, None])
     connection = None
     if c.connections:
       connection = self.connections(self.private.shared if c.private_prompts else self.shared)
@@ -174,7 +174,7 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
   def start_tuning(key, params, model_state):
     if config.gate == "learned":
       model_state = model_state | {"f0": f0_layers(config, params)}
-    return mplmm.reset_data_layers(config, init, key, params), model_state
+    return prompt_stages.reset_data_layers(config, init, key, params), model_state
 
   def loss(params, model_state, batch, key, step_info):
     present = batch.present
@@ -202,12 +202,12 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
     return {"logits": out.logits, "fused": out.fused, "gate": gates}
 
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
-  return mplmm.make_method(config, init, net, spec.task, tune)
+  return prompt_stages.make_method(config, init, net, spec.task, tune)
 
 
 def f0_layers(config: PrommaConfig, params: PyTree) -> PyTree:
   """Copies for f0, the backbone at the start of a stage, of the layers that `tune` changes."""
-  return mplmm.data_layers(params) if config.frozen else params["params"]["backbone"]
+  return prompt_stages.data_layers(params) if config.frozen else params["params"]["backbone"]
 
 
 def auxiliary_terms(

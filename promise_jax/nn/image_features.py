@@ -22,6 +22,11 @@ def image_features(x: Array) -> Float[Array, "B F"]:
   return jnp.concatenate([part.reshape(x.shape[0], -1) for part in parts], -1)
 
 
+def part_ends(num_channels: int, grid: int = 8, count: int = 8) -> tuple[int, int]:
+  """Where the colours and the edges end in the `image_features`; the histogram is last."""
+  return grid * grid * num_channels, grid * grid * (num_channels + count)
+
+
 def precompute(inputs: dict[str, Array]) -> dict[str, Array]:
   """The `preprocess` of a method that uses `Encoder`: images become their features."""
 

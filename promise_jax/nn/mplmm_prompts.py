@@ -10,11 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from promise_jax.nn import mult
+from promise_jax import missing
+from promise_jax.nn import host, mult
 from promise_jax.types import Pattern
 
 START = nn.initializers.normal(0.02)
 ZEROS = nn.initializers.zeros
+# One matrix a modality or pair, stacked.
+STACKED = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 gelu = functools.partial(nn.gelu, approximate=False)
 
 
@@ -85,6 +88,43 @@ class Generators(nn.Module):
     kernel = self.param(f"{name}_kernel", mult.TORCH, (num_inputs, num_outputs))
     bias = self.param(f"{name}_bias", mult.torch_bias(num_inputs), (num_outputs,))
     return lambda x: jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
+
+
+class TokenGenerators(nn.Module):
+  """`Generators` for any number of modalities: the 2^(M-1) - 1 matrices A_{m,S} of a target are
+  cut from one, A_m, by leaving out the columns of what is absent (ours)."""
+
+  num_steps: dict[str, int]  # T_m of each modality
+  width: int  # H
+  prompts: int  # length of a prompt
+
+  @nn.compact
+  def __call__(
+    self,
+    raw: dict[str, Float[Array, "B T H"]],
+    present: Bool[Array, "B M"],
+    pattern: Pattern | None = None,
+  ) -> dict[str, Float[Array, "B T H"]]:
+    """As those of `Generators`. All targets and sources run as one, padded to one length."""
+    del pattern
+    rows, count = present.shape
+    longest, width = max(self.num_steps.values()), self.width
+    zeros = {n: jnp.zeros((rows, t, width)) for n, t in self.num_steps.items()}
+    if count == 1:
+      return zeros
+    targets, sources = host.ordered_pairs(count)
+    stacked = host.pad_and_stack([raw.get(n, x) for n, x in zeros.items()])[:, sources]
+    channels = self.param("channel_kernel", STACKED, (len(targets), width, width))
+    # Without a bias: what is absent, and padding, stays 0.
+    mapped = gelu(jnp.einsum("bpth,phk->bptk", stacked, channels))
+    prompt = self.param("prompts", START, (count, self.prompts, width))[None]
+    prompt = jnp.broadcast_to(prompt, (rows, *prompt.shape[1:]))
+    parts = jnp.concatenate([prompt, mapped.reshape(rows, count, -1, width)], axis=2)
+    kernel = self.param("time_kernel", STACKED, (count, parts.shape[2], longest))
+    bias = self.param("time_bias", ZEROS, (count, longest))
+    out = gelu(jnp.einsum("bmsh,mst->bmth", parts, kernel) + bias[None, ..., None])
+    out = missing.zero_absent(out, jnp.any(present, axis=1))
+    return {n: out[:, i, : x.shape[1]] for i, (n, x) in enumerate(zeros.items())}
 
 
 class SignalPrompts(nn.Module):

@@ -9,10 +9,6 @@ causal. By default (ours) attention sees real steps only, and all of them. In bo
 projected even if it has the width already.
 """
 
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
-from promise_jax.nn import mult_layers, precision, tokens
+from promise_jax.nn import host, mult_layers, precision, tokens
 from promise_jax.nn.dropout import Dropout
 from promise_jax.nn.mult_layers import Connection
 from promise_jax.types import Inputs, Modality, Pattern
@@ -53,47 +49,10 @@ def stacked_encoder(**sizes) -> nn.Module:
   return stacked(**sizes)
 
 
-def ordered_pairs(num_modalities: int) -> tuple[np.ndarray, np.ndarray]:
-  """(targets, sources) of the M (M - 1) encoders between modalities, by target."""
-  pairs = list(itertools.permutations(range(num_modalities), 2))
-  targets, sources = np.array(pairs, int).reshape(-1, 2).T
-  return targets, sources
-
-
-def count_steps(modality: Modality, max_steps: int) -> int:
-  """T_m, the steps that the network reads of a modality."""
-  count = tokens.num_steps(modality)
-  return min(count, max_steps or count)
-
-
-def pad_and_stack(arrays: Sequence[Array]) -> Array:
-  """Arrays [B, T_m, ...] of M modalities as [B, M, T, ...], with zeros at the end."""
-  longest = max(x.shape[1] for x in arrays)
-  pad = lambda x: jnp.pad(x, [(0, 0), (0, longest - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
-  return jnp.stack([pad(x) for x in arrays], axis=1)
-
-
-def append_steps(
-  steps: Float[Array, "B M T W"], real: Bool[Array, "B M T"], more: Float[Array, "B M E W"]
-) -> tuple[Float[Array, "B M T+E W"], Bool[Array, "B M T+E"]]:
-  """The steps of each modality with `more` behind them, and which of them exist."""
-  steps = jnp.concatenate([steps, more.astype(steps.dtype)], axis=2)
-  return steps, jnp.concatenate([real, jnp.ones(more.shape[:3], bool)], axis=2)
-
-
-class Encoded(NamedTuple):
-  """What MulT reads. With a static pattern, `raw` and `projected` lack other modalities."""
-
-  raw: dict[str, Float[Array, "B T D"]]
-  real: dict[str, Bool[Array, "B T"]]  # which steps exist
-  projected: dict[str, Float[Array, "B T H"]]
-
-
 class MulT(nn.Module):
   """Logits f[B, C] from the steps of M modalities.
 
-  Its parts may be called one by one, with other steps in between: `encode`, `cross_attend`,
-  `self_attend` and `head`; `readout` is all but the head.
+  Its parts are those of every `host`.
   """
 
   modalities: tuple[Modality, ...]
@@ -101,9 +60,20 @@ class MulT(nn.Module):
   width: int = 30  # H, even, at least 4, and a multiple of `heads`
   heads: int = 5
   layers: int = 5  # of each of the M (M - 1) encoders between modalities, of width H
-  memory_layers: int = 5  # of each of the M encoders within them, of width max(M - 1, 1) H
+  memory_layers: int = 5  # of each of the M encoders within them, of width W
   released_code: bool = False
   max_steps: int = 0  # longer modalities become `window_statistics`; 0: none do
+
+  @property
+  def num_steps(self) -> dict[str, int]:
+    """T_m, the steps that the network reads of each modality."""
+    counts = {m.name: tokens.num_steps(m) for m in self.modalities}
+    return {name: min(count, self.max_steps or count) for name, count in counts.items()}
+
+  @property
+  def memory_width(self) -> int:
+    """W, of self-attention."""
+    return max(len(self.modalities) - 1, 1) * self.width
 
   def setup(self):
     count, width = len(self.modalities), self.width
@@ -116,7 +86,7 @@ class MulT(nn.Module):
     if count > 1:
       self.cross_encoders = stacked_encoder(layers=self.layers, **form)
     self.self_encoders = stacked_encoder(layers=self.memory_layers, **form)
-    readout = count * max(count - 1, 1) * width
+    readout = count * self.memory_width
     self.inner, self.outer = torch_dense(readout, readout), torch_dense(readout, readout)
     self.output = torch_dense(readout, self.outputs)
     self.input_dropout = mult_layers.step_dropout(mult_layers.INPUT_DROPOUT, not self.released_code)
@@ -129,21 +99,21 @@ class MulT(nn.Module):
   def readout(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B MW"]:
     """What the head reads, see `self_attend`."""
     encoded = self.encode(inputs, present)
-    steps = pad_and_stack([encoded.projected[m.name] for m in self.modalities])
-    real = pad_and_stack([encoded.real[m.name] for m in self.modalities])
+    steps = host.pad_and_stack([encoded.projected[m.name] for m in self.modalities])
+    real = host.pad_and_stack([encoded.real[m.name] for m in self.modalities])
     steps, _ = self.cross_attend(steps, real)
     return self.self_attend(steps, real)
 
   def encode(
     self, inputs: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
-  ) -> Encoded:
+  ) -> host.Encoded:
     """Reads and projects what is `present` and in the static pattern."""
     raw, real = {}, {}
     for i, m in enumerate(self.modalities):
       raw[m.name], real[m.name] = self.read(m, inputs, present[:, i])
       if pattern is not None and not pattern[i]:
         raw.pop(m.name)
-    return Encoded(raw, real, {name: self.projection[name](x) for name, x in raw.items()})
+    return host.Encoded(raw, real, {name: self.projection[name](x) for name, x in raw.items()})
 
   def read(self, modality: Modality, inputs: Inputs, present: Bool[Array, " B"]):
     """Raw steps f[B, T, D] of a modality, and which of them exist, bool[B, T].
@@ -163,10 +133,15 @@ class MulT(nn.Module):
     # Again, because an absent image has cells that are not 0, and tokens a padding.
     x = missing.zero_absent(x, real)
     if 0 < self.max_steps < x.shape[1]:
-      x, real = window_statistics(x, real, self.max_steps)
+      x, real = tokens.window_statistics(x, real, self.max_steps)
     x = x.astype(precision.param_dtype(self))  # the cells of an image are float32
     x = self.input_dropout(x) if name in NOISY else x
     return x, real | self.released_code
+
+  def mark_absent(self, steps, real, present):
+    """Both unchanged: there is nothing of an absent modality."""
+    del present
+    return steps, real
 
   def cross_attend(
     self,
@@ -189,9 +164,9 @@ class MulT(nn.Module):
     rows, count, num_steps, width = steps.shape
     if count == 1:
       return steps, jnp.zeros((rows, 0, num_steps, width), steps.dtype)
-    targets, sources = ordered_pairs(count)
+    targets, sources = host.ordered_pairs(count)
     scale = None if scale is None else scale[:, sources]
-    lengths = np.array([count_steps(m, self.max_steps) for m in self.modalities])
+    lengths = np.array(list(self.num_steps.values()))
     gap = jnp.asarray(np.abs(lengths[sources] - lengths[targets]))[None]
     args = steps[:, targets], real[:, targets], steps[:, sources], real[:, sources], gap, scale
     encoded, attended = self.cross_encoders(*args)
@@ -219,27 +194,3 @@ class MulT(nn.Module):
     """W_o (r + W_b relu(W_a r)) of the readout r."""
     inner = self.head_dropout(nn.relu(self.inner(readout)))
     return self.output(readout + self.outer(inner))
-
-
-def window_statistics(
-  x: Float[Array, "B T D"], real: Bool[Array, "B T"], count: int
-) -> tuple[Float[Array, "B N 2D"], Bool[Array, "B N"]]:
-  """Mean and standard deviation of the real steps in each of `count` windows.
-
-  Windows differ in length by one at most; one is real if any of its steps is. Ours: a mean
-  alone would lose what is faster than a window.
-  """
-  window = np.arange(x.shape[1]) * count // x.shape[1]
-  inside = (window[:, None] == np.arange(count)[None]).astype(np.float32)
-  size = (real @ inside)[..., None]
-
-  def mean(x):
-    total = jnp.einsum("btd,tn->bnd", jnp.where(real[..., None], x, 0), inside)
-    return total / jnp.maximum(size, 1)
-
-  center = mean(x)
-  deviation = mean(jnp.square(x - center[:, window]))
-  # The derivative of the root at 0 is infinite.
-  deviation = jnp.sqrt(deviation + 1e-6) - 1e-3
-  out = jnp.concatenate([center, deviation], axis=-1)
-  return out.astype(x.dtype), size[..., 0] > 0

@@ -14,17 +14,14 @@ from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
 from promise_jax.losses import mutual_information
-from promise_jax.nn import mult
+from promise_jax.nn import host, mult
+from promise_jax.nn.mplmm_prompts import STACKED, START, ZEROS
 from promise_jax.nn.mult_layers import Connection
 
 EVALUATOR_WIDTH = 64
 RANK = 8  # of the private prompts
 CODES = 8  # soft codes of the mutual information
 CODE_TEMPERATURE = 0.5
-START = nn.initializers.normal(0.02)
-ZEROS = nn.initializers.zeros
-# One matrix a modality, stacked.
-STACKED = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 
 
 class Evaluator(nn.Module):
@@ -123,12 +120,12 @@ class SourceInformation(nn.Module):
     """Information [b, m, n] of target m about source n, 0 for m = n.
 
     Args:
-      attended: what attention finds, by `mult.ordered_pairs`.
+      attended: what attention finds, by `host.ordered_pairs`.
       steps: of the targets.
       real: which of them exist.
     """
     count = steps.shape[1]
-    targets, sources = mult.ordered_pairs(count)
+    targets, sources = host.ordered_pairs(count)
     information = jax.vmap(self.estimate, 1, 1)(attended, steps[:, targets], real[:, targets])
     zeros = jnp.zeros((steps.shape[0], count, count), information.dtype)
     return zeros.at[:, targets, sources].set(information)

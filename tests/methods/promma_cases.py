@@ -11,13 +11,13 @@ import optax
 import example_batches
 from promise_jax import missing
 from promise_jax.method import StepInfo, TrainState
-from promise_jax.methods import mplmm, promma, promma_gates
+from promise_jax.methods import promma, promma_gates, prompt_stages
 from promise_jax.optim import optimizer, param_paths, update_rules
 from promise_jax.types import Batch, Modality, Spec
 
 # No modality is called text: the raw features of text have dropout.
 NAMES, STEPS, ROWS, EVERY = ("speech", "audio", "vision"), 6, 32, 2
-TINY = {"width": 12, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
+TINY = {"host": "mult", "width": 12, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
 TINY |= {"fit": 0.0, "gate_every": EVERY}
 ALL_OFF = {"gate": "on", "private_prompts": False, "source_weights": False}
 ALL_OFF |= {"connections": False, "identity_skip": False}
@@ -73,7 +73,7 @@ def params_and_state():
   method = method_of()
   shapes = jax.eval_shape(method.init, KEY)[1]
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  f0 = mplmm.data_layers(example_batches.random_params(method, seed=1))
+  f0 = prompt_stages.data_layers(example_batches.random_params(method, seed=1))
   state |= {"f0": f0, "evaluator_trained": np.array(True)}
   return example_batches.random_params(method), state
 

@@ -10,7 +10,7 @@ import pytest
 import example_batches
 from promise_jax import methods, missing, types
 from promise_jax.methods import mplmm, presets
-from promise_jax.nn import mult
+from promise_jax.nn import host
 from promise_jax.optim import param_paths
 from promise_jax.types import Modality
 
@@ -130,11 +130,11 @@ def slow_logits(preset, params, batch):
 
   def rest(net, steps, real):
     found, _ = net.backbone.cross_attend(steps, real)
-    return net.backbone.head(net.backbone.self_attend(*mult.append_steps(found, real, new)))
+    return net.backbone.head(net.backbone.self_attend(*host.append_steps(found, real, new)))
 
   # To the released code padding is a step like others.
   real = [np.stack([s[n][1] for s in streams]) | net.config.released_code for n in spec.names]
-  args = mult.pad_and_stack(steps).astype(np.float32), mult.pad_and_stack(real)
+  args = host.pad_and_stack(steps).astype(np.float32), host.pad_and_stack(real)
   return jax.jit(functools.partial(net.apply, method=rest))(params, *args)
 
 

@@ -213,12 +213,16 @@ def test_without_prompts_it_is_the_plain_backbone():
     ({"layers": 0}, "mplmm.layers is 0, it must be at least 1"),
     ({"prompts": 0}, "mplmm.prompts is 0, it must be at least 1"),
     ({"max_steps": -1}, "mplmm.max_steps is -1, it must be at least 0"),
-    ({"width": 32}, "mplmm.width is 32, .* multiple of the 5 heads"),
+    ({"width": 30}, "mplmm.width is 30, .* multiple of the 4 heads"),
     ({"width": 5}, "mplmm.width is 5, it must be even"),
     ({"fit": -0.5}, "mplmm.fit is -0.5, it must be at least 0"),
     ({"pretrain": 0.0, "tune": 0.0}, "pretrain, fit and tune are all 0"),
     ({"frozen": 1}, "mplmm.frozen is 1, expected a bool"),
-    ({"released_code": True, "fit": 0.1}, "mplmm.fit is 0.1, with released_code it must be 0"),
+    ({"released_code": True}, "released_code is True, it needs host=mult, found host=tokens"),
+    (
+      {"released_code": True, "host": "mult", "fit": 0.1},
+      "mplmm.fit is 0.1, with released_code it must be 0",
+    ),
     ({"prompt": 3}, "mplmm.prompt is not a setting of mplmm"),
   ],
 )

@@ -10,10 +10,11 @@ from promma_cases import ALL_OFF, KEY, LABELS, NAMES, ROWS, SPEC, TINY
 import example_batches
 from promise_jax import methods
 from promise_jax.method import TrainState
-from promise_jax.methods import mplmm, promma
+from promise_jax.methods import promma, prompt_stages
+from promise_jax.methods.presets import PRESETS
 from promise_jax.optim import param_paths
 
-MULT = {k: TINY[k] for k in ("width", "heads", "layers", "memory_layers", "prompts")}
+MULT = {k: TINY[k] for k in ("host", "width", "heads", "layers", "memory_layers", "prompts")}
 
 
 @pytest.mark.parametrize("released_code", [False, True])
@@ -41,7 +42,7 @@ def test_with_all_parts_off_it_is_mplmm(released_code):
 def test_with_all_parts_off_it_is_mplmm_at_full_size(released_code):
   """Five layers, 50 steps; every pattern and nothing."""
   spec = cases.spec_of(50, 5, rows=1284)
-  values = {"layers": 5, "memory_layers": 5, "released_code": released_code, "fit": 0.0}
+  values = PRESETS["clean"]["mplmm"] | {"released_code": released_code, "fit": 0.0}
   host = methods.build_method("mplmm", values, spec)
   this = methods.build_method("promma", values | ALL_OFF, spec)
   present = np.array([*cases.PATTERNS, (False,) * 3])
@@ -57,7 +58,7 @@ def test_with_all_parts_off_it_is_mplmm_at_full_size(released_code):
 
 def test_the_parts_have_their_planned_sizes():
   spec = cases.spec_of(50, 5)
-  sizes = {"layers": 1, "memory_layers": 5}
+  sizes = PRESETS["clean"]["mplmm"] | {"layers": 1}
   shapes = jax.eval_shape(methods.build_method("promma", sizes, spec).init, KEY)[0]["params"]
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   parts = {"private": 12720, "evaluator": 8257, "connections": 9915, "source_information": 481}
@@ -119,8 +120,8 @@ def test_fresh_layers_are_those_of_mplmm_and_f0_keeps_the_trained_ones():
   expected, _ = jax.jit(host.stages[-1].on_start)(KEY, example_batches.random_params(host), {})
   found, model_state = jax.jit(this.stages[-1].on_start)(KEY, params, {"f0": {}})
   same = lambda *trees: jax.tree.map(np.testing.assert_array_equal, *trees)
-  same(*(mplmm.data_layers(x) for x in (found, expected)))
-  same(model_state["f0"], mplmm.data_layers(params))
+  same(*(prompt_stages.data_layers(x) for x in (found, expected)))
+  same(model_state["f0"], prompt_stages.data_layers(params))
 
 
 def test_generated_steps_can_be_pulled_to_what_enters_the_encoders(rng):
@@ -128,7 +129,7 @@ def test_generated_steps_can_be_pulled_to_what_enters_the_encoders(rng):
   signal = {f"a_{kind}_prompts": draw(4, 2) for kind in ("missing", "present")}
   config = promma.PrommaConfig(generation_target="streams")
   made, steps, real = {"a": draw(3, 4, 2)}, draw(3, 4, 2), np.ones((3, 4), bool)
-  encoded = promma.mult.Encoded({}, {"a": real}, {"a": steps})
+  encoded = promma.host.Encoded({}, {"a": real}, {"a": steps})
   params = {"params": {"signal": signal}}
   found = promma.generation_gap(config, params, "a", encoded, made)
   gap = made["a"] + signal["a_missing_prompts"] - steps - signal["a_present_prompts"]

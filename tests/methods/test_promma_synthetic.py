@@ -22,7 +22,7 @@ from promise_jax.types import Batch, Modality, Spec
 NAMES, STEPS, FEATURES = ("speech", "audio", "vision"), 6, 2
 AUDIO, VISION = 1, 2
 SEEDS, ROWS, UPDATES = 3, 32, 200
-SETTINGS = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
+SETTINGS = {"host": "mult", "width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
 SETTINGS |= {"fit": 0.0, "gate_weight": 1.0, "warmup": 0.4, "margin": 1.0}
 SETTINGS |= {"generation_target": "streams"}
 # The other parts are not tested here, and take long to compile.

@@ -10,7 +10,7 @@ import pytest
 
 import example_batches
 from promise_jax import types
-from promise_jax.nn import mult
+from promise_jax.nn import host, mult, tokens
 from promise_jax.types import Modality
 
 # Of three different lengths, so that all steps but those of audio are padded.
@@ -169,9 +169,9 @@ def test_more_padding_changes_nothing_also_before_other_steps():
 
   def readout(net, batch):
     encoded = net.encode(batch, batch.present)
-    real = mult.pad_and_stack(list(encoded.real.values()))
-    steps, _ = net.cross_attend(mult.pad_and_stack(list(encoded.projected.values())), real)
-    return net.self_attend(*mult.append_steps(steps, real, prompt))
+    real = host.pad_and_stack(list(encoded.real.values()))
+    steps, _ = net.cross_attend(host.pad_and_stack(list(encoded.projected.values())), real)
+    return net.self_attend(*host.append_steps(steps, real, prompt))
 
   def run(modalities, batch):
     return jax.jit(functools.partial(net_of(modalities).apply, method=readout))(params, batch)
@@ -193,7 +193,7 @@ def test_every_kind_of_modality_and_windows():
 def test_windows_have_the_statistics_of_their_real_steps(rng):
   x = rng.normal(size=(2, 5, 3)).astype(np.float32)
   real = np.array([[True] * 5, [True, True, True, False, False]])
-  found, is_real = jax.jit(lambda *args: mult.window_statistics(*args, 2))(x, real)
+  found, is_real = jax.jit(lambda *args: tokens.window_statistics(*args, 2))(x, real)
   parts = [[x[0, :3], x[0, 3:]], [x[1, :3]]]
   assert is_real.tolist() == [[True, True], [True, False]]
   for row, windows in enumerate(parts):
