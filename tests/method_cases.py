@@ -34,6 +34,7 @@ TUNE = {"pretrain": 0.0, "fit": 0.0}
 MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
 PROMMA = MPLMM | {"width": 4}
 OTHER = {"gate": "off", "private_prompts": False, "generation_target": "streams"}
+OTHER |= {"generation_weight": 0.01}  # the targets grow while everything is trained
 PAIR = example_batches.VECTORS[:2]
 
 

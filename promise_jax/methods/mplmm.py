@@ -57,7 +57,9 @@ class MplmmConfig:
   heads: int = 4  # of all attention
   layers: int = 1  # across modalities
   memory_layers: int = 1  # within a modality
-  max_steps: int = 20  # of a modality; longer ones become windows of mean and deviation (0: no)
+  # Steps of a modality; longer ones become windows of mean and deviation. 0: all of them with
+  # "mult", with "tokens" none beside the code of the encoder.
+  max_steps: int = 0
   prompts: int = 16  # E, length of the generative and missing-type prompts
   generate: bool = True  # equations 1 and 2; False: G_m is 0
   signal_prompts: bool = True  # equation 3; False: nothing is added
@@ -161,7 +163,7 @@ class MplmmNet(precision.Network):
     encoded = self.backbone.encode(batch, present, pattern)
     generated = self.generate(encoded, present, pattern)
     steps, real = self.input_steps(encoded, generated, present)
-    steps, _ = self.backbone.cross_attend(steps, real)
+    steps, _ = self.backbone.cross_attend(steps, real, present)
     if self.config.type_prompts:
       prompts = self.own_prompts[None] @ self.signal.prompt_map(present)[:, None]
       steps, real = host.append_steps(steps, real, prompts)

@@ -1,15 +1,16 @@
 """A small transformer over tokens of any encoder, as a host of prompts. Ours.
 
-Every modality has a code, that of its encoder (`encoders.Encoder`), and, where it has more than
-one step, up to `max_steps` more tokens: steps of a sequence, words, cells of an image. A modality
-that is absent has a learned token in the place of its code. Then, with Z the tokens,
+Every modality has a code, that of its encoder (`encoders.Encoder`), and, where it has several
+steps, up to `max_steps` more tokens: steps of a sequence, words, cells of an image. A modality
+that is absent has a learned token in the place of its code. Then
 
-  cross_attend  every token attends to those of all modalities
+  cross_attend  the tokens of an absent modality attend to those of all; what is present is kept
   self_attend   every token attends to those of its modality, and to prompts
   head          an MLP of the codes of all modalities side by side
 
 The layers are those of a pre-norm transformer whose last weights start at 0: at first this is
-late fusion, the baseline `fusion`. All modalities share the weights of a layer.
+late fusion, the baseline `fusion`. All modalities share the weights of a layer. Present tokens that
+attend to each other cost 3 to 10 points on emoji, of 951 rows.
 """
 
 import flax.linen as nn
@@ -39,13 +40,12 @@ class Tokens(nn.Module):
     """The tokens, and which are real; the others are zeros."""
     m = self.modality
     x, length = inputs.inputs[m.name], inputs.length.get(m.name)
-    parts, real = [encoders.Encoder(m, self.width)(x, present, length)[:, None]], [present[:, None]]
-    if tokens.num_steps(m) > 1:
+    z, real = encoders.Encoder(m, self.width)(x, present, length)[:, None], present[:, None]
+    if self.max_steps and tokens.num_steps(m) > 1:
       steps, steps_real = self.read_steps(x, present, length)
-      parts.append(steps), real.append(steps_real)
+      z, real = jnp.concatenate([z, steps], axis=1), jnp.concatenate([real, steps_real], axis=1)
     embedding = self.param("modality_bias", START, (self.width,))
-    real = jnp.concatenate(real, axis=1)
-    return missing.zero_absent(jnp.concatenate(parts, axis=1) + embedding[None, None], real), real
+    return missing.zero_absent(z + embedding[None, None], real), real
 
   def read_steps(self, x, present, length):
     m, limit = self.modality, self.max_steps
@@ -56,7 +56,7 @@ class Tokens(nn.Module):
       length = None if length is None else missing.zero_absent(length, present)
       x, real = tokens.to_steps(m, x, length)
     real = real & present[:, None]
-    if 0 < limit < x.shape[1]:
+    if limit < x.shape[1]:
       x, real = tokens.window_statistics(x, real, limit)
     x = nn.Dense(self.width)(x.astype(precision.param_dtype(self)))  # cells are float32
     return x + tokens.sinusoidal_positions(*x.shape[1:]).astype(x.dtype)[None], real
@@ -112,14 +112,13 @@ class TokenHost(nn.Module):
   heads: int = 4
   layers: int = 1  # across modalities
   memory_layers: int = 1  # within a modality
-  max_steps: int = 20  # longer modalities become `tokens.window_statistics`; 0: none do
+  max_steps: int = 0  # beside the code; longer modalities become `tokens.window_statistics`
 
   @property
   def num_steps(self) -> dict[str, int]:
     """T_m of each modality: the code, and the steps if there are several."""
     counts = {m.name: tokens.num_steps(m) for m in self.modalities}
-    few = lambda count: min(count, self.max_steps or count)
-    return {name: 1 + few(count) if count > 1 else 1 for name, count in counts.items()}
+    return {n: 1 + min(x, self.max_steps) if x > 1 else 1 for n, x in counts.items()}
 
   @property
   def memory_width(self) -> int:
@@ -145,7 +144,7 @@ class TokenHost(nn.Module):
     steps = host.pad_and_stack([encoded.projected[m.name] for m in self.modalities])
     real = host.pad_and_stack([encoded.real[m.name] for m in self.modalities])
     steps, real = self.mark_absent(steps, real, present)
-    steps, _ = self.cross_attend(steps, real)
+    steps, _ = self.cross_attend(steps, real, present)
     return self.self_attend(steps, real)
 
   def encode(
@@ -170,13 +169,15 @@ class TokenHost(nn.Module):
     self,
     steps: Float[Array, "B M T H"],
     real: Bool[Array, "B M T"],
+    present: Bool[Array, "B M"],
     scale: Float[Array, "B M"] | None = None,
   ) -> tuple[Float[Array, "B M T H"], Float[Array, "B P T H"]]:
-    """The tokens, and for the P `ordered_pairs` what the target has read of the source, averaged
+    """The tokens, and for the P `ordered_pairs` what the target reads of the source, averaged
     over layers. `scale` is a factor of what others read from a modality, see `Layer`."""
     total = 0.0
     for layer in self.cross_layers:
-      steps, attended = layer(steps, real, scale)
+      changed, attended = layer(steps, real, scale)
+      steps = jnp.where(present[..., None, None], steps, changed)
       total += attended / self.layers
     targets, sources = host.ordered_pairs(len(self.modalities))
     return steps, total[:, targets, sources]
