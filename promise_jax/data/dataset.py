@@ -164,6 +164,7 @@ def assemble(
   spec = Spec(modalities, source.task, {name: tuple(s[:2]) for name, s in scale.items()})
   # A token modality of open length is made of texts.
   texts = tuple(m.name for m in source.modalities if m.kind == "tokens" and m.shape[0] is None)
+  texts += tuple(name for name, entry in source.encoded.items() if entry.is_text)
   of_rows = source.encoded, source.columns, source.folders
   fitted = Preprocessing(modalities, scale, rules, texts, *of_rows)
   about = source.name, spec, source.card, fitted, source.splits

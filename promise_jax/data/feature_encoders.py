@@ -1,7 +1,8 @@
-"""Frozen encoders of one modality: a function, or a folder of features.
+"""Frozen encoders of one modality: a pretrained network, a function, or a folder of features.
 
 An encoder is one of
 
+  "bert:PATH", "efficientnet_lite0"   a pretrained network, see `pretrained`
   "package.module:function"           a function that can be imported
   FeatureEncoder(function, version)   any function of this process
   a folder                            features computed elsewhere, <id>.npy for each row
@@ -10,11 +11,11 @@ An encoder is one of
 
 A function is `encode(x[B, ...]) -> f[B, D] or f[B, T, D]`: NumPy in, any array of finite
 numbers out, D and T the same in every call. It sees at most 128 rows at a time, only those
-that have the modality, cleaned but not standardised: images as uint8 [B, height, width,
-channels], tokens as ids i32[B, T] (of texts the hashed pieces, never the words; 0 is
-padding), sequences as f32[B, T, D], vectors as f32[B, D]. A parameter named `length` gets
-the valid steps i32[B] of sequences and tokens. Features f[B, T, D] have the valid steps of
-the input if T is the same, else T; return (features, length i[B]) to say otherwise.
+that have the modality, cleaned but not standardised: texts as they are, a list of B; images as
+uint8 [B, height, width, channels], token ids as i32[B, T] (0 is padding), sequences as
+f32[B, T, D], vectors as f32[B, D]. A parameter named `length` gets the valid steps i32[B] of
+sequences and token ids. Features f[B, T, D] have the valid steps of the input if T is the same,
+else T; return (features, length i[B]) to say otherwise.
 """
 
 import contextlib
@@ -31,7 +32,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 
+from promise_jax.data import pretrained
 from promise_jax.data.source import check_values
 
 BLOCK_ROWS = 128
@@ -53,14 +56,23 @@ EncoderSpec = str | os.PathLike | FeatureEncoder
 
 
 class EncoderInputs(NamedTuple):
-  """The rows of all splits that have a modality."""
+  """Rows that have a modality."""
 
-  x: np.ndarray  # [n, ...]
+  x: np.ndarray | list[str]  # [n, ...]
   length: np.ndarray | None  # i32[n], of sequences and tokens
   id: np.ndarray  # i[n]
 
 
 Features = tuple[np.ndarray, np.ndarray | None]  # f32[n, D], None or f32[n, T, D], i[n]
+
+
+class FoundEncoder(NamedTuple):
+  """An encoder, of which nothing was called yet."""
+
+  words: str
+  key: Callable[[np.ndarray], str]  # ids i[n] -> what stands for it in the hash of their features
+  compute: Callable[[EncoderInputs], Iterable[Features]]
+  sha256: str = ""  # of a pretrained network
 
 
 def hash_parts(*parts: Any) -> str:
@@ -73,48 +85,78 @@ def hash_parts(*parts: Any) -> str:
   return digest.hexdigest()
 
 
-def find_encoder(
-  encoder: EncoderSpec, ids: np.ndarray
-) -> tuple[str, str, Callable[[EncoderInputs], Iterable[Features]]]:
-  """(in words, what stands for it in the hash, its function); nothing is imported or called."""
+@contextlib.contextmanager
+def name_encoder_in_errors(modality: str, encoder: EncoderSpec) -> Iterator[None]:
+  """Makes whatever an encoder raises one sentence that names it."""
+  try:
+    yield
+  except (ValueError, ImportError, AttributeError) as error:
+    raise ValueError(
+      f"encoders.{modality} is {str(encoder)!r}: {str(error).rstrip('.')}."
+    ) from error
+
+
+def find_encoder(encoder: EncoderSpec, kind: str) -> FoundEncoder:
+  """The encoder for a modality of this kind, or of "text"; no function is imported or called."""
   if isinstance(encoder, FeatureEncoder) and callable(encoder.encode) and encoder.version:
-    return str(encoder), str(encoder), functools.partial(call_in_blocks, encoder.encode)
+    compute = functools.partial(call_in_blocks, encoder.encode)
+    return FoundEncoder(str(encoder), lambda _: str(encoder), compute)
   if not isinstance(encoder, str | os.PathLike) or not os.fspath(encoder):
     raise ValueError(
-      "an encoder is a folder, package.module:name or, as weights and settings of a function "
-      "cannot be hashed, FeatureEncoder(function, version='...')"
+      "an encoder is a pretrained network, a folder, package.module:name or, as weights and "
+      "settings of a function cannot be hashed, FeatureEncoder(function, version='...')"
     )
+  if pretrained.is_pretrained(encoder):
+    sha256, load = pretrained.find_encoder(encoder, kind)
+    key = f"{encoder.partition(':')[0]} {pretrained.FORMAT} {sha256}"
+    compute = lambda inputs: call_in_blocks(load(), inputs, title=encoder)
+    return FoundEncoder(encoder, lambda _: key, compute, sha256)
   if match := IMPORTED.fullmatch(os.fspath(encoder)):
     importlib.invalidate_caches()
     spec = importlib.util.find_spec(match[1])
     if spec is None or not spec.has_location:
       raise ValueError(f"there is no source file of the module {match[1]} on Python's path")
     key = hash_parts(match[2], pathlib.Path(spec.origin).read_bytes())
-    return str(encoder), key, functools.partial(import_and_call, *match.groups())
-  paths = [pathlib.Path(encoder).expanduser() / f"{row}.npy" for row in ids.tolist()]
+    load = functools.cache(functools.partial(import_function, *match.groups()))
+    return FoundEncoder(str(encoder), lambda _: key, lambda inputs: call_in_blocks(load(), inputs))
+  read_all = lambda inputs: map(read_file, list_files(encoder, inputs.id))
+  return FoundEncoder(f"the folder {encoder}", functools.partial(hash_folder, encoder), read_all)
+
+
+def hash_folder(folder: str | os.PathLike, ids: np.ndarray) -> str:
+  """A text that changes when the features of these rows do."""
+  contents = (path.read_bytes() for path in list_files(folder, ids))
+  return hash_parts(*(hashlib.sha256(content).digest() for content in contents))
+
+
+def list_files(folder: str | os.PathLike, ids: np.ndarray) -> list[pathlib.Path]:
+  """The files of some rows. ValueError where one is not there."""
+  paths = [pathlib.Path(folder).expanduser() / f"{row}.npy" for row in ids.tolist()]
   if lost := [path for path in paths if not path.is_file()]:
     raise ValueError(
       f"this is no package.module:name, and there is no file {lost[0]} (nor {len(lost) - 1} others "
       f"of {len(paths)}); present_<modality> is False in rows of an npz file that have none"
     )
-  key = hash_parts(*(hashlib.sha256(path.read_bytes()).digest() for path in paths))
-  return f"the folder {encoder}", key, lambda _: map(read_file, paths)
+  return paths
 
 
-def import_and_call(module: str, function: str, inputs: EncoderInputs) -> Iterator[Features]:
-  """Features of an imported function, as its file has it now."""
+def import_function(module: str, name: str) -> Callable:
+  """An imported function, as its file has it now."""
   # Reloaded, or an older state of the file would be cached under the hash of the new one.
   old = sys.modules.get(module)
   loaded = importlib.reload(old) if old else importlib.import_module(module)
-  return call_in_blocks(getattr(loaded, function), inputs)
+  return getattr(loaded, name)
 
 
-def call_in_blocks(function: Callable, inputs: EncoderInputs) -> Iterator[Features]:
-  """What a function returns for the rows, `BLOCK_ROWS` at a time."""
+def call_in_blocks(
+  function: Callable, inputs: EncoderInputs, title: str = ""
+) -> Iterator[Features]:
+  """What a function returns for the rows, `BLOCK_ROWS` at a time; with a title behind a bar."""
   takes_length = False
   with contextlib.suppress(TypeError, ValueError):  # of C, it need not have a signature
     takes_length = "length" in inspect.signature(function).parameters
-  for start in range(0, len(inputs.id), BLOCK_ROWS):
+  bar = {"desc": title, "unit": "block", "delay": 2, "disable": None if title else True}
+  for start in tqdm.tqdm(range(0, len(inputs.id), BLOCK_ROWS), **bar):
     x = inputs.x[start : start + BLOCK_ROWS]
     valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
     y = function(x, length=valid) if takes_length and valid is not None else function(x)

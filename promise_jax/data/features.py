@@ -1,22 +1,24 @@
 """Features of frozen encoders: computed once, cached, used in place of a modality.
 
-`feature_encoders` says what an encoder is. A cache file is named by a hash of the data set's
-name, of the values that the encoder sees and of the encoder: for an imported function the
-source file of its module (not what that imports, nor weights: name those in the source), for
-`FeatureEncoder` its version, for a folder the contents of its files. A cached encoder is
-neither called nor imported. Ours.
+`feature_encoders` says what an encoder is. The rows of a table are encoded in blocks, those of
+other data split by split; the features alone stay in memory. A cache file has those of one block.
+It is named by a hash of the data set's name, of the values that the encoder sees and of the
+encoder: for an imported function the source file of its module (not what that imports, nor
+weights: name those in the source), for `FeatureEncoder` its version, for a pretrained network and
+a folder the contents of files. A cached encoder is neither called nor imported. Ours.
 """
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import cleaning, dataset, feature_encoders, preprocessing, scaling
+from promise_jax.data import cleaning, dataset, feature_encoders, preprocessing, scaling, streaming
 from promise_jax.data import source as data_source
+from promise_jax.data.cleaning import CleaningReport
 from promise_jax.data.feature_encoders import EncoderInputs, EncoderSpec, FeatureEncoder, Features
 from promise_jax.types import Modality
 
@@ -39,89 +41,148 @@ def extract_features(
   """
   names = [m.name for m in source.modalities]
   for name in encoders:
-    check_choice("a modality in frozen", name, names)
+    check_choice("a modality in encoders", name, names)
   check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
   check_choice("zeros", zeros, cleaning.ZEROS)
   rules = cleaning.Rules(nonfinite, zeros)
   folder = pathlib.Path(folder or files.cache_folder("features")).expanduser()
-  rows = {split: source.rows(split) for split in source.splits}
-  modalities, notes, new_rows = list(source.modalities), list(source.notes), dict(rows)
-  encoded = dict(source.encoded)
-  for i, name in enumerate(names):
-    if name not in encoders:
-      continue
-    inputs, recorded, raw = collect_inputs(source, rows, i, rules)
-    encoded[name] = preprocessing.EncodedModality(raw, str(encoders[name]))
-    try:
-      words, key, compute = feature_encoders.find_encoder(encoders[name], inputs.id)
-      digest = feature_encoders.hash_parts(source.name, name, key, *inputs)
-      path = folder / f"{source.name}-{name}-{digest[:16]}.npz"
-      how = "read from" if path.exists() else "computed and kept in"
-      if not path.exists():
-        x, length = feature_encoders.join_blocks(list(compute(inputs)))
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_npz(path, {"x": x} | ({} if length is None else {"length": length}))
-    except (ValueError, ImportError, AttributeError) as error:
-      raise ValueError(
-        f"frozen.{name} is {str(encoders[name])!r}: {str(error).rstrip('.')}."
-      ) from error
-    with np.load(path) as file:
-      x, length = file["x"], file.get("length")
-    shape = x.shape[1:]
-    modalities[i] = Modality(name, "vector" if length is None else "sequence", shape)
-    size = " x ".join(map(str, shape))
-    notes.append(f"{source.name}, {name}: features {size} of {words}, {how} {path}.")
-    start = 0
-    for split, here in recorded.items():
-      block = slice(start, start := start + int(here.sum()))
-      features = x[block], None if length is None else length[block]
-      new_rows[split] = insert_features(new_rows[split], i, name, here, features)
+  if source.columns is None:  # all but the files that a table names is in memory anyway
+    whole = source
+    source = source._replace(blocks=lambda split: iter([whole.rows(split)]))
+  source = resolve_lengths(source, encoders)
+  chosen = [
+    BlockEncoder(source, i, encoders[name], rules, folder)
+    for i, name in enumerate(names)
+    if name in encoders
+  ]
+  rows = {}
+  for split in source.splits:
+    blocks = []
+    for block in source.blocks(split):
+      for one in chosen:
+        one.encode_block(split, block)
+      rest = {name: x for name, x in block.inputs.items() if name not in encoders}
+      blocks.append(block._replace(inputs=rest))
+    rows[split] = streaming.join_blocks(blocks)
+  modalities, encoded = list(source.modalities), dict(source.encoded)
+  for one in chosen:
+    modalities[one.number] = one.insert_features(rows)
+    encoded[one.raw.name] = one.describe()
   return source._replace(
     modalities=tuple(modalities),
-    rows=new_rows.__getitem__,
-    notes=tuple(notes),
+    rows=rows.__getitem__,
+    notes=(*source.notes, *(one.note for one in chosen)),
     blocks=None,
+    train_bytes=0,  # what they take is taken
     encoded=encoded,
   )
 
 
-def collect_inputs(
-  source: data_source.Source, rows: dict[str, data_source.Rows], i: int, rules: cleaning.Rules
-) -> tuple[EncoderInputs, dict[str, np.ndarray], Modality]:
-  """What the encoder of modality number `i` sees, {split: bool[N]} which rows that are, and the
-  modality without an open length."""
-  name = source.modalities[i].name
-  modality = cleaning.resolve_length(source.modalities[i], rows["train"].inputs[name])
-  one = data_source.keep_modalities(source, [name])._replace(modalities=(modality,))
-  parts, recorded = [], {}
-  for split, every in rows.items():
-    part = every._replace(recorded=every.recorded[:, i : i + 1])
-    clean = dataset.clean_rows(one, split, (modality,), part, rules)[name]
-    dataset.log_report(source.name, split, {name: clean.report})
-    recorded[split] = clean.recorded
-    parts.append(encoder_inputs(modality, clean, part.id))
-  x, length, ids = (
-    None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts, strict=True)
-  )
-  if not len(ids):
-    raise ValueError(
-      f"{source.name}: modality {name!r} is in no row, frozen has nothing to encode."
+def resolve_lengths(source: data_source.Source, names: Container[str]) -> data_source.Source:
+  """`source`; an open T of a sequence in `names` becomes that of the longest train row."""
+  is_open = [
+    m.name in names and m.kind == "sequence" and m.shape[0] is None for m in source.modalities
+  ]
+  if not any(is_open):
+    return source
+  pairs = zip(source.modalities, streaming.resolve_lengths(source), is_open, strict=True)
+  return source._replace(modalities=tuple(r if opened else m for m, r, opened in pairs))
+
+
+class BlockEncoder:
+  """Encodes one modality of a source, a block of rows at a time."""
+
+  def __init__(
+    self,
+    source: data_source.Source,
+    number: int,
+    spec: EncoderSpec,
+    rules: cleaning.Rules,
+    folder: pathlib.Path,
+  ):
+    self.source, self.number, self.spec = source, number, spec
+    self.rules, self.folder = rules, folder
+    self.raw = source.modalities[number]
+    self.is_text = self.raw.kind == "tokens" and self.raw.shape[0] is None
+    with feature_encoders.name_encoder_in_errors(self.raw.name, spec):
+      self.encoder = feature_encoders.find_encoder(spec, "text" if self.is_text else self.raw.kind)
+    self.found: dict[str, list] = {split: [] for split in source.splits}  # recorded, features
+    self.report = dict.fromkeys(source.splits, CleaningReport())
+    self.num_computed = 0
+
+  def encode_block(self, split: str, block: data_source.Rows) -> None:
+    """Computes the features of some rows, or reads them from the cache."""
+    i, name = self.number, self.raw.name
+    modality = cleaning.resolve_length(self.source.modalities[i], block.inputs[name])
+    if self.is_text and split == "train":  # texts of new rows are cut at the longest
+      self.raw = max(self.raw, modality, key=lambda m: m.shape[0] or 0)
+    one = data_source.keep_modalities(self.source, [name])._replace(modalities=(modality,))
+    part = block._replace(recorded=block.recorded[:, i : i + 1])
+    clean = dataset.clean_rows(one, split, (modality,), part, self.rules)[name]
+    self.report[split] = CleaningReport(*np.add(self.report[split], clean.report))
+    inputs, features = encoder_inputs(modality, clean, part), None
+    if len(inputs.id):
+      with feature_encoders.name_encoder_in_errors(name, self.spec):
+        features = self.read_or_compute(inputs)
+    self.found[split].append((clean.recorded, features))
+
+  def read_or_compute(self, inputs: EncoderInputs) -> Features:
+    """The features of rows that have the modality."""
+    key = self.encoder.key(inputs.id)
+    digest = feature_encoders.hash_parts(self.source.name, self.raw.name, key, *inputs)
+    path = self.folder / f"{self.source.name}-{self.raw.name}-{digest[:16]}.npz"
+    if not path.exists():
+      x, length = feature_encoders.join_blocks(list(self.encoder.compute(inputs)))
+      self.folder.mkdir(parents=True, exist_ok=True)
+      files.write_npz(path, {"x": x} | ({} if length is None else {"length": length}))
+      self.num_computed += len(inputs.id)
+    with np.load(path) as file:
+      return file["x"], file.get("length")
+
+  def insert_features(self, rows: dict[str, data_source.Rows]) -> Modality:
+    """Puts the features of all blocks into the `rows` of each split; returns their modality."""
+    name = self.raw.name
+    parts = [f for blocks in self.found.values() for _, f in blocks if f is not None]
+    if not parts:
+      raise ValueError(
+        f"{self.source.name}: modality {name!r} is in no row, encoders has nothing to encode."
+      )
+    with feature_encoders.name_encoder_in_errors(name, self.spec):
+      x, length = feature_encoders.join_blocks(parts)
+    start = 0
+    for split, blocks in self.found.items():
+      dataset.log_report(self.source.name, split, {name: self.report[split]})
+      recorded = np.concatenate([here for here, _ in blocks])
+      place = slice(start, start := start + int(recorded.sum()))
+      features = x[place], None if length is None else length[place]
+      rows[split] = insert_features(rows[split], self.number, name, recorded, features)
+    size = " x ".join(map(str, x.shape[1:]))
+    how = f"{self.num_computed} rows computed and kept in" if self.num_computed else "read from"
+    self.note = (
+      f"{self.source.name}, {name}: features {size} of {self.encoder.words}, {how} {self.folder}."
     )
-  return EncoderInputs(x, length, ids), recorded, modality
+    return Modality(name, "vector" if length is None else "sequence", x.shape[1:])
+
+  def describe(self) -> preprocessing.EncodedModality:
+    """What later commands need of it."""
+    spec = str(self.spec)
+    return preprocessing.EncodedModality(self.raw, spec, self.is_text, self.encoder.sha256)
 
 
 def encoder_inputs(
-  modality: Modality, clean: cleaning.CleanModality, ids: np.ndarray
+  modality: Modality, clean: cleaning.CleanModality, rows: data_source.Rows
 ) -> EncoderInputs:
-  """What an encoder sees of cleaned rows: those that have the modality."""
+  """What an encoder sees of `rows`, which `clean` has cleaned: those that have the modality."""
   here, length = clean.recorded, None
+  if texts := rows.texts.get(modality.name):
+    return EncoderInputs([texts[i] for i in np.flatnonzero(here)], None, rows.id[here])
   if modality.kind == "sequence":
     length = clean.length[here]
   elif modality.kind == "tokens":  # zeros inside a row count
     steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
     length = (clean.kept_mask * steps).max(axis=1, initial=0)[here]
   values = scaling.standardise(clean.values, clean.kept_mask, None)
-  return EncoderInputs(values[here], length, ids[here])
+  return EncoderInputs(values[here], length, rows.id[here])
 
 
 def encode_rows(
@@ -137,10 +198,13 @@ def encode_rows(
     if not here.any():
       rows = insert_features(rows, i, modality.name, here, empty_features(modality))
       continue
-    inputs = encoder_inputs(entry.raw, cleaned[modality.name], rows.id)
+    inputs = encoder_inputs(entry.raw, cleaned[modality.name], rows)
     try:
-      _, _, compute = feature_encoders.find_encoder(entry.encoder, inputs.id)
-      x, length = feature_encoders.join_blocks(list(compute(inputs)))
+      kind = "text" if entry.is_text else entry.raw.kind
+      found = feature_encoders.find_encoder(entry.encoder, kind)
+      if found.sha256 != entry.sha256:
+        raise ValueError("its weights are others than in training")
+      x, length = feature_encoders.join_blocks(list(found.compute(inputs)))
     except (ValueError, ImportError, AttributeError) as error:
       reason = f"{modality.name} is read by the encoder {entry.encoder!r}, which fails"
       raise ValueError(f"{reason}: {str(error).rstrip('.')}.") from error

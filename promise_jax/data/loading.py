@@ -8,7 +8,7 @@ from typing import Any
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import dataset, feature_folders, features, streaming
+from promise_jax.data import dataset, feature_folders, features, pretrained, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
@@ -29,7 +29,7 @@ class CommonOptions:
   zeros: str = "auto"  # what rows of zeros alone are, see cleaning.Rules
   modalities: str | Sequence[str] = ""  # that are kept, as "image+text"; all if empty
   # {modality: encoder} whose features take the place of the modality, see `features`.
-  frozen: Mapping[str, EncoderSpec] = dataclasses.field(default_factory=dict)
+  encoders: Mapping[str, EncoderSpec] = dataclasses.field(default_factory=dict)
   stream: bool = False  # keeps the train rows on disk, for data larger than memory
   # {modality: its folder of <id>.npy}, also as "audio=FOLDER", see `feature_folders`
   features: Mapping[str, str] | str = ""
@@ -89,12 +89,15 @@ def load(
     return synthetic.make_synthetic(own)
   kind = options_class(name)
   own, common = parse_options(name, options, kind, CommonOptions)
-  if common.frozen and common.stream:
-    raise ValueError("stream and frozen are given, encoders read all rows into memory; give one.")
+  if common.encoders and common.stream:
+    raise ValueError("stream and encoders are given, encoders read all rows into memory; give one.")
   path = pathlib.Path(name).expanduser()
   if isinstance(own, table.TableOptions) and "=" in common.modalities:
     own = dataclasses.replace(own, groups=common.modalities)
     common = dataclasses.replace(common, modalities="")
+  size = max(map(pretrained.image_size, common.encoders.values()), default=0)
+  if size and kind is table.TableOptions and "image_size" not in options:
+    own = dataclasses.replace(own, image_size=size)
   if kind in READERS:
     source = READERS[kind](path, own)
   else:
@@ -107,8 +110,8 @@ def load(
     source = feature_folders.add_folders(source, folders, start, allow)
   source = data_source.keep_modalities(source, common.modalities)
   rules = {"nonfinite": common.nonfinite, "zeros": common.zeros}
-  if common.frozen:
-    source = features.extract_features(source, common.frozen, **rules)
+  if common.encoders:
+    source = features.extract_features(source, common.encoders, **rules)
   assemble = streaming.assemble_stream if common.stream else dataset.assemble
   return assemble(source, **rules)
 

@@ -85,13 +85,12 @@ def read_new_rows(
       if not (count := count_rows(columns)):
         raise ValueError("there are no rows")
       ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
-      folder = pathlib.Path(root).expanduser()
-      inputs, length, recorded, files = read_inputs(columns, fitted, folder, ids)
+      *known, texts, files = read_inputs(columns, fitted, pathlib.Path(root).expanduser(), ids)
     counts = lost_files.add_counts([counts, files])
     lost_files.check_counts(place, counts, file_options.allow_missing)
     # Encoders that are folders find their files by id; nothing else reads it.
     numbers = ids if ids.dtype.kind in "iu" else np.arange(start, start + count)
-    rows = Rows(inputs, length, recorded, np.zeros(count, np.int32), numbers)
+    rows = Rows(*known, np.zeros(count, np.int32), numbers, texts=texts)
     yield NewRows(rows, ids, label)
     start += count
   lost_files.warn_of_lost(place, counts)
@@ -222,15 +221,15 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
 
 def read_inputs(
   columns: Columns, fitted: Preprocessing, root: pathlib.Path, ids: np.ndarray
-) -> tuple[dict, dict, np.ndarray, dict]:
-  """(inputs, length, recorded) of `source.Rows`, and the files {modality: FileCount}; paths start
-  from `root`."""
+) -> tuple[dict, dict, np.ndarray, dict, dict]:
+  """(inputs, length, recorded, texts) of `source.Rows`, and the files {modality: FileCount}; paths
+  start from `root`."""
   count = len(ids)
   recorded = np.ones((count, len(fitted.modalities)), bool)
-  inputs, length, files = {}, {}, {}
+  inputs, length, texts, files = {}, {}, {}, {}
   if fitted.columns is not None:
     found = read_table_inputs(fitted.columns, columns, root)
-    inputs, length, files = found.inputs, found.length, found.files
+    inputs, length, texts, files = found.inputs, found.length, found.texts, found.files
     recorded[:, : found.recorded.shape[1]] = found.recorded  # features of folders stand behind
   for i, m in enumerate(fitted.raw_modalities):
     if m.name in inputs:
@@ -240,11 +239,12 @@ def read_inputs(
       inputs[m.name], recorded[:, i], files[m.name] = feature_folders.read_folder(folder, ids, m)
       continue
     with name_place_in_errors(m.name):
-      inputs[m.name], here = read_modality(columns, m, m.name in fitted.texts, count)
+      read = read_modality(columns, m, m.name in fitted.texts, count)
+    inputs[m.name], here, texts[m.name] = read
     recorded[:, i] = here & read_flags(columns, f"present_{m.name}", count)
     if m.name in fitted.texts:
       length[m.name] = np.array([np.count_nonzero(row) for row in inputs[m.name]])
-    elif f"length_{m.name}" in columns:
-      with name_place_in_errors(f"length_{m.name}"):
-        length[m.name] = read_lengths(columns[f"length_{m.name}"])
-  return inputs, length, recorded, files
+    elif (array := f"length_{m.name}") in columns:
+      with name_place_in_errors(array):
+        length[m.name] = read_lengths(columns[array])
+  return inputs, length, recorded, texts, files

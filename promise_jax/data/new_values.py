@@ -48,8 +48,9 @@ def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
 
 def read_modality(
   columns: Columns, modality: Modality, is_text: bool, count: int
-) -> tuple[Sequence[np.ndarray], np.ndarray]:
-  """The values of a modality, as `cleaning` takes them, and which rows have it, bool[n]."""
+) -> tuple[Sequence[np.ndarray], np.ndarray, list[str]]:
+  """The values of a modality, as `cleaning` takes them, which rows have it, bool[n], and, where
+  they are given as texts, these."""
   empty = np.zeros(modality.shape, np.uint8 if modality.kind == "image" else np.float32)
   parts = [f"{modality.name}_{i}" for i in range(modality.shape[0])]
   name = next((n for n in (modality.name, f"x_{modality.name}") if n in columns), None)
@@ -59,22 +60,23 @@ def read_modality(
     unknown = np.full(count, np.nan)
     values = np.stack([read_numbers(columns.get(part, unknown)) for part in parts], axis=1)
   else:
-    return np.broadcast_to(empty, (count, *empty.shape)), np.zeros(count, bool)
+    return np.broadcast_to(empty, (count, *empty.shape)), np.zeros(count, bool), []
   if values.dtype.kind in "biuf" and values.ndim > 1:
     rows = npz_arrays.convert_numbers(modality, values, np.arange(count))
-    return rows, npz_arrays.has_value(rows)
+    return rows, npz_arrays.has_value(rows), []
   if modality.shape == (1,):
     rows = read_numbers(values)[:, None]
-    return rows, npz_arrays.has_value(rows)
+    return rows, npz_arrays.has_value(rows), []
   cells = [None if is_missing(cell) else cell for cell in values]
   here = np.array([cell is not None for cell in cells], bool)
   if is_text and all(isinstance(cell, str) for cell in cells if cell is not None):
-    return text.hash_ngrams([c or "" for c in cells], modality.vocabulary, modality.shape[0]), here
+    texts = [cell or "" for cell in cells]
+    return text.hash_ngrams(texts, modality.vocabulary, modality.shape[0]), here, texts
   if is_text and any(is_scalar(cell) for cell in cells if cell is not None):
     bad = next(c for c in cells if c is not None and not isinstance(c, str))
     raise ValueError(f"a cell is {bad!r}, expected: texts")
   rows = [empty if cell is None else read_cell(modality, cell, i) for i, cell in enumerate(cells)]
-  return rows, here & np.array([npz_arrays.has_value(row[None])[0] for row in rows], bool)
+  return rows, here & np.array([npz_arrays.has_value(row[None])[0] for row in rows], bool), []
 
 
 def is_scalar(cell: Any) -> bool:

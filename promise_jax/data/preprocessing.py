@@ -22,7 +22,9 @@ class EncodedModality:
   """A modality whose features, made by a frozen encoder, take its place."""
 
   raw: Modality  # what the encoder reads
-  encoder: str  # "package.module:function" or a folder
+  encoder: str  # the name of a pretrained network, "package.module:function", or a folder
+  is_text: bool = False  # it reads texts, `raw` are the token ids that are made of them
+  sha256: str = ""  # of the files of a pretrained network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +70,7 @@ class Preprocessing:
       "scale": {name: [a.tolist() for a in scale] for name, scale in self.scale.items()},
       **self.rules._asdict(),
       "texts": list(self.texts),
-      "encoded": {
-        n: {"raw": e.raw._asdict(), "encoder": e.encoder} for n, e in self.encoded.items()
-      },
+      "encoded": {n: {**vars(e), "raw": e.raw._asdict()} for n, e in self.encoded.items()},
       "columns": None if self.columns is None else self.columns.to_json(),
       "folders": dict(self.folders),
     }
@@ -80,7 +80,7 @@ def from_json(value: Mapping[str, Any]) -> Preprocessing:
   """What `Preprocessing.to_json` wrote."""
   columns = value["columns"] and TableColumns.from_json(value["columns"])
   encoded = {
-    name: EncodedModality(Modality.from_json(e["raw"]), e["encoder"])
+    name: EncodedModality(**{**e, "raw": Modality.from_json(e["raw"])})
     for name, e in value["encoded"].items()
   }
   scale = {

@@ -29,6 +29,8 @@ class Rows(NamedTuple):
   group: Int[np.ndarray, " N"] | None = None  # the same for rows of one recording, speaker, ...
   labelled: Bool[np.ndarray, " N"] | None = None  # False: `label` means nothing; None: all are
   key: Sequence[Any] | None = None  # ids as they are written, where they are no numbers
+  # {modality: N texts}, where its inputs are the token ids of texts; pretrained encoders read them
+  texts: Mapping[str, Sequence[str]] = types.MappingProxyType({})
 
 
 class Source(NamedTuple):

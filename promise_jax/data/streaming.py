@@ -15,6 +15,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -75,15 +76,16 @@ def assemble_stream(
       "prepared by tensorflow-datasets, and `records.source` with an identity can be."
     )
   # The other splits are read in blocks too: an npz file has all of them in one array.
-  source = source._replace(rows=functools.partial(gather_blocks, source))
+  blocks = source.blocks
+  source = source._replace(rows=lambda split: join_blocks(list(blocks(split))))
   folder = pathlib.Path(folder or files.cache_folder("streamed"))
   fit = functools.partial(fit_on_disk, folder=folder)
   return dataset.assemble(source, nonfinite=nonfinite, zeros=zeros, fit=fit)
 
 
-def gather_blocks(source: data_source.Source, split: str) -> data_source.Rows:
-  """`source.rows(split)`, read in blocks."""
-  first, *rest = blocks = list(source.blocks(split))
+def join_blocks(blocks: Sequence[data_source.Rows]) -> data_source.Rows:
+  """Some blocks of rows as one; at least one block."""
+  first, *rest = blocks
   if not rest:
     return first
   join = lambda name: np.concatenate([getattr(block, name) for block in blocks])

@@ -31,7 +31,7 @@ DATA_OPTIONS = {
   "split_seed": 0,
   "classes": False,
   "modalities": "",  # to keep, as "image+text"; empty: all
-  "frozen": "",  # encoders, as "image=package.module:function,text=features/text"
+  "encoders": "",  # as "text=bert:FOLDER,photo=efficientnet_lite0,sound=package.module:function"
   "stream": False,
   "task": "",  # where the guess from the labels is wrong
   "label": "",  # these three are for tables

@@ -143,7 +143,7 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
   # `data.load` refuses options that are not for its source, so only those that are set go.
   options = {k: v for k, v in options.items() if (k, v) not in DATA_OPTIONS.items()}
   options["data_dir"] = options.get("data_dir") or None
-  for key in ("kinds", "frozen"):
+  for key in ("kinds", "encoders"):
     if key in options:
       options[key] = parse_pairs(options[key].removeprefix("(").removesuffix(")"))
   count = options.get("modalities", "")

@@ -188,13 +188,13 @@ def test_features_of_zeros_alone_in_a_folder(save_npz, tmp_path, feature_cache, 
   for i in range(12):
     np.save(folder / f"{i}.npy", np.zeros(shape) if i in ABSENT else rng.normal(size=shape))
   path = save_npz(plain())
-  found = data.load(path, frozen={"s": str(folder)})
+  found = data.load(path, encoders={"s": str(folder)})
   assert (~found.split("train").recorded[:, 1]).tolist() == [
     is_absent and i in ABSENT for i in range(6)
   ]
   report = found.report["train"]["s"]
   assert (report.num_blank_rows, report.num_zero_rows) == ((2, 0) if is_absent else (0, 2))
-  absent = data.load(path, frozen={"s": str(folder)}, zeros="absent")
+  absent = data.load(path, encoders={"s": str(folder)}, zeros="absent")
   assert not absent.split("train").recorded[ABSENT[:2], 1].any()
   rows = {"x_s": plain()["x_s"][9:], "x_v": plain()["x_v"][9:], "id": np.arange(9, 12)}
   (block,) = new_rows.read_new_rows(rows, found.preprocessing)

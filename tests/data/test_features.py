@@ -32,18 +32,18 @@ class MeanAndMax:
 
 def test_a_function_is_called_once_and_sees_recorded_raw_rows(encoded_npz, feature_cache):
   encode, photo = MeanAndMax(), make()["x_photo"][np.argsort(ORDER)]
-  frozen = {"photo": FeatureEncoder(encode, version="1")}
-  first, plain = data.load(encoded_npz, frozen=frozen), data.load(encoded_npz)
-  # A quarter of 300 rows is absent; at most 128 at a time.
-  assert [len(x) for x in encode.shown] == [128, 97]
+  encoders = {"photo": FeatureEncoder(encode, version="1")}
+  first, plain = data.load(encoded_npz, encoders=encoders), data.load(encoded_npz)
+  # A quarter of the rows is absent.
+  assert [len(x) for x in encode.shown] == [112, 75, 38]
   seen = [r for s in SPLITS for r in rows_of(s) if r % 4]
   np.testing.assert_array_equal(np.concatenate(encode.shown)[..., 0], photo[seen])
-  second = data.load(encoded_npz, frozen=frozen)
-  assert len(encode.shown) == 2
-  (path,) = feature_cache.iterdir()
-  note = f"own, photo: features 2 of MeanAndMax, version 1, computed and kept in {path}."
+  second = data.load(encoded_npz, encoders=encoders)
+  assert len(encode.shown) == len(list(feature_cache.iterdir())) == 3
+  how = "225 rows computed and kept in"
+  note = f"own, photo: features 2 of MeanAndMax, version 1, {how} {feature_cache}."
   assert note in first.notes
-  assert note.replace("computed and kept in", "read from") in second.notes
+  assert note.replace(how, "read from") in second.notes
 
   assert first.spec.names == plain.spec.names == ("photo", "v", "s")
   assert first.spec.modalities[0] == Modality("photo", "vector", (2,))
@@ -70,18 +70,18 @@ def test_whatever_changes_the_features_computes_them_anew(encoded_npz, tmp_path)
 
   def calls(version="1", name="photo", path=encoded_npz, **options):
     before = len(encode.shown)
-    data.load(path, frozen={name: FeatureEncoder(encode, version)}, **options)
+    data.load(path, encoders={name: FeatureEncoder(encode, version)}, **options)
     return len(encode.shown) - before
 
-  assert calls() == 2
-  assert calls(version="2") == 2
+  assert calls() == 3
+  assert calls(version="2") == 3
   assert calls() == calls(modalities="s+photo") == calls(nonfinite="value") == 0
-  assert calls(name="v") == 3
+  assert calls(name="v") == 4
   changed = make()
   changed["x_v"][0, 0] += 1
   np.savez(encoded_npz, **changed)
   assert calls() == 0  # the photos are as they were
-  assert calls(name="v") == 3
+  assert calls(name="v") == 2  # those of one split, 150 rows
   for array, value in (
     ("id", make()["id"] + 1),
     ("present_photo", ~make()["present_photo"]),
@@ -93,7 +93,7 @@ def test_whatever_changes_the_features_computes_them_anew(encoded_npz, tmp_path)
   np.savez(encoded_npz, **make(y=np.arange(N) % 3))
   assert calls() == 0  # labels are not encoded
   encoded_npz.rename(tmp_path / "other.npz")
-  assert calls(path=tmp_path / "other.npz") == 2
+  assert calls(path=tmp_path / "other.npz") == 3
 
 
 def test_an_imported_function_is_cached_by_its_source(encoded_npz, tmp_path, monkeypatch):
@@ -110,15 +110,15 @@ def test_an_imported_function_is_cached_by_its_source(encoded_npz, tmp_path, mon
 
   def calls():
     log.write_text("")
-    found = data.load(encoded_npz, frozen={"photo": f"{package.name}.vit:encode"})
+    found = data.load(encoded_npz, encoders={"photo": f"{package.name}.vit:encode"})
     return len(log.read_text()), found.spec.standardise["photo"][0]
 
   source.write_text(text + "GAIN = 1.0\n")
   count, mean = calls()
-  assert (count, calls()[0]) == (2, 0)
+  assert (count, calls()[0]) == (3, 0)
   source.write_text(text + "GAIN = 10.0\n")  # seen although it was imported
   again, larger = calls()
-  assert again == 2
+  assert again == 3
   np.testing.assert_allclose(larger, 10 * mean, rtol=1e-5)
   source.write_text(text + "GAIN = 1.0\n")  # as it was at first
   sys.modules.pop(f"{package.name}.vit")
@@ -139,8 +139,8 @@ def test_sequences_keep_their_valid_steps_and_a_function_may_return_others(encod
   def repeat(x):
     return np.repeat(x[:, None], 4, axis=1)
 
-  frozen = {"s": FeatureEncoder(by_step, "1"), "v": FeatureEncoder(repeat, "1")}
-  found = data.load(encoded_npz, frozen=frozen)
+  encoders = {"s": FeatureEncoder(by_step, "1"), "v": FeatureEncoder(repeat, "1")}
+  found = data.load(encoded_npz, encoders=encoders)
   x, steps = make()["x_s"][np.argsort(ORDER)], np.arange(N) % 6
   shown, length = seen[0]
   rows = [r for r in rows_of("train") if steps[r]][:128]
@@ -157,7 +157,7 @@ def test_sequences_keep_their_valid_steps_and_a_function_may_return_others(encod
   expected = standard(x[rows][..., :2] * 2 + 1, np.concatenate(every))
   expected *= (np.arange(5) < steps[rows][:, None])[..., None]
   np.testing.assert_allclose(test.inputs["s"], expected, rtol=1e-3, atol=1e-4)
-  train = data.load(encoded_npz, frozen={"s": FeatureEncoder(with_length, "1")}).split("train")
+  train = data.load(encoded_npz, encoders={"s": FeatureEncoder(with_length, "1")}).split("train")
   numbers = iter(range(128))
   expected = [next(numbers) % 7 + 1 if steps[r] else 0 for r in rows_of("train")[:128]]
   assert train.length["s"][:128].tolist() == expected
@@ -172,11 +172,11 @@ def test_tokens_are_shown_with_the_steps_up_to_the_last_token(tmp_path, feature_
 
   ids = np.array([[3, 0, 4, 0], [5, 0, 0, 0], [0, 0, 0, 0]] * 3)
   np.savez(tmp_path / "t.npz", x_t=ids, y=np.arange(9) % 3, split=np.repeat(SPLITS, 3))
-  kinds, frozen = {"t": "tokens"}, {"t": FeatureEncoder(encode, "1")}
-  found = data.load(tmp_path / "t.npz", kinds=kinds, frozen=frozen)
-  ((x, length),) = seen
-  assert x[:, :3].tolist() == [[3, 0, 4], [5, 0, 0]] * 3
-  assert length.tolist() == [3, 1] * 3
+  kinds, encoders = {"t": "tokens"}, {"t": FeatureEncoder(encode, "1")}
+  found = data.load(tmp_path / "t.npz", kinds=kinds, encoders=encoders)
+  for x, length in seen:
+    assert x[:, :3].tolist() == [[3, 0, 4], [5, 0, 0]]
+    assert length.tolist() == [3, 1]
   assert found.spec.modalities == (Modality("t", "vector", (2,)),)
   recorded = np.concatenate([found.split(s).recorded for s in SPLITS])
   assert recorded[:, 0].tolist() == [True, True, False] * 3
@@ -203,7 +203,7 @@ def test_any_source_can_be_encoded(tmp_path):
   assert found.group("train") is None
   assert found.split("test").label.tolist() == [6, 6.5, 7, 7.5]
   assert found.split("dev").id.tolist() == [16, 17]
-  assert len(list(tmp_path.iterdir())) == 1
+  assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_bad_raw_values_are_dropped_and_warned_of(encoded_npz, caplog):
@@ -211,13 +211,13 @@ def test_bad_raw_values_are_dropped_and_warned_of(encoded_npz, caplog):
   arrays["x_v"][3, 0] = np.nan
   np.savez(encoded_npz, **arrays)
   encode = MeanAndMax()
-  data.load(encoded_npz, frozen={"v": FeatureEncoder(encode, "1")}, nonfinite="frame")
+  data.load(encoded_npz, encoders={"v": FeatureEncoder(encode, "1")}, nonfinite="frame")
   assert np.isfinite(np.concatenate(encode.shown)).all()
   assert sum(len(x) for x in encode.shown) == N - 1
   assert caplog.text.count("1 non-finite values dropped, 1 frames lost to them") == 1
   with pytest.raises(ValueError, match="own.npz, split '.*'v': 1 values are NaN"):
-    frozen = {"v": FeatureEncoder(encode, "1")}
-    data.load(encoded_npz, frozen=frozen, nonfinite="error")
+    encoders = {"v": FeatureEncoder(encode, "1")}
+    data.load(encoded_npz, encoders=encoders, nonfinite="error")
 
 
 def test_encoders_and_modalities_are_fields_of_the_config(encoded_npz, tmp_path, monkeypatch):
@@ -231,9 +231,9 @@ def test_encoders_and_modalities_are_fields_of_the_config(encoded_npz, tmp_path,
     config.data.update(fields)
     return setup.load_dataset(experiment.parse_data(name, config.data.to_dict()))
 
-  found = load(str(encoded_npz), modalities="photo+v", frozen=f"photo={module}:encode")
+  found = load(str(encoded_npz), modalities="photo+v", encoders=f"photo={module}:encode")
   assert [m.shape for m in found.spec.modalities] == [(3,), (2,)]
   with pytest.raises(ValueError, match="is not of the form key=value"):
-    load(str(encoded_npz), frozen=f"{module}:encode")
+    load(str(encoded_npz), encoders=f"{module}:encode")
   assert len(load("synthetic").spec.names) == 3
   assert load("synthetic", modalities="2").spec.names == ("m0", "m1")

@@ -29,9 +29,9 @@ def test_errors_name_what_is_known(data_dir, save_npz, tmp_path):
     ("mfeat", {"tags": True}, "has no option 'tags'"),
     (own, {"tags": True}, "own.npz' has no option 'tags', its options are vocabulary, scale, ki"),
     (own, {"foo": 1}, "has no option 'foo'"),
-    (own, {"stream": True, "frozen": {"v": "a:b"}}, "stream and frozen are given"),
+    (own, {"stream": True, "encoders": {"v": "a:b"}}, "stream and encoders are given"),
     ("synthetic", {"tags": True}, "no option 'tags', its options are seed, rows, modalities"),
-    ("synthetic", {"frozen": {"m0": "a:b"}}, "'synthetic' has no option 'frozen'"),
+    ("synthetic", {"encoders": {"m0": "a:b"}}, "'synthetic' has no option 'encoders'"),
     ("synthetic", {"modalities": "m0"}, "modalities is 'm0', here it is how many"),
   ):
     with pytest.raises(ValueError, match=words) as caught:

@@ -146,7 +146,7 @@ def test_frozen_encoders_read_new_rows(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   arrays = encoded_rows.make()
   np.savez(tmp_path / "own.npz", **arrays)
-  dataset = data.load(tmp_path / "own.npz", frozen={"photo": "half:encode"})
+  dataset = data.load(tmp_path / "own.npz", encoders={"photo": "half:encode"})
   where = arrays["split"] == "test"
   test = {name: x[where] for name, x in arrays.items() if name not in ("classes", "split")}
   found, _, _ = read_all(test, dataset.preprocessing)

@@ -60,5 +60,5 @@ def test_token_ids_with_fractions_are_refused():
 
 def test_a_modality_that_lacks_takes_no_memory():
   photo = Modality("p", "image", (64, 64, 3))
-  rows, here = new_values.read_modality({}, photo, False, 4096)
+  rows, here, _ = new_values.read_modality({}, photo, False, 4096)
   assert rows.shape == (4096, 64, 64, 3) and rows.base.nbytes == 64 * 64 * 3 and not here.any()

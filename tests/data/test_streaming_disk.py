@@ -196,7 +196,7 @@ def test_stored_rows_are_read_by_index_and_never_all(mine):
   [
     ("mine.pkl", {}, "No such file|cannot be streamed"),
     ("synthetic", {}, "no option 'stream'"),
-    ("mine.npz", {"frozen": {"photo": "a:b"}}, "stream and frozen are given"),
+    ("mine.npz", {"encoders": {"photo": "a:b"}}, "stream and encoders are given"),
   ],
 )
 def test_sources_that_cannot_be_streamed_are_refused(mine, name, options, words):

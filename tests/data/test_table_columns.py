@@ -102,7 +102,7 @@ def test_images_and_arrays_are_files_under_the_root(tmp_path):
   ]
   assert made[1][0] == Modality("sound", "sequence", (None, 2))
   fitted = TableColumns(tuple(m for m, _ in made), {m.name: c for m, c in made}, labels=("y",))
-  inputs, _, recorded, counts = read_table_inputs(fitted, train, tmp_path)
+  inputs, _, recorded, _, counts = read_table_inputs(fitted, train, tmp_path)
   assert recorded.tolist() == [[True, True], [False, False], [False, False]]
   red, white = [255, 0, 0], [255, 255, 255]
   assert inputs["photo"][0].tolist() == [[white] * 4, [red] * 4, [red] * 4, [white] * 4]

@@ -177,7 +177,9 @@ def test_a_frozen_encoder_stays_behind_and_its_features_are_read(run, tmp_path, 
   path = tmp_path / "run" / "model" / "model.json"
   value = json.loads(path.read_text())
   raw = {"name": "v", "kind": "image", "shape": [4, 4, 3]}
-  value["preprocessing"]["encoded"] = {"v": {"raw": raw, "encoder": "somebody:encode"}}
+  value["preprocessing"]["encoded"] = {
+    "v": {"raw": raw, "encoder": "somebody:encode", "is_text": False, "sha256": ""}
+  }
   value.pop("sha256")
   path.write_text(json.dumps(saved_model.seal(value)))
   export.export_run(tmp_path / "run", tmp_path / "model")

@@ -32,6 +32,7 @@ TINY_FLAGS = "--config.train.steps=4 --config.train.eval_every=2 --config.train.
 # Why a command is parsed and not run: the first regex that is found in it.
 PARSED = {
   r"\.pkl": "the files are not ours to pass on; tests/data reads made-up ones",
+  r"bert:": "needs weights; tests/data/pretrained has some",
   r"mypackage|features/sound": "needs an encoder of the reader; tests/data/test_features runs some",
   r"--coordinator": "needs several machines; tests/devices/test_distributed starts processes",
   r"fashion_quadrants": "needs a Debian package",

@@ -33,7 +33,7 @@ LAYERS = {
 LAYERS["inference"] = {*LAYERS} - {"training", "reports"}
 LAYERS["experiments"] = {*LAYERS}
 LAYERS["cli"] = {*LAYERS}
-COMPILING = ("training", "evaluation", "inference", "data/device_data.py")
+COMPILING = ("training", "evaluation", "inference", "data/device_data.py", "data/pretrained")
 
 
 def parse(path: Path) -> list[ast.AST]:

@@ -1,12 +1,13 @@
 """The role of each column of a table: as it is given, else guessed from its name and cells.
 
 number, category, text  what a model reads, together with other columns
-image, array            paths of images and of *.npy files, or their bytes and numbers
+image, sound, array     paths of images, sounds and *.npy files, or their bytes and numbers
 id, group, split        what a row is called, belongs to, is used for
 ignore                  not read
 """
 
 import datetime
+import importlib.util
 import os
 import pathlib
 import re
@@ -18,11 +19,12 @@ import pandas as pd
 from PIL import Image
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import cells, label_sets
+from promise_jax.data.readers import cells, label_sets, sound
 from promise_jax.data.source import list_first
 
-ROLES = ("number", "category", "text", "image", "array", "id", "group", "split", "ignore")
-INPUT_ROLES = ROLES[:5]
+FILE_ROLES = ("image", "sound", "array")
+INPUT_ROLES = ("number", "category", "text", *FILE_ROLES)
+ROLES = (*INPUT_ROLES, "id", "group", "split", "ignore")
 SPLIT_NAMES = {
   **dict.fromkeys(("train", "training"), "train"),
   **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
@@ -31,7 +33,6 @@ SPLIT_NAMES = {
 MAX_LEVELS = 100  # a column of texts with more values is no category
 MAX_LINES = 40
 SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
-SOUND = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
 LEADING_ZERO = re.compile(r"0\d")
 DATE = re.compile(
   r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
@@ -140,12 +141,16 @@ def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[st
   """
   endings = [os.path.splitext(text)[1].lower() for text in texts]
   Image.init()
-  for role, known in (("image", Image.EXTENSION), ("array", (".npy",)), ("sound", SOUND)):
+  kinds = {"image": Image.EXTENSION, "array": (".npy",)}
+  kinds |= {"sound": sound.ENDINGS, "ignore": sound.UNREAD}
+  for role, known in kinds.items():
     paths = [text for text, ending in zip(texts, endings, strict=True) if ending in known]
     if len(paths) < SURE * len(texts):
       continue
-    if role == "sound":
-      return "ignore", "sound is not read"
+    if role == "ignore":
+      return role, "sound of this kind is not read"
+    if role == "sound" and importlib.util.find_spec("soundfile") is None:
+      return "ignore", "sound is read by the package soundfile: pip install promise-jax[sound]"
     if any((root / path).is_file() for path in paths):
       return role, "paths of files that exist"
     raise ValueError(
@@ -160,7 +165,7 @@ def group_columns(
 ) -> dict[str, tuple[str, ...]]:
   """{modality: its columns}.
 
-  Without `given` every image or array column is a modality of its own, all texts are "text", all
+  Without `given` every column of files is a modality of its own, all texts are "text", all
   numbers and categories "attributes". `given` is {modality: columns joined by +}; * stands for
   the columns that no modality names. There need be no column if the data `has_others`.
 

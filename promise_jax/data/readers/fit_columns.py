@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from promise_jax.data import scaling
-from promise_jax.data.readers import cells
+from promise_jax.data.readers import cells, sound
+from promise_jax.data.readers.column_roles import FILE_ROLES
 from promise_jax.data.readers.table_columns import Column, encode_attributes, load_array
 from promise_jax.types import Modality
 
@@ -42,12 +43,12 @@ def fit_modality(
   """The modality made of the columns in `roles` {column: role}.
 
   Raises:
-    ValueError: an image or array beside other columns, or arrays of a wrong shape.
+    ValueError: a column of files beside others, or arrays of a wrong shape.
   """
   found = set(roles.values())
-  if found & {"image", "array"} and len(roles) > 1:
+  if found.intersection(FILE_ROLES) and len(roles) > 1:
     raise ValueError(
-      f"modality {name} has {', '.join(roles)}, but an image or array is a modality of its own: "
+      f"modality {name} has {', '.join(roles)}, but files are a modality of their own: "
       "name another by modalities."
     )
   if "text" in found:  # numbers beside texts are read as texts
@@ -57,6 +58,8 @@ def fit_modality(
     return Modality(name, "tokens", (None,), vocabulary), columns
   if "image" in found:
     return Modality(name, "image", (image_size, image_size, 3)), columns
+  if "sound" in found:
+    return Modality(name, "sequence", (None, sound.BANDS)), columns
   if "array" not in found:
     return Modality(name, "vector", (encode_attributes(columns, train[:0]).shape[1],)), columns
   contents = cells.read_files(train[columns[0].name], root)

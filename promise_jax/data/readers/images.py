@@ -31,7 +31,7 @@ def read_images(
     size: height and width of the results; zeros where nothing could be read.
     cache: a folder for results, named by a hash of paths, sizes and times of change.
   """
-  path = cache and cache_path(contents, size, cache)
+  path = cache and cache_path(contents, f"{size}-{FORMAT}", cache)
   if path and path.exists():
     with np.load(path) as file:
       return file["images"], file["readable"]
@@ -58,11 +58,11 @@ def read_images(
   return images, readable
 
 
-def cache_path(contents: Sequence, size: int, cache: pathlib.Path) -> pathlib.Path | None:
-  """Where the decoded images are kept; None unless all of them are files."""
+def cache_path(contents: Sequence, form: str, cache: pathlib.Path) -> pathlib.Path | None:
+  """Where decoded files are kept; None unless all of them are files. `form` says how they are."""
   if any(content is not None and not isinstance(content, pathlib.Path) for content in contents):
     return None
-  return cache / f"{hash_files(contents)}-{size}-{FORMAT}.npz"
+  return cache / f"{hash_files(contents)}-{form}.npz"
 
 
 def hash_files(contents: Sequence) -> str:

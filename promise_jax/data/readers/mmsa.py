@@ -90,7 +90,9 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     recorded = np.ones((len(part.label), len(modalities)), bool)
     inputs, length = cut_padding(part, modalities)
     label = mmsa_labels.encode_label(part.label, task)
-    return data_source.Rows(inputs, length, recorded, label, ids[split], groups[split])
+    texts = {m: x.tolist() for m, x in part.values.items() if x.dtype.kind == "U"}
+    known = recorded, label, ids[split], groups[split]
+    return data_source.Rows(inputs, length, *known, texts=texts)
 
   return data_source.Source(
     name=path.stem,

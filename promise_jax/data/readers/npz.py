@@ -90,7 +90,7 @@ class NpzFile:
 
   def make_rows(self, index: np.ndarray, read: Callable[[str], np.ndarray]) -> data_source.Rows:
     """The rows with numbers `index`, of which `read(array)` has the values."""
-    small, inputs = self.small, {}
+    small, inputs, texts = self.small, {}, {}
     recorded, length = small.recorded[index], {m: n[index] for m, n in small.length.items()}
     for i, m in enumerate(self.modalities):
       values = read(f"x_{m.name}")
@@ -98,9 +98,10 @@ class NpzFile:
       recorded[:, i] &= has_value
       if values.dtype.kind == "U":
         length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
+        texts[m.name] = values.tolist()
     group, key = (None if x is None else x[index] for x in (small.group, small.key))
     known = recorded, small.label[index], small.id[index], group
-    return data_source.Rows(inputs, length, *known, key=key)
+    return data_source.Rows(inputs, length, *known, key=key, texts=texts)
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:

@@ -80,15 +80,15 @@ def make_rows(
   records: Sequence[Mapping], modalities: tuple[Modality, ...], task: Task
 ) -> data_source.Rows:
   """Collects records into rows; text becomes hashed tokens."""
-  inputs, length = {}, {}
+  inputs, length, texts = {}, {}, {}
   first: Mapping = records[0] if records else {}
   recorded = np.ones((len(records), len(modalities)), bool)
   integers = lambda values: np.array(list(values), np.int64)
   for i, m in enumerate(modalities):
     values = [r["inputs"][m.name] for r in records]
     if values and isinstance(values[0], str | bytes):
-      texts = [v.decode() if isinstance(v, bytes) else v for v in values]
-      values = text.hash_ngrams(texts, m.vocabulary)
+      texts[m.name] = [v.decode() if isinstance(v, bytes) else v for v in values]
+      values = text.hash_ngrams(texts[m.name], m.vocabulary)
       length[m.name] = np.count_nonzero(values, axis=1)
     elif m.name in first.get("length", ()):
       length[m.name] = integers(r["length"][m.name] for r in records)
@@ -103,4 +103,4 @@ def make_rows(
     label = label.reshape(0, task.outputs)
   group = integers(r["group"] for r in records) if "group" in first else None
   ids = integers(r["id"] for r in records)
-  return data_source.Rows(inputs, length, recorded, label, ids, group)
+  return data_source.Rows(inputs, length, recorded, label, ids, group, texts=texts)

@@ -85,10 +85,11 @@ class Table:
     self._check_files(split, every)
 
   def _read(self, index: np.ndarray) -> tuple[data_source.Rows, TableInputs]:
-    frame, cache = self.frame.iloc[index], files.cache_folder("images")
+    frame, cache = self.frame.iloc[index], files.cache_folder("files")
     found = read_table_inputs(self.columns, frame, self.root, cache)
     small = {n: x if x is None else x[index] for n, x in self.small._asdict().items() if n in SMALL}
-    return data_source.Rows(found.inputs, found.length, found.recorded, **small), found
+    rows = data_source.Rows(found.inputs, found.length, found.recorded, **small, texts=found.texts)
+    return rows, found
 
   def _check_files(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
     """Warns of files that could not be read, and refuses too many of them."""
@@ -136,7 +137,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
       small, task, given_split, options.split_seed, frame
     )
     read = {column for columns in groups.values() for column in columns}
-    file_roles = [r.name for r in roles if r.role in ("image", "array") and r.name in read]
+    file_roles = [r.name for r in roles if r.role in column_roles.FILE_ROLES and r.name in read]
     identity = [check_files(frame[name], root, options) for name in file_roles]
     columns = fit_columns(frame[split == "train"], roles, groups, root, options, labels)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)

@@ -5,6 +5,7 @@
               less than two train rows, and "missing" if train has missing cells
   text        the texts of its columns, joined, as hashed n-grams
   image       pixels u8[S, S, 3], see `images`
+  sound       a sequence [T, 64], see `sound`
   array       an array *.npy, a vector [D] or a sequence [T, D]
 
 A modality is absent where all its cells are missing, or its file cannot be read.
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from promise_jax.data.readers import cells, images, lost_files, text
+from promise_jax.data.readers import cells, images, lost_files, sound, text
+from promise_jax.data.readers.column_roles import FILE_ROLES
 from promise_jax.types import Modality
 
 logger = logging.getLogger(__name__)
@@ -33,18 +35,19 @@ class Column:
   """A column that is read, and what the train rows say of it."""
 
   name: str
-  role: str  # number, category, text, image or array
+  role: str  # number, category, text, image, sound or array
   mean: float = 0.0  # of a number, without what `scaling.plausible_range` leaves out
   levels: tuple[str, ...] = ()  # of a category
   has_missing: bool = False  # a number or category with missing cells in train
 
 
 class TableInputs(NamedTuple):
-  """Some rows as a model reads them; the first three are those of `source.Rows`."""
+  """Some rows as a model reads them; the first four are those of `source.Rows`."""
 
   inputs: dict[str, Any]
   length: dict[str, np.ndarray]
   recorded: Bool[np.ndarray, "N M"]
+  texts: dict[str, list[str]]
   files: dict[str, lost_files.FileCount]  # {modality: what cells name}
 
 
@@ -112,21 +115,25 @@ def read_table_inputs(
 ) -> TableInputs:
   """What a model reads of the rows of a table; files that cannot be read are absent, and counted.
 
-  Paths in cells are relative to `root`; `cache` is for images. ValueError for a path that leads out
-  of `root`, and for a cell that is no number in a column of numbers.
+  Paths in cells are relative to `root`; `cache` is for decoded files. ValueError for a path that
+  leads out of `root`, and for a cell that is no number in a column of numbers.
   """
-  read = TableInputs({}, {}, np.ones((len(table), len(fitted.modalities)), bool), {})
+  read = TableInputs({}, {}, np.ones((len(table), len(fitted.modalities)), bool), {}, {})
   lacking = {c.name for columns in fitted.columns.values() for c in columns} - {*table.columns}
   table = table.assign(**dict.fromkeys(lacking, None)) if lacking else table
   for i, modality in enumerate(fitted.modalities):
     name, columns = modality.name, fitted.columns[modality.name]
     missing = np.stack([cells.find_missing(table[c.name]) for c in columns])
     read.recorded[:, i] = ~missing.all(axis=0)
-    if columns[0].role in ("image", "array"):
+    if columns[0].role in FILE_ROLES:
       values = table[columns[0].name]
       contents = cells.read_files(values, root)
       if modality.kind == "image":
         read.inputs[name], readable = images.read_images(contents, modality.shape[0], cache)
+      elif columns[0].role == "sound":
+        read.inputs[name], readable = sound.read_sounds(contents, cache)
+        if cut := sum(len(steps) == sound.MAX_STEPS for steps in read.inputs[name]):
+          logger.warning("%s: %d sounds are cut after %d s.", name, cut, sound.MAX_SECONDS)
       else:
         arrays = [load_array(content) for content in contents]
         readable = np.array([array is not None for array in arrays], bool)
@@ -138,8 +145,8 @@ def read_table_inputs(
       read.recorded[:, i] &= readable
     elif modality.kind == "tokens":
       texts = zip(*(cells.read_texts(table[c.name]) for c in columns), strict=True)
-      joined = [" ".join(t for t in row if t is not None) for row in texts]
-      ids = text.hash_ngrams(joined, modality.vocabulary, max_width=MAX_TOKENS)
+      read.texts[name] = [" ".join(t for t in row if t is not None) for row in texts]
+      ids = text.hash_ngrams(read.texts[name], modality.vocabulary, max_width=MAX_TOKENS)
       read.inputs[name], read.length[name] = ids, np.count_nonzero(ids, axis=1)
       if cut := np.sum(read.length[name] == MAX_TOKENS):
         logger.warning("%s: %d texts are cut to their first %d tokens.", name, cut, MAX_TOKENS)
