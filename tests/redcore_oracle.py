@@ -19,7 +19,7 @@ NO_SUBSETS = {"num_subsets": 0}
 SPEC = example_batches.spec()
 VARIANTS = {
   "clean": NO_SUBSETS,
-  "detached": NO_SUBSETS | {"detach_target": True},
+  "attached": NO_SUBSETS | {"detach_latents": False},
   "subsets": {"num_subsets": 2, "vib": False, "upper": "none", "unimodal_weight": 0.5},
   # Without dropout in the heads: the slow loop has none.
   "authors": PRESETS["authors"]["redcore"] | {"encoder": "pooled", "head_dropout": 0.0},
@@ -103,9 +103,10 @@ def impute(p, config, z, visible):
 
 
 def head(p, x):
-  for layer in range(2):
-    x = np.maximum(dense(p[f"Dense_{layer}"], x), 0)
-  return dense(p["Dense_2"], x)
+  *hidden, last = (p[f"Dense_{i}"] for i in range(len(p)))
+  for layer in hidden:
+    x = np.maximum(dense(layer, x), 0)
+  return dense(last, x)
 
 
 def cross_entropy(logits, label):

@@ -17,7 +17,7 @@ OTHERS = (
   "redcore(upper=hypergradient)",
   "redcore(vib=false)",
   "redcore(num_subsets=0)",
-  "redcore(detach_target=true)",
+  "redcore(detach_latents=false)",
 )
 
 

@@ -76,10 +76,14 @@ class GaussianEncoder(nn.Module):
       self.body = layers.Encoder(modality, config.hidden)
     else:
       self.body = {"transformer": Transformer, "lstm": Lstm}[config.encoder](modality, config)
-    self.ends = nn.Linear(config.hidden, 2 * config.hidden)
+    # The mean is the code itself, except of a transformer.
+    self.has_mean = config.encoder == "transformer"
+    self.ends = nn.Linear(config.hidden, (1 + self.has_mean) * config.hidden)
 
   def forward(self, batch, present):
-    mean, logvar = self.ends(self.body(batch, present)).chunk(2, -1)
+    code = self.body(batch, present)
+    ends = self.ends(code)
+    mean, logvar = ends.chunk(2, -1) if self.has_mean else (code, ends)
     return mean, (logvar - 3.0).clamp(-10.0, 10.0)
 
 
@@ -130,7 +134,7 @@ class Twin(nn.Module):
     self.encoders = nn.ModuleList(GaussianEncoder(m, c) for m in modalities)
     self.absent = nn.Parameter(torch.zeros(count, c.hidden))
     self.imputers = nn.ModuleList(Imputer((count - 1) * c.hidden, c) for _ in modalities)
-    head = lambda size: layers.Mlp(size, c.head_hidden, c.head_hidden, num_outputs)
+    head = lambda size: layers.Mlp(size, c.head_hidden, num_outputs)
     self.joint_head = head(count * c.hidden)
     self.unimodal_heads = nn.ModuleList(head(c.hidden) for _ in modalities)
 
@@ -142,7 +146,7 @@ class Twin(nn.Module):
 
   def compose(self, z, visible):
     """(r, imputed) f[P, B, M, H] where rows show the modalities `visible` bool[P, B, M]."""
-    sources = torch.where(visible[..., None], z, self.absent)
+    sources = torch.where(visible[..., None], z.detach(), self.absent)
     imputed = []
     for i, imputer in enumerate(self.imputers):
       others = torch.cat([sources[:, :, :i], sources[:, :, i + 1 :]], 2)
@@ -171,7 +175,7 @@ class Twin(nn.Module):
       total = total + c.unimodal_weight * error(head(x))
     total = total / mask.sum().clamp(min=1)
     recorded, count = present[..., None], present.sum(0)
-    losses = ((imputed - z) * recorded).square().mean(-1).sum((0, 1))
+    losses = ((imputed - z.detach()) * recorded).square().mean(-1).sum((0, 1))
     losses = losses / (len(visible) * count).clamp(min=1)
     state = move_beta(c, losses.detach(), state, count > 0)
     divergence = (mean.square() + logvar.exp() - 1 - logvar) * recorded

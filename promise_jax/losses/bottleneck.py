@@ -47,7 +47,8 @@ def imputation_loss(
   """Squared distance of imputed from true latents for each modality, f[M].
 
   The mean is over the rows where the modality is present; without any it is 0, and so is its
-  gradient. No gradient is stopped: the latent learns to be easy to impute.
+  gradient. No gradient is stopped here: the caller detaches `latent`, or it learns to be easy to
+  impute.
 
   Args:
     imputed: From the latents of the other modalities.

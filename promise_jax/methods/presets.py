@@ -17,7 +17,7 @@ _REDCORE_AUTHORS = {
   "kl_weight": 8e-4,
   "imputation_weight": 0.15,
   "unimodal_weight": 1.0,
-  "detach_target": False,
+  "detach_latents": False,
   "num_subsets": 0,
   "upper": "relative_advantage",
   "beta_step": 0.1,
@@ -31,6 +31,7 @@ _REDCORE_CLEAN = _REDCORE_AUTHORS | {
   "num_autoencoders": 1,
   "head_dropout": 0.0,
   "imputation_weight": 1.0,
+  "detach_latents": True,
   "num_subsets": 2,
   "beta_growth": 1.0,
 }

@@ -14,18 +14,24 @@ L_J and L_U^m are the supervised losses of the heads, which through zhat^m train
 too. L_KL is the information bottleneck of the present modalities, L_R^m the distance of zhat^m
 from z^m where m is present. beta is set by an upper level (`redcore_upper`).
 
+By default L_R and the heads teach the imputers, and through them no encoder (`detach_latents`,
+ours). In the released code they do: a strong modality loses what weak ones cannot predict, because
+nothing in the loss opposes that agreement, and RedCore falls behind `fusion`.
+
   released code, and with `as_released`       default
+  mu is a layer on the code of the encoder    mu is that code, as in `fusion`
+  heads of two hidden layers                  one, as in `fusion`
   an absent source is the code of zeros       a learned embedding
   latents are sampled at test                 mu at test
   transformers attend to padding              padding is masked
   L_R sums over the latent coordinates        L_R averages over them
-  He's initial weights, first L_R ~ 1e6       residual branches start at 0
+  He's initial weights, first L_R ~ 1e6       zhat and residual branches start at 0
   logvar starts at 0, unbounded               starts at -3, within [-10, 10]
   rows with nothing present are supervised    they count in the denominator of L_KL alone
   the gradient of each module is clipped      one clip for all, from the settings
 
 The preset "authors" sets `as_released` and what that code has: transformers, five auto-encoders,
-dropout in the heads, imputation_weight .15, a growing step of beta, no random subsets.
+dropout in the heads, imputation_weight .15, latents attached, a growing step of beta, no subsets.
 Known limits of both: beta follows the losses of present modalities, not missing rates or the task;
 a modality that no row has keeps an average loss of 0, looks easy, and its beta falls.
 """
@@ -53,7 +59,7 @@ TEST_NOISE_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class RedcoreConfig:
-  """Settings of `redcore`; defaults tuned on the validation rows of mfeat and watch (ours)."""
+  """Settings of `redcore`; defaults tuned on validation rows of all data sets (ours)."""
 
   hidden: int = 64  # size H of every latent
   encoder: Literal["pooled", "transformer", "lstm"] = "pooled"
@@ -66,7 +72,7 @@ class RedcoreConfig:
   kl_weight: float = 8e-4  # of L_KL
   imputation_weight: float = 1.0  # of the sum of beta_m L_R^m
   unimodal_weight: float = 1.0  # of the sum of L_U^m
-  detach_target: bool = False  # no gradient of L_R to z
+  detach_latents: bool = True  # no gradient of L_R and of zhat to z
   # Random subsets of each row on which heads and imputers are also trained (ours): modality
   # dropout, without which `fusion` is better.
   num_subsets: int = 2
@@ -105,7 +111,7 @@ class RedcoreNet(precision.Network):
     c, num_modalities = self.config, len(self.modalities)
     encoder = lambda m: GaussianEncoder(m, c.hidden, c.encoder, c.num_blocks, c.as_released)
     self.encoders = [encoder(m) for m in self.modalities]
-    self.absent = self.param("absent", nn.initializers.normal(1.0), (num_modalities, c.hidden))
+    self.absent = self.param("absent", nn.initializers.normal(0.02), (num_modalities, c.hidden))
     widths = c.imputer_hidden, c.imputer_hidden // 2, c.imputer_hidden // 4
     imputer = lambda: imputers.Imputer(c.hidden, widths, c.num_autoencoders, c.as_released)
     self.imputers = [imputer() for _ in self.modalities] if num_modalities > 1 else []
@@ -136,6 +142,7 @@ class RedcoreNet(precision.Network):
 
   def impute_all(self, z: Float[Array, "B M H"], visible) -> Float[Array, "B M H"]:
     """zhat: every latent from those of the others; with M = 1 the embedding of absence."""
+    z = jax.lax.stop_gradient(z) if self.config.detach_latents else z
     embedding = jnp.broadcast_to(self.absent, z.shape)
     if not self.config.as_released:
       z = jnp.where(visible[..., None], z, embedding)
@@ -176,7 +183,7 @@ def redcore_terms(
     params, batch, noise_key=noise_key, rngs=rngs, method=RedcoreNet.latents
   )
   # With M = 1 zhat is a learned embedding, and L_R must not pull z to it.
-  is_detached = config.detach_target or len(net.modalities) == 1
+  is_detached = config.detach_latents or len(net.modalities) == 1
   target = jax.lax.stop_gradient(z) if is_detached else z
   average = not config.as_released
   imputation_loss = functools.partial(bottleneck.imputation_loss, average=average)

@@ -18,7 +18,10 @@ LOGVAR_START, LOGVAR_BOUND = -3.0, 10.0
 
 
 class GaussianEncoder(nn.Module):
-  """Encodes one modality as mean and log variance of a Gaussian, f[B, H] each."""
+  """Encodes one modality as mean and log variance of a Gaussian, f[B, H] each.
+
+  The mean is the code that all methods read (ours), or as in the released code a layer on it.
+  """
 
   modality: Modality
   hidden: int
@@ -38,24 +41,27 @@ class GaussianEncoder(nn.Module):
       body = kind(self.modality, self.hidden)
     name = self.modality.name
     h = body(inputs.inputs[name], present, inputs.length.get(name))
-    out = nn.Dense(2 * self.hidden, kernel_init=choose_init(self.as_released))(h)
-    mean, logvar = jnp.split(out, 2, axis=-1)
+    if self.as_released or self.encoder == "transformer":
+      out = nn.Dense(2 * self.hidden, kernel_init=choose_init(self.as_released))(h)
+      mean, logvar = jnp.split(out, 2, axis=-1)
+    else:
+      mean, logvar = h, nn.Dense(self.hidden)(h)
     if not self.as_released:
       logvar = jnp.clip(logvar + LOGVAR_START, -LOGVAR_BOUND, LOGVAR_BOUND)
     return mean, logvar
 
 
 class Head(nn.Module):
-  """Two hidden layers, f[B, D] -> logits f[B, C]."""
+  """One hidden layer, or two as in the released code, f[B, D] -> logits f[B, C]."""
 
   num_outputs: int
   hidden: int
   dropout: float = 0.0
-  he_init: bool = False
+  as_released: bool = False  # also He's initial weights
 
   @nn.compact
   def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
-    init = choose_init(self.he_init)
-    for _ in range(2):
+    init = choose_init(self.as_released)
+    for _ in range(2 if self.as_released else 1):
       x = Dropout(self.dropout)(nn.relu(nn.Dense(self.hidden, kernel_init=init)(x)))
     return nn.Dense(self.num_outputs, kernel_init=init)(x)

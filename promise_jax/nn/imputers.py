@@ -61,4 +61,6 @@ class Imputer(nn.Module):
     (u, o), _ = cascade(self.widths, self.he_init)((x, jnp.zeros_like(x)), None)
     init = choose_init(self.he_init)
     x = nn.relu(nn.Dense(x.shape[-1], kernel_init=init)(u + o))
-    return nn.Dense(self.hidden, kernel_init=init)(x)
+    # Ours starts at 0 here as well: heads first read nothing of what is absent.
+    last = HE_NORMAL if self.he_init else nn.initializers.zeros
+    return nn.Dense(self.hidden, kernel_init=last)(x)

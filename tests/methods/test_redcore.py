@@ -119,10 +119,11 @@ FLOW = {
   ("clean", "unimodal", (0, 1, 2)): SINGLE | ENCODERS,
   ("clean", "unimodal", ()): set(),
   ("clean", "kl", (1, 2)): {"encoders_1", "encoders_2"},
-  ("clean", "imputation_0", (0, 1, 2)): {"imputers_0"} | ENCODERS,
-  ("clean", "imputation_0", (0,)): {"imputers_0", "encoders_0", "absent"},
+  ("clean", "imputation_0", (0, 1, 2)): {"imputers_0"},
+  ("clean", "imputation_0", (0,)): {"imputers_0", "absent"},
   ("clean", "imputation_0", (1, 2)): set(),
-  ("detached", "imputation_0", (0, 1, 2)): WITHOUT_0,
+  ("attached", "imputation_0", (0, 1, 2)): {"imputers_0"} | ENCODERS,
+  ("attached", "imputation_0", (0,)): {"imputers_0", "encoders_0", "absent"},
 }
 
 
@@ -133,8 +134,10 @@ def test_which_modules_a_term_teaches(variant, term, present):
 
 
 @pytest.mark.parametrize("head", range(3))
-def test_a_unimodal_head_teaches_the_encoder_or_the_imputer_of_its_modality(head):
-  net, _, params, _ = build("clean")
+@pytest.mark.parametrize("variant", ["clean", "attached"])
+def test_a_unimodal_head_teaches_the_encoder_or_the_imputer_of_its_modality(variant, head):
+  """Through the imputer it teaches the encoders of the others only if latents are attached."""
+  net, _, params, _ = build(variant)
 
   def head_loss(params, batch):
     logits = net.apply(params, batch, noise_key=jax.random.key(0))[1][head]
@@ -145,9 +148,8 @@ def test_a_unimodal_head_teaches_the_encoder_or_the_imputer_of_its_modality(head
   complete = reached(gradient(params, batch_with(0, 1, 2)))
   assert complete == {f"unimodal_heads_{head}", f"encoders_{head}"}
   imputed = reached(gradient(params, batch_with(*others)))
-  assert imputed == {f"unimodal_heads_{head}", f"imputers_{head}"} | {
-    f"encoders_{i}" for i in others
-  }
+  sources = {f"encoders_{i}" for i in others} if variant == "attached" else set()
+  assert imputed == {f"unimodal_heads_{head}", f"imputers_{head}"} | sources
 
 
 def test_no_gradient_goes_through_beta():

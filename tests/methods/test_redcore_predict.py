@@ -51,7 +51,7 @@ def test_the_preset_authors_has_the_values_of_the_released_code():
   config = RedcoreConfig(**PRESETS["authors"]["redcore"])
   expected = {
     **{"head_dropout": 0.5, "vib": True, "kl_weight": 8e-4, "imputation_weight": 0.15},
-    **{"unimodal_weight": 1.0, "detach_target": False, "upper": "relative_advantage"},
+    **{"unimodal_weight": 1.0, "detach_latents": False, "upper": "relative_advantage"},
     **{"beta_step": 0.1, "beta_growth": 1.5, "beta_every": 3, "num_subsets": 0},
     **{"as_released": True, "num_autoencoders": 5, "encoder": "transformer", "num_blocks": 3},
   }
