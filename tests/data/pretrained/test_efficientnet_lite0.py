@@ -9,7 +9,7 @@ import pytest
 from sklearn import datasets
 
 from promise_jax.data import pretrained
-from promise_jax.data.pretrained import efficientnet_lite0, weights
+from promise_jax.data.pretrained import efficientnet_lite0, inputs, weights
 
 # kernel, stride, expansion, channels in, channels out of each block, written out by hand
 BLOCKS = [
@@ -77,8 +77,8 @@ def embed_slowly(p, image):
 
 
 def test_the_forward_pass_is_that_of_the_equations(monkeypatch):
-  monkeypatch.setattr(efficientnet_lite0, "SIZE", 48)
-  image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+  monkeypatch.setattr(efficientnet_lite0, "SIZE", 40)
+  image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
   params = efficientnet_lite0.fold_normalisation(make_arrays(), np.float32)
   expected = embed_slowly(make_arrays(), image)
   found = jax.jit(functools.partial(efficientnet_lite0.embed, keep_places=True))(
@@ -95,7 +95,7 @@ def test_images_are_encoded_a_few_at_a_time_and_grey_ones_as_colours():
     return images.sum((1, 2))
 
   images = np.random.default_rng(0).integers(0, 9, (37, 2, 2, 1))
-  found = efficientnet_lite0.encode_images(forward, images)
+  found = inputs.encode_images(forward, images)
   np.testing.assert_array_equal(found, np.repeat(images.sum((1, 2)), 3, axis=1))
   assert shapes == [(32, 2, 2, 3), (8, 2, 2, 3)]
 
