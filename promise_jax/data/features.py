@@ -198,6 +198,8 @@ def encode_rows(
     if not here.any():
       rows = insert_features(rows, i, modality.name, here, empty_features(modality))
       continue
+    if entry.is_text and not rows.texts.get(modality.name):
+      raise ValueError(f"{modality.name} has token ids, expected: texts, which its encoder reads.")
     inputs = encoder_inputs(entry.raw, cleaned[modality.name], rows)
     try:
       kind = "text" if entry.is_text else entry.raw.kind

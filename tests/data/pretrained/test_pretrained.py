@@ -8,13 +8,13 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
-import test_efficientnet_lite0
+import test_clip
 from test_new_rows import read_all
 
 from promise_jax import data
 from promise_jax.data import pretrained
 from promise_jax.data.features import FeatureEncoder
-from promise_jax.data.pretrained import efficientnet_lite0, weights
+from promise_jax.data.pretrained import weights
 from promise_jax.types import Modality
 
 WORDS = ["red", "blue", "hat", "shoe"]
@@ -54,29 +54,32 @@ def test_texts_themselves_are_shown(arrays, tmp_path):
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch):
-  """The name of an EfficientNet of random weights that reads images of 32 pixels."""
-  monkeypatch.setattr(efficientnet_lite0, "SIZE", 32)
-  pretrained.find_encoder.cache_clear()
-  path = tmp_path / "weights" / "model.safetensors"
-  path.parent.mkdir()
-  safetensors.numpy.save_file(test_efficientnet_lite0.make_arrays(), path)
-  yield f"efficientnet_lite0:{path.parent}"
+def images(tmp_path):
+  """The name of a tiny CLIP of random weights."""
+  folder = tmp_path / "weights"
+  folder.mkdir()
+  safetensors.numpy.save_file(test_clip.make_arrays(), folder / "model.safetensors")
+  (folder / "config.json").write_text(json.dumps(test_clip.CONFIG))
+  return f"clip:{folder}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
   pretrained.find_encoder.cache_clear()
 
 
 def test_new_rows_are_encoded_by_the_same_weights(arrays, images, tmp_path, feature_cache):
   dataset = data.load(tmp_path / "own.npz", encoders={"photo": images})
-  assert dataset.spec.modalities[0] == Modality("photo", "vector", (1280,))
-  assert f"features 1280 of {images}, 30 rows computed" in dataset.notes[0]
+  assert dataset.spec.modalities[0] == Modality("photo", "vector", (test_clip.OUT,))
+  assert f"features {test_clip.OUT} of {images}, 30 rows computed" in dataset.notes[0]
   entry = dataset.preprocessing.encoded["photo"]
   assert entry.encoder == images and len(entry.sha256) == 64
   test = {name: x[20:] for name, x in arrays.items() if name != "split"}
   (found, *_), *_ = read_all(test, dataset.preprocessing)
   np.testing.assert_allclose(found["photo"], dataset.split("test").inputs["photo"], atol=1e-4)
   path = pathlib.Path(images.partition(":")[2]) / "model.safetensors"
-  changed = test_efficientnet_lite0.make_arrays()
-  changed["_bn0.bias"] += 1
+  changed = test_clip.make_arrays()
+  changed["visual_projection.weight"] += 1
   safetensors.numpy.save_file(changed, path)
   pretrained.find_encoder.cache_clear()
   with pytest.raises(ValueError, match="photo is read by .*: its weights are others than in train"):
@@ -85,6 +88,26 @@ def test_new_rows_are_encoded_by_the_same_weights(arrays, images, tmp_path, feat
   pretrained.find_encoder.cache_clear()
   with pytest.raises(ValueError, match="photo is read by .* fails: .* has no model.safetensors"):
     read_all(test, dataset.preprocessing)
+
+
+def test_photos_of_a_table_are_decoded_at_the_size_of_the_network(images, photos):
+  rows = "".join(f"photos/{i % 3}.png,{i % 2}\n" for i in range(30))
+  (photos / "own.csv").write_text("photo,y\n" + rows)
+  found = data.load(photos / "own.csv", label="y", encoders={"photo": images})
+  assert found.preprocessing.encoded["photo"].raw.shape == (224, 224, 3)
+  assert found.split("test").inputs["photo"].shape[1] == test_clip.OUT
+  small = data.load(photos / "own.csv", label="y", image_size=8, encoders={"photo": images})
+  assert small.preprocessing.encoded["photo"].raw.shape == (8, 8, 3)
+
+
+def test_token_ids_are_no_texts(arrays, tmp_path):
+  (tmp_path / "count.py").write_text("def encode(texts): return [[len(t), 1.0] for t in texts]\n")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(tmp_path)
+    dataset = data.load(tmp_path / "own.npz", encoders={"text": "count:encode"})
+    read_all({"text": ["red hat", None]}, dataset.preprocessing)
+    with pytest.raises(ValueError, match="text has token ids, expected: texts, which its encoder"):
+      read_all({"text": [[3, 4]]}, dataset.preprocessing)
 
 
 def test_weights_are_found_in_folders_archives_files_and_packages(tmp_path, monkeypatch):
