@@ -22,10 +22,13 @@ import pandas as pd
 from promise_jax.checks import name_place_in_errors
 from promise_jax.data import feature_folders
 from promise_jax.data.new_values import (
+  LABELS,
   Columns,
   as_column,
   as_table,
+  name_labels,
   read_flags,
+  read_label,
   read_lengths,
   read_modality,
 )
@@ -33,13 +36,13 @@ from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import lost_files, npz_arrays, table_file
 from promise_jax.data.readers.cells import read_texts
 from promise_jax.data.readers.table_columns import read_table_inputs
-from promise_jax.data.source import Rows, check_values, list_first
+from promise_jax.data.source import Rows, list_first
 
 logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 4096
 ENDINGS = (*table_file.ENDINGS, ".npz")
-LABELS = ("y", "label")
+OTHERS = ("id", "group", "split", "classes", "scale", "labelled")  # that an npz file may have
 
 
 class NewRows(NamedTuple):
@@ -121,17 +124,6 @@ def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
       yield columns
 
 
-def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
-  """Numbers of classes as their names; of several labels, a DataFrame with the names as columns."""
-  if label.dtype.kind == "U":
-    return label
-  if label.ndim > 1:
-    return pd.DataFrame(label, columns=classes.tolist())
-  words = f"0 to {len(classes) - 1}, as classes has names"
-  check_values("y", label, np.isin(label, range(len(classes))), words)
-  return classes[label.astype(np.int64)]
-
-
 def check_columns(data: Any) -> Columns:
   """`data`, with arrays for lists. ValueError unless it is columns of one length."""
   if isinstance(data, pd.DataFrame):
@@ -178,19 +170,6 @@ def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) ->
   return ids.astype(np.float64 if ids.dtype == np.float16 else ids.dtype.newbyteorder("="))
 
 
-def label_names(fitted: Preprocessing) -> tuple[str, ...]:
-  """How the column of labels may be called."""
-  return LABELS if fitted.columns is None else fitted.columns.labels
-
-
-def read_label(columns: Columns, fitted: Preprocessing) -> Any:
-  """The labels as given; None where there are none."""
-  names = label_names(fitted)
-  if fitted.columns is not None and len(names) > 1:
-    return columns[list(names)] if {*names} <= {*columns} else None
-  return next((columns[name] for name in names if name in columns), None)
-
-
 def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   """Sentences on columns that are not used and modalities that lack.
 
@@ -203,7 +182,7 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   known = {m: {m, f"x_{m}", f"present_{m}", f"length_{m}"} for m in names}
   for m in fitted.raw_modalities:
     known[m.name] |= {f"{m.name}_{i}" for i in range(m.shape[0])} if m.kind == "vector" else set()
-  used = set().union(*known.values(), LABELS, ("id", "group", "split", "classes", "scale"))
+  used = set().union(*known.values(), LABELS, OTHERS)
   found = list(columns)
   lacking = [m for m in names if not known[m].difference({f"present_{m}"}).intersection(found)]
   lacking = [m for m in lacking if m not in fitted.folders]

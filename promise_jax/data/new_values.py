@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import label_sets, npz_arrays, npz_labels, text
 from promise_jax.data.readers.cells import is_missing
 from promise_jax.data.source import check_values, list_first
 from promise_jax.types import Modality, Task
+
+LABELS = ("y", "label")
 
 Columns = Mapping[str, Any]  # {name: array [n, ...] or Series [n]}
 
@@ -170,3 +173,32 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
   label_sets.check_known(sets, task, rows)
   label = [number[n] if known else 0 for n, known in zip(names, is_known, strict=True)]
   return np.array(label, np.int32), is_known
+
+
+def label_names(fitted: Preprocessing) -> tuple[str, ...]:
+  """How the columns of labels may be called."""
+  return LABELS if fitted.columns is None else fitted.columns.labels
+
+
+def read_label(columns: Columns, fitted: Preprocessing) -> Any:
+  """The labels as given, without those that `labelled` of an npz file says are none; None where
+  there are no labels."""
+  names = label_names(fitted)
+  if fitted.columns is not None and len(names) > 1:
+    return columns[list(names)] if {*names} <= {*columns} else None
+  label = next((columns[name] for name in names if name in columns), None)
+  if label is None or fitted.columns is not None or "labelled" not in columns:
+    return label
+  known = read_flags(columns, "labelled", len(label))
+  return as_column([x if here else None for x, here in zip(label, known, strict=True)])
+
+
+def name_labels(label: np.ndarray, classes: np.ndarray) -> Any:
+  """Numbers of classes as their names; of several labels, a DataFrame with the names as columns."""
+  if label.dtype.kind == "U":
+    return label
+  if label.ndim > 1:
+    return pd.DataFrame(label, columns=classes.tolist())
+  words = f"0 to {len(classes) - 1}, as classes has names"
+  check_values("y", label, np.isin(label, range(len(classes))), words)
+  return classes[label.astype(np.int64)]

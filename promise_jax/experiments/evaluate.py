@@ -116,7 +116,7 @@ def read_other_rows(path: Path, model: SavedModel, file_options: FileOptions) ->
   for new in new_rows.read_new_rows(path, model.preprocessing, file_options=file_options):
     with name_place_in_errors(str(path)):
       if new.label is None:
-        names = " or ".join(new_rows.label_names(model.preprocessing))
+        names = " or ".join(new_values.label_names(model.preprocessing))
         raise ValueError(f"it has no label, a column {names} is needed")
       label, is_known = new_values.encode_labels(new.label, model.spec.task)
       rows, report = model.preprocessing.clean(new.rows)

@@ -165,7 +165,7 @@ class Predictor:
         count = block.split.recorded.sum(axis=1)
         parts.append([x[is_known] for x in (self.served_logits(block), label, count)])
     if not sum(len(label) for _, label, _ in parts):
-      names = " or ".join(new_rows.label_names(self.preprocessing))
+      names = " or ".join(new_values.label_names(self.preprocessing))
       raise ValueError(f"no row has a label, a column {names} is needed.")
     logits, label, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     groups = {"all rows": count >= 0}

@@ -5,6 +5,7 @@ import pytest
 from npz_files import N, plain
 
 from promise_jax import data
+from promise_jax.data import new_rows, new_values
 from promise_jax.experiments import setup
 from promise_jax.types import Task
 
@@ -118,3 +119,52 @@ def test_classes_without_a_train_row_are_warned_of_once(save_npz, caplog):
   y[::2, 0] = 1
   data.load(save_npz(plain(y=y, classes=np.array(["p", "q"]))))
   assert "own: 1 of 2 labels have no positive row in train: q." in caplog.text
+
+
+UNKNOWN = [1, 3, 8, 10]  # rows without a label: two of train, one of valid, one of test
+
+
+def hide(y):
+  """`y` of 12 rows with "" or NaN, or as it is with an array `labelled`."""
+  known = ~np.isin(np.arange(N), UNKNOWN)
+  if y.dtype.kind in "iu":
+    return {"y": np.where(known, y, 99), "labelled": known}
+  nothing = "" if y.dtype.kind == "U" else np.nan
+  return {"y": np.where(known.reshape(N, *(1,) * (y.ndim - 1)), y, nothing)}
+
+
+@pytest.mark.parametrize(
+  ("y", "options"),
+  [
+    (np.arange(N) % 3, {}),
+    (np.array(["dog", "cat"] * 6), {}),
+    (np.arange(N) / 5, {}),
+    (np.eye(N, 4, k=-1) + np.eye(N, 4), {"task": "multilabel"}),
+  ],
+)
+@pytest.mark.parametrize("drawn", [False, True])
+def test_rows_without_a_label_train_and_never_validate(y, options, drawn, save_npz):
+  split = {"split": None} if drawn else {}
+  found = data.load(save_npz(plain(**hide(y), **split)), **options)
+  ours = {name: found.split(name) for name in found.splits}
+  known = ~np.isin(np.arange(N), UNKNOWN)
+  every = np.arange(N)
+  alone = {name: x[known] for name, x in plain(y=y, id=every, **split).items()}
+  expected = data.load(save_npz(alone), **options)
+  for name in ("valid", "test"):
+    assert ours[name].id.tolist() == expected.split(name).id.tolist()
+    np.testing.assert_array_equal(ours[name].label, expected.split(name).label)
+  train = ours["train"]
+  np.testing.assert_array_equal(train.label[found.labelled], expected.split("train").label)
+  added = train.id[~found.labelled].tolist()
+  assert added == (UNKNOWN if drawn else UNKNOWN[:2]) and not train.label[~found.labelled].any()
+  count = len(added)
+  assert f"own.npz: {count} rows without a label train as unlabelled rows." in found.notes
+
+
+def test_of_new_rows_only_the_labelled_are_scored(save_npz):
+  fitted = data.load(save_npz(plain())).preprocessing
+  rows = plain(y=np.arange(N) % 3, labelled=np.arange(N) > 8, split=None)
+  (block,) = new_rows.read_new_rows(rows, fitted)
+  label, known = new_values.encode_labels(block.label, Task("classes", 3, ("0", "1", "2")))
+  assert known.tolist() == (np.arange(N) > 8).tolist() and label[9:].tolist() == [0, 1, 2]

@@ -45,9 +45,9 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
     "y, row 2: found 'c', expected: the names in classes, a, b",
   ),
   "names twice": ({"classes": np.array(["a", "a"])}, {}, "expected: different names"),
-  "empty name": ({"y": with_value(["a", "b"] * 6, 4, "")}, {}, "y, row 4: found ''"),
+  "no label": ({"y": np.full(N, "")}, {}, "y: no row has a label"),
   "one class": ({"y": np.zeros(N, int)}, {}, "6 train rows all have the label 0,"),
-  "NaN label": ({"y": with_value(np.ones(N), 7, NAN)}, {}, "y, row 7: found nan"),
+  "inf label": ({"y": with_value(np.ones(N), 7, np.inf)}, {}, "y, row 7: found inf"),
   "one value": ({"y": np.full(N, 0.5)}, {}, "6 train rows all have the label 0.5,"),
   "many values": ({"y": with_value(np.eye(N, 4), (5, 1), 2)}, {}, "row 5: found .* 0 and 1 alone"),
   "columns and names": (
@@ -67,24 +67,24 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "split of numbers": ({"split": np.zeros(N, int)}, {}, r"split is int64 .* strings \[N\]"),
   "empty split": (
     {"split": np.where(SPLIT == "test", "train", SPLIT)}, {},
-    "no test rows: split has none",
+    "no test rows: the array split has none",
   ),
   "too few rows": (
     {"x_v": np.ones((2, 1)), "x_s": None, "y": np.arange(2), "split": None}, {},
-    "no valid rows: 2 rows are too few",
+    "no valid rows: 2 rows with a label are too few",
   ),
   "group in two splits": (
     {"group": with_value(np.arange(N), 11, 8)}, {},
-    "group, row 11: found 8, expected: one split for a group",
+    "row 11 is of split test, .* expected: one split for a group",
   ),
   "named group in two splits": (
     {"group": np.array(["a"] * 3 + ["b"] * 7 + ["c"] * 2)}, {},
-    "group, row 6: found 'b', expected: one split",
+    "row 6 is of split valid, .* expected: one split",
   ),
   "negative group": ({"group": np.arange(N) - 1}, {}, "group, row 0: found -1, .*: 0 to"),
   "one group": (
     {"group": np.zeros(N, int), "split": None}, {},
-    "no valid rows: 1 groups are too few",
+    "no valid rows: 1 groups with a label are too few",
   ),
   "present of no modality": (
     {"present_w": np.ones(N, bool)}, {},

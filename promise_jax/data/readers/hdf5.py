@@ -68,7 +68,7 @@ def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
     )
     modalities, guesses = found
     task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
-    split = npz_labels.read_split(small, rows, task, options.split_seed)
+    split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
   guesses |= {data_source.TASK: guess} if guess else {}
   guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
   own = npz.NpzFile(path, headers, modalities, split, rows)
@@ -86,6 +86,7 @@ def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
     splits=data_source.SPLITS,
     rows=read,
     place=str(path),
+    notes=tuple(f"{path.name}: {line}" for line in notes),
     guesses=guesses,
     train_bytes=sum(headers[f"x_{n}"].row_bytes for n in names) * int(np.sum(split == "train")),
   )
@@ -105,7 +106,7 @@ def name_arrays(file: Any, options: Hdf5Options) -> dict[str, str]:
     form, name = (form, name) if form in ("x", "present", "length") and name else ("x", key)
     if key == label:
       arrays["y"] = key
-    elif key in ("id", "split", "group", "scale", "classes"):
+    elif key in ("id", "split", "group", "scale", "classes", "labelled"):
       arrays[key] = key
     elif key == "ids" or key.endswith("_ids"):
       arrays["id"] = key

@@ -3,12 +3,13 @@
   x_<modality>        numbers [N, ...] or unicode strings [N]; one or more
   y                   integers [N], names [N] or one 1 a row in 0/1 [N, C] (classes),
                       floats [N] (regression), other 0/1 [N, C] (multilabel); the option
-                      `task` says otherwise
+                      `task` says otherwise; "" and NaN are no label
+  labelled            optional bool [N]: False where the label of a row is none
   present_<modality>  optional bool [N]: False where the data lack the modality; a row
                       of nothing but NaN or inf is absent too
   length_<modality>   optional integers [N]: the valid steps of a padded sequence
   split               optional strings [N], train, valid and test; without it 60/20/20 of
-                      the rows are drawn, see `npz_labels.draw_split`
+                      the rows are drawn, see `splits.draw_split`
   id                  optional integers or strings [N], unique; without it the row numbers
   group               optional integers from 0, or strings [N]: the recording, speaker, ...
                       of a row; the rows of one lie in one split, keep or lose their
@@ -99,9 +100,10 @@ class NpzFile:
       if values.dtype.kind == "U":
         length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
         texts[m.name] = values.tolist()
-    group, key = (None if x is None else x[index] for x in (small.group, small.key))
-    known = recorded, small.label[index], small.id[index], group
-    return data_source.Rows(inputs, length, *known, key=key, texts=texts)
+    take = lambda x: x if x is None else x[index]
+    known = {name: take(getattr(small, name)) for name in ("group", "labelled", "key")}
+    about = recorded, small.label[index], small.id[index]
+    return data_source.Rows(inputs, length, *about, **known, texts=texts)
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
@@ -127,7 +129,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
       options.vocabulary,
     )
     task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
-    split = npz_labels.read_split(small, rows, task, options.split_seed)
+    split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
   guesses |= {data_source.TASK: guess} if guess else {}
   guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
   own = NpzFile(path, headers, modalities, split, rows)
@@ -141,6 +143,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     splits=data_source.SPLITS,
     rows=own.rows,
     place=str(path),
+    notes=tuple(f"{path.name}: {line}" for line in notes),
     blocks=own.blocks,
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
     guesses=guesses,

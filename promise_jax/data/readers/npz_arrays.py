@@ -18,6 +18,7 @@ from promise_jax.types import Modality
 FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
   "x": ("biufU", (1, 2, 3, 4), "numbers [N, ...], up to 4-D, or unicode strings [N]"),
   "y": ("biufU", (1, 2), "integers, names or floats [N], or 0/1 [N, C]"),
+  "labelled": ("biu", (1,), "bool [N]"),
   "present": ("biu", (1,), "bool [N]"),
   "length": ("iu", (1,), "integers [N]"),
   "split": ("U", (1,), "strings [N]"),

@@ -3,13 +3,10 @@
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from promise_jax import counter_rng
 from promise_jax.checks import check_choice
+from promise_jax.data.readers import splits
 from promise_jax.data.source import SPLITS, Rows, check_ids, check_values, list_first
 from promise_jax.types import TASKS, Modality, Task
-
-SPLIT_ENDS = (0.6, 0.8)  # of the rows: where train ends, where valid ends
-STRATUM = 10  # neighbouring regression labels of which each split takes its part
 
 Arrays = dict[str, np.ndarray]
 
@@ -20,9 +17,15 @@ def read_rows(
   """The task, what was guessed of it, and all rows of the file without their inputs.
 
   Ids are the row numbers if there are none, or none that are numbers; groups that are strings are
-  numbered in alphabetical order.
+  numbered in alphabetical order. Rows without a label have 0.
   """
-  label, task, guess = read_labels(arrays, scale, kind)
+  labelled = find_labelled(arrays)
+  if labelled is None:
+    label, task, guess = read_labels(arrays, scale, kind)
+  else:
+    known, task, guess = read_labels(arrays | {"y": arrays["y"][labelled]}, scale, kind)
+    label = np.zeros((len(labelled), *known.shape[1:]), known.dtype)
+    label[labelled] = known
   recorded = np.ones((len(label), len(modalities)), bool)
   length, ids, group = {}, arrays.get("id", np.arange(len(label))), arrays.get("group")
   key = None
@@ -47,7 +50,8 @@ def read_rows(
   elif group is not None:
     check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
     group = group.astype(np.int64)
-  return task, guess, Rows({}, length, recorded, label, ids.astype(np.int64), group, key=key)
+  about = recorded, label, ids.astype(np.int64), group
+  return task, guess, Rows({}, length, *about, labelled=labelled, key=key)
 
 
 def read_labels(
@@ -147,59 +151,26 @@ def _read_columns(y: np.ndarray, names: tuple[str, ...], kind: str) -> tuple[np.
   return y.argmax(axis=1).astype(np.int32), Task("classes", len(names), names)
 
 
-def read_split(arrays: Arrays, rows: Rows, task: Task, seed: int) -> Shaped[np.ndarray, " N"]:
-  """The split of every row, by name; one that is drawn keeps groups together.
-
-  Raises:
-    ValueError: a split is empty, a group is in two, or train has one label only.
-  """
-  if "split" in arrays:
-    split, why = arrays["split"], "split has none"
-  else:
-    split = draw_split(rows, task.kind, seed)
-    count = len(np.unique(rows.id if rows.group is None else rows.group))
-    units = "rows" if rows.group is None else "groups"
-    why = f"{count} {units} are too few to draw it; an array split names it"
-  check_values("split", split, np.isin(split, SPLITS), ", ".join(SPLITS))
-  for name in SPLITS:
-    if not np.any(split == name):
-      raise ValueError(f"there are no {name} rows: {why}.")
-  if rows.group is not None:
-    _, first, back = np.unique(rows.group, return_index=True, return_inverse=True)
-    words = "one split for a group; without the array split it is drawn"
-    check_values("group", arrays["group"], split == split[first][back], words)
-  train = rows.label[split == "train"]
-  if not np.any(train != train[:1]):
-    raise ValueError(
-      f"y: the {len(train)} train rows all have the label {train[0].tolist()}, expected: at "
-      "least two different ones; split or split_seed may choose other rows."
-    )
-  return split
+def read_split(
+  arrays: Arrays, rows: Rows, task: Task, seed: int
+) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
+  """The split of every row, by name, "" for none, and sentences on it, see `splits`."""
+  given = arrays.get("split")
+  if given is not None:
+    check_values("split", given, np.isin(given, SPLITS), ", ".join(SPLITS))
+  return splits.assign_split(rows, task, given, seed)
 
 
-def draw_split(rows: Rows, task_kind: str, seed: int) -> Shaped[np.ndarray, " N"]:
-  """Draws about 60 % train, 20 % valid and 20 % test, by id: file order does not matter.
-
-  The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train
-  below .6, to valid below .8. A unit is a group, with the label of its row with the lowest
-  id. A stratum is a class, so that each class has a train row; ten neighbouring labels in
-  regression; everything in multilabel. Ours.
-  """
-  order = np.argsort(rows.id)
-  units = (rows.id if rows.group is None else rows.group)[order]
-  units, first, back = np.unique(units, return_index=True, return_inverse=True)
-  label = rows.label[order[first]]
-  u = counter_rng.uniform(seed, "split", units, 1)[:, 0]
-  stratum = np.zeros(len(units), np.int64)
-  if task_kind == "classes":
-    stratum = label
-  elif task_kind == "regression":
-    stratum[np.lexsort((units, label))] = np.arange(len(units)) // STRATUM
-  position = np.empty(len(units))
-  for value in np.unique(stratum):
-    (members,) = np.nonzero(stratum == value)
-    shuffled = members[np.lexsort((units[members], u[members]))]
-    position[shuffled] = (np.arange(len(members)) + 0.5) / len(members)
-  split = np.empty(len(order), "U5")
-  split[order] = np.array(SPLITS)[np.searchsorted(SPLIT_ENDS, position, side="right")][back]
-  return split
+def find_labelled(arrays: Arrays) -> Bool[np.ndarray, " N"] | None:
+  """Which rows have a label: not "" or NaN, and not False in `labelled`; None: all of them."""
+  y, known = arrays["y"], arrays.get("labelled")
+  if known is not None:
+    check_values("labelled", known, np.isin(known, (0, 1)), "bool or 0 and 1")
+  known = np.ones(len(y), bool) if known is None else known.astype(bool)
+  if y.dtype.kind == "U":
+    known &= (y != "").reshape(len(y), -1).any(axis=1)
+  elif y.dtype.kind == "f":
+    known &= ~np.isnan(y).reshape(len(y), -1).all(axis=1)
+  if not known.any():
+    raise ValueError("y: no row has a label.")
+  return None if known.all() else known

@@ -21,6 +21,7 @@ from promise_jax.data.readers import (
   images,
   label_sets,
   lost_files,
+  splits,
   table_file,
   table_labels,
 )
@@ -133,9 +134,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
       key=np.array(cells.read_texts(named["id"]), object) if "id" in named else None,
     )
     given_split = table_labels.read_split(named["split"]) if "split" in named else None
-    split, unlabelled = table_labels.assign_split(
-      small, task, given_split, options.split_seed, frame
-    )
+    split, unlabelled = splits.assign_split(small, task, given_split, options.split_seed, frame)
     read = {column for columns in groups.values() for column in columns}
     file_roles = [r.name for r in roles if r.role in column_roles.FILE_ROLES and r.name in read]
     identity = [check_files(frame[name], root, options) for name in file_roles]

@@ -5,9 +5,9 @@ import pandas as pd
 from jaxtyping import Bool, Shaped
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import cells, label_sets, npz_labels
+from promise_jax.data.readers import cells, label_sets
 from promise_jax.data.readers.column_roles import SPLIT_NAMES
-from promise_jax.data.source import SPLITS, Rows, list_first
+from promise_jax.data.source import SPLITS, list_first
 from promise_jax.types import TASKS, Task
 
 MAX_CLASSES = 100  # whole numbers with more values are guessed to be no classes
@@ -137,51 +137,3 @@ def read_split(values: pd.Series) -> Shaped[np.ndarray, " N"]:
       f"{', '.join(SPLITS)}; columns={values.name}=ignore draws the splits."
     )
   return np.array(names)
-
-
-def assign_split(
-  rows: Rows, task: Task, given: Shaped[np.ndarray, " N"] | None, seed: int, table: pd.DataFrame
-) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
-  """The split of every row, "" for none, and sentences on rows without a label.
-
-  Rows without a label train, or are left out: where a given split has them in valid or test, or
-  their group is there.
-
-  Raises:
-    ValueError: a split is empty, a group is in two, or train has one label only.
-  """
-  labelled, groups = rows.labelled, rows.id if rows.group is None else rows.group
-  split, why = given, "the column split has none with a label"
-  if given is None:
-    known = Rows({}, {}, rows.recorded[labelled], *(x[labelled] for x in (rows.label, rows.id)))
-    known = known._replace(group=None if rows.group is None else rows.group[labelled])
-    split = np.full(len(labelled), "train", "U5")
-    split[labelled] = npz_labels.draw_split(known, task.kind, seed)
-    held_out = groups[labelled & (split != "train")]
-    split[~labelled & np.isin(groups, held_out)] = ""
-    count = len(np.unique(groups[labelled]))
-    units = "rows" if rows.group is None else "groups"
-    why = f"{count} {units} with a label are too few to draw it; a column split names it"
-  elif rows.group is not None:
-    _, first, back = np.unique(groups, return_index=True, return_inverse=True)
-    if cut := np.flatnonzero(split != split[first][back]).tolist():
-      row = cells.name_row(table, cut[0])
-      raise ValueError(
-        f"{row} is of split {split[cut[0]]}, other rows of its group are of "
-        f"{split[first][back][cut[0]]}, expected: one split for a group; "
-        "without a column split it is drawn."
-      )
-  split = np.where(labelled | (split == "train"), split, "")
-  for name in SPLITS:
-    if not np.any(labelled & (split == name)):
-      raise ValueError(f"there are no {name} rows: {why}.")
-  label = rows.label[labelled & (split == "train")]
-  if np.all(label == label[0]):
-    only = task.names[label[0]] if task.kind == "classes" else label[0].tolist()
-    raise ValueError(
-      f"the {len(label)} train rows all have the label {only}, expected: two or more."
-    )
-  train, out = np.sum(~labelled & (split == "train")), np.sum(split == "")
-  notes = [f"{train} rows without a label train as unlabelled rows."] if train else []
-  notes += [f"{out} rows of valid or test have no label and are left out."] if out else []
-  return split, notes

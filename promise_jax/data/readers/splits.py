@@ -1,0 +1,103 @@
+"""Which split each row is in: as it is given, or drawn; rows without a label train."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Shaped
+
+from promise_jax import counter_rng
+from promise_jax.data.readers import cells
+from promise_jax.data.source import SPLITS, Rows
+from promise_jax.types import Task
+
+SPLIT_ENDS = (0.6, 0.8)  # of the rows: where train ends, where valid ends
+STRATUM = 10  # neighbouring regression labels of which each split takes its part
+
+
+def assign_split(
+  rows: Rows,
+  task: Task,
+  given: Shaped[np.ndarray, " N"] | None,
+  seed: int,
+  table: pd.DataFrame | None = None,
+) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
+  """The split of every row, "" for none, and sentences on rows without a label.
+
+  Rows without a label train, or are left out: where a given split has them in valid or test, or
+  their group is there.
+
+  Args:
+    rows: all rows of the data.
+    task: of their labels.
+    given: the name of the split of every row; None: it is drawn, with `seed`.
+    seed: see `given`.
+    table: that the rows are of, for messages; None: they are of an npz file.
+
+  Raises:
+    ValueError: a split is empty, a group is in two, or train has one label only.
+  """
+  labelled = np.ones(len(rows.id), bool) if rows.labelled is None else rows.labelled
+  groups = rows.id if rows.group is None else rows.group
+  where = "array" if table is None else "column"
+  split, why = given, f"the {where} split has none with a label"
+  if given is None:
+    known = Rows({}, {}, rows.recorded[labelled], *(x[labelled] for x in (rows.label, rows.id)))
+    known = known._replace(group=None if rows.group is None else rows.group[labelled])
+    split = np.full(len(labelled), "train", "U5")
+    split[labelled] = draw_split(known, task.kind, seed)
+    held_out = groups[labelled & (split != "train")]
+    split[~labelled & np.isin(groups, held_out)] = ""
+    count = len(np.unique(groups[labelled]))
+    units = "rows" if rows.group is None else "groups"
+    why = f"{count} {units} with a label are too few to draw it, give the {where} split"
+  elif rows.group is not None:
+    _, first, back = np.unique(groups, return_index=True, return_inverse=True)
+    if cut := np.flatnonzero(split != split[first][back]).tolist():
+      row = cells.name_row(table, cut[0])
+      raise ValueError(
+        f"{row} is of split {split[cut[0]]}, other rows of its group are of "
+        f"{split[first][back][cut[0]]}, expected: one split for a group; "
+        f"without the {where} split it is drawn."
+      )
+  split = np.where(labelled | (split == "train"), split, "")
+  for name in SPLITS:
+    if not np.any(labelled & (split == name)):
+      raise ValueError(f"there are no {name} rows: {why}.")
+  label = rows.label[labelled & (split == "train")]
+  if np.all(label == label[0]):
+    only = task.names[label[0]] if task.kind == "classes" else label[0].tolist()
+    raise ValueError(
+      f"the {len(label)} train rows all have the label {only}, expected: two or more; split or "
+      "split_seed may choose other rows."
+    )
+  train, out = np.sum(~labelled & (split == "train")), np.sum(split == "")
+  notes = [f"{train} rows without a label train as unlabelled rows."] if train else []
+  notes += [f"{out} rows of valid or test have no label and are left out."] if out else []
+  return split, notes
+
+
+def draw_split(rows: Rows, task_kind: str, seed: int) -> Shaped[np.ndarray, " N"]:
+  """Draws about 60 % train, 20 % valid and 20 % test, by id: file order does not matter.
+
+  The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train
+  below .6, to valid below .8. A unit is a group, with the label of its row with the lowest
+  id. A stratum is a class, so that each class has a train row; ten neighbouring labels in
+  regression; everything in multilabel. Ours.
+  """
+  order = np.argsort(rows.id)
+  units = (rows.id if rows.group is None else rows.group)[order]
+  units, first, back = np.unique(units, return_index=True, return_inverse=True)
+  label = rows.label[order[first]]
+  u = counter_rng.uniform(seed, "split", units, 1)[:, 0]
+  stratum = np.zeros(len(units), np.int64)
+  if task_kind == "classes":
+    stratum = label
+  elif task_kind == "regression":
+    stratum[np.lexsort((units, label))] = np.arange(len(units)) // STRATUM
+  position = np.empty(len(units))
+  for value in np.unique(stratum):
+    (members,) = np.nonzero(stratum == value)
+    shuffled = members[np.lexsort((units[members], u[members]))]
+    position[shuffled] = (np.arange(len(members)) + 0.5) / len(members)
+  split = np.empty(len(order), "U5")
+  split[order] = np.array(SPLITS)[np.searchsorted(SPLIT_ENDS, position, side="right")][back]
+  return split
