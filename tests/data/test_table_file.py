@@ -75,3 +75,13 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
   pd.DataFrame({"a": pd.Series([], dtype=float)}).to_parquet(tmp_path / "own.parquet")
   with pytest.raises(ValueError, match="the table has no rows, its columns are a"):
     list(table_file.read_blocks(tmp_path / "own.parquet", 4))
+
+
+def test_a_star_names_several_files(tmp_path):
+  for name, rows in (("a", [1, 2]), ("b", [3])):
+    pd.DataFrame({"x": rows}).to_parquet(tmp_path / f"part_{name}.parquet")
+  path = tmp_path / "part_*.parquet"
+  assert table_file.read_frame(path)[0]["x"].tolist() == [1, 2, 3]
+  assert [block["x"].tolist() for block in table_file.read_blocks(path, 1)] == [[1], [2], [3]]
+  with pytest.raises(ValueError, match="none_.*csv: there is no such file"):
+    table_file.read_frame(tmp_path / "none_*.csv")

@@ -55,12 +55,14 @@ def find_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_blocks(path: pathlib.Path, block_rows: int) -> Iterator[pd.DataFrame]:
-  """The rows of a file, some at a time; how it was read is logged as a warning."""
+  """The rows of a file, or of all that a path with * names, some at a time; how it was read is
+  logged as a warning."""
   notes = []
-  for frame in read_parts(path, block_rows, notes):
-    while notes:
-      logger.warning(notes.pop(0))
-    yield frame
+  for one in find_files(path):
+    for frame in read_parts(one, block_rows, notes):
+      while notes:
+        logger.warning(notes.pop(0))
+      yield frame
 
 
 def read_parts(
