@@ -60,21 +60,20 @@ def distil():
 
 def share():
   f = Figure("share", 8.6, 3.2)
-  h1, h2 = f.box(1.0, 2.4, "$H_1$", "code", 1.0), f.box(1.0, 0.9, "$H_2$ or token", "code", 1.4)
-  head = f.box(3.3, 2.7, "head", "network", 1.2)
-  v = f.box(3.3, 1.65, "classifier $v$\none for all", "network", 1.4, 0.6)
-  g = f.box(3.3, 0.6, "gate $g$", "network", 1.2)
-  total = f.box(5.5, 1.65, r"head + $\sum \sigma(g)\, v$", "code", 1.8)
-  out = f.box(7.6, 2.4, "logits", "output", 1.1)
-  loss = f.box(7.6, 0.9, "loss of distil", "loss", 1.4)
-  for h in (h1, h2):
-    for part in (head, v, g):
-      f.arrow(h, part)
-  for part in (head, v, g):
-    f.arrow(part, total)
-  f.arrow(total, out)
-  f.arrow(total, loss)
-  f.note(5.6, 0.45, "teacher: running mean\nof all parameters")
+  n = f.box(1.0, 2.4, "row $n$: $H_n$, $t_n$", "code", 1.6)
+  m = f.box(1.0, 0.9, "row $m$: $H_m$, $t_m$", "code", 1.6)
+  codes = f.box(3.6, 2.4, "$l H_n + (1 - l) H_m$", "code", 2.0)
+  target = f.box(3.6, 0.9, "$l t_n + (1 - l) t_m$", "code", 2.0)
+  head = f.box(5.7, 2.4, "head, subset $A$", "network", 1.5)
+  loss = f.box(7.6, 1.65, "divergence", "loss", 1.4)
+  for row in (n, m):
+    f.arrow(row, codes)
+    f.arrow(row, target)
+  f.arrow(codes, head)
+  f.arrow(head, loss)
+  f.arrow(target, loss, dashed=True)
+  f.note(1.0, 1.65, "$t$: label, else prediction(full)")
+  f.note(6.6, 0.6, "beside the loss of distil")
   return f
 
 

@@ -1,137 +1,121 @@
-"""Distillation with evidence of single modalities: a further development of `distil`.
+"""Distillation with mixed rows: a further development of `distil` for few labels.
 
-Not from a paper (ours), found on validation. To the network of `fusion` it adds one
-classifier v for all modalities and a gate g: what modalities have in common is read
-with common weights, and the gate learns how much of it counts. With H_i the code of
-modality i, a learned token where it is absent,
+Not from a paper (ours), found on validation. The network and the loss of `distil` stay. A
+third term classifies mixtures of two rows, in the codes H_i of their modalities. With a partner m
+for every row n, s ~ U(0, 1) and l = max(s, 1 - s), both drawn anew in every step, and a random
+subset A of the modalities that both rows have,
 
-  logits(A) = head([H_i or token]) + sum_{i in A} sigmoid(g(H_i)) v(H_i).
+  t_n    = y_n if n is labelled, else stop_gradient(prediction_n(full))
+  L_mix  = mean_n D(l t_n + (1 - l) t_m, prediction_A(l H_n + (1 - l) H_m))
 
-The loss is that of `distil`. With `decay` the teacher is a running mean of the
-parameters, which also predicts in the end.
+between rows predictions become straight, and so change where there are few of them. It
+costs one more pass of the head. L_mix has the ramp of the distillation.
 
-Source of the teacher: Tarvainen and Valpola, "Mean teachers are better role models",
-NeurIPS 2017.
+Sources of the idea: Verma et al., "Interpolation consistency training for semi-supervised
+learning", IJCAI 2019, and "Manifold mixup", ICML 2019; Berthelot et al., "MixMatch",
+NeurIPS 2019.
 """
 
 import dataclasses
+from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from promise_jax import types
-from promise_jax.checks import check_at_least, check_fields
+from promise_jax.checks import check_fields
+from promise_jax.losses import supervised
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
-from promise_jax.methods.distil import draw_subsets, subset_terms
-from promise_jax.methods.fusion import FusionNet, Output
-from promise_jax.nn import image_features, mlp, precision
-from promise_jax.optim import update_rules
-from promise_jax.types import Batch, Inputs, PyTree, Spec
+from promise_jax.methods.distil import DistilConfig, draw_subsets, subset_terms
+from promise_jax.methods.fusion import FusionNet
+from promise_jax.nn import image_features
+from promise_jax.types import Average, Batch, Inputs, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareConfig:
-  """Settings of `share`. Without `evidence` and with `decay` 0 it is `distil`."""
+class ShareConfig(DistilConfig):
+  """Settings of `share`: those of `distil`, and one."""
 
-  evidence: bool = True  # the classifier that all modalities have in common
-  gated: bool = True  # its gate; False: the evidence of every modality counts in full
-  weight: float = 1.0  # of the distillation
-  ramp_start: float = 0.1  # the weight rises from 0 between these parts of training
-  ramp_end: float = 0.3  # ... and has its full value from here on
-  samples: int = 6  # random subsets of a row, where there are too many to use all
-  decay: float = 0.97  # of the teacher's running mean; 0: the student teaches itself
-  hidden: int = 64  # size of every code
-  head_hidden: int = 64  # hidden layer of the head
+  mix: float = 1.0  # weight of L_mix; 0: it is `distil`
+
+  method: ClassVar[str] = "share"
 
   def __post_init__(self):
-    check_fields(self, "share", samples=1, hidden=1, head_hidden=1, weight=0, ramp_start=0)
-    check_at_least("share.ramp_end", self.ramp_end, self.ramp_start)
-    if not 0 <= self.decay < 1:
-      raise ValueError(f"share.decay is {self.decay}, it must lie in [0, 1)")
+    super().__post_init__()
+    check_fields(self, self.method, mix=0)
 
 
-class ShareNet(FusionNet):
-  """The fusion network, a classifier for single codes, and its gate."""
+def draw_partners(
+  key: Key[Array, ""], ids: Int[Array, " B"], where: Bool[Array, " B"]
+) -> Int[Array, " B"]:
+  """The partner of every row: the next in a random circle of the rows that `where` selects.
 
-  config: ShareConfig = ShareConfig()
-
-  def setup(self):
-    super().setup()
-    if self.config.evidence:
-      self.common = mlp.Mlp((self.config.hidden, self.num_outputs))
-      self.gate = nn.Dense(1)
-
-  def classify(self, codes, visible, fill) -> Output:
-    """The output for codes f[B, M, H] under the masks `visible`."""
-    out = super().classify(codes, visible, fill)
-    if not self.config.evidence:
-      return out
-    evidence = self.common(codes)
-    if self.config.gated:
-      evidence = evidence * nn.sigmoid(self.gate(codes))
-    evidence = jnp.broadcast_to(evidence, (*visible.shape, self.num_outputs))
-    evidence = jnp.sum(jnp.where(visible[..., None], evidence, 0), axis=-2)
-    return out._replace(logits=out.logits + evidence)
-
-
-def update_teacher(teacher: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
-  """Running mean of the parameters. In the first steps, when the teacher knows little, the
-  decay is at most (1 + step) / (10 + step)."""
-  keep = jnp.minimum(decay, (1 + step) / (10 + step)).astype(jnp.float32)
-  teacher = jax.tree.map(lambda t, p: keep * t + (1 - keep) * p, teacher, params)
-  return jax.lax.stop_gradient(teacher)
-
-
-def update_with_teacher(decay: float):
-  """The `update` of a stage: a gradient step, then the teacher moves.
-
-  It follows the parameters of before the step, and those of the optimiser, in float32:
-  the loss may see rounded ones.
+  The circle depends on the key and the ids, not on the order of the batch. The partner of a row
+  that is not selected means nothing.
   """
+  draws = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32) >> 1)(common.row_keys(key, ids))
+  circle = jnp.argsort(jnp.where(where, draws, jnp.uint32(2**32 - 1)))
+  place = jnp.argsort(circle)
+  return circle[(place + 1) % jnp.maximum(jnp.sum(where), 1)]
 
-  def make_update(stage, optimizer):
-    gradient_step = update_rules.gradient_update(stage, optimizer)
 
-    def update(state, batch: Batch, key, step_info: StepInfo):
-      teacher = update_teacher(state.model_state["teacher"], state.params, step_info.step, decay)
-      state, metrics = gradient_step(state, batch, key, step_info)
-      return state._replace(model_state={"teacher": teacher}), metrics
+def label_probability(label: Array, task: Task) -> Float[Array, "B C"]:
+  """Labels in the form of `supervised.predict_probability`."""
+  if task.kind == "classes":
+    return jax.nn.one_hot(label, task.outputs)
+  return label if task.kind == "multilabel" else (label / task.scale)[:, None]
 
-    return update
 
-  return make_update
+def as_logits(probability: Float[Array, "B C"], task: Task) -> Float[Array, "B C"]:
+  """The inverse of `supervised.predict_probability`; probabilities of 0 and 1 are clipped."""
+  if task.kind == "regression":
+    return probability
+  p = jnp.clip(probability, 1e-6, 1 - 1e-6)
+  return jnp.log(p) if task.kind == "classes" else jnp.log(p) - jnp.log1p(-p)
 
 
 def share(config: ShareConfig, spec: Spec) -> Method:
-  """The method; `model_state` holds the teacher if there is one."""
-  sizes = config.hidden, config.head_hidden
-  net = ShareNet(spec.modalities, spec.task.outputs, *sizes, config=config)
+  """The method, without model state."""
+  task = spec.task
+  net = FusionNet(spec.modalities, task.outputs, config.hidden, config.head_hidden)
 
   def init(key):
-    params = net.init(key, types.example_batch(spec))
-    return params, {"teacher": params} if config.decay else {}
+    return net.init(key, types.example_batch(spec)), {}
+
+  def mix_term(params, codes, teacher, batch: Batch, key) -> Average:
+    """L_mix, over the rows that have a modality in common with their partner."""
+    partner_key, ratio_key, subset_key = jax.random.split(key, 3)
+    there = jnp.any(batch.present, axis=1)
+    partner = draw_partners(partner_key, batch.id, there)
+    keys = common.row_keys(ratio_key, batch.id)
+    ratio = jax.vmap(lambda k: jax.random.uniform(k, minval=0.5))(keys)
+    mix = lambda x: jax.vmap(lambda r, a, b: r * a + (1 - r) * b)(ratio, x, x[partner])
+    both = batch.present & batch.present[partner]
+    visible = common.random_subset(subset_key, batch.id, both)
+    fill, classify = params["params"]["token"], FusionNet.classify
+    logits = net.apply(params, mix(codes), visible, fill, method=classify).logits
+    known = (batch.labelled & there)[:, None]
+    label = label_probability(common.mask_labels(batch).label, task)
+    guess = supervised.predict_probability(jax.lax.stop_gradient(teacher), task)
+    target = as_logits(mix(jnp.where(known, label, guess)), task)
+    gap = supervised.distillation_loss(logits, target, task)
+    return Average.of(gap, there & jnp.any(both, axis=1))
 
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
-    subset_key, dropout_key = jax.random.split(key)
+    subset_key, dropout_key, mix_key = jax.random.split(key, 3)
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
-    logits = net.apply(params, batch, visible, rngs={"dropout": dropout_key}).logits
-    teacher_logits = logits[0]
-    if config.decay:
-      teacher = precision.cast_like(model_state["teacher"], params)
-      teacher_logits = net.apply(teacher, batch).logits
-    terms = subset_terms(logits, teacher_logits, visible, batch, spec.task)
+    out = net.apply(params, batch, visible, rngs={"dropout": dropout_key})
+    terms = subset_terms(out.logits, out.logits[0], visible, batch, task)
+    terms["mix"] = mix_term(params, out.codes, out.logits[0], batch, mix_key)
     ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
-    weights = {"supervised": 1.0, "distil": config.weight * ramp}
+    weights = {"supervised": 1.0, "distil": config.weight * ramp, "mix": config.mix * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
   def predict(params, model_state, inputs: Inputs, pattern=None):
-    if config.decay:
-      params = precision.cast_like(model_state["teacher"], params)
+    del model_state
     out = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
     return {"logits": out.logits, "fused": out.fused}
 
-  update = update_with_teacher(config.decay) if config.decay else None
-  return Method(init, predict, (Stage("train", loss, update=update),), image_features.precompute)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute)
