@@ -1,17 +1,18 @@
 """Run the experiments of a comparison, and print one table with verdicts.
 
 example:
-  promise-jax compare --config results/robult
+  promise-jax compare --config results/methods
 
 Finished runs are skipped, unfinished ones resumed. The table is printed and written to
 comparison.md and report.html.
 """
 
+import shlex
 from pathlib import Path
 
 from promise_jax.cli import configs, startup
 
-EXAMPLE = "results/robult"
+EXAMPLE = "results/methods"
 
 
 def add_arguments(parser) -> None:
@@ -26,5 +27,7 @@ def run_with_config(args, overrides) -> None:
   from promise_jax.experiments import compare, run_dir
 
   folder = Path(args.workdir or f"runs/{name}-{run_dir.config_hash(config)}")
+  flags = [f"--config.{field}={value}" for field, value in overrides]
+  config["command"] = shlex.join(["promise-jax", "compare", "--config", args.config, *flags])
   print("\n" + compare.run_comparison(config, folder, to_tensorboard=bool(args.log)))
   print(f"files: {folder}/  (report.html, comparison.md)")

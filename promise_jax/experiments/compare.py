@@ -1,8 +1,8 @@
 """Several runs merged into one table with intervals and verdicts.
 
 A comparison is a list of experiments on the same data and label rate, each in a folder of its
-own. Their variants are merged, and the method is compared with every other variant on the seeds
-that both have. Before that, `trials` may choose the settings of some variants: equally many
+own. Their variants are merged, and each is compared with one or a few of them on the seeds that
+both have. Before that, `trials` may choose the settings of some variants: equally many
 trials for each, on validation alone; the test split is never read.
 """
 
@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 
 from promise_jax import files, methods
-from promise_jax.evaluation import metrics, verdicts
+from promise_jax.evaluation import verdicts
 from promise_jax.experiments import compare_config, result_files, run_dir, tensorboard
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import train_variant
 from promise_jax.inference import saved_model
-from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, conclusion, html, render, tables
 from promise_jax.types import Split
+
+BY_PATTERN = "### By pattern"  # the heading of the tables of comparison.md
 
 
 class MergedVariant(NamedTuple):
@@ -54,8 +55,8 @@ def run_comparison(
   Args:
     config: `title`; `runs` {name: config of an experiment}, in which "{name}" stands for a variant
       chosen by trials; `trials` {name: variants to choose from}; `trial_seeds`. Optional:
-      `before` {name: config} of experiments that run first and are not compared, for runs whose
-      `init_from` is that name; `variants`, compared with all others as the method is.
+      `against`, the variants that all others are compared with, by default the method of the
+      first run; `command`, which makes the comparison.
     folder: of the comparison; every run has a folder inside.
     show: prints a line.
     to_tensorboard: see `run_experiment`; trials are not written.
@@ -63,33 +64,24 @@ def run_comparison(
   Raises:
     ValueError: settings that do not fit, before anything is trained.
   """
-
-  def run_all(runs: dict[str, dict]) -> None:
-    for name, run in runs.items():
-      show(f"\n{name}:")
-      options = {"show": show, "to_tensorboard": to_tensorboard}
-      show(experiment_run.run_experiment(run, folder / name, **options))
-
   compare_config.check_comparison(config)
   if to_tensorboard:
     tensorboard.import_writer()
-  before = config.get("before", {})
-  run_all(before)
-  runs = {
-    name: run | {"init_from": str(folder / run["init_from"])} if run["init_from"] in before else run
-    for name, run in config["runs"].items()
-  }
+  runs = config["runs"]
   first, seeds = next(iter(runs)), config["trial_seeds"]
   choice = {
     name: choose_variant(runs[first], trials, seeds, folder / "trials", show)
     for name, trials in config["trials"].items()
   }
   runs = {name: compare_config.fill_choices(run, choice) for name, run in runs.items()}
-  run_all(runs)
-  compared = (runs[first]["method"], *config.get("variants", ()))
+  for name, run in runs.items():
+    show(f"\n{name}:")
+    options = {"show": show, "to_tensorboard": to_tensorboard}
+    show(experiment_run.run_experiment(run, folder / name, **options))
+  against = config.get("against") or (runs[first]["method"],)
   merged = merge_variants([folder / name for name in runs])
-  differences = pd.concat([compare_all(name, merged, folder / first) for name in compared])
-  return write_comparison(config, choice, compared, merged, differences, folder)
+  differences = pd.concat([compare_all(name, merged, folder / first) for name in against])
+  return write_comparison(config, choice, against, merged, differences, folder)
 
 
 def choose_variant(
@@ -138,39 +130,39 @@ def merge_variants(folders: list[Path]) -> dict[str, MergedVariant]:
   return merged
 
 
-def compare_all(method: str, merged: dict[str, MergedVariant], folder: Path) -> pd.DataFrame:
-  """`method` against every other variant; the test rows are those of the run in `folder`."""
+def compare_all(baseline: str, merged: dict[str, MergedVariant], folder: Path) -> pd.DataFrame:
+  """Every other variant against `baseline`; the test rows are those of the run in `folder`."""
   spec = saved_model.read_model(folder / "model").spec
   with np.load(folder / "predictions.npz") as file:
     split = Split({}, {}, file["recorded"], file["label"], file["id"])
     patterns, group = file["pattern"], file.get("group")
-  ours, frames = merged[method], []
-  for name, other in merged.items():
-    if name == method:
+  other, frames = merged[baseline], []
+  for name, ours in merged.items():
+    if name == baseline:
       continue
     common = [seed for seed in ours.seeds if seed in other.seeds]
     pair = (v.logits[[v.seeds.index(seed) for seed in common]] for v in (ours, other))
     lines = verdicts.compare_variants(spec.task, *pair, split, patterns, spec.names, group)
-    shared = {"method": method, "baseline": name, "seeds": len(common)}
+    shared = {"method": name, "baseline": baseline, "seeds": len(common)}
     frames.append(pd.concat([pd.DataFrame(shared, lines.index), lines], axis=1))
   return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def write_comparison(
-  config: dict, choice: dict, compared: tuple, merged: dict, differences: pd.DataFrame, folder: Path
+  config: dict, choice: dict, against: tuple, merged: dict, differences: pd.DataFrame, folder: Path
 ) -> str:
   """Writes the files of the comparison; returns the markdown.
 
-  A table of differences for each of the variants `compared`, then tables by pattern and test
-  protocol of the variants with the most seeds.
+  A table of all variants and how they differ from those in `against`, then tables by pattern and
+  test protocol of the variants with the most seeds.
   """
   first, one = next(iter(config["runs"].items()))
   results = pd.concat([variant.results for variant in merged.values()])
   metric = results.loc[results["pattern"].notna(), "metric"].iloc[0]
-  blocks = []
-  for method in compared:
-    others, best = rows_and_baseline(method, merged, compared, metric)
-    blocks.append(comparison.variant_table(method, others, best, results, differences, metric))
+  blocks = [f"## {config['title']}\n"]
+  if "command" in config:
+    blocks.append(f"```bash\n{config['command']}\n```\n")
+  blocks.append(comparison.variant_table(list(merged), against, results, differences, metric))
   rows = files.read_json(folder / first / "rows.json")
   blocks.append(conclusion.describe_rows(rows) + "\n")
   for name, text in choice.items():
@@ -178,11 +170,12 @@ def write_comparison(
     blocks.append(f"{name}: {text}, chosen on validation among {count} trials.\n")
   most = max(len(variant.seeds) for variant in merged.values())
   names = [name for name, variant in merged.items() if len(variant.seeds) == most]
+  blocks.append(f"{BY_PATTERN}\n")
   blocks.append(render.to_markdown(tables.pattern_table(results, metric, names)))
   tests = result_files.canonical_protocols(one["test_protocols"])
   if tests:
     blocks.append(render.to_markdown(tables.protocol_table(results, metric, names, tests)))
-  text = "\n".join([f"## {config['title']}\n", *blocks])
+  text = "\n".join(blocks)
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)
   made_by = files.read_json(folder / first / "config.json")
@@ -190,24 +183,3 @@ def write_comparison(
   run = html.Report(config["title"], made_by, results, **parts)
   files.write_text(folder / "report.html", html.render_page(run))
   return text
-
-
-def rows_and_baseline(
-  method: str, merged: dict[str, MergedVariant], compared: tuple[str, ...], metric: str
-) -> tuple[list[str], str | None]:
-  """The other rows of the table of `method`, and the baseline that was best on validation.
-
-  The first of `compared` stands beside all others; a variant beside its own settings and those
-  with as many seeds. The best baseline has as many seeds and is no setting of one `compared`.
-  """
-  base = lambda name: name.partition("(")[0]
-  others = [name for name in merged if name != method]
-  full = [name for name in merged if len(merged[name].seeds) >= len(merged[method].seeds)]
-  if method != compared[0]:
-    others = [name for name in others if name in full or base(name) == base(method)]
-  if not others:
-    return others, None
-  baselines = [name for name in full if base(name) not in map(base, compared)]
-  sign = metrics.metric_sign(metric)
-  valid = {name: sign * merged[name].valid_score for name in baselines or others}
-  return others, verdicts.best_baseline(method, valid, CONSTANT_VARIANT)

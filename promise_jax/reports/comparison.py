@@ -8,6 +8,11 @@ from promise_jax.evaluation import metrics
 from promise_jax.reports import formatting, tables
 from promise_jax.reports.formatting import show_cell, show_value
 
+SIGNS = {"better": "🟢", "worse": "🔴", "undecided": "⚪"}
+LEGEND = (
+  "🟢 better, 🔴 worse, ⚪ undecided (0 lies in the 95 % interval of the difference, which counts "
+  "the seeds that both have). Bold: best on validation."
+)
 STILL = 1e-3  # an upper level that moved less did not move
 
 
@@ -52,36 +57,40 @@ def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
 
 
 def variant_table(
-  method: str,
-  others: Sequence[str],
-  best: str | None,
+  names: Sequence[str],
+  against: Sequence[str],
   results: pd.DataFrame,
   comparison: pd.DataFrame,
   metric: str,
 ) -> str:
-  """A markdown row for `method` and each of `others`: its means, and how they differ.
+  """A markdown row a variant: its means, and how it differs from each one in `against`.
 
-  `best` is the baseline to mark as best on validation. `results` has the validation scores too.
+  `results` has the validation scores too; the best variant on validation is in bold.
   """
-  verdicts = {
-    line["baseline"]: line
-    for _, line in comparison.iterrows()
-    if (line["method"], line["rows"]) == (method, "incomplete")
-  }
+  rows = "incomplete" if (comparison["rows"] == "incomplete").any() else "all"
+  lines = comparison[comparison["rows"] == rows].set_index(["method", "baseline"])
+  best = best_on_validation(results)
   header = ["variant", "seeds", "validation", "incomplete", "full"]
-  header += [f"{method} minus it, incomplete", "verdict for " + method]
-  rows = [header, ["---"] * len(header)]
-  for name in (method, *others):
+  header += [f"minus {name}, {rows}" for name in against]
+  texts = [header, ["---"] * len(header)]
+  for name in names:
     own = results[results["method"] == name]
     table = tables.pattern_table(own, metric, [name])
-    cells, line = table.cells[name], verdicts.get(name)
-    row = [f"`{name}`" + " (best on validation)" * (name == best), str(own["seed"].nunique())]
+    cells = table.cells[name]
+    text = f"`{name}`" if name != best else f"**`{name}`**"
+    row = [text, str(own["seed"].nunique())]
     row.append(show_value(metric, own.loc[is_selected(own), "value"].mean()))
     for cell in (cells.get("mean, incomplete"), cells.iloc[table.num_plain - 1]):
       row.append(show_cell(metric, cell))
-    row += ["", ""] if line is None else [show_interval(line), line["verdict"]]
-    rows.append(row)
-  return formatting.markdown_rows(rows)
+    pairs = [(name, other) for other in against]
+    row += [show_verdict(lines.loc[pair]) if pair in lines.index else "" for pair in pairs]
+    texts.append(row)
+  return f"{formatting.markdown_rows(texts)}\n{LEGEND}\n"
+
+
+def show_verdict(line: pd.Series) -> str:
+  """The sign of a verdict, the difference and its interval, "🟢 +1.2 [+0.3, +2.1]"."""
+  return f"{SIGNS[line['verdict']]} {show_interval(line)}"
 
 
 def metric_lines(lines: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:

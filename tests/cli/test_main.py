@@ -35,7 +35,7 @@ REFUSED = [
   ("train", "--config is missing, for instance --config robult"),
   ("train --config nowhere.py", "there is no config 'nowhere.py'; known are distil, "),
   ("train --config empty.py", "empty.py is no config: it has no function get_config"),
-  ("train --config results/robult", "has no method; one with runs is for `promise-jax compare`"),
+  ("train --config results/methods", "has no method; one with runs is for `promise-jax compare`"),
   ("compare --config robult", "has no runs; one with a method is for `promise-jax train`"),
   ("train --config robult:stepz=3", "'stepz' is unknown, known are"),
   ("train --config robult:steps=3", "'steps' is unknown, write --config.train.steps=3"),
@@ -149,14 +149,14 @@ def test_lists_name_everything_with_a_line_each(capsys):
   assert names["protocols"] == set(missing.PROTOCOLS)
   assert {"mfeat", "emoji", "watch", "synthetic"} <= names["datasets"]
   assert {"accuracy", "macro_f1", "mae"} <= names["metrics"]
-  assert {"robult", "results/robult"} <= names["configs"]
+  assert {"robult", "results/methods"} <= names["configs"]
   assert {"--config.train.optim.lr", "--config.data.fold"} <= names["settings"]
 
 
 def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  path = ROOT / "configs" / "results" / "robult.py"
-  for name in ("results/robult", "configs/results/robult.py", str(path)):
+  path = ROOT / "configs" / "results" / "methods.py"
+  for name in ("results/methods", "configs/results/methods.py", str(path)):
     assert configs.find_config(name).resolve() == path
   Path("robult.py").write_text((ROOT / "configs" / "fusion.py").read_text())
   config, name = configs.load_config("robult.py", [], "robult")

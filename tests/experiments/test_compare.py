@@ -102,13 +102,13 @@ def test_a_difference_is_that_of_plain_accuracies_on_common_seeds(finished):
   merged, lines = merged_of(folder), comparison_of(folder)
   with np.load(folder / "headline" / "predictions.npz") as file:
     label, incomplete = file["label"], ~file["pattern"].all(axis=1)
-  assert {x["baseline"] for x in lines} == set(merged) - {"fusion"}
+  assert {x["method"] for x in lines} == set(merged) - {"fusion"}
   for line in (x for x in lines if x["rows"] == "incomplete"):
-    baseline = merged[line["baseline"]]
-    common = len(baseline.seeds)
+    variant = merged[line["method"]]
+    common = len(variant.seeds)
     means = [
       (v.logits[:common, incomplete].argmax(-1) == label).mean()
-      for v in (merged["fusion"], baseline)
+      for v in (variant, merged["fusion"])
     ]
     assert line["seeds"] == common
     assert line["difference"] == pytest.approx(means[0] - means[1], abs=1e-6)
@@ -120,7 +120,7 @@ def test_the_report_names_every_variant_and_counts_the_rows(finished):
   assert text == (folder / "comparison.md").read_text()
   for name in merged_of(folder):
     assert f"`{name}`" in text
-  assert text.count("best on validation") == 1
+  assert text.count("**`") == 1  # the best on validation
   assert (
     "Train has 48 rows, 24 of them labelled (mean over seeds); validation has 20 rows, "
     "all labelled; test has 20 rows.\n"
@@ -152,7 +152,7 @@ def test_groups_in_the_predictions_are_drawn_whole(tmp_path):
 
   def differences(**more):
     files.write_npz(tmp_path / "predictions.npz", arrays | more)
-    return compare.compare_all("a", merged, tmp_path).set_index("rows")
+    return compare.compare_all("b", merged, tmp_path).set_index("rows")
 
   without, alone, together = (
     differences(),
@@ -174,37 +174,24 @@ def test_a_finished_comparison_trains_nothing(finished, monkeypatch):
   assert quietly(config(), folder) == text
 
 
-def test_a_variant_can_be_compared_as_the_method_is(finished, tmp_path):
+def test_variants_can_be_compared_with_several(finished, tmp_path):
   folder, _, _ = finished
-  copy, variant = tmp_path / "copy", "fusion(fill=token)"
+  copy, other = tmp_path / "copy", "fusion(fill=token)"
   shutil.copytree(folder, copy)
-  text = quietly(config() | {"variants": (variant,)}, copy)
-  assert f"| {variant} minus it, incomplete |" in text.replace("`", "")
+  text = quietly(config() | {"against": ("fusion", other), "command": "make it"}, copy)
+  assert f"| minus fusion, incomplete | minus {other}, incomplete |" in text
+  assert "```bash\nmake it\n```" in text
   lines = comparison_of(copy)
-  assert [x for x in lines if x["method"] == "fusion"] == comparison_of(folder)
+  assert [x for x in lines if x["baseline"] == "fusion"] == comparison_of(folder)
   pairs = {(x["method"], x["baseline"]): x["difference"] for x in lines if x["rows"] == "all"}
-  assert pairs["fusion", variant] == pytest.approx(-pairs[variant, "fusion"], abs=1e-6)
-
-
-def test_runs_start_from_one_that_is_run_before(finished, tmp_path):
-  """The one before is finished already; it is not a line of the table."""
-  folder, _, _ = finished
-  shutil.copytree(folder / "headline", tmp_path / "backbone")
-  before = json.loads((folder / "headline" / "config.json").read_text())["config"]
-  main = tiny_runs.get_config("seeds=2,baselines=none").to_dict() | {"init_from": "backbone"}
-  given = {"trials": {}, "before": {"backbone": before}, "runs": {"main": main}}
-  text = quietly(config() | given, tmp_path)
-  assert "majority" not in text
-  note = json.loads((tmp_path / "main" / "init.json").read_text())["fusion"]
-  assert note["folder"] == str(tmp_path / "backbone")
-  assert len(note["loaded"]) > 3 and note["random"] == {}
+  assert pairs["fusion", other] == pytest.approx(-pairs[other, "fusion"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
   ("change", "sentence"),
   [
     (lambda c: c.update(runs={}), "runs is empty"),
-    (lambda c: c.update(variants=("distil",)), "variants is 'distil', known are"),
+    (lambda c: c.update(against=("distil",)), "against is 'distil', known are"),
     (lambda c: c["trials"].update(more=("distil",)), "equally many"),
     (lambda c: c["runs"]["others"].update(label_rate=0.1), "share label_rate"),
     (lambda c: c["runs"]["others"].update(test_protocols=()), "share test_protocols"),

@@ -1,48 +1,36 @@
-"""The comparisons of the results: two runs of one base."""
+"""The comparisons of the results: every method under the same conditions."""
 
 import runpy
 from pathlib import Path
 
 import pytest
 
-import tiny_runs
 from promise_jax.experiments import compare_config
 from promise_jax.experiments import config as experiment_config
 
-
-def test_the_main_variants_have_20_seeds_and_the_others_5():
-  base = tiny_runs.get_config("label_rate=0.25")
-  before = base.to_dict()
-  fixed = {"title": "T", "headline": ("majority", "{a}"), "others": ("distil", "b")}
-  found = compare_config.make_two_runs("label_rate=0.25", base, **fixed).to_dict()
-  assert found == {
-    "title": "T",
-    "trials": {},
-    "trial_seeds": 5,
-    "runs": {
-      "headline": before | {"seeds": 20, "baselines": ("majority", "{a}")},
-      "others": before | {"seeds": 5, "method": "distil", "baselines": ("b",)},
-    },
-  }
-  more = {"trials": {"a": ("fusion", "distil")}, "variants": ("distil",)}
-  assert compare_config.make_two_runs("", base, **fixed, **more).to_dict() == found | more
-  assert base.to_dict() == before
-  for field in ("seeds", "baselines"):
-    with pytest.raises(ValueError, match=f"{field} is fixed"):
-      compare_config.make_two_runs(f"fold=1,{field}=3", base, **fixed)
+CONFIGS = Path(__file__).parents[2] / "configs" / "results"
 
 
-@pytest.mark.parametrize("name", ["redcore", "robult"])
-@pytest.mark.parametrize("arguments", ["", "dataset=watch", "dataset=emoji,label_rate=0.5"])
-def test_the_comparisons_of_the_results_fit(name, arguments):
-  path = Path(__file__).parents[2] / "configs" / "results" / f"{name}.py"
-  given = runpy.run_path(str(path))["get_config"](arguments).to_dict()
+@pytest.mark.parametrize(
+  ("arguments", "seeds"),
+  [
+    ("", [20, 5]),
+    ("dataset=watch", [20, 5]),
+    ("dataset=emoji,label_rate=0.5", [5]),
+    ("dataset=some/mosi.npz,label_rate=1,train_protocol=exact(0.2..0.8)", [5]),
+  ],
+)
+def test_the_comparisons_of_the_results_fit(arguments, seeds):
+  given = runpy.run_path(str(CONFIGS / "methods.py"))["get_config"](arguments).to_dict()
   compare_config.check_comparison(given)
-  headline, others = given["runs"].values()
-  for one in (headline, others):
-    plain = experiment_config.default_config(name, one["dataset"], one["label_rate"]).to_dict()
-    fields = ("seeds", "method", "baselines", "train_protocol")
-    assert one == plain | {field: one[field] for field in fields}
-  assert (headline["seeds"], others["seeds"]) == (20, 5) and headline["method"] == name
-  names = [{one["method"], *one["baselines"]} for one in (headline, others)]
-  assert not names[0] & names[1]
+  runs = list(given["runs"].values())
+  assert [one["seeds"] for one in runs] == seeds
+  assert runs[0]["method"] == given["against"][0] == "distil"
+  names = [name for one in runs for name in (one["method"], *one["baselines"])]
+  assert len(set(names)) == len(names)
+  # Equal conditions: the runs differ from the defaults in what the prompts read of a sequence.
+  for one in runs:
+    plain = experiment_config.default_config("fusion", one["dataset"], one["label_rate"]).to_dict()
+    own = {"seeds", "method", "baselines", "train_protocol"}
+    changed = {field for field in plain if plain[field] != one[field]} - own
+    assert changed == {"mplmm", "promma"}

@@ -94,7 +94,7 @@ def test_without_the_flag_there_are_no_curves(tmp_path):
   ("command", "sentence"),
   [
     (f"train --config {TINY} --log=tensorboard", 'pip install "promise-jax[track]"'),
-    ("compare --config results/robult --log=tensorboard", 'pip install "promise-jax[track]"'),
+    ("compare --config results/methods --log=tensorboard", 'pip install "promise-jax[track]"'),
     (f"train --config {TINY} --log=wandb", "invalid choice: 'wandb'"),
   ],
 )
