@@ -43,7 +43,7 @@ def describe_level(results: pd.DataFrame, best: str) -> str:
   text = f"{metric} on test {level(cells.iloc[table.num_plain - 1])} with every modality"
   if "mean, incomplete" in cells:
     text += f", {level(cells['mean, incomplete'])} {WHERE['incomplete']}"
-  return f"{'Best on validation: ' if has_others else ''}{best} ({text})."
+  return f"Use {best}, the best on validation ({text})." if has_others else f"{best} ({text})."
 
 
 def describe_loss(lines: pd.DataFrame) -> list[str]:

@@ -29,7 +29,7 @@ def test_a_run_is_summed_up():
   worth += [contribution("text", -0.9, -0.9, -0.9, variant="robult")]
   frames = frame(PATTERNS, SCORES), pd.DataFrame(compared), pd.DataFrame(worth)
   assert conclusion.describe_run(*frames) == [
-    "Best on validation: fusion (accuracy on test 90.0 % with every modality, 45.0 % where "
+    "Use fusion, the best on validation (accuracy on test 90.0 % with every modality, 45.0 % where "
     "modalities are missing).",
     "Without audio it loses 6.1 points [4.0, 8.2], more than without any other (on the 9 complete "
     "test rows).",
