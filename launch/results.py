@@ -19,8 +19,6 @@ import pandas as pd
 
 from promise_jax import files
 from promise_jax.experiments import compare
-from promise_jax.methods import METHODS
-from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.reports import comparison, formatting, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,8 +73,9 @@ def write_section(one: Comparison) -> str:
 
 def write_summary(found: Sequence[Comparison], baseline: str) -> str:
   """A table of how every variant differs from `baseline`, a column a comparison."""
-  seeds = pd.concat([one.results for one in found]).groupby("method")["seed"].nunique()
-  names = [n for n in (*METHODS, CONSTANT_VARIANT) if n in seeds and n != baseline]
+  results = pd.concat([one.results for one in found])
+  seeds = results.groupby("method", sort=False)["seed"].nunique()
+  names = [name for name in seeds.index if name != baseline]
   first = [f"minus `{baseline}` (seeds)", f"`{baseline}`, accuracy in %"]
   first += [f"`{name}` ({seeds[name]})" for name in names]
   columns = [

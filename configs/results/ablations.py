@@ -19,7 +19,7 @@ ABLATIONS = {
     "robult(reconstruction_weight=0.0)",
     "robult(detach_shared=false)",
   ),
-  "redcore": ("redcore(detach_target=false)", "redcore(upper=none)"),
+  "redcore": ("redcore(detach_latents=false)", "redcore(upper=none)"),
   "promise": ("promise(fncl_weight=0,cccl_weight=0)", "promise(generate=zeros)"),
   "promma": ("promma(gate=off)", "mplmm", "mplmm(tune=0)"),
 }

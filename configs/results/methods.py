@@ -17,7 +17,8 @@ from promise_jax.experiments import config as experiment_config
 
 LOWEST = {"watch": 0.1, "mosi": 0.2}  # one recording an exercise; 0.05 elsewhere
 MAIN = ("majority", "fusion", "share", "robult")
-OTHERS = ("prototypes", "redcore", "promise", "mplmm", "promma")
+# The last one is the host of the two before it, without prompts.
+OTHERS = ("prototypes", "redcore", "promise", "mplmm", "promma", "mplmm(pretrain=1,tune=0)")
 
 
 def get_config(arguments: str = ""):
@@ -25,7 +26,6 @@ def get_config(arguments: str = ""):
   name = Path(given.get("dataset", "mfeat")).stem
   lowest = LOWEST.get(name, 0.05)
   base = experiment_config.default_config("distil", given.get("dataset", "mfeat"), lowest)
-  base.mplmm.max_steps = base.promma.max_steps = 20
   base = experiment_config.apply_arguments(base, arguments)
   one = base.to_dict() | {"seeds": 5, "baselines": MAIN}
   if base.train_protocol != "none" or base.label_rate == 1:
@@ -36,6 +36,8 @@ def get_config(arguments: str = ""):
   else:
     runs = {"main": one}
   title = f"{name}, {100 * base.label_rate:g} % of the labels"
+  if base.data.encoders:
+    title += ", frozen encoders"
   if base.train_protocol != "none":
     title += f", training with {base.train_protocol}"
   config = {"title": title, "trials": {}, "trial_seeds": 5, "runs": runs}

@@ -28,9 +28,15 @@ def test_the_comparisons_of_the_results_fit(arguments, seeds):
   assert runs[0]["method"] == given["against"][0] == "distil"
   names = [name for one in runs for name in (one["method"], *one["baselines"])]
   assert len(set(names)) == len(names)
-  # Equal conditions: the runs differ from the defaults in what the prompts read of a sequence.
+  # Equal conditions: nothing but the fields above differs from the defaults.
   for one in runs:
     plain = experiment_config.default_config("fusion", one["dataset"], one["label_rate"]).to_dict()
     own = {"seeds", "method", "baselines", "train_protocol"}
-    changed = {field for field in plain if plain[field] != one[field]} - own
-    assert changed == {"mplmm", "promma"}
+    assert {field for field in plain if plain[field] != one[field]} <= own
+
+
+@pytest.mark.parametrize("method", ["robult", "redcore", "promise", "promma"])
+def test_the_ablations_fit(method):
+  given = runpy.run_path(str(CONFIGS / "ablations.py"))["get_config"](f"method={method}").to_dict()
+  compare_config.check_comparison(given)
+  assert given["runs"]["all"]["method"] == method
