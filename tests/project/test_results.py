@@ -27,13 +27,13 @@ def folder(tmp_path_factory):
 def test_tables_stand_between_the_marks(folder, tmp_path):
   begin, end = SCRIPT["BEGIN"], SCRIPT["END"]
   (tmp_path / "RESULTS.md").write_text(
-    f"# R\n\nBefore.\n\n{begin}\nold\n{end}\n\nAfter.\n", "utf-8"
+    f"# R\n\nBefore.\n\n{begin}\nstale\n{end}\n\nAfter.\n", "utf-8"
   )
   for _ in range(2):  # the second time over the first
     SCRIPT["main"]([str(folder), "--root", str(tmp_path)])
   text = (tmp_path / "RESULTS.md").read_text("utf-8")
   assert text.startswith(f"# R\n\nBefore.\n\n{begin}\n\n### Lowest label rate")
-  assert text.endswith(f"\n\n{end}\n\nAfter.\n") and "old" not in text
+  assert text.endswith(f"\n\n{end}\n\nAfter.\n") and "stale" not in text
   lines = json.loads((folder / "one" / "comparison.json").read_text())
   difference = {
     x["baseline"]: 100 * x["difference"]
