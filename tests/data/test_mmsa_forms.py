@@ -178,3 +178,20 @@ def test_a_split_is_read_twice_with_the_same_labels(save):
   source = mmsa.read_mmsa(save(files))
   first, again = source.rows("train"), source.rows("train")
   assert first.label.tolist() == again.label.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("layout", ["unaligned", "mult"])
+def test_rows_without_a_label_train_and_never_validate(save, layout):
+  files, _ = make(layout)
+  target = "labels" if layout == "mult" else "regression_labels"
+  expected = {split: dict(fields) for split, fields in files.items()}
+  expected["valid"] = {name: np.delete(x, 1, axis=0) for name, x in files["valid"].items()}
+  clean = data.load(save(expected, "clean.pkl"))
+  for split, row in (("train", 2), ("valid", 1)):
+    files[split][target] = files[split][target].copy()
+    files[split][target][row] = np.nan
+  found = data.load(save(files))
+  assert found.labelled.tolist() == [i != 2 for i in range(SIZES["train"])]
+  clean.split("train").label[2] = 0
+  check_equal(found, clean, ("text", "audio", "vision"))
+  assert "own.pkl: 1 rows without a label train as unlabelled rows." in found.notes

@@ -8,8 +8,6 @@ from sentiment_files import make
 
 from promise_jax import data
 
-NAN = np.nan
-
 
 @pytest.fixture
 def save(tmp_path):
@@ -89,7 +87,7 @@ BAD = [
   (change(*LENGTH, [[1, 2]] * 6), r"audio_lengths is int64 of shape \(6, 2"),
   (change("train", "text_bert", lambda b: b[1:]), "train, text_bert has 5 rows, but there"),
   (change("train", "text_bert", put((2, 1, 0), 7)), "text_bert, row 2: found .*, expected: "),
-  (change(*LABEL, put(3, NAN)), "regression_labels, row 3: found nan"),
+  (change(*LABEL, put(3, np.inf)), "regression_labels, row 3: found inf"),
   (change(*LABEL, put(3, 3.5)), "labels lie in .* to 3.5, expected a"),
   (change(*LABEL, np.ones((6, 7))), r"valid, .* has rows of shape \(\), those of train have \(7,"),
   (change(*LABEL, ["Good"] * 6), "regression_labels is <U4 of shape"),

@@ -19,6 +19,8 @@ for all and no lengths, a step is the same word in every modality, so padding is
 zero, or masked, in all three (ours). Valid steps are moved to the start; a row without any, or of
 zeros alone, is absent.
 
+Where the label is NaN there is none: in train the row is unlabelled, elsewhere it is left out.
+
 The id of a row is the rank of its clip's name in the file (ours), so the aligned and the
 unaligned file of the same clips get the same masks. Clips named video$_$clip form a group
 by video, unless a video is in two splits.
@@ -66,7 +68,7 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
   with data_source.name_file_in_errors(path, "a pickle file"):
     parts, target = read_parts(path, given)
     modalities = tuple(describe_modality(m, parts, options, guesses) for m in parts["train"].values)
-    label = {split: part.label for split, part in parts.items()}
+    label = {split: part.label[part.labelled] for split, part in parts.items()}
     known = np.concatenate([label["train"], label["valid"]])  # nothing may depend on test labels
     if not kind:
       kind, guess = mmsa_labels.guess_task(known, parts["train"].is_pairs, options.scale)
@@ -82,6 +84,8 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
   notes = [note] if note else []
   notes += [f"there is no {m}" for m in MODALITIES if m not in parts["train"].values]
   notes += ["text is the raw_text"] if modalities[0].kind == "tokens" else []
+  if unlabelled := int(np.sum(~parts["train"].labelled)):
+    notes.append(f"{unlabelled} rows without a label train as unlabelled rows")
 
   def rows(split: str) -> data_source.Rows:
     if split not in parts:
@@ -92,7 +96,8 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     label = mmsa_labels.encode_label(part.label, task)
     texts = {m: x.tolist() for m, x in part.values.items() if x.dtype.kind == "U"}
     known = recorded, label, ids[split], groups[split]
-    return data_source.Rows(inputs, length, *known, texts=texts)
+    labelled = None if part.labelled.all() else part.labelled
+    return data_source.Rows(inputs, length, *known, labelled=labelled, texts=texts)
 
   return data_source.Source(
     name=path.stem,

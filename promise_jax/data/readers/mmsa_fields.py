@@ -29,6 +29,14 @@ class Part(NamedTuple):
   label: np.ndarray  # f32[N] or f32[N, C]
   is_pairs: bool  # the labels are [N, C, 2] in the file
   names: list[str] | None  # of the clips
+  labelled: np.ndarray  # bool[N]; elsewhere the label is 0, in the file NaN. Only train has such
+
+  def keep_labelled(self) -> "Part":
+    """The rows that have a label."""
+    take = lambda x: x[self.labelled]
+    names = self.names and [n for n, known in zip(self.names, self.labelled, strict=True) if known]
+    values, length = ({m: take(x) for m, x in d.items()} for d in (self.values, self.length))
+    return Part(values, length, take(self.label), self.is_pairs, names, take(self.labelled))
 
 
 def read_parts(path: pathlib.Path, kind: str) -> tuple[dict[str, Part], str]:
@@ -69,7 +77,11 @@ def read_part(split: str, fields: dict, modalities: list[str], is_raw: bool, tar
   names = {m: "raw_text" if m == "text" and is_raw else m for m in modalities}
   read_dict(split, fields, (*names.values(), target))
   place = f"{split}, {target}"
-  label, is_pairs = mmsa_labels.shape_label(place, read_array(place, fields[target], "label"))
+  found = read_array(place, fields[target], "label")
+  labelled = ~np.isnan(found).all(axis=tuple(range(1, found.ndim)))
+  known, is_pairs = mmsa_labels.shape_label(place, found[labelled])
+  label = np.zeros((len(found), *known.shape[1:]), np.float32)
+  label[labelled] = known
   values, length = {}, {}
   for m, name in names.items():
     form = "raw_text" if name == "raw_text" else "modality"
@@ -79,7 +91,8 @@ def read_part(split: str, fields: dict, modalities: list[str], is_raw: bool, tar
     elif values[m].ndim == 3:
       steps = read_length(split, m, fields, values[m].shape[:2])
       length |= {} if steps is None else {m: steps}
-  return Part(values, length, label, is_pairs, read_names(split, fields, len(label)))
+  part = Part(values, length, label, is_pairs, read_names(split, fields, len(label)), labelled)
+  return part if split == "train" else part.keep_labelled()
 
 
 def read_dict(place: str, fields: Any, expected: tuple[str, ...]) -> dict:
