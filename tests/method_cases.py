@@ -16,8 +16,8 @@ from promise_jax.types import PyTree, Spec
 
 SMALL = {"hidden": 8, "head_hidden": 8}
 ROBULT = SMALL | {"shared": 4}
-ONE_ENCODER = {"own_encoders": False}
-GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "supervised_patterns": "all"}
+OWN_ENCODERS = {"own_encoders": True}
+GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "combine": "mean"}
 STILL = {"dropout": False}
 REDCORE = SMALL | {"imputer_hidden": 8, "num_autoencoders": 2, "num_subsets": 1}
 TINY = {"encoder": "transformer", "num_blocks": 1}
@@ -59,7 +59,7 @@ CASES = {
   "robult": Case("robult", ROBULT),
   "robult-sign": Case("robult", ROBULT, "regression", PAIR),
   "robult-gaussian": Case("robult", ROBULT | GAUSSIAN, "regression", PAIR),
-  "robult-kinds": Case("robult", ROBULT | ONE_ENCODER, "multilabel", example_batches.KINDS),
+  "robult-kinds": Case("robult", ROBULT | OWN_ENCODERS, "multilabel", example_batches.KINDS),
   "redcore": Case("redcore", REDCORE),
   "redcore-regression": Case(
     "redcore", REDCORE | {"vib": False, "num_subsets": 1}, "regression", PAIR

@@ -23,7 +23,7 @@ VALUES = {
   "distil": SMALL,
   "prototypes": SMALL,
   "share": SMALL,
-  "robult": SMALL | {"shared": 2, "own_encoders": False},
+  "robult": SMALL | {"shared": 2},
   "redcore": SMALL | {"imputer_hidden": 4, "num_autoencoders": 2},
   "promma": TINY,
   "mplmm": TINY,

@@ -25,69 +25,80 @@ class Twin(nn.Module):
     super().__init__()
     c, modalities, self.config = config, spec.modalities, config
     self.encoders = ModalityEncoders(modalities, c.hidden)
-    self.fused_encoders = ModalityEncoders(modalities, c.hidden)
+    if c.own_encoders:
+      self.fused_encoders = ModalityEncoders(modalities, c.hidden)
     self.fuse = Mlp(len(modalities) * c.hidden, c.hidden, c.hidden)
-    self.shared_head = Mlp(c.hidden, c.hidden, c.shared)
-    self.private_heads = nn.ModuleList(Mlp(c.hidden, c.hidden, c.private) for _ in modalities)
-    both = c.shared + c.private
-    self.decoders = nn.ModuleList(Mlp(both, c.hidden, c.hidden) for _ in modalities)
-    wide = c.shared + len(modalities) * c.private
-    self.classifier = Mlp(wide, c.head_hidden, spec.task.outputs)
-    count = len(modalities)
-    patterns = torch.cat([torch.ones(1, count), torch.eye(count)]) > 0
-    self.register_buffer("patterns", patterns)  # the full one and the single ones
+    self.project_shared = Mlp(c.hidden, c.hidden, c.shared)
+    private = c.hidden, c.hidden - c.shared
+    self.project_private = nn.ModuleList(Mlp(c.hidden, *private) for _ in modalities)
+    self.decoders = nn.ModuleList(Mlp(c.hidden, c.hidden, c.hidden) for _ in modalities)
+    self.head = Mlp(c.hidden, c.head_hidden, spec.task.outputs)
 
   def encode(self, batch):
-    """H_i, Z_i, U_i f[B, M, .], 0 where a row lacks the modality, and S f[B, D]."""
+    """H_i, Z_i, U_i f[B, M, .], 0 where a row lacks the modality, and H_0 f[B, H]."""
     latent = self.encoders(batch)
-    shared = normalise(self.shared_head(latent))
-    pairs = zip(self.private_heads, latent.unbind(1), strict=True)
-    private = torch.stack([head(x) for head, x in pairs], 1)
+    pairs = zip(self.project_private, latent.unbind(1), strict=True)
+    private = torch.stack([project(x) for project, x in pairs], 1)
     present = batch.present[..., None]
-    fused = self.fuse(self.fused_encoders(batch).flatten(1))
-    fused = normalise(self.shared_head(fused))
-    return latent * present, shared * present, private * present, fused
+    shared, private = self.project_shared(latent) * present, private * present
+    to_fuse = self.fused_encoders(batch) if self.config.own_encoders else latent * present
+    return latent * present, shared, private, self.fuse(to_fuse.flatten(1))
 
-  def classify(self, shared, private, fused, visible):
-    """Logits f[P, B, C] where rows show the modalities `visible` bool[P, B, M]."""
-    mask = visible[..., None]
-    mean = (shared * mask).sum(2) / visible.sum(2, keepdim=True).clamp(min=1)
-    code = torch.where(visible.all(2, keepdim=True), fused, normalise(mean))
-    private = (normalise(private) * mask).flatten(2)
-    return self.classifier(torch.cat([code, private], -1))
+  def classify(self, shared, private, fused):
+    """Logits f[B, M, C] of the branches, and f[B, C] of all modalities."""
+    return self.head(torch.cat([private, shared], -1)), self.head(fused)
 
   def predict(self, batch):
     """Logits f[B, C]."""
     _, shared, private, fused = self.encode(batch)
-    return self.classify(shared, private, fused, batch.present[None])[0]
+    return combine(*self.classify(shared, private, fused), batch.present)
 
   def loss(self, batch, bank, progress, draws):
     """The loss, and the bank with the labelled rows of this batch in it."""
     c, present, labelled = self.config, batch.present, batch.labelled
     label, complete = torch.where(labelled, batch.label, 0).long(), present.all(1)
     latent, shared, private, fused = self.encode(batch)
-    visible = self.patterns[:, None] & present
-    logits = self.classify(shared, private, fused, visible)
-    total = supervised_term(logits, label, visible.any(-1) & labelled)
+    branches, full = self.classify(shared, private, fused)
+    row = combine(branches, full, present)
+    logits = torch.cat([row[None], branches.transpose(0, 1)])
+    visible = torch.cat([present.any(1)[None], present.T])
+    total = supervised_term(logits, label, visible & labelled)
     rebuilt = self.decode(shared, private)
     total = total + c.reconstruction_weight * reconstruction_term(rebuilt, latent, present)
-    fused = fused.detach()
+    ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
+    teach = teach_error(branches, row)
+    rows = complete[:, None].expand_as(teach)
+    total = total + c.teach_weight * ramp * layers.masked_mean(teach, rows)
+    teacher, shared = normalise(self.project_shared(fused)).detach(), normalise(shared)
     with torch.no_grad():
-      ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
       member = F.one_hot(label, bank["member"].shape[1]).float()
-      closeness = bank_proximity(fused, bank, complete)
-      guess = F.one_hot(logits[0].argmax(1), member.shape[1]).float() * closeness
+      closeness = bank_proximity(teacher, bank, complete)
+      guess = F.one_hot(row.argmax(1), member.shape[1]).float() * closeness
       weights = pair_weights(torch.where(labelled[:, None], member, guess), batch, ramp)
-      bank = update_bank(bank, batch.bank_index, fused, member, labelled & complete)
-    error = contrast(fused, shared, weights, complete, c.temperature)
+      bank = update_bank(bank, batch.bank_index, teacher, member, labelled & complete)
+    error = contrast(teacher, shared, weights, complete, c.temperature)
     rows = complete.expand_as(error)
     total = total + c.labelled_weight * layers.masked_mean(error, rows & labelled)
     return total + c.unlabelled_weight * layers.masked_mean(error, rows & ~labelled), bank
 
   def decode(self, shared, private):
     """H_i from (Z_i, U_i)."""
-    both = torch.cat([shared.detach(), private], -1).unbind(1)
+    both = torch.cat([private, shared.detach()], -1).unbind(1)
     return torch.stack([q(x) for q, x in zip(self.decoders, both, strict=True)], 1)
+
+
+def combine(branches, full, present):
+  """Logits f[B, C] of rows: `full` of complete ones, else the mean of what is present, of all
+  branches where nothing is."""
+  weight = (present | ~present.any(1, keepdim=True)).float()
+  mean = (branches * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+  return torch.where(present.all(1, keepdim=True), full, mean)
+
+
+def teach_error(branches, teacher):
+  """The divergence f[B, M] of the branches from the teacher, which gets no gradient."""
+  target = F.log_softmax(teacher.detach(), -1)[:, None]
+  return (target.exp() * (target - F.log_softmax(branches, -1))).sum(-1)
 
 
 def supervised_term(logits, label, mask):

@@ -15,7 +15,7 @@ _MULT = "steps>max_steps signal>signal_prompts types>type_prompts"
 _RENAMED = {  # where only the name of a setting changed
   "fusion": "absent>fill",
   "robult": "stop_s>detach_shared tau>temperature lb>labelled_weight ulb>unlabelled_weight "
-  "rec>reconstruction_weight sup>supervised_patterns bank>bank_size",
+  "rec>reconstruction_weight bank>bank_size",
   "redcore": "imputer>imputer_hidden links>num_autoencoders blocks>num_blocks kl>kl_weight "
   "impute>imputation_weight unimodal>unimodal_weight subsets>num_subsets step>beta_step "
   "growth>beta_growth every>beta_every upper_lr>hypergradient_lr upper_from>hypergradient_from",

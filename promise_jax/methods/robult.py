@@ -7,7 +7,7 @@ what it shares with the others, g_i what modality i alone says, and one head c p
   H_0 = f_0(x_1 .. x_M),  S = g_0(H_0)                       all modalities
   H_i = f_i(x_i),  Z_i = g_0(H_i),  U_i = g_i(H_i)            one modality
   logits(A) = c(H_0) if A is complete, c([U_i; Z_i]) if A is {i},
-              else the branches of A combined (`nn.branches`)
+              else the mean of the branches of A, by confidence (`nn.branches`)
 
   L = L_sup + labelled_weight L_lb + unlabelled_weight L_ulb + reconstruction_weight L_rec
       + teach_weight L_teach
@@ -15,8 +15,8 @@ what it shares with the others, g_i what modality i alone says, and one head c p
 L_sup supervises c(H_0) and every c([U_i; Z_i]) on labelled rows. L_lb and L_ulb contrast S with
 every Z_i, as unit vectors, for labelled and for unlabelled anchors (`losses.soft_pu`). L_rec
 rebuilds H_i from (Z_i, U_i). L_teach is the divergence of every branch from c(H_0), the teacher,
-which gets no gradient from it. S and g_0, g_i take no part where a row is complete. A row that
-lacks a modality, on record or by a mask, has no H_0: it enters L_sup and L_rec by its branches.
+which gets no gradient from it. S takes part in no prediction. A row that lacks a modality, on
+record or by a mask, has no H_0: its branches enter L_sup and L_rec.
 
 Source: "Robult: Leveraging Redundancy and Modality-Specific Features for Robust
 Multimodal Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the
@@ -30,14 +30,12 @@ more modalities of many predict, and L_teach, is ours: results are "Robult-style
 """
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from promise_jax import missing, types
+from promise_jax import types
 from promise_jax.checks import check_at_least, check_fields
 from promise_jax.losses import contrastive, reconstruction, soft_pu, supervised
 from promise_jax.method import Method, Stage, StepInfo
@@ -54,17 +52,15 @@ class RobultConfig:
   hidden: int = 64  # size of H_i and H_0
   shared: int = 32  # size of Z_i and S; U_i has the rest of `hidden`
   head_hidden: int = 64  # hidden layer of c
-  own_encoders: bool = True  # False: f_0 reads the codes H_i
-  combine: CombineKind = "logits"  # how branches of an incomplete row are combined
-  decoder: Literal["mlp", "identity"] = "mlp"  # identity: [U_i; Z_i] itself shall be H_i
+  own_encoders: bool = False  # True: f_0 has encoders of its own; False: it reads all H_i
+  combine: CombineKind = "confidence"  # how the branches of an incomplete row are weighted
   contrast: soft_pu.ContrastKind = "softpu"  # see `soft_pu.contrast_weights`
   detach_shared: bool = True  # False: the contrast trains S, too
   temperature: float = 0.2  # of the contrast
   labelled_weight: float = 1.0  # of L_lb
   unlabelled_weight: float = 1.0  # of L_ulb
   reconstruction_weight: float = 1.0  # of L_rec
-  teach_weight: float = 0.0  # of L_teach
-  supervised_patterns: Literal["singles", "all"] = "singles"  # singles has the complete row, too
+  teach_weight: float = 1.0  # of L_teach
   ramp_start: float = 0.1  # until this fraction of training, guesses and the teacher do not count
   ramp_end: float = 0.3  # from this fraction on, they count in full
   regression: soft_pu.RegressionKind = "sign"  # when two regression labels count as one class
@@ -83,21 +79,16 @@ class RobultConfig:
       )
 
 
-def make_supervised_masks(kind: str, num_modalities: int) -> np.ndarray:
-  """The subsets of L_sup as masks bool[P, M], the full one first."""
-  if kind == "all" or num_modalities == 1:
-    return np.array(missing.all_patterns(num_modalities)[::-1])
-  return np.concatenate([np.ones((1, num_modalities), bool), np.eye(num_modalities, dtype=bool)])
-
-
 def supervised_term(
-  logits: Float[Array, "P B C"], batch: Batch, visible: Bool[Array, "P B M"], task: Task
+  branch_logits: Float[Array, "B M C"], full_logits: Float[Array, "B C"], batch: Batch, task: Task
 ) -> Average:
-  """L_sup: the mean over subsets A of the mean loss of labelled rows with a modality of A."""
-  error = jax.vmap(lambda x: supervised.task_loss(x, batch.label, task))(logits)
-  where = jnp.any(visible, axis=-1) & batch.labelled[None]
-  by_pattern = jax.vmap(Average.of)(error, where)
-  return Average.of(by_pattern.value, by_pattern.count > 0)
+  """L_sup: the mean over c(H_0) and the branches of the mean loss of labelled rows that have it."""
+  logits = jnp.concatenate([full_logits[:, None], branch_logits], axis=1)
+  complete = jnp.all(batch.present, axis=1, keepdims=True)
+  where = jnp.concatenate([complete, batch.present], axis=1) & batch.labelled[:, None]
+  error = jax.vmap(lambda x: supervised.task_loss(x, batch.label, task), 1)(logits)
+  by_branch = jax.vmap(Average.of)(error, where.T)
+  return Average.of(by_branch.value, by_branch.count > 0)
 
 
 def reconstruction_term(
@@ -131,11 +122,15 @@ def contrast_terms(
 
 
 def teach_term(
-  branch_logits: Float[Array, "B M C"], teacher: Float[Array, "B C"], where, task: Task
+  branch_logits: Float[Array, "B M C"],
+  full_logits: Float[Array, "B C"],
+  complete: Bool[Array, " B"],
+  task: Task,
 ) -> Average:
-  """L_teach: the divergence of the branches `where` bool[B, M] from c(H_0) of their row."""
-  gap = jax.vmap(lambda x: supervised.distillation_loss(x, teacher, task), 1, 1)(branch_logits)
-  return Average.of(gap, where)
+  """L_teach: the mean divergence of the branches of complete rows from c(H_0) of their row."""
+  divergence = lambda x: supervised.distillation_loss(x, full_logits, task)
+  gap = jax.vmap(divergence, 1)(branch_logits)
+  return Average.of(gap, jnp.broadcast_to(complete, gap.shape))
 
 
 def make_network(config: RobultConfig, spec: Spec) -> BranchNet:
@@ -149,22 +144,16 @@ def robult_terms(
 ) -> tuple[dict[str, Average], soft_pu.Bank]:
   """The terms of the loss, and the bank updated by the labelled rows of this batch."""
   net, task, batch = make_network(config, spec), spec.task, common.mask_labels(batch)
-  masks = make_supervised_masks(config.supervised_patterns, batch.present.shape[1])
-  visible = jnp.asarray(masks)[:, None] & batch.present[None]
   rngs = {} if key is None else {"dropout": key}
-  rebuild = config.decoder == "mlp"
-  codes, *by_branch, teacher, rebuilt = net.apply(params, batch, rebuild, rngs=rngs)
-  rebuilt = rebuilt if rebuild else codes.by_modality
-  logits, _ = classify_subsets(codes, *by_branch, visible, config.combine, task)
+  codes, branch_logits, full_logits, teacher, rebuilt = net.apply(params, batch, rngs=rngs)
   complete, labelled = jnp.all(batch.present, axis=1), batch.labelled
-  every_branch = jnp.broadcast_to(complete[:, None], batch.present.shape)
   terms = {
-    "supervised": supervised_term(logits, batch, visible, task),
+    "supervised": supervised_term(branch_logits, full_logits, batch, task),
     "reconstruction": reconstruction_term(rebuilt, codes.latent, batch.present),
-    "teach": teach_term(by_branch[0], logits[0], every_branch, task),
+    "teach": teach_term(branch_logits, full_logits, complete, task),
   }
   teacher, shared = contrastive.normalise(teacher), contrastive.normalise(codes.shared)
-  fixed, full_logits = jax.lax.stop_gradient((teacher, logits[0]))
+  fixed, full_logits = jax.lax.stop_gradient((teacher, full_logits))
   row_arrays = fixed, full_logits, batch.label, labelled, batch.id
   ramp = common.linear_ramp(progress, config.ramp_start, config.ramp_end)
   kinds = {"kind": config.contrast, "regression": config.regression}
@@ -183,7 +172,7 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     batch = types.example_batch(spec)
     bank_size = max(1, min(config.bank_size, spec.num_labelled))
     bank = soft_pu.init_bank(bank_size, config.shared, spec.task)
-    return net.init(key, batch, config.decoder == "mlp"), {"bank": bank}
+    return net.init(key, batch), {"bank": bank}
 
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     progress = step_info.progress

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
@@ -20,7 +19,7 @@ from promise_jax.nn import mlp, precision
 from promise_jax.nn.modality_encoders import ModalityEncoders
 from promise_jax.types import Inputs, Modality, Pattern, Task
 
-CombineKind = Literal["logits", "probabilities", "confidence"]
+CombineKind = Literal["confidence", "mean"]
 
 
 class Codes(NamedTuple):
@@ -38,17 +37,14 @@ class Codes(NamedTuple):
 
 
 class BranchNet(precision.Network):
-  """The modules f_i, f_0, g_0, g_i, c, and decoders q_i that rebuild H_i from (Z_i, U_i).
-
-  It has parameters of those that the first call needs.
-  """
+  """The modules f_i, f_0, g_0, g_i, c, and decoders q_i that rebuild H_i from (Z_i, U_i)."""
 
   modalities: tuple[Modality, ...]
   num_outputs: int
   hidden: int  # size of H_i and H_0
   shared: int  # size of Z_i and S; U_i has the rest of `hidden`
   head_hidden: int
-  own_encoders: bool = True  # False: f_0 reads the codes H_i
+  own_encoders: bool = False  # True: f_0 has encoders of its own; False: it reads all H_i
 
   def setup(self):
     hidden, private = self.hidden, self.hidden - self.shared
@@ -61,12 +57,11 @@ class BranchNet(precision.Network):
     self.decoders = [mlp.Mlp((hidden, hidden)) for _ in self.modalities]
     self.head = mlp.Mlp((self.head_hidden, self.num_outputs))
 
-  def __call__(self, inputs: Inputs, rebuild: bool = True):
+  def __call__(self, inputs: Inputs):
     """Codes of a batch, its logits f[B, M, C] by branch and f[B, C] of all modalities, S f[B, Z],
-    and the rebuilt H_i f[B, M, H], or None without `rebuild`."""
+    and the rebuilt H_i f[B, M, H]."""
     codes = self.encode(inputs)
-    rebuilt = self.decode(codes) if rebuild else None
-    return codes, *self.classify(codes), self.project_shared(codes.fused), rebuilt
+    return codes, *self.classify(codes), self.project_shared(codes.fused), self.decode(codes)
 
   def encode(self, inputs: Inputs, pattern: Pattern | None = None) -> Codes:
     """All codes of a batch; modalities that a static `pattern` lacks are not computed."""
@@ -96,47 +91,32 @@ class BranchNet(precision.Network):
     return self.head(codes.by_modality), full
 
 
-def branch_entropy(logits: Float[Array, "B M C"], task: Task) -> Float[Array, "B M"]:
-  """How unsure each branch is, in nats: of the classes, or a mean over labels. Numbers have no
-  entropy, every branch gets 1."""
+def measure_confidence(logits: Float[Array, "B M C"], task: Task) -> Float[Array, "B M"]:
+  """How much a branch claims to know, in nats: log C minus the entropy of its prediction, of
+  labels log 2 minus their mean entropy. Numbers have no entropy, every branch gets 1."""
+  if task.kind == "regression":
+    return jnp.ones(logits.shape[:-1])
   if task.kind == "classes":
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-  if task.kind == "multilabel":
-    log_p, log_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    return -jnp.mean(jnp.exp(log_p) * log_p + jnp.exp(log_q) * log_q, axis=-1)
-  return jnp.ones(logits.shape[:-1])
+    return jnp.log(float(task.outputs)) + jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+  log_p, log_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  return jnp.log(2.0) + jnp.mean(jnp.exp(log_p) * log_p + jnp.exp(log_q) * log_q, axis=-1)
 
 
-def branch_weights(
+def weigh_branches(
   kind: CombineKind, logits: Float[Array, "B M C"], visible: Bool[Array, "*P B M"], task: Task
 ) -> Float[Array, "*P B M"]:
   """How much each visible branch counts; the weights of a row add up to 1.
 
-  Equal weights, or with "confidence" in proportion to 1 / entropy, without a gradient. In a row
-  that shows nothing all branches count.
+  With "mean" all count alike, with "confidence" by `measure_confidence`, so that a modality of
+  noise, whose prediction says nothing, does not pull the others down. The weights have no gradient.
+  In a row that shows nothing all branches count.
   """
   weight = (visible | ~jnp.any(visible, axis=-1, keepdims=True)).astype(logits.dtype)
   if kind == "confidence":
-    entropy = jax.lax.stop_gradient(branch_entropy(logits, task))
-    weight = weight / (jnp.broadcast_to(entropy, weight.shape) + 0.01)
+    confidence = jnp.maximum(jax.lax.stop_gradient(measure_confidence(logits, task)), 0)
+    weight = weight * jnp.broadcast_to(confidence + 1e-3, weight.shape)
   return weight / jnp.sum(weight, axis=-1, keepdims=True)
-
-
-def combine_logits(
-  kind: CombineKind, logits: Float[Array, "B M C"], weight: Float[Array, "*P B M"], task: Task
-) -> Float[Array, "*P B C"]:
-  """Logits of the weighted mean of the probabilities, or with "logits" the mean of the logits.
-
-  Of numbers it is the weighted mean, whatever the kind.
-  """
-  spread = lambda x: jnp.broadcast_to(x, (*weight.shape, x.shape[-1]))
-  if kind == "logits" or task.kind == "regression":
-    return jnp.sum(weight[..., None] * spread(logits), axis=-2)
-  mean = lambda log_p: logsumexp(spread(log_p), axis=-2, b=weight[..., None])
-  if task.kind == "classes":
-    return mean(jax.nn.log_softmax(logits))
-  return mean(jax.nn.log_sigmoid(logits)) - mean(jax.nn.log_sigmoid(-logits))
 
 
 def classify_subsets(
@@ -147,11 +127,14 @@ def classify_subsets(
   kind: CombineKind,
   task: Task,
 ) -> tuple[Float[Array, "*P B C"], Float[Array, "*P B H"]]:
-  """Logits of rows that show the modalities `visible`, and what the head reads of these rows:
-  H_0, [U_i; Z_i], or for several of many the mean of those, weighted as their predictions."""
-  weight = branch_weights(kind, branch_logits, visible, task)
-  logits = combine_logits(kind, branch_logits, weight, task)
-  read = jnp.einsum("...bm,bmh->...bh", weight, codes.by_modality)
+  """Logits of rows that show the modalities `visible`, and what the head reads of these rows.
+
+  Of a complete row c(H_0) and H_0, of one modality c([U_i; Z_i]) and [U_i; Z_i], else the means of
+  these over the visible modalities, weighted as `kind` says.
+  """
+  weight = weigh_branches(kind, branch_logits, visible, task)
+  weighted_mean = lambda x: jnp.einsum("...bm,bmd->...bd", weight, x)
+  logits, read = weighted_mean(branch_logits), weighted_mean(codes.by_modality)
   if full_logits is None:
     return logits, read
   complete = jnp.all(visible, axis=-1)[..., None]

@@ -131,7 +131,7 @@ def test_a_small_bank_wraps_round(default):
   ("field", "value", "known"),
   [
     ("contrast", "nce", "infonce"),
-    ("supervised_patterns", "some", "singles"),
+    ("combine", "median", "confidence"),
     ("regression", "bins", "gaussian"),
   ],
 )

@@ -1,5 +1,7 @@
 """Robult: its predictions against the authors' figure and a slow loop, its parameters."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -24,10 +26,10 @@ def encode(config, params, batch):
 
 
 @pytest.mark.parametrize("own_encoders", [True, False])
-@pytest.mark.parametrize("decoder", ["mlp", "identity"])
-def test_parameter_shapes(own_encoders, decoder):
-  config = robult.RobultConfig(**SIZES, own_encoders=own_encoders, decoder=decoder)
-  params, model_state = jax.eval_shape(robult.robult(config, MULTILABEL).init, jax.random.key(0))
+def test_parameter_shapes(own_encoders):
+  config = robult.RobultConfig(**SIZES, own_encoders=own_encoders)
+  method = robult.robult(config, MULTILABEL)
+  params, model_state = jax.eval_shape(method.init, jax.random.key(0))
   params = params["params"]
   kernels = lambda name: {x["kernel"].shape for x in params[name].values()}
   assert "encoders" in params and ("fused_encoders" in params) == own_encoders
@@ -36,7 +38,7 @@ def test_parameter_shapes(own_encoders, decoder):
   assert kernels("head") == {(8, 5), (5, 4)}
   for i in range(3):
     assert kernels(f"project_private_{i}") == {(8, 8), (8, 5)}
-    assert (f"decoders_{i}" in params) == (decoder == "mlp")
+    assert kernels(f"decoders_{i}") == {(8, 8)}
   assert model_state["bank"].code.shape == (16, 3)
   assert model_state["bank"].member.shape == (16, 4)
 
@@ -63,8 +65,8 @@ def test_the_two_panels_of_the_authors_figure():
   assert np.all(np.any(logits(f_0, batch) != logits(params, batch), axis=1))
 
 
-def slow_logits(head, codes, n, visible):
-  """Logits of row n that shows the modalities `visible`; of several their mean."""
+def slow_logits(head, codes, n, visible, kind="mean"):
+  """Logits of row n that shows the modalities `visible`."""
 
   def classify(x):
     first, second = (head[f"Dense_{k}"] for k in (0, 1))
@@ -74,25 +76,33 @@ def slow_logits(head, codes, n, visible):
   if all(visible):
     return classify(codes.fused[n])
   pairs = [(codes.private[n, i], codes.shared[n, i]) for i in range(3) if visible[i]]
-  return sum(classify(np.concatenate(pair)) for pair in pairs) / len(pairs)
+  logits = [classify(np.concatenate(pair)) for pair in pairs]
+  weight = [1.0 if kind == "mean" else slow_confidence(x) + 1e-3 for x in logits]
+  return np.average(logits, axis=0, weights=weight)
 
 
-@pytest.mark.parametrize("own_encoders", [True, False])
-def test_inference_equals_a_slow_loop_for_every_subset(own_encoders):
-  config, params = start(own_encoders=own_encoders)
+def slow_confidence(logits):
+  p = np.exp(logits) / np.exp(logits).sum()
+  return math.log(len(p)) + sum(x * math.log(x) for x in p)
+
+
+@pytest.mark.parametrize(("own_encoders", "kind"), [(True, "mean"), (False, "confidence")])
+def test_inference_equals_a_slow_loop_for_every_subset(own_encoders, kind):
+  config, params = start(own_encoders=own_encoders, combine=kind)
   method, batch = robult.robult(config, CLASSES), example_batches.complete_batch(CLASSES)
-  codes = encode(config, params, batch)
+  codes, head = encode(config, params, batch), params["params"]["head"]
   predict = jax.jit(method.predict, static_argnames="pattern")
   both = np.concatenate([codes.private, codes.shared], axis=2)
   for pattern in missing.all_patterns(3):
-    expected = [slow_logits(params["params"]["head"], codes, n, pattern) for n in range(16)]
-    read = codes.fused if all(pattern) else both[:, np.array(pattern)].mean(axis=1)
     ways = [predict(params, {}, batch.replace(present=np.tile(pattern, (16, 1))))]
-    if own_encoders:
+    if kind == "mean":
       ways.append(predict(params, {}, batch, pattern=pattern))
+    expected = [slow_logits(head, codes, n, pattern, kind) for n in range(16)]
     for found in ways:
       np.testing.assert_allclose(found["logits"], expected, 1e-4, 1e-5)
-      np.testing.assert_allclose(found["fused"], read, 1e-5, 1e-6)
+      if all(pattern) or kind == "mean":
+        read = codes.fused if all(pattern) else both[:, np.array(pattern)].mean(axis=1)
+        np.testing.assert_allclose(found["fused"], read, 1e-5, 1e-6)
       kept = np.array(pattern)[None, :, None]
       np.testing.assert_allclose(found["shared"], kept * codes.shared, 1e-5, 1e-6)
       np.testing.assert_allclose(found["private"], kept * codes.private, 1e-5, 1e-6)
@@ -109,7 +119,7 @@ def test_a_static_pattern_costs_what_its_modalities_cost():
     run = lambda *args: method.predict(*args, pattern=pattern)["logits"]
     return str(jax.make_jaxpr(run)(params, {}, batch)).count("dot_general")
 
-  head = 3  # its two layers, once for all branches, and the mean of the codes
+  head = 4  # its two layers, once for all branches, and means of logits and codes
   one = products((True, False, False)) - head
   assert products((True, False, True)) == head + 2 * one
   # With everything present the fused branch runs too.
