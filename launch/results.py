@@ -76,7 +76,7 @@ def write_summary(found: Sequence[Comparison], baseline: str) -> str:
   results = pd.concat([one.results for one in found])
   seeds = results.groupby("method", sort=False)["seed"].nunique()
   names = [name for name in seeds.index if name != baseline]
-  first = [f"minus `{baseline}` (seeds)", f"`{baseline}`, accuracy in %"]
+  first = [f"minus `{baseline}` (seeds)", f"`{baseline}` itself"]
   first += [f"`{name}` ({seeds[name]})" for name in names]
   columns = [
     [show_setting(one), show_level(one, baseline), *(show_cell(one, n, baseline) for n in names)]
@@ -87,7 +87,10 @@ def write_summary(found: Sequence[Comparison], baseline: str) -> str:
 
 
 def show_setting(one: Comparison) -> str:
-  return f"[{one.dataset}](docs/results/{one.dataset}.md), {100 * one.config['label_rate']:g} %"
+  metric = one.lines["metric"].iloc[0]
+  what = "" if metric == "accuracy" else f", {metric}"
+  rate = f"{100 * one.config['label_rate']:g} %"
+  return f"[{one.dataset}](docs/results/{one.dataset}.md), {rate}{what}"
 
 
 def show_level(one: Comparison, name: str) -> str:
