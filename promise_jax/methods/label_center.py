@@ -24,7 +24,7 @@ def start_at_center(method: Method, task: Task) -> Method:
     return method
 
   def shift(path, x):
-    is_last = x.shape == (1,) and HEAD_BIAS.fullmatch(path_to_string(path))
+    is_last = x.shape[-1:] == (1,) and HEAD_BIAS.fullmatch(path_to_string(path))
     return x + task.center / task.scale if is_last else x
 
   return method._replace(init=lambda key: jax.tree_util.tree_map_with_path(shift, method.init(key)))

@@ -1,19 +1,26 @@
-"""Distillation with mixed rows: a further development of `distil` for few labels.
+"""Distillation by several small networks, on mixed rows: `distil` developed for few labels.
 
-Not from a paper (ours), found on validation. The network and the loss of `distil` stay. A
-third term classifies mixtures of two rows, in the codes H_i of their modalities. With a partner m
-for every row n, s ~ U(0, 1) and l = max(s, 1 - s), both drawn anew in every step, and a random
+Not from a paper (ours), found on validation. K networks of `fusion`, the members, have
+parameters of their own. They err on different rows, and their mean p errs less: it teaches
+them all, and it predicts. Full is all that a row has, A a subset of it:
+
+  p(A) = mean_k p_k(A)
+
+  L = mean_k [L_distil of member k, with the teacher p(full), + mix r(t) L_mix of member k]
+
+L_mix classifies mixtures of two rows, made of the codes H_i of their modalities. With a partner
+m for every row n, s ~ U(0, 1) and l = max(s, 1 - s), both drawn anew in every step, and a random
 subset A of the modalities that both rows have,
 
-  t_n    = y_n if n is labelled, else stop_gradient(prediction_n(full))
-  L_mix  = mean_n D(l t_n + (1 - l) t_m, prediction_A(l H_n + (1 - l) H_m))
+  t_n    = y_n if n is labelled, else stop_gradient(p_n(full))
+  L_mix  = mean_n D(l t_n + (1 - l) t_m, p_k,A(l H_n + (1 - l) H_m)).
 
-between rows predictions become straight, and so change where there are few of them. It
-costs one more pass of the head. L_mix has the ramp of the distillation.
+So predictions become straight between rows, and change where there are few of them. It costs
+one more pass of the head. The ramp r and the divergence D are those of `distil`.
 
-Sources of the idea: Verma et al., "Interpolation consistency training for semi-supervised
-learning", IJCAI 2019, and "Manifold mixup", ICML 2019; Berthelot et al., "MixMatch",
-NeurIPS 2019.
+Sources of the idea of L_mix: Verma et al., "Interpolation consistency training for
+semi-supervised learning", IJCAI 2019, and "Manifold mixup", ICML 2019; Berthelot et al.,
+"MixMatch", NeurIPS 2019.
 """
 
 import dataclasses
@@ -36,15 +43,16 @@ from promise_jax.types import Average, Batch, Inputs, Spec, Task
 
 @dataclasses.dataclass(frozen=True)
 class ShareConfig(DistilConfig):
-  """Settings of `share`: those of `distil`, and one."""
+  """Settings of `share`: those of `distil`, and two. With members=1 and mix=0 it is `distil`."""
 
-  mix: float = 1.0  # weight of L_mix; 0: it is `distil`
+  members: int = 4  # K
+  mix: float = 2.0  # weight of L_mix
 
   method: ClassVar[str] = "share"
 
   def __post_init__(self):
     super().__post_init__()
-    check_fields(self, self.method, mix=0)
+    check_fields(self, self.method, members=1, mix=0)
 
 
 def draw_partners(
@@ -76,46 +84,74 @@ def as_logits(probability: Float[Array, "B C"], task: Task) -> Float[Array, "B C
   return jnp.log(p) if task.kind == "classes" else jnp.log(p) - jnp.log1p(-p)
 
 
+def mean_prediction(logits: Float[Array, "K B C"], task: Task) -> Float[Array, "B C"]:
+  """The mean prediction of K members, as logits.
+
+  The mean of probabilities for classes and for each label, of numbers for regression.
+  """
+  if task.kind == "regression":
+    return jnp.mean(logits, axis=0)
+  if task.kind == "classes":
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits) - jnp.log(len(logits)), axis=0)
+  yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  return jax.nn.logsumexp(yes, axis=0) - jax.nn.logsumexp(no, axis=0)
+
+
 def share(config: ShareConfig, spec: Spec) -> Method:
-  """The method, without model state."""
+  """The method, without model state; the leaves of `params` are stacked over members [K, ...]."""
   task = spec.task
   net = FusionNet(spec.modalities, task.outputs, config.hidden, config.head_hidden)
 
   def init(key):
-    return net.init(key, types.example_batch(spec)), {}
+    batch = types.example_batch(spec)
+    return jax.vmap(lambda k: net.init(k, batch))(jax.random.split(key, config.members)), {}
 
-  def mix_term(params, codes, teacher, batch: Batch, key) -> Average:
+  def mix_term(params, codes: Float[Array, "K B M H"], teacher, batch: Batch, key) -> Average:
     """L_mix, over the rows that have a modality in common with their partner."""
     partner_key, ratio_key, subset_key = jax.random.split(key, 3)
     there = jnp.any(batch.present, axis=1)
     partner = draw_partners(partner_key, batch.id, there)
-    keys = common.row_keys(ratio_key, batch.id)
-    ratio = jax.vmap(lambda k: jax.random.uniform(k, minval=0.5))(keys)
-    mix = lambda x: jax.vmap(lambda r, a, b: r * a + (1 - r) * b)(ratio, x, x[partner])
     both = batch.present & batch.present[partner]
     visible = common.random_subset(subset_key, batch.id, both)
-    fill, classify = params["params"]["token"], FusionNet.classify
-    logits = net.apply(params, mix(codes), visible, fill, method=classify).logits
-    known = (batch.labelled & there)[:, None]
+    keys = common.row_keys(ratio_key, batch.id)
+    ratio = jax.vmap(lambda k: jax.random.uniform(k, minval=0.5))(keys)
+
+    def mix(x):
+      return jax.vmap(lambda r, a, b: r * a + (1 - r) * b)(ratio, x, x[partner])
+
     label = label_probability(common.mask_labels(batch).label, task)
     guess = supervised.predict_probability(jax.lax.stop_gradient(teacher), task)
-    target = as_logits(mix(jnp.where(known, label, guess)), task)
-    gap = supervised.distillation_loss(logits, target, task)
-    return Average.of(gap, there & jnp.any(both, axis=1))
+    target = as_logits(mix(jnp.where((batch.labelled & there)[:, None], label, guess)), task)
+
+    def error(params, codes):
+      fill, classify = params["params"]["token"], FusionNet.classify
+      logits = net.apply(params, mix(codes), visible, fill, method=classify).logits
+      return supervised.distillation_loss(logits, target, task)
+
+    where = there & jnp.any(both, axis=1)
+    return Average.of(jnp.mean(jax.vmap(error)(params, codes), axis=0), where)
 
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     subset_key, dropout_key, mix_key = jax.random.split(key, 3)
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
-    out = net.apply(params, batch, visible, rngs={"dropout": dropout_key})
-    terms = subset_terms(out.logits, out.logits[0], visible, batch, task)
-    terms["mix"] = mix_term(params, out.codes, out.logits[0], batch, mix_key)
+
+    def classify(params, key):
+      return net.apply(params, batch, visible, rngs={"dropout": key})
+
+    out = jax.vmap(classify)(params, jax.random.split(dropout_key, config.members))
+    teacher = mean_prediction(out.logits[:, 0], task)
+    terms = jax.vmap(lambda x: subset_terms(x, teacher, visible, batch, task))(out.logits)
+    terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), terms)
+    terms["mix"] = mix_term(params, out.codes, teacher, batch, mix_key)
     ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
     weights = {"supervised": 1.0, "distil": config.weight * ramp, "mix": config.mix * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
   def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
-    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
-    return {"logits": out.logits, "fused": out.fused}
+    inputs = common.keep_pattern(inputs, pattern)
+    out = jax.vmap(lambda p: net.apply(p, inputs, pattern=pattern))(params)
+    fused = jnp.concatenate([*out.fused], axis=-1)
+    return {"logits": mean_prediction(out.logits, task), "fused": fused}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

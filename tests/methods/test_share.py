@@ -1,15 +1,14 @@
-"""`share`: its partners and its mixed rows against slow loops, and what it is without them."""
+"""`share`: its partners, mixed rows and members against slow loops, and what it is without."""
 
 import jax
 import numpy as np
 import pytest
 
 import example_batches
-from promise_jax import methods
-from promise_jax.methods import common, share
+from promise_jax.methods import common, distil, share
 from promise_jax.methods.fusion import FusionNet
 
-SIZES = {"hidden": 8, "head_hidden": 5}
+SIZES = {"hidden": 8, "head_hidden": 5, "members": 2}
 KEY = jax.random.key(2)
 
 
@@ -43,7 +42,7 @@ def test_logits_and_probabilities_of_a_label(kind):
 
 
 def mix_slowly(net, params, codes, teacher, batch, key):
-  """L_mix of classes, one row at a time."""
+  """L_mix of classes and one member, one row at a time."""
   partner_key, ratio_key, subset_key = jax.random.split(key, 3)
   there = batch.present.any(1)
   partner = np.asarray(share.draw_partners(partner_key, batch.id, there))
@@ -76,32 +75,58 @@ def test_the_mixed_term_is_that_of_a_slow_loop():
     patch.setattr("promise_jax.nn.dropout.Dropout.__call__", lambda self, x: x)
     step_info = example_batches.step_info(0.9)
     _, (_, terms) = jax.jit(method.stages[0].loss)(params, {}, batch, KEY, step_info)
-    out = net.apply(params, batch)
+    members = [jax.tree.map(lambda x, k=k: x[k], params) for k in range(2)]
+    outs = [net.apply(p, batch) for p in members]
+  teacher = np.log(np.mean([jax.nn.softmax(out.logits) for out in outs], axis=0))
   mix_key = jax.random.split(KEY, 3)[2]
-  expected = mix_slowly(net, params, np.asarray(out.codes), out.logits, batch, mix_key)
+  expected = np.mean(
+    [
+      mix_slowly(net, p, np.asarray(out.codes), teacher, batch, mix_key)
+      for p, out in zip(members, outs, strict=True)
+    ]
+  )
   assert terms["mix"].value == pytest.approx(expected, rel=1e-3)
 
 
-def test_without_mixed_rows_it_is_distil():
+@pytest.mark.parametrize("kind", example_batches.TASKS)
+def test_the_mean_prediction_is_that_of_probabilities_or_numbers(kind, rng):
+  task = example_batches.TASKS[kind]
+  logits = rng.normal(size=(3, 5, task.outputs)).astype(np.float32)
+  found = share.mean_prediction(logits, task)
+  probability = [share.supervised.predict_probability(x, task) for x in logits]
+  again = share.supervised.predict_probability(found, task)
+  np.testing.assert_allclose(again, np.mean(probability, axis=0), 1e-5)
+
+
+def test_one_member_without_mixed_rows_is_distil():
   spec = example_batches.spec("classes")
-  method = share.share(share.ShareConfig(**SIZES, mix=0.0), spec)
-  baseline = methods.build_method("distil", SIZES, spec)
+  method = share.share(share.ShareConfig(**SIZES | {"members": 1, "mix": 0.0}), spec)
+  baseline = distil.distil(distil.DistilConfig(hidden=8, head_hidden=5), spec)
   params, batch = example_batches.random_params(baseline), example_batches.mixed_batch(spec)
+  stacked = jax.tree.map(lambda x: x[None], params)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr("promise_jax.nn.dropout.Dropout.__call__", lambda self, x: x)
-    args = (params, {}, batch, KEY, example_batches.step_info(0.9))
+    args = ({}, batch, KEY, example_batches.step_info(0.9))
     found, expected = (
-      jax.jit(jax.value_and_grad(m.stages[0].loss, has_aux=True))(*args) for m in (method, baseline)
+      jax.jit(jax.value_and_grad(m.stages[0].loss, has_aux=True))(p, *args)
+      for m, p in ((method, stacked), (baseline, params))
     )
   assert found[0][1][1].pop("mix").value > 0
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), found, expected)
-  predictions = [
-    m.predict(params, {}, example_batches.to_inputs(batch)) for m in (method, baseline)
-  ]
-  jax.tree.map(np.testing.assert_array_equal, *predictions)
+  assert_near(found[0], expected[0])
+  assert_near(jax.tree.map(lambda x: x[0], found[1]), expected[1])
+  inputs = example_batches.to_inputs(batch)
+  found, expected = method.predict(stacked, {}, inputs), baseline.predict(params, {}, inputs)
+  np.testing.assert_array_equal(found["fused"], expected["fused"])
+  np.testing.assert_allclose(found["logits"], jax.nn.log_softmax(expected["logits"]), 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("values", [{"mix": -1.0}, {"weight": -0.1}, {"ramp_end": 0.0}])
+def assert_near(found, expected):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-6), found, expected)
+
+
+@pytest.mark.parametrize(
+  "values", [{"mix": -1.0}, {"members": 0}, {"weight": -0.1}, {"ramp_end": 0.0}]
+)
 def test_settings_without_meaning_are_refused(values):
   with pytest.raises(ValueError, match=f"share.{next(iter(values))} is"):
     share.ShareConfig(**values)
