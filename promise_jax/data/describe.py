@@ -32,7 +32,7 @@ def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
   rows = [["modality", "kind", "a row is", "values", *(f"in {name}" for name in splits), ""]]
   rows[0][4] = f"rows with it {rows[0][4]}"
   for i, modality in enumerate(dataset.spec.modalities):
-    is_text = modality.name in dataset.preprocessing.texts
+    is_text = modality.kind == "tokens" and modality.name in dataset.preprocessing.texts
     cells = [modality.name, modality.kind, describe_row(modality, is_text)]
     hashed = f"hashed to {modality.vocabulary:,} ids"
     cells.append(hashed if is_text else describe_range(dataset, modality, splits))

@@ -12,7 +12,7 @@ import test_clip
 from test_new_rows import read_all
 
 from promise_jax import data
-from promise_jax.data import pretrained
+from promise_jax.data import describe, pretrained
 from promise_jax.data.features import FeatureEncoder
 from promise_jax.data.pretrained import weights
 from promise_jax.types import Modality
@@ -46,6 +46,9 @@ def test_texts_themselves_are_shown(arrays, tmp_path):
   assert found.spec.modalities[1] == Modality("text", "vector", (2,))
   assert found.split("train").recorded[:, 1].tolist() == [bool(i % 5) for i in range(10)]
   assert found.preprocessing.texts == ("text",)
+  lines = describe.describe_data(found, {split: found.split(split) for split in found.splits})
+  assert any(line.split()[:4] == ["text", "vector", "2", "numbers"] for line in lines)
+  assert "hashed" not in "".join(lines)
   csv = "note,y\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(arrays["x_text"])) * 2
   (tmp_path / "own.csv").write_text(csv)
   encoders = {"text": FeatureEncoder(encode, "1")}
