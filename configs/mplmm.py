@@ -1,11 +1,11 @@
-"""MPLMM: prompts teach a frozen transformer to work without some modalities.
+"""MPLMM: prompts teach a trained network to work without some modalities.
 
   python launch/train.py --config mplmm
   python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=clean
   python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=authors
 
-Default: accelerometer and gyroscope (watch). Half of the training steps train the host, a small
-transformer on the codes of any encoder, the others the prompts, with 70 % of the rows
+Default: accelerometer and gyroscope (watch). Half of the training steps train the host, late
+fusion of the codes of any encoder, the others the prompts, with 70 % of the rows
 incomplete, drawn again in each epoch. The presets have the paper's host in its place, a MulT
 of five layers that reads all time steps; preset=authors also has the faults of the released
 code. To use the host of another run:

@@ -1,8 +1,8 @@
 """MPLMM (ACL 2024): prompts teach a frozen transformer to do without modalities.
 
 The backbone, the host of the prompts, is of two kinds. "mult" is the paper's, a MulT that reads the
-steps of sequences (`nn/mult.py`). "tokens", the default, is ours: a small transformer over codes of
-any encoder (`nn/token_host.py`). For each modality m of a row (P are prompts):
+steps of sequences (`nn/mult.py`). "tokens", the default, is ours: late fusion of the codes of any
+encoder, and a small transformer for the prompts (`nn/token_host.py`). For each modality m of a row (P are prompts):
 
   G_m    = generated steps, from P_generate,m and the raw steps of the present modalities (1, 2)
   U_m    = projected steps + P_present,m  where m is present, else  G_m + P_missing,m        (3)
@@ -18,8 +18,8 @@ released code are taken; "mult" reads out the last step. Training has up to thre
   tune      prompts, projections and output layer, on rows that lack modalities
 
 The loss is that of the task alone: nothing that a mask hides is looked at. With host "tokens" every
-stage has modality dropout. The projections are the encoders, then, and G_m is made from their
-tokens. `tune=0` leaves the host without prompts.
+stage has modality dropout, the projections are the encoders, G_m is made from their detached codes,
+and `tune` trains the transformer, too. `tune=0` leaves the host without prompts.
 
 What differs between the released code and "mult" here (ours):
 
@@ -163,7 +163,7 @@ class MplmmNet(precision.Network):
     encoded = self.backbone.encode(batch, present, pattern)
     generated = self.generate(encoded, present, pattern)
     steps, real = self.input_steps(encoded, generated, present)
-    steps, _ = self.backbone.cross_attend(steps, real, present)
+    steps, _ = self.backbone.cross_attend(steps, real)
     if self.config.type_prompts:
       prompts = self.own_prompts[None] @ self.signal.prompt_map(present)[:, None]
       steps, real = host.append_steps(steps, real, prompts)

@@ -136,7 +136,7 @@ class PrommaNet(mplmm.MplmmNet):
     c = self.config
     gates = jnp.where(present, 1.0, gates) if self.is_gated else None
     steps, real = self.input_steps(encoded, generated, present, gates)
-    encoded_steps, attended = self.backbone.cross_attend(steps, real, present, gates)
+    encoded_steps, attended = self.backbone.cross_attend(steps, real, gates)
     private = self.private(steps, real) if c.private_prompts else None
     information = None
     prompts = self.own_prompts[None] if private is None else private

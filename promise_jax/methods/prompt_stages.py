@@ -1,8 +1,8 @@
 """The stages of `mplmm` and `promma`: a host is trained, then prompts on it.
 
 On `host="mult"`, as in MPLMM, the host is trained on all that was recorded. On `host="tokens"`
-(ours) every stage has modality dropout, as `fusion` has it, and what a mask hides for good is
-hidden from the host, too.
+(ours) every stage trains under the masks, with modality dropout, as `fusion` does: where several
+modalities are mostly together, the one that is easiest to memorise keeps the others from learning.
 """
 
 import jax
@@ -16,7 +16,8 @@ from promise_jax.types import Array, Batch, PyTree
 # What depends on the data set: projections, embeddings and the output layer.
 DATA_LAYERS = ("projection", "embedding", "output")
 FITTED = "params/backbone/(projection|embedding|output).*"
-TUNED = "params/(backbone/(projection|embedding|output)|(?!backbone/)).*"
+# The layers of `token_host` start as nothing, and are trained with the prompts.
+TUNED = "params/(backbone/(projection|embedding|output|cross_layers|self_layers)|(?!backbone/)).*"
 
 
 def loss_and_predict(net, output_of, task: types.Task):
@@ -54,16 +55,13 @@ def make_method(config, init, net, task: types.Task, tune: Stage) -> Method:
 
 
 def drop_modalities(stage: Stage) -> Stage:
-  """`stage` with modality dropout in its loss: of what is present, or, if it does not hide
-  anything, of all that is recorded."""
+  """`stage` with modality dropout in its loss, of what masks have left."""
 
   def loss(params, model_state, batch: Batch, key, step_info):
     subset_key, key = jax.random.split(key)
-    kept = batch.present if stage.hide else batch.recorded
-    kept = common.random_subset(subset_key, batch.id, kept)
+    kept = common.random_subset(subset_key, batch.id, batch.present)
     return stage.loss(params, model_state, batch.replace(present=kept), key, step_info)
 
-  # With `hide` a mask that stands for missing data leaves less recorded.
   return stage._replace(loss=loss, hide=True)
 
 

@@ -8,7 +8,7 @@ A host is a network that prompts can enter half-way. Its parts are called one by
   self_attend   steps of one modality, and prompts behind them, look at each other
   head          logits, from what `self_attend` reads out
 
-`readout` is all but the head, without prompts.
+`readout` is what the head reads without prompts.
 """
 
 import itertools

@@ -120,7 +120,7 @@ class TokenGenerators(nn.Module):
     prompt = self.param("prompts", START, (count, self.prompts, width))[None]
     prompt = jnp.broadcast_to(prompt, (rows, *prompt.shape[1:]))
     parts = jnp.concatenate([prompt, mapped.reshape(rows, count, -1, width)], axis=2)
-    kernel = self.param("time_kernel", STACKED, (count, parts.shape[2], longest))
+    kernel = self.param("time_kernel", ZEROS, (count, parts.shape[2], longest))
     bias = self.param("time_bias", ZEROS, (count, longest))
     out = gelu(jnp.einsum("bmsh,mst->bmth", parts, kernel) + bias[None, ..., None])
     out = missing.zero_absent(out, jnp.any(present, axis=1))

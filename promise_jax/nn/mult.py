@@ -147,7 +147,6 @@ class MulT(nn.Module):
     self,
     steps: Float[Array, "B M T H"],
     real: Bool[Array, "B M T"],
-    present: Bool[Array, "B M"] | None = None,
     scale: Float[Array, "B M"] | None = None,
   ) -> tuple[Float[Array, "B M T W"], Float[Array, "B P T H"]]:
     """Cross-attention of each modality to every other one, concatenated in their order.
@@ -155,7 +154,6 @@ class MulT(nn.Module):
     Args:
       steps: of every modality.
       real: which steps exist.
-      present: not read; `TokenHost` does.
       scale: factor of what attention reads from a modality, in every layer. At 0 the result does
         not depend on its steps, which must be finite.
 

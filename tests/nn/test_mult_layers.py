@@ -92,9 +92,7 @@ def normal(*shape, seed=0):
 @functools.cache
 def crossed():
   net, params = pair()
-  return jax.jit(
-    lambda steps, scale: net.apply(params, steps, REAL, None, scale, method="cross_attend")
-  )
+  return jax.jit(lambda steps, scale: net.apply(params, steps, REAL, scale, method="cross_attend"))
 
 
 def test_scaled_cross_attention_equals_a_slow_loop():

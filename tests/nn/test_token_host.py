@@ -28,17 +28,11 @@ def gelu(x):
   return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
-def norm(x, p):
-  x = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
-  return x * p["scale"] + p["bias"]
-
-
 def slow_layer(p, x, real, scale):
   """One row: new tokens [M, T, H] and what is read [M, M, T, H], token by token."""
   count, length, width = x.shape
   size = width // 2
-  packed = np.stack([norm(t, p["LayerNorm_0"]) for t in x.reshape(-1, width)])
-  query, key, value = np.split(packed @ p["Dense_0"]["kernel"], 3, axis=1)
+  query, key, value = np.split(x.reshape(-1, width) @ p["Dense_0"]["kernel"], 3, axis=1)
   read = np.zeros((count, count, length, width))
   for m in range(count):
     for t in range(length):
@@ -53,7 +47,7 @@ def slow_layer(p, x, real, scale):
   for m in range(count):
     for t in range(length):
       y = x[m, t] + read[m, :, t].sum(0) @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"]
-      wide = norm(y, p["LayerNorm_1"]) @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"]
+      wide = y @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"]
       wide = wide * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
       out[m, t] = y + wide @ p["Dense_3"]["kernel"] + p["Dense_3"]["bias"]
   return out, read
@@ -86,19 +80,39 @@ def started():
   net = token_host.TokenHost(KINDS, 3, **SIZES)
   spec = example_batches.spec("classes", KINDS)
   batch = example_batches.mixed_batch(spec)
-  return net, jax.jit(net.init)(KEY, batch, batch.present), spec, batch
+
+  def touch(net, inputs, present):
+    encoded = net.encode(inputs, present)
+    steps, real = (host.pad_and_stack(list(x.values())) for x in encoded[2:0:-1])
+    steps, _ = net.cross_attend(steps, real)
+    return net.head(net.self_attend(steps, real))
+
+  return (
+    net,
+    jax.jit(functools.partial(net.init, method=touch))(KEY, batch, batch.present),
+    spec,
+    batch,
+  )
 
 
-def test_at_the_start_it_is_late_fusion_with_learned_tokens():
+def test_at_the_start_layers_change_nothing_in_late_fusion_with_learned_tokens():
   net, params, _, batch = started()
 
-  def both(net, present):
-    tokens = net.encode(batch, present).projected
+  def all_three(net, present):
+    encoded = net.encode(batch, present)
+    tokens = encoded.projected
+    steps, real = (host.pad_and_stack(list(x.values())) for x in (tokens, encoded.real))
+    steps, _ = net.cross_attend(*net.mark_absent(steps, real, present))
     codes = jnp.stack([tokens[n][:, 0] for n in net.num_steps], axis=1)
     fused = jnp.where(present[..., None], codes, net.embedding_absent[None])
-    return net.readout(batch, present), fused.reshape(len(present), -1)
+    return (
+      net.readout(batch, present),
+      net.self_attend(steps, real),
+      fused.reshape(len(present), -1),
+    )
 
-  found, wanted = jax.jit(lambda p: net.apply(p, batch.present, method=both))(params)
+  found, after, wanted = jax.jit(lambda p: net.apply(p, batch.present, method=all_three))(params)
+  np.testing.assert_allclose(after, wanted, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
