@@ -78,7 +78,9 @@ CASES = {
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
   "promma": Case("promma", PROMMA),
-  "promma-kinds": Case("promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2]),
+  "promma-kinds": Case(
+    "promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2], steps=150
+  ),
   "mplmm": Case("mplmm", MPLMM),
   "mplmm-authors": Case(
     "mplmm", PRESETS["authors"]["mplmm"] | MPLMM, "regression", PAIR, steps=300
