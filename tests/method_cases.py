@@ -77,7 +77,7 @@ CASES = {
   "promise": Case("promise", PROMISE),
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
-  "promma": Case("promma", PROMMA),
+  "promma": Case("promma", PROMMA, steps=120),
   "promma-kinds": Case(
     "promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2], steps=150
   ),
