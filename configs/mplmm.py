@@ -4,7 +4,7 @@
   python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=clean
   python launch/train.py --config mplmm:dataset=aligned_50.pkl,preset=authors
 
-Default: accelerometer and gyroscope (watch). Half of the training steps train the host, late
+Default: accelerometer and gyroscope (watch). Four fifths of the training steps train the host, late
 fusion of the codes of any encoder, the others the prompts, with 70 % of the rows
 incomplete, drawn again in each epoch. The presets have the paper's host in its place, a MulT
 of five layers that reads all time steps; preset=authors also has the faults of the released

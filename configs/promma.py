@@ -3,7 +3,7 @@
   python launch/train.py --config promma
   python launch/train.py --config promma:dataset=aligned_50.pkl,preset=clean
 
-Default: accelerometer and gyroscope (watch). Half of the training steps train the host, late
+Default: accelerometer and gyroscope (watch). Four fifths of the training steps train the host, late
 fusion of the codes of any encoder, the others the prompts, with 70 % of the rows
 incomplete, drawn again in each epoch. Baselines: MPLMM, the method without its evaluator,
 fusion, distil, the majority class. preset=clean has the MulT of MPLMM as its host, with five

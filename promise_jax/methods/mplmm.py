@@ -2,7 +2,9 @@
 
 The backbone, the host of the prompts, is of two kinds. "mult" is the paper's, a MulT that reads the
 steps of sequences (`nn/mult.py`). "tokens", the default, is ours: late fusion of the codes of any
-encoder, and a small transformer for the prompts (`nn/token_host.py`). For each modality m of a row (P are prompts):
+encoder, and a small transformer for the prompts (`nn/token_host.py`).
+
+For each modality m of a row (P are prompts):
 
   G_m    = generated steps, from P_generate,m and the raw steps of the present modalities (1, 2)
   U_m    = projected steps + P_present,m  where m is present, else  G_m + P_missing,m        (3)
@@ -66,9 +68,9 @@ class MplmmConfig:
   type_prompts: bool = True  # equations 4 and 5; False: nothing is appended
   released_code: bool = False  # see the table above; of "mult"
   frozen: bool = True  # False: `tune` trains the whole backbone, too
-  pretrain: float = 0.5  # parts of the training steps, 0: no such stage; trains the backbone
+  pretrain: float = 0.8  # parts of the training steps, 0: no such stage; trains the backbone
   fit: float = 0.0  # trains the ends of the backbone on complete rows
-  tune: float = 0.5  # trains prompts and the ends of the frozen backbone
+  tune: float = 0.2  # trains prompts and the ends of the frozen backbone
 
   method: ClassVar[str] = "mplmm"
 

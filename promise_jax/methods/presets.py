@@ -4,6 +4,7 @@
 _TINY_HOST = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 # The backbone of MPLMM's paper.
 _PAPER_MULT = {"host": "mult", "width": 30, "heads": 5, "layers": 5, "memory_layers": 5}
+_PAPER_MULT |= {"pretrain": 0.5, "tune": 0.5}
 
 # RedCore as its released code is. The widths stay (theirs: hidden=128, imputer_hidden=256,
 # head_hidden=128, at a rate of 2e-4 for 60 epochs).
