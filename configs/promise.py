@@ -8,10 +8,8 @@
 Default: pictures of emoji and their names, 8 classes, all rows labelled. 35 % of the train
 rows have only the picture and 35 % only the name (the protocol of the MAP family: one fixed
 table, never both missing). Tests: all patterns, and missing rates 0.1 to 0.9. With two
-modalities the rates are also tested with only the image, or only the text, missing. Expect, as
-mean accuracy over the incomplete patterns (20 seeds, RESULTS.md of version 0.1.0), 61.2 +- 2.0 %
-for promise, 62.2 +- 2.2 % for fusion, 62.9 +- 2.5 % for distil; on mfeat 83.3 +- 0.5, 82.7 +- 0.7
-and 83.2 +- 0.7 %. About 2 minutes on 2 CPU cores.
+modalities the rates are also tested with only the image, or only the text, missing. About 2
+minutes on 2 CPU cores.
 """
 
 from promise_jax.experiments import config as experiment_config

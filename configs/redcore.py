@@ -8,9 +8,7 @@ Default: three views of handwritten digits (mfeat), all rows labelled. The first
 missing in 20 %, the second in 50 %, the third in 80 % of the train rows, in all epochs the
 same ones; only the mean and deviation that standardise a view see them. Of any other number of
 modalities the rates are spread evenly from 20 to 80 %, too. Baselines: RedCore without an upper
-level, fusion (mean and modality dropout), distil, the majority class. Expect, as mean accuracy
-over the incomplete patterns (20 seeds, RESULTS.md of version 0.1.0), 82.8 +- 0.6 % for redcore,
-82.0 +- 0.7 % for fusion, 82.7 +- 0.7 % for distil. preset=authors has the
+level, fusion (mean and modality dropout), distil, the majority class. preset=authors has the
 settings of the released code. Their widths, learning rate and 60 epochs (of ten batches of 128 for
 1,200 rows: the last batch is not full) are
 
