@@ -188,12 +188,14 @@ class TokenHost(nn.Module):
     real: Bool[Array, "B M T"],
     connection: mult_layers.Connection | None = None,
   ) -> Float[Array, "B MH"]:
-    """The code of each modality plus the mean of the prompts behind its tokens, side by side.
+    """The code of each modality, plus what the prompts behind its tokens have gained on average,
+    side by side: prompts start as nothing, as the layers do.
 
     `connection` has one more axis for the modalities, after that of the layers.
     """
     rows, count, _, width = steps.shape
     fold = lambda x: x.reshape(rows * count, 1, *x.shape[2:])
+    before = steps
     for i, layer in enumerate(self.self_layers):
       steps = layer(fold(steps), fold(real))[0].reshape(steps.shape)
       if connection is not None:
@@ -202,7 +204,7 @@ class TokenHost(nn.Module):
     code = steps[:, :, 0]
     length = max(self.num_steps.values())
     if length < steps.shape[2]:
-      code = code + steps[:, :, length:].mean(2)
+      code = code + (steps - before)[:, :, length:].mean(2)
     return code.reshape(rows, -1)
 
   def head(self, readout: Float[Array, "B MH"]) -> Float[Array, "B C"]:
