@@ -41,7 +41,6 @@ PARSED = {
   r"mplmm|promma|redcore": "compiles long; tests/methods trains it",
   r"--columns|columns=|shop\.csv": "docs/data.md trains on a table, tests/data reads others",
   r"imdb\.hdf5|IEMOCAP": "tests/data/test_hdf5 reads made-up files",
-  r"mmimdb|films\.csv": "tests/data/test_label_sets reads such tables",
   r"clips\.npz|--features": "tests/data/test_feature_folders reads such files",
   r"class_weight=": "tests/losses/test_class_weight covers it",
   r"stream=true": "tests/data/test_streaming trains from disk",
