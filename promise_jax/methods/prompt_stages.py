@@ -1,8 +1,7 @@
 """The stages of `mplmm` and `promma`: a host is trained, then prompts on it.
 
 On `host="mult"`, as in MPLMM, the host is trained on all that was recorded. On `host="tokens"`
-(ours) every stage trains under the masks, with modality dropout, as `fusion` does: where several
-modalities are mostly together, the one that is easiest to memorise keeps the others from learning.
+(ours) every stage trains under the masks, with modality dropout, as `fusion` does.
 """
 
 import jax
