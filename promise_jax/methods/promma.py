@@ -99,7 +99,9 @@ class PrommaNet(mplmm.MplmmNet):
       self.evaluator = promma_prompts.Evaluator()
     if c.private_prompts:
       self.private = promma_prompts.PrivatePrompts(count, c.prompts, c.width)
-    if c.source_weights and count > 1:
+    # A single step has no information about itself.
+    self.weighs_sources = c.source_weights and count > 1 and max(self.num_steps.values()) > 1
+    if self.weighs_sources:
       self.source_information = promma_prompts.SourceInformation(c.width)
     if c.connections:
       self.connections = promma_prompts.Connections(
@@ -140,7 +142,7 @@ class PrommaNet(mplmm.MplmmNet):
     private = self.private(steps, real) if c.private_prompts else None
     information = None
     prompts = self.own_prompts[None] if private is None else private
-    if c.source_weights and len(self.names) > 1:
+    if self.weighs_sources:
       information = self.source_information(attended, steps, real)
       scores = mutual_information.source_scores(information)
       temperature = self.source_information.temperature()
