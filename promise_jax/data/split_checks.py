@@ -73,7 +73,10 @@ def describe_shift(values: Float[np.ndarray, "n D"]) -> str:
 
 
 def describe_labels(task: Task, label: np.ndarray) -> str:
-  """On labels of a regression that are far outside the others; "" if there are none."""
+  """On labels of a regression that are far outside the others, and on classes that are all the
+  same; "" where nothing is odd."""
+  if task.kind == "classes" and len(label) >= MIN_ROWS and (label == label[0]).all():
+    return f"all {len(label)} rows are of class {task.output_names[label[0]]}, which shows little"
   if task.kind != "regression" or not len(label):
     return ""
   low, high = scaling.plausible_range(label[:, None])

@@ -1,5 +1,8 @@
 """Labels, tasks and splits of npz files."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 from npz_files import N, plain
@@ -99,6 +102,32 @@ def test_whole_groups_keep_or_lose_their_labels(save_npz):
   assert all(len(s) == 1 for s in of_group) and sum(map(sum, of_group)) == 9
 
 
+def test_valid_is_drawn_of_train_where_the_file_has_none(save_npz):
+  y = np.array([0, 1] * 40 + [1, 1, 2])
+  split = np.array(["train"] * 80 + ["test"] * 3)
+  path = save_npz({"x_a": np.eye(83, dtype=np.float32), "y": y, "split": split})
+  found = data.load(path)
+  train, valid, test = (found.split(name) for name in ("train", "valid", "test"))
+  assert test.id.tolist() == [80, 81, 82]
+  assert np.bincount(train.label).tolist() == [30, 30]
+  assert np.bincount(valid.label).tolist() == [10, 10]
+  assert sorted([*train.id, *valid.id]) == list(range(80))
+  assert "own.npz: the split has no valid rows: a quarter of the train rows are drawn as such." in (
+    found.notes
+  )
+  other = data.load(path, split_seed=1).split("valid")
+  assert set(other.id) != set(valid.id)
+
+
+def test_a_valid_split_drawn_of_train_keeps_groups(save_npz):
+  split, group = np.array(["train"] * 40 + ["test"] * 4), np.arange(44) // 4
+  arrays = {"x_a": np.eye(44, dtype=np.float32), "y": np.arange(44) // 8 % 2}
+  found = data.load(save_npz(arrays | {"split": split, "group": group}))
+  groups = [set(found.group(name)) for name in found.splits]
+  assert sum(map(len, groups)) == len(set.union(*groups)) == 11
+  assert len(groups[1]) == 3 and groups[2] == {10}  # of ten groups in two strata
+
+
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_a_drawn_split_of_regression_and_multilabel(save_npz, task):
   rng = np.random.default_rng(3)
@@ -168,3 +197,21 @@ def test_of_new_rows_only_the_labelled_are_scored(save_npz):
   (block,) = new_rows.read_new_rows(rows, fitted)
   label, known = new_values.encode_labels(block.label, Task("classes", 3, ("0", "1", "2")))
   assert known.tolist() == (np.arange(N) > 8).tolist() and label[9:].tolist() == [0, 1, 2]
+
+
+def test_the_file_of_mosi_that_the_documentation_makes(tmp_path):
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+  (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "def make_mosi" in b)
+  rng = np.random.default_rng(0)
+  for split, count in (("train", 40), ("test", 8)):
+    for name, size in (("text", 3), ("audio", 2), ("video", 4)):
+      (tmp_path / name).mkdir(exist_ok=True)
+      lines = np.column_stack([rng.normal(size=(count, size)), np.arange(count) % 2])
+      np.savetxt(tmp_path / name / f"{name}_{split}0.csv", lines, delimiter=",")
+  exec(block, namespace := {})
+  namespace["make_mosi"](tmp_path, tmp_path / "mosi.npz")
+  found = data.load(tmp_path / "mosi.npz")
+  assert [(m.name, m.shape) for m in found.spec.modalities] == [
+    ("text", (3,)), ("audio", (2,)), ("video", (4,)),
+  ]  # fmt: skip
+  assert [len(found.split(name).id) for name in found.splits] == [30, 10, 8]

@@ -87,3 +87,5 @@ def test_labels_far_outside_the_others_are_said(save_npz, caplog):
   assert "own, train, 1 of 40 labels are far outside the others, as 1e+09." in text
   assert "own, test, 1 of 20 labels are far outside the others, as -1e+07." in text
   assert split_checks.describe_labels(Task("classes", 2), np.array([0, 1])) == ""
+  words = split_checks.describe_labels(Task("classes", 2), np.ones(10, int))
+  assert words == "all 10 rows are of class 1, which shows little"

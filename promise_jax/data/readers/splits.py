@@ -10,6 +10,7 @@ from promise_jax.data.source import SPLITS, Rows
 from promise_jax.types import Task
 
 SPLIT_ENDS = (0.6, 0.8)  # of the rows: where train ends, where valid ends
+VALID_ENDS = (0.75, 1.0)  # of the train rows, where a given split has no valid ones
 STRATUM = 10  # neighbouring regression labels of which each split takes its part
 
 
@@ -20,8 +21,9 @@ def assign_split(
   seed: int,
   table: pd.DataFrame | None = None,
 ) -> tuple[Shaped[np.ndarray, " N"], list[str]]:
-  """The split of every row, "" for none, and sentences on rows without a label.
+  """The split of every row, "" for none, and sentences on it.
 
+  Where a given split has no valid rows, a quarter of the train rows are drawn as such.
   Rows without a label train, or are left out: where a given split has them in valid or test, or
   their group is there.
 
@@ -40,12 +42,7 @@ def assign_split(
   where = "array" if table is None else "column"
   split, why = given, f"the {where} split has none with a label"
   if given is None:
-    known = Rows({}, {}, rows.recorded[labelled], *(x[labelled] for x in (rows.label, rows.id)))
-    known = known._replace(group=None if rows.group is None else rows.group[labelled])
     split = np.full(len(labelled), "train", "U5")
-    split[labelled] = draw_split(known, task.kind, seed)
-    held_out = groups[labelled & (split != "train")]
-    split[~labelled & np.isin(groups, held_out)] = ""
     count = len(np.unique(groups[labelled]))
     units = "rows" if rows.group is None else "groups"
     why = f"{count} {units} with a label are too few to draw it, give the {where} split"
@@ -58,6 +55,15 @@ def assign_split(
         f"{split[first][back][cut[0]]}, expected: one split for a group; "
         f"without the {where} split it is drawn."
       )
+  is_drawn = "valid" not in split
+  if is_drawn:
+    ends, drawn = SPLIT_ENDS if given is None else VALID_ENDS, labelled & (split == "train")
+    known = Rows({}, {}, rows.recorded[drawn], *(x[drawn] for x in (rows.label, rows.id)))
+    known = known._replace(group=None if rows.group is None else rows.group[drawn])
+    split = split.astype("U5")
+    split[drawn] = draw_split(known, task.kind, seed, ends)
+    held_out = groups[drawn & (split != "train")]
+    split[~labelled & np.isin(groups, held_out)] = ""
   split = np.where(labelled | (split == "train"), split, "")
   for name in SPLITS:
     if not np.any(labelled & (split == name)):
@@ -72,14 +78,18 @@ def assign_split(
   train, out = np.sum(~labelled & (split == "train")), np.sum(split == "")
   notes = [f"{train} rows without a label train as unlabelled rows."] if train else []
   notes += [f"{out} rows of valid or test have no label and are left out."] if out else []
+  if is_drawn and given is not None:
+    notes += ["the split has no valid rows: a quarter of the train rows are drawn as such."]
   return split, notes
 
 
-def draw_split(rows: Rows, task_kind: str, seed: int) -> Shaped[np.ndarray, " N"]:
+def draw_split(
+  rows: Rows, task_kind: str, seed: int, ends: tuple[float, float] = SPLIT_ENDS
+) -> Shaped[np.ndarray, " N"]:
   """Draws about 60 % train, 20 % valid and 20 % test, by id: file order does not matter.
 
-  The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train
-  below .6, to valid below .8. A unit is a group, with the label of its row with the lowest
+  The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train below
+  the first of `ends`, to valid below the second. A unit is a group, with the label of its row with the lowest
   id. A stratum is a class, so that each class has a train row; ten neighbouring labels in
   regression; everything in multilabel. Ours.
   """
@@ -99,5 +109,5 @@ def draw_split(rows: Rows, task_kind: str, seed: int) -> Shaped[np.ndarray, " N"
     shuffled = members[np.lexsort((units[members], u[members]))]
     position[shuffled] = (np.arange(len(members)) + 0.5) / len(members)
   split = np.empty(len(order), "U5")
-  split[order] = np.array(SPLITS)[np.searchsorted(SPLIT_ENDS, position, side="right")][back]
+  split[order] = np.array(SPLITS)[np.searchsorted(ends, position, side="right")][back]
   return split
