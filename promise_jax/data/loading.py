@@ -10,15 +10,16 @@ from promise_jax import files
 from promise_jax.checks import check_choice
 from promise_jax.data import dataset, feature_folders, features, pretrained, streaming
 from promise_jax.data import source as data_source
-from promise_jax.data.builtin import synthetic
+from promise_jax.data.builtin import flights, synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
 from promise_jax.data.readers import hdf5, mmin, mmsa, npz, table, table_file
 
-BUILTIN = ("mfeat", "emoji", "watch", "synthetic")
+BUILTIN = ("mfeat", "emoji", "watch", "synthetic", "flights")
 FASHION = "fashion_quadrants"  # needs a Debian package
 READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
 READERS |= {table.TableOptions: table.read_table}
 READERS |= {hdf5.Hdf5Options: hdf5.read_hdf5, mmin.MminOptions: mmin.read_mmin}
+MADE = {flights.FlightsOptions: flights.read_flights}  # of what the name says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,8 @@ def load(
   """Loads a data set.
 
   Args:
-    name: "mfeat", "emoji", "watch", "synthetic" or "fashion_quadrants"; the path of an npz
-      file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
+    name: "mfeat", "emoji", "watch", "flights", "synthetic" or "fashion_quadrants"; the path of an
+      npz file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
       (`readers.table`), of a sentiment pickle *.pkl (`readers.mmsa`), of an HDF5 file *.h5 or
       *.hdf5 (`readers.hdf5`) or a folder of MMIN (`readers.mmin`); the name or folder of a
       data set that tensorflow-datasets prepared in `data_dir` ("mine", "mine/config", see
@@ -78,7 +79,8 @@ def load(
     **options: fields of `CommonOptions` and of the source: `npz.NpzOptions`,
       `table.TableOptions`, `mmsa.MmsaOptions`, `hdf5.Hdf5Options`, `mmin.MminOptions`,
       `PreparedOptions`, `EmojiOptions`,
-      `WatchOptions`; for "synthetic" those of `synthetic.SyntheticOptions` alone.
+      `WatchOptions`, `flights.FlightsOptions`; for "synthetic" those of
+      `synthetic.SyntheticOptions` alone.
 
   Raises:
     ValueError: an unknown name or option, or data that break the convention.
@@ -100,6 +102,8 @@ def load(
     own = dataclasses.replace(own, image_size=size)
   if kind in READERS:
     source = READERS[kind](path, own)
+  elif kind in MADE:
+    source = MADE[kind](own)
   else:
     root = pathlib.Path(data_dir or default_data_dir()).expanduser()
     source = read_prepared(root, name, own)
@@ -131,7 +135,7 @@ def options_class(name: str) -> type:
   kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
   kinds |= dict.fromkeys((".h5", ".hdf5"), hdf5.Hdf5Options)
   kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
-  kinds |= {"emoji": EmojiOptions, "watch": WatchOptions}
+  kinds |= {"emoji": EmojiOptions, "watch": WatchOptions, "flights": flights.FlightsOptions}
   if ending and path.is_file() and ending not in kinds:
     known = ", ".join(f"*{e}" for e in kinds if e.startswith("."))
     raise ValueError(f"{name}: files of this kind are not read, save it as one of {known}.")

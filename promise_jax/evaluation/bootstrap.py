@@ -108,7 +108,7 @@ def _resample_differences(
 
 def _weighted_scores(task: Task, logits: Float[Array, "2 P S N C"], label: Array):
   """A function from weights [P, N] to the primary metric [2, P, S]."""
-  if task.kind == "multilabel":
+  if task.kind == "multilabel" or task.metric == "auroc":
     score = jnp.vectorize(
       lambda x, w: selection.primary_score(x, label, w, task), signature="(n,c),(n)->()"
     )

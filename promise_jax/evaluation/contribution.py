@@ -64,7 +64,7 @@ def measure_contribution(
   A coalition is worth its primary metric, a mean over seeds; of a regression that is the negative
   mean absolute error ("-mae"), so that more is better everywhere. For the rows of a class it is
   the recall. Intervals are by the bootstrap of `bootstrap`: seeds and rows (or whole groups) are
-  drawn, the same for all values.
+  drawn, the same for all values. Accuracy takes the place of an AUROC, which is no mean of rows.
 
   Args:
     logits: under `patterns.tested_patterns`.
@@ -120,7 +120,8 @@ def _make_games(
 ) -> list[_Game]:
   # Seeds and coalitions with a NaN get the score NaN in the end.
   logits = np.where(np.isnan(logits), 0, logits)
-  metric, every_row = metrics.primary_metric(task)[0], np.ones(len(label))
+  metric, _ = metrics.primary_metric(task._replace(metric=""))
+  every_row = np.ones(len(label))
   if task.kind == "regression":
     error = abs(logits[..., 0].astype(float) * task.scale - label)
     return [_Game("all", len(label), f"-{metric}", [(-error, every_row)])]

@@ -32,8 +32,8 @@ def metrics_for(task: Task, extra: Sequence[str] = ()) -> dict[str, Callable]:
   Raises:
     ValueError: an unknown kind of task, or a name that is no metric of its kind.
   """
-  metrics.primary_metric(task)
-  known, names = known_metrics(task.kind), METRICS[task.kind].split()
+  primary, _ = metrics.primary_metric(task)
+  known, names = known_metrics(task.kind), [primary, *METRICS[task.kind].split()]
   names += [metric.__name__ for metric in sentiment_metrics.sentiment_set(task)]
   for name in extra:
     if name not in known:

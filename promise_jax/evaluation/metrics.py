@@ -23,11 +23,18 @@ Decisions = Bool[np.ndarray, "... N C"]
 
 
 def primary_metric(task: Task) -> tuple[str, int]:
-  """(name, sign) of the metric that selects and that tables show first."""
+  """(name, sign) of the metric that selects and that tables show first.
+
+  Raises:
+    ValueError: an unknown kind of task, or a `task.metric` that is not auroc of two classes.
+  """
   names = {"classes": "accuracy", "multilabel": "macro_f1", "regression": "mae"}
   if task.kind not in names:
     raise ValueError(f"Task kind {task.kind!r} is not one of {tuple(names)}.")
-  return names[task.kind], metric_sign(names[task.kind])
+  if task.metric and (task.metric, task.kind, task.outputs) != ("auroc", "classes", 2):
+    raise ValueError(f"The first metric is {task.metric!r}, it may be auroc, of two classes.")
+  name = task.metric or names[task.kind]
+  return name, metric_sign(name)
 
 
 def metric_sign(name: str) -> int:

@@ -44,7 +44,8 @@ def selection_score(
 def primary_score(
   logits: Float[Array, "N C"], label: Array, weight: Float[Array, " N"], task: Task
 ) -> Float[Array, ""]:
-  """Accuracy of classes, macro F1 of a multilabel task, mean absolute error of a regression.
+  """Accuracy of classes, macro F1 of a multilabel task, mean absolute error of a regression; AUROC
+  where the task names it.
 
   NaN where no row counts, or where a row of weight > 0 has a NaN logit.
   """
@@ -55,15 +56,30 @@ def primary_score(
   weight = jnp.where((broken & (weight != 0)).any(), jnp.nan, weight)
   if task.kind == "multilabel":
     return _macro_f1(logits, label, weight)
+  if task.metric == "auroc":
+    return _auroc(logits[:, 1] - logits[:, 0], label, weight)
   scores = row_scores(logits, label, task)
   return jnp.where(weight == 0, 0, scores * weight).sum() / weight.sum()
 
 
 def row_scores(logits: Float[Array, "N C"], label: Array, task: Task) -> Array | None:
-  """One score per row, [N], whose weighted mean is the primary metric; None for macro F1."""
+  """One score per row, [N], whose weighted mean is the primary metric; None where it is none."""
+  if task.metric == "auroc":
+    return None
   if task.kind == "classes":
     return logits.argmax(-1) == label
   return abs(logits[:, 0] * task.scale - label) if task.kind == "regression" else None
+
+
+def _auroc(score: Float[Array, " N"], label: Array, weight: Float[Array, " N"]) -> Array:
+  """P(a row of class 1 scores above one of class 0), ties count half; NaN if one lacks."""
+  order = jnp.argsort(score)
+  ranked, positive = score[order], label[order] == 1
+  ones, zeros = jnp.where(positive, weight[order], 0), jnp.where(positive, 0, weight[order])
+  below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(zeros)])
+  ends = (jnp.searchsorted(ranked, ranked, side) for side in ("left", "right"))
+  wins = sum(below[end] for end in ends) / 2
+  return (ones * wins).sum() / (ones.sum() * zeros.sum())
 
 
 def _macro_f1(logits, label, weight) -> Array:

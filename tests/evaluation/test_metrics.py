@@ -130,6 +130,11 @@ def test_the_primary_metric_and_its_sign():
   assert metrics.primary_metric(CLASSES) == ("accuracy", 1)
   assert metrics.primary_metric(Task("multilabel", 3)) == ("macro_f1", 1)
   assert metrics.primary_metric(Task("regression", 1)) == ("mae", -1)
+  unequal = Task("classes", 2, metric="auroc")
+  assert metrics.primary_metric(unequal) == ("auroc", 1)
+  assert list(measure.metrics_for(unequal))[:2] == ["auroc", "accuracy"]
+  with pytest.raises(ValueError, match="it may be auroc, of two classes"):
+    metrics.primary_metric(CLASSES._replace(metric="auroc"))
   with pytest.raises(ValueError, match="'ranking' is not one of"):
     metrics.primary_metric(Task("ranking", 1))
   with pytest.raises(ValueError, match="'mae' is no metric of classes; known: accur"):
