@@ -35,9 +35,10 @@ def list_methods() -> dict[str, str]:
 def list_datasets() -> dict[str, str]:
   """Built-in sets, by the heading of their card or the first line of their module."""
   from promise_jax.data import loading
-  from promise_jax.data.builtin import builders, fashion, synthetic
+  from promise_jax.data.builtin import builders, cdda, fashion, synthetic
 
-  lines = {"synthetic": first_line(synthetic.__doc__), loading.FASHION: first_line(fashion.__doc__)}
+  modules = {"synthetic": synthetic, loading.FASHION: fashion, loading.CDDA: cdda}
+  lines = {name: first_line(module.__doc__) for name, module in modules.items()}
   for card in builders.EMBEDDED.glob("*.md"):
     lines[card.stem] = first_line(card.read_text("utf-8")).removeprefix(f"# {card.stem}: ")
   path = "a file or folder of your own; the documentation says how it is laid out"

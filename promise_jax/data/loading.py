@@ -10,12 +10,12 @@ from promise_jax import files
 from promise_jax.checks import check_choice
 from promise_jax.data import dataset, feature_folders, features, pretrained, streaming
 from promise_jax.data import source as data_source
-from promise_jax.data.builtin import flights, synthetic
+from promise_jax.data.builtin import cdda, flights, synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
 from promise_jax.data.readers import hdf5, mmin, mmsa, npz, table, table_file
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic", "flights")
-FASHION = "fashion_quadrants"  # needs a Debian package
+FASHION, CDDA = "fashion_quadrants", "cdda"  # need Debian packages
 READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
 READERS |= {table.TableOptions: table.read_table}
 READERS |= {hdf5.Hdf5Options: hdf5.read_hdf5, mmin.MminOptions: mmin.read_mmin}
@@ -69,8 +69,8 @@ def load(
   """Loads a data set.
 
   Args:
-    name: "mfeat", "emoji", "watch", "flights", "synthetic" or "fashion_quadrants"; the path of an
-      npz file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
+    name: "mfeat", "emoji", "watch", "flights", "synthetic", "fashion_quadrants" or "cdda"; the path
+      of an npz file (see `readers.npz`), of a table *.csv, *.tsv, *.parquet, *.arrow or *.feather
       (`readers.table`), of a sentiment pickle *.pkl (`readers.mmsa`), of an HDF5 file *.h5 or
       *.hdf5 (`readers.hdf5`) or a folder of MMIN (`readers.mmin`); the name or folder of a
       data set that tensorflow-datasets prepared in `data_dir` ("mine", "mine/config", see
@@ -93,7 +93,8 @@ def load(
   own, common = parse_options(name, options, kind, CommonOptions)
   if common.encoders and common.stream:
     raise ValueError("stream and encoders are given, encoders read all rows into memory; give one.")
-  path = pathlib.Path(name).expanduser()
+  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  path = cdda.make_file(root) if name == CDDA else pathlib.Path(name).expanduser()
   if isinstance(own, table.TableOptions) and "=" in common.modalities:
     own = dataclasses.replace(own, groups=common.modalities)
     common = dataclasses.replace(common, modalities="")
@@ -105,7 +106,6 @@ def load(
   elif kind in MADE:
     source = MADE[kind](own)
   else:
-    root = pathlib.Path(data_dir or default_data_dir()).expanduser()
     source = read_prepared(root, name, own)
   if common.features:
     folders = table.parse_pairs("features", common.features)
@@ -136,6 +136,7 @@ def options_class(name: str) -> type:
   kinds |= dict.fromkeys((".h5", ".hdf5"), hdf5.Hdf5Options)
   kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
   kinds |= {"emoji": EmojiOptions, "watch": WatchOptions, "flights": flights.FlightsOptions}
+  kinds |= {CDDA: npz.NpzOptions}  # `load` makes an npz file of it
   if ending and path.is_file() and ending not in kinds:
     known = ", ".join(f"*{e}" for e in kinds if e.startswith("."))
     raise ValueError(f"{name}: files of this kind are not read, save it as one of {known}.")
@@ -189,7 +190,7 @@ def find_prepared(root: pathlib.Path, name: str) -> pathlib.Path:
     f"{name!r} is no data set: a path must be a file *.npz, *.csv, *.parquet, *.h5 or *.pkl, "
     "or a prepared tensorflow-datasets folder with its version, as mine/1.0.0; known in "
     f"{root} are {', '.join(dict.fromkeys((*BUILTIN, *sorted(folders))))}; of a Debian package: "
-    f"{FASHION}."
+    f"{FASHION}, {CDDA}."
   )
 
 

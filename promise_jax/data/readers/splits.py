@@ -89,9 +89,9 @@ def draw_split(
   """Draws about 60 % train, 20 % valid and 20 % test, by id: file order does not matter.
 
   The units of a stratum are shuffled; unit r of n lies at (r + 1/2) / n and goes to train below
-  the first of `ends`, to valid below the second. A unit is a group, with the label of its row with the lowest
-  id. A stratum is a class, so that each class has a train row; ten neighbouring labels in
-  regression; everything in multilabel. Ours.
+  the first of `ends`, to valid below the second. A unit is a group, with the label of its row
+  with the lowest id. A stratum is a class, so that each class has a train row; ten neighbouring
+  labels in regression; everything in multilabel. Ours.
   """
   order = np.argsort(rows.id)
   units = (rows.id if rows.group is None else rows.group)[order]
