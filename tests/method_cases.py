@@ -31,7 +31,6 @@ STEPS = {"encoder": "steps", "num_cross_layers": 1, "augment_strength": 0.5}
 STEPS |= {"generate": "mix", "fncl_weight": 0.02, "hide_views": False}
 TUNE = {"pretrain": 0.0, "fit": 0.0}
 MPLMM = {"width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 2} | TUNE
-PROMMA = MPLMM | {"width": 4}
 OTHER = {"gate": "off", "private_prompts": False, "generation_target": "streams"}
 OTHER |= {"generation_weight": 0.01}  # the targets grow while everything is trained
 PAIR = example_batches.VECTORS[:2]
@@ -77,10 +76,8 @@ CASES = {
   "promise": Case("promise", PROMISE),
   "promise-bare": Case("promise", PROMISE | BARE, "regression", PAIR),
   "promise-kinds": Case("promise", PROMISE | STEPS, "multilabel", example_batches.KINDS),
-  "promma": Case("promma", PROMMA, steps=120),
-  "promma-kinds": Case(
-    "promma", PROMMA | OTHER, "multilabel", example_batches.KINDS[:2], steps=150
-  ),
+  "promma": Case("promma", MPLMM),
+  "promma-kinds": Case("promma", MPLMM | OTHER, "multilabel", example_batches.KINDS[:2]),
   "mplmm": Case("mplmm", MPLMM),
   "mplmm-authors": Case(
     "mplmm", PRESETS["authors"]["mplmm"] | MPLMM, "regression", PAIR, steps=300

@@ -17,7 +17,7 @@ SIZES = {
   "robult": {"fused": (8,), "shared": (3, 4), "private": (3, 4)},
   "redcore": {"fused": (3 * 8,), "composite": (3, 8)},
   "promise": {"fused": (8,)},
-  "promma": {"fused": (3 * 4,), "gate": (3,)},
+  "promma": {"fused": (3 * 8,), "gate": (3,)},
   "mplmm": {"fused": (3 * 8,)},
   "fusion": {"fused": (3 * 8,)},
   "distil": {"fused": (3 * 8,)},
