@@ -1,5 +1,7 @@
 """`promise_jax.methods.robult` in PyTorch: the default settings, for classes."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -59,21 +61,20 @@ class Twin(nn.Module):
     label, complete = torch.where(labelled, batch.label, 0).long(), present.all(1)
     latent, shared, private, fused = self.encode(batch)
     branches, full = self.classify(shared, private, fused)
-    row = combine(branches, full, present)
-    logits = torch.cat([row[None], branches.transpose(0, 1)])
-    visible = torch.cat([present.any(1)[None], present.T])
+    logits = torch.cat([full[None], branches.transpose(0, 1)])
+    visible = torch.cat([complete[None], present.T])
     total = supervised_term(logits, label, visible & labelled)
     rebuilt = self.decode(shared, private)
     total = total + c.reconstruction_weight * reconstruction_term(rebuilt, latent, present)
     ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
-    teach = teach_error(branches, row)
+    teach = teach_error(branches, full)
     rows = complete[:, None].expand_as(teach)
     total = total + c.teach_weight * ramp * layers.masked_mean(teach, rows)
     teacher, shared = normalise(self.project_shared(fused)).detach(), normalise(shared)
     with torch.no_grad():
       member = F.one_hot(label, bank["member"].shape[1]).float()
       closeness = bank_proximity(teacher, bank, complete)
-      guess = F.one_hot(row.argmax(1), member.shape[1]).float() * closeness
+      guess = F.one_hot(full.argmax(1), member.shape[1]).float() * closeness
       weights = pair_weights(torch.where(labelled[:, None], member, guess), batch, ramp)
       bank = update_bank(bank, batch.bank_index, teacher, member, labelled & complete)
     error = contrast(teacher, shared, weights, complete, c.temperature)
@@ -89,8 +90,10 @@ class Twin(nn.Module):
 
 def combine(branches, full, present):
   """Logits f[B, C] of rows: `full` of complete ones, else the mean of what is present, of all
-  branches where nothing is."""
-  weight = (present | ~present.any(1, keepdim=True)).float()
+  branches where nothing is, weighted by log C minus the entropy."""
+  log_p = F.log_softmax(branches, -1)
+  confidence = math.log(branches.shape[-1]) + (log_p.exp() * log_p).sum(-1)
+  weight = (present | ~present.any(1, keepdim=True)) * (confidence.clamp(min=0) + 1e-3)
   mean = (branches * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
   return torch.where(present.all(1, keepdim=True), full, mean)
 
