@@ -4,8 +4,8 @@
 
 Every folder in it with a comparison.json is one, and stands on the page of its data set,
 docs/results/NAME.md. RESULTS.md has the differences at the lowest label rate of every data set, and
-where training rows lack modalities. Only what stands between the two marks of a page is written
-anew; the text around them, what the numbers show, is written by hand.
+where training rows lack modalities, and so has the page of a method. Only what stands between the two
+marks of a page is written anew; the text around them, what the numbers show, is written by hand.
 """
 
 import argparse
@@ -86,6 +86,20 @@ def write_summary(found: Sequence[Comparison], baseline: str) -> str:
   return formatting.markdown_rows([header, ["---"] * len(header), *rows])
 
 
+def write_method(found: Sequence[Comparison], name: str) -> str:
+  """A row a comparison: a method itself, and how it differs."""
+  header = ["data, labels", name, "minus `distil`", "minus `fusion`", "seeds"]
+  rows = [header, ["---"] * len(header)]
+  for one in found:
+    seeds = one.results.loc[one.results["method"] == name, "seed"].nunique()
+    if seeds:
+      setting = show_setting(one).replace("docs/", "../")
+      setting += "" if one.config["train_protocol"] == "none" else ", training rows lack modalities"
+      cells = (show_cell(one, name, other) for other in ("distil", "fusion"))
+      rows.append([setting, show_level(one, name), *cells, str(seeds)])
+  return formatting.markdown_rows(rows)
+
+
 def show_setting(one: Comparison) -> str:
   metric = one.lines["metric"].iloc[0]
   what = "" if metric == "accuracy" else f", {metric}"
@@ -141,6 +155,9 @@ def main(words: Sequence[str]) -> None:
     if part:
       blocks += [f"### {title}\n", *(write_summary(part, b) for b in ("distil", "fusion"))]
   fill(args.root / "RESULTS.md", "\n".join([*blocks, comparison.LEGEND]), "Results")
+  for path in (args.root / "docs" / "methods").glob("*.md"):
+    if BEGIN in path.read_text("utf-8"):
+      fill(path, f"{write_method([*lowest, *lacking], path.stem)}\n{comparison.LEGEND}", path.stem)
 
 
 if __name__ == "__main__":
