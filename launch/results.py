@@ -4,8 +4,8 @@
 
 Every folder in it with a comparison.json is one, and stands on the page of its data set,
 docs/results/NAME.md. RESULTS.md has the differences at the lowest label rate of every data set, and
-where training rows lack modalities, and so has the page of a method. Only what stands between the two
-marks of a page is written anew; the text around them, what the numbers show, is written by hand.
+where training rows lack modalities; the page of a method has its own. Only what stands between the
+two marks of a page is written anew; the text around them, what the numbers show, is by hand.
 """
 
 import argparse
@@ -54,12 +54,14 @@ def read_comparison(folder: Path) -> Comparison:
   """The comparison in `folder`."""
   runs = sorted(path.parent for path in folder.glob("*/results.jsonl"))
   merged = compare.merge_variants(runs)
-  results = pd.concat([variant.results for variant in merged.values()])
+  lines = pd.DataFrame(files.read_json(folder / "comparison.json"))
+  compared = [merged[name].results for name in merged if name in {*lines["method"]}]
+  results = pd.concat(compared)
   return Comparison(
     results["dataset"].iloc[0],
     files.read_json(runs[0] / "config.json")["config"],
     (folder / "comparison.md").read_text("utf-8"),
-    pd.DataFrame(files.read_json(folder / "comparison.json")),
+    lines,
     results,
   )
 
@@ -73,10 +75,10 @@ def write_section(one: Comparison) -> str:
 
 def write_summary(found: Sequence[Comparison], baseline: str) -> str:
   """A table of how every variant differs from `baseline`, a column a comparison."""
-  results = pd.concat([one.results for one in found])
-  seeds = results.groupby("method", sort=False)["seed"].nunique()
-  names = [name for name in seeds.index if name != baseline]
-  first = [f"minus `{baseline}` (seeds)", f"`{baseline}` itself"]
+  counts = pd.concat([one.results.groupby("method", sort=False)["seed"].nunique() for one in found])
+  seeds = {name: formatting.show_range(own) for name, own in counts.groupby(level=0, sort=False)}
+  names = [name for name in seeds if name != baseline]
+  first = [f"minus `{baseline}` (seeds)", f"`{baseline}` itself ({seeds[baseline]})"]
   first += [f"`{name}` ({seeds[name]})" for name in names]
   columns = [
     [show_setting(one), show_level(one, baseline), *(show_cell(one, n, baseline) for n in names)]
