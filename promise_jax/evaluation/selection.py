@@ -74,7 +74,7 @@ def row_scores(logits: Float[Array, "N C"], label: Array, task: Task) -> Array |
 def _auroc(score: Float[Array, " N"], label: Array, weight: Float[Array, " N"]) -> Array:
   """P(a row of class 1 scores above one of class 0), ties count half; NaN if one lacks."""
   order = jnp.argsort(score)
-  ranked, positive = score[order], label[order] == 1
+  ranked, positive = score[order], jnp.asarray(label)[order] == 1
   ones, zeros = jnp.where(positive, weight[order], 0), jnp.where(positive, 0, weight[order])
   below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(zeros)])
   ends = (jnp.searchsorted(ranked, ranked, side) for side in ("left", "right"))

@@ -46,6 +46,14 @@ def test_weights_are_repeated_rows_and_agree_with_the_reported_metric(task):
 
 
 @every_task
+def test_outside_of_a_program_labels_are_numpy_arrays(task):
+  logits, label, weight = draw(task)
+  want = score(logits, label, weight, task=task) * (-1 if task.kind == "regression" else 1)
+  found = selection.selection_score(logits[None], label, weight[None], task)
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+@every_task
 def test_only_rows_that_count_may_make_it_nan(task):
   logits, label, weight = draw(task)
   want = score(logits, label, weight, task=task)
