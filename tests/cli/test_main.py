@@ -28,7 +28,7 @@ REFUSED = [
   ("train --steps 100", "promise-jax list settings what is set by --config.FIELD=VALUE"),
   ("train rubbish", "'rubbish' is no data set"),
   ("train full --label=y", "no option 'label' (a table *.csv, "),
-  ("train rows.csv", "label is not given, expected is the column to predict, one of a, y."),
+  ("train rows.csv", "expected is the column to predict, one of a, y, or several, as"),
   ("train rows.csv --label=z", "label is 'z'"),
   ("train rows.csv --label=y --columns=a=date", "columns, a is 'date', known are number, "),
   ("train rows.csv --label=y --modalities=x=a+b", "a column of modality x is 'b', known are a"),
