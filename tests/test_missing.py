@@ -126,7 +126,7 @@ def test_parse_reads_every_field():
     ("mplmm(nan)", "nan", r"\[0, 1\]"),
     ("mplmm(often)", "often", r"\[0, 1\]"),
     ("map(0.3,both=2)", "2", r"\[0, 1\]"),
-    ("mplmm(0.3,keep_one=true)", "keep_one", "keywords redraw"),
+    ("mplmm(0.3,keep_one=true)", "keep_one", "keywords frames, redraw"),
     ("bernoulli(0.3,keep_one=1)", "'1'", "true or false"),
     ("mplmm(0.3,redraw=true,redraw=true)", "repeated 'redraw'", "redraw"),
   ],

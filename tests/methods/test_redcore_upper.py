@@ -194,8 +194,9 @@ def test_eight_devices_compute_what_one_does(whole_run, eight_devices):
   upper, trained, _ = whole_run
   other = run_fit(eight_devices, upper)
   np.testing.assert_array_equal(other.best_step, trained.best_step)
-  tiny_runs.assert_close(other.params, trained.params, rtol=1e-4, atol=1e-5)
-  tiny_runs.assert_close(other.model_state, trained.model_state, rtol=1e-4, atol=1e-5)
+  # Sums in another order; Adam makes a last bit of a small gradient a larger one.
+  tiny_runs.assert_close(other.params, trained.params, rtol=1e-4, atol=5e-5)
+  tiny_runs.assert_close(other.model_state, trained.model_state, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.9])

@@ -77,7 +77,7 @@ def test_networks_multiply_in_bfloat16_and_losses_do_not(name):
   closed, (value, (kept, terms)) = jax.make_jaxpr(loss, return_shape=True)(*args)
   count = products(closed.jaxpr, collections.Counter())
   # The rest are similarities and other products of losses.
-  assert count["bfloat16", "bfloat16"] > 0.75 * sum(count.values())
+  assert count["bfloat16", "bfloat16"] > 0.7 * sum(count.values())
   types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
   assert types(kept) == types(model_state)
   metrics = [value, *jax.tree.leaves(terms)]
