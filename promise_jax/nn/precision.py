@@ -34,11 +34,6 @@ def has_bfloat16(tree: PyTree) -> bool:
   return any(getattr(x, "dtype", None) == jnp.bfloat16 for x in jax.tree.leaves(tree))
 
 
-def cast_like(tree: PyTree, params: PyTree) -> PyTree:
-  """Rounds `tree`, such as a teacher kept in float32, if `params` are rounded."""
-  return cast(tree, jnp.bfloat16) if has_bfloat16(params) else tree
-
-
 def param_dtype(module: nn.Module) -> Any:
   """The type of a bound module's parameters, for the `dtype` of its layers."""
   return jnp.bfloat16 if has_bfloat16(module.variables.get("params", {})) else jnp.float32

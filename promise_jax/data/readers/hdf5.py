@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import npz, npz_arrays, npz_kinds, npz_labels
+from promise_jax.data.readers import npz, npz_arrays
 
 MM_IMDB = {"features", "images", "vgg_features", "genres", "imdb_ids"}
 MM_IMDB_SPLITS = ("train",) * 15552 + ("valid",) * 2608 + ("test",) * 7799
@@ -57,20 +57,12 @@ def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
     keys = name_arrays(file, options)
     headers = {array: read_header(file[key]) for array, key in keys.items()}
     npz_arrays.check_headers(headers, bool(options.features))
-    names = [array[2:] for array in headers if array.startswith("x_")]
     small = {a: read_array(file[key]) for a, key in keys.items() if not a.startswith("x_")}
     if {*file} == MM_IMDB and len(small["y"]) == len(MM_IMDB_SPLITS):
       small["split"] = np.array(MM_IMDB_SPLITS)
     first = lambda array, header: read_array(file[keys[array]], slice(count_first(header)))
-    present = {name: small.get(f"present_{name}") for name in names}
-    found = npz_kinds.describe_modalities(
-      first, headers, present, options.kinds, options.vocabulary
-    )
-    modalities, guesses = found
-    task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
-    split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
-  guesses |= {data_source.TASK: guess} if guess else {}
-  guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
+    found = npz.describe_arrays(path.name, headers, small, first, options)
+  modalities, task, split, rows, notes, guesses = found
   own = npz.NpzFile(path, headers, modalities, split, rows)
 
   def read(name: str) -> data_source.Rows:
@@ -86,9 +78,10 @@ def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
     splits=data_source.SPLITS,
     rows=read,
     place=str(path),
-    notes=tuple(f"{path.name}: {line}" for line in notes),
+    notes=notes,
     guesses=guesses,
-    train_bytes=sum(headers[f"x_{n}"].row_bytes for n in names) * int(np.sum(split == "train")),
+    train_bytes=sum(headers[f"x_{m.name}"].row_bytes for m in modalities)
+    * int(np.sum(split == "train")),
   )
 
 

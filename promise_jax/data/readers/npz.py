@@ -35,12 +35,13 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import npz_arrays, npz_kinds, npz_labels
-from promise_jax.types import Modality
+from promise_jax.types import Modality, Task
 
 BLOCK_BYTES = 2**24  # of the arrays that are streamed at a time
 
@@ -107,6 +108,46 @@ class NpzFile:
     return data_source.Rows(inputs, length, *about, **known, texts=texts)
 
 
+class Described(NamedTuple):
+  """What the arrays of a file are."""
+
+  modalities: tuple[Modality, ...]
+  task: Task
+  split: np.ndarray  # strings [N]
+  rows: data_source.Rows  # all of the file, without inputs
+  notes: tuple[str, ...]
+  guesses: dict[str, str]
+
+
+def describe_arrays(
+  name: str,
+  headers: Mapping[str, npz_arrays.Header],
+  small: Mapping[str, np.ndarray],
+  read_first: Callable,
+  options: NpzOptions,
+) -> Described:
+  """Describes a file of arrays by its headers, its `small` arrays and the first rows of the others.
+
+  Args:
+    name: of the file, for the notes.
+    headers: of all arrays.
+    small: {array: values} of all but the inputs x_*.
+    read_first: (array, header) -> its first rows.
+    options: how the file is read.
+  """
+  inputs = [array[2:] for array in headers if array.startswith("x_")]
+  present = {modality: small.get(f"present_{modality}") for modality in inputs}
+  modalities, guesses = npz_kinds.describe_modalities(
+    read_first, headers, present, options.kinds, options.vocabulary
+  )
+  task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
+  split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
+  guesses |= {data_source.TASK: guess} if guess else {}
+  guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
+  notes = tuple(f"{name}: {line}" for line in notes)
+  return Described(modalities, task, split, rows, notes, guesses)
+
+
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
   """The source in an npz file; its inputs, the arrays x_*, are read split by split.
 
@@ -117,22 +158,13 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
   small = {}
   with npz_arrays.open_npz(path) as file:
     headers = npz_arrays.read_headers(file)
-    names = npz_arrays.check_headers(headers, bool(options.features))
+    npz_arrays.check_headers(headers, bool(options.features))
     for array in (a for a in headers if not a.startswith("x_")):
       with npz_arrays.name_array_in_errors(array):
         small[array] = file[array]
-    present = {name: small.get(f"present_{name}") for name in names}
-    modalities, guesses = npz_kinds.describe_modalities(
-      functools.partial(npz_arrays.read_first_rows, file),
-      headers,
-      present,
-      options.kinds,
-      options.vocabulary,
-    )
-    task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
-    split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
-  guesses |= {data_source.TASK: guess} if guess else {}
-  guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
+    read_first = functools.partial(npz_arrays.read_first_rows, file)
+    found = describe_arrays(path.name, headers, small, read_first, options)
+  modalities, task, split, rows, notes, guesses = found
   own = NpzFile(path, headers, modalities, split, rows)
   stat, num_train = path.stat(), int((split == "train").sum())
   row_bytes = [headers[f"x_{m.name}"].row_bytes for m in modalities]
@@ -144,7 +176,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     splits=data_source.SPLITS,
     rows=own.rows,
     place=str(path),
-    notes=tuple(f"{path.name}: {line}" for line in notes),
+    notes=notes,
     blocks=own.blocks,
     identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
     guesses=guesses,
