@@ -38,8 +38,8 @@ DATA = {
   "classes": "sentiment pickles: the same as `task=classes`",
   "modalities": "which to keep, joined by `+`; empty: all. Of a table also what each is made of: "
   "`(text=title+notes,attributes=*)`",
-  "encoders": "frozen encoders, `text=bert:FOLDER,image=efficientnet_lite0,sound=features/sound`, "
-  "[see there](howto/encoders.md)",
+  "encoders": "frozen encoders, `text=bert:FOLDER,image=efficientnet_lite0,"
+  "sound=package.module:function`, [see there](howto/encoders.md)",
   "stream": "keep training rows on disk, for data larger than memory",
   "label": "the column of a table, or the key of an HDF5 file, to predict",
   "columns": "tables: roles where a guess is wrong, `(photo=image,notes=ignore)`",

@@ -51,6 +51,8 @@ class Dataset:
   read: Callable[[str], Split] = dataclasses.field(repr=False)
   notes: tuple[str, ...] = ()  # sentences on how the data were read
   groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+  # {split: ids as they are written} where they are texts; not of train.
+  keys: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
   # Which train rows have a label at all; None: all of them. Other splits have no other rows.
   labelled: np.ndarray | None = dataclasses.field(default=None, repr=False)
   guesses: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as in `Source`
@@ -120,6 +122,7 @@ def assemble(
   rules = Rules(nonfinite, zeros)
   reports: dict[str, dict[str, CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
+  keys: dict[str, np.ndarray] = {}
 
   def keep_report(split: str, report: dict, group: np.ndarray | None) -> None:
     if group is not None:
@@ -155,6 +158,8 @@ def assemble(
     cleaned = clean_rows(source, split, modalities, rows, rules)
     cleaned = preprocessing.report_clipped(cleaned, scale)
     keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
+    if rows.key is not None:
+      keys[split] = np.array(["" if key is None else key for key in rows.key], str)
     made = preprocessing.make_split(modalities, rows, cleaned, scale)
     warn(split, *split_checks.describe_lacking(names, made.recorded))
     warn(split, *split_checks.describe_units(modalities, made))
@@ -168,7 +173,7 @@ def assemble(
   of_rows = source.encoded, source.columns, source.folders
   fitted = Preprocessing(modalities, scale, rules, texts, *of_rows)
   about = source.name, spec, source.card, fitted, source.splits
-  return Dataset(*about, reports, read, notes, groups, train.labelled, source.guesses)
+  return Dataset(*about, reports, read, notes, groups, keys, train.labelled, source.guesses)
 
 
 def clean_rows(

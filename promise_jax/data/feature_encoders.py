@@ -1,13 +1,10 @@
-"""Frozen encoders of one modality: a pretrained network, a function, or a folder of features.
+"""Frozen encoders of one modality: a pretrained network or a function.
 
 An encoder is one of
 
   "bert:PATH", "efficientnet_lite0"   a pretrained network, see `pretrained`
   "package.module:function"           a function that can be imported
   FeatureEncoder(function, version)   any function of this process
-  a folder                            features computed elsewhere, <id>.npy for each row
-                                      that has the modality: f[D] in all, or f[T, D] with
-                                      any T
 
 A function is `encode(x[B, ...]) -> f[B, D] or f[B, T, D]`: NumPy in, any array of finite
 numbers out, D and T the same in every call. It sees at most 128 rows at a time, only those
@@ -24,7 +21,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import pathlib
 import re
 import sys
@@ -52,7 +48,7 @@ class FeatureEncoder(NamedTuple):
     return f"{name}, version {self.version}"
 
 
-EncoderSpec = str | os.PathLike | FeatureEncoder
+EncoderSpec = str | FeatureEncoder
 
 
 class EncoderInputs(NamedTuple):
@@ -60,7 +56,6 @@ class EncoderInputs(NamedTuple):
 
   x: np.ndarray | list[str]  # [n, ...]
   length: np.ndarray | None  # i32[n], of sequences and tokens
-  id: np.ndarray  # i[n]
 
 
 Features = tuple[np.ndarray, np.ndarray | None]  # f32[n, D], None or f32[n, T, D], i[n]
@@ -70,7 +65,7 @@ class FoundEncoder(NamedTuple):
   """An encoder, of which nothing was called yet."""
 
   words: str
-  key: Callable[[np.ndarray], str]  # ids i[n] -> what stands for it in the hash of their features
+  key: str  # stands for it in the hash of its features
   compute: Callable[[EncoderInputs], Iterable[Features]]
   sha256: str = ""  # of a pretrained network
 
@@ -100,44 +95,25 @@ def find_encoder(encoder: EncoderSpec, kind: str) -> FoundEncoder:
   """The encoder for a modality of this kind, or of "text"; no function is imported or called."""
   if isinstance(encoder, FeatureEncoder) and callable(encoder.encode) and encoder.version:
     compute = functools.partial(call_in_blocks, encoder.encode)
-    return FoundEncoder(str(encoder), lambda _: str(encoder), compute)
-  if not isinstance(encoder, str | os.PathLike) or not os.fspath(encoder):
-    raise ValueError(
-      "an encoder is a pretrained network, a folder, package.module:name or, as weights and "
-      "settings of a function cannot be hashed, FeatureEncoder(function, version='...')"
-    )
+    return FoundEncoder(str(encoder), str(encoder), compute)
   if pretrained.is_pretrained(encoder):
     sha256, load = pretrained.find_encoder(encoder, kind)
     key = f"{encoder.partition(':')[0]} {pretrained.FORMAT} {sha256}"
     compute = lambda inputs: call_in_blocks(load(), inputs, title=encoder)
-    return FoundEncoder(encoder, lambda _: key, compute, sha256)
-  if match := IMPORTED.fullmatch(os.fspath(encoder)):
+    return FoundEncoder(encoder, key, compute, sha256)
+  if match := isinstance(encoder, str) and IMPORTED.fullmatch(encoder):
     importlib.invalidate_caches()
     spec = importlib.util.find_spec(match[1])
     if spec is None or not spec.has_location:
       raise ValueError(f"there is no source file of the module {match[1]} on Python's path")
     key = hash_parts(match[2], pathlib.Path(spec.origin).read_bytes())
     load = functools.cache(functools.partial(import_function, *match.groups()))
-    return FoundEncoder(str(encoder), lambda _: key, lambda inputs: call_in_blocks(load(), inputs))
-  read_all = lambda inputs: map(read_file, list_files(encoder, inputs.id))
-  return FoundEncoder(f"the folder {encoder}", functools.partial(hash_folder, encoder), read_all)
-
-
-def hash_folder(folder: str | os.PathLike, ids: np.ndarray) -> str:
-  """A text that changes when the features of these rows do."""
-  contents = (path.read_bytes() for path in list_files(folder, ids))
-  return hash_parts(*(hashlib.sha256(content).digest() for content in contents))
-
-
-def list_files(folder: str | os.PathLike, ids: np.ndarray) -> list[pathlib.Path]:
-  """The files of some rows. ValueError where one is not there."""
-  paths = [pathlib.Path(folder).expanduser() / f"{row}.npy" for row in ids.tolist()]
-  if lost := [path for path in paths if not path.is_file()]:
-    raise ValueError(
-      f"this is no package.module:name, and there is no file {lost[0]} (nor {len(lost) - 1} others "
-      f"of {len(paths)}); present_<modality> is False in rows of an npz file that have none"
-    )
-  return paths
+    return FoundEncoder(encoder, key, lambda inputs: call_in_blocks(load(), inputs))
+  raise ValueError(
+    f"an encoder is a pretrained network ({', '.join(pretrained.FAMILIES)}), package.module:name "
+    "or, as weights and settings of a function cannot be hashed, FeatureEncoder(function, "
+    "version='...'); a folder of files <id>.npy is given by the option features"
+  )
 
 
 def import_function(module: str, name: str) -> Callable:
@@ -162,7 +138,7 @@ def call_in_blocks(
     "leave": False,
     "disable": None if title else True,
   }
-  for start in tqdm.tqdm(range(0, len(inputs.id), BLOCK_ROWS), **bar):
+  for start in tqdm.tqdm(range(0, len(inputs.x), BLOCK_ROWS), **bar):
     x = inputs.x[start : start + BLOCK_ROWS]
     valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
     y = function(x, length=valid) if takes_length and valid is not None else function(x)
@@ -177,17 +153,6 @@ def call_in_blocks(
         raise ValueError(f"the lengths are {length.dtype} of shape {length.shape}, expected: i[B]")
       check_values("length", length, (length >= 1) & (length <= y.shape[1]), f"1 to {y.shape[1]}")
     yield y, length
-
-
-def read_file(path: pathlib.Path) -> Features:
-  """The features of one row."""
-  try:
-    with path.open("rb") as file:
-      row = np.lib.format.read_array(file, allow_pickle=False)
-    row = check_features(row[None], 1)
-  except (OSError, EOFError, ValueError) as error:
-    raise ValueError(f"{path.name} cannot be used, {error}") from error
-  return row, None if row.ndim == 2 else np.array([row.shape[1]])
 
 
 def check_features(values: Any, count: int) -> np.ndarray:

@@ -4,8 +4,8 @@
 other data split by split; the features alone stay in memory. A cache file has those of one block.
 It is named by a hash of the data set's name, of the values that the encoder sees and of the
 encoder: for an imported function the source file of its module (not what that imports, nor
-weights: name those in the source), for `FeatureEncoder` its version, for a pretrained network and
-a folder the contents of files. A cached encoder is neither called nor imported. Ours.
+weights: name those in the source), for `FeatureEncoder` its version, for a pretrained network the
+contents of its files. A cached encoder is neither called nor imported. Ours.
 """
 
 import os
@@ -121,21 +121,21 @@ class BlockEncoder:
     clean = dataset.clean_rows(one, split, (modality,), part, self.rules)[name]
     self.report[split] = CleaningReport(*np.add(self.report[split], clean.report))
     inputs, features = encoder_inputs(modality, clean, part), None
-    if len(inputs.id):
+    if len(inputs.x):
       with feature_encoders.name_encoder_in_errors(name, self.spec):
         features = self.read_or_compute(inputs)
     self.found[split].append((clean.recorded, features))
 
   def read_or_compute(self, inputs: EncoderInputs) -> Features:
     """The features of rows that have the modality."""
-    key = self.encoder.key(inputs.id)
-    digest = feature_encoders.hash_parts(self.source.name, self.raw.name, key, *inputs)
+    about = self.source.name, self.raw.name, self.encoder.key
+    digest = feature_encoders.hash_parts(*about, *inputs)
     path = self.folder / f"{self.source.name}-{self.raw.name}-{digest[:16]}.npz"
     if not path.exists():
       x, length = feature_encoders.join_blocks(list(self.encoder.compute(inputs)))
       self.folder.mkdir(parents=True, exist_ok=True)
       files.write_npz(path, {"x": x} | ({} if length is None else {"length": length}))
-      self.num_computed += len(inputs.id)
+      self.num_computed += len(inputs.x)
     with np.load(path) as file:
       return file["x"], file.get("length")
 
@@ -175,14 +175,14 @@ def encoder_inputs(
   """What an encoder sees of `rows`, which `clean` has cleaned: those that have the modality."""
   here, length = clean.recorded, None
   if texts := rows.texts.get(modality.name):
-    return EncoderInputs([texts[i] for i in np.flatnonzero(here)], None, rows.id[here])
+    return EncoderInputs([texts[i] for i in np.flatnonzero(here)], None)
   if modality.kind == "sequence":
     length = clean.length[here]
   elif modality.kind == "tokens":  # zeros inside a row count
     steps = np.arange(1, clean.kept_mask.shape[1] + 1, dtype=np.int32)
     length = (clean.kept_mask * steps).max(axis=1, initial=0)[here]
   values = scaling.standardise(clean.values, clean.kept_mask, None)
-  return EncoderInputs(values[here], length, rows.id[here])
+  return EncoderInputs(values[here], length)
 
 
 def encode_rows(

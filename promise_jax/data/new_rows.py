@@ -91,7 +91,7 @@ def read_new_rows(
       *known, texts, files = read_inputs(columns, fitted, pathlib.Path(root).expanduser(), ids)
     counts = lost_files.add_counts([counts, files])
     lost_files.check_counts(place, counts, file_options.allow_missing)
-    # Encoders that are folders find their files by id; nothing else reads it.
+    # Masks of test protocols are drawn by them.
     numbers = ids if ids.dtype.kind in "iu" else np.arange(start, start + count)
     rows = Rows(*known, np.zeros(count, np.int32), numbers, texts=texts)
     yield NewRows(rows, ids, label)

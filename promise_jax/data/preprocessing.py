@@ -22,7 +22,7 @@ class EncodedModality:
   """A modality whose features, made by a frozen encoder, take its place."""
 
   raw: Modality  # what the encoder reads
-  encoder: str  # the name of a pretrained network, "package.module:function", or a folder
+  encoder: str  # the name of a pretrained network, or "package.module:function"
   is_text: bool = False  # it reads texts, `raw` are the token ids that are made of them
   sha256: str = ""  # of the files of a pretrained network
 

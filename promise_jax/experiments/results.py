@@ -54,7 +54,8 @@ def write_test_results(
   valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
   differences = compare_with_baseline(setup, valid_scores, logits, split, group)
   arrays = {f"logits/{name}": values for name, values in logits.items()}
-  arrays |= {"pattern": np.array(setup.patterns), "id": split.id, "label": split.label}
+  ids = setup.dataset.keys.get("test", split.id)  # as they are written
+  arrays |= {"pattern": np.array(setup.patterns), "id": ids, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
   files.write_json(folder / "rows.json", count_rows(setup, split))

@@ -181,26 +181,26 @@ def test_clips_that_failed_are_absent_in_both_files_of_the_same_clips(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "is_absent"), [((4, 2), True), ((3,), False)])
-def test_features_of_zeros_alone_in_a_folder(save_npz, tmp_path, feature_cache, shape, is_absent):
+def test_features_of_zeros_alone_in_a_folder(save_npz, tmp_path, shape, is_absent):
   folder = tmp_path / "encoded"
   folder.mkdir()
   rng = np.random.default_rng(0)
   for i in range(12):
     np.save(folder / f"{i}.npy", np.zeros(shape) if i in ABSENT else rng.normal(size=shape))
   path = save_npz(plain())
-  found = data.load(path, encoders={"s": str(folder)})
-  assert (~found.split("train").recorded[:, 1]).tolist() == [
+  found = data.load(path, features={"f": str(folder)})
+  assert (~found.split("train").recorded[:, -1]).tolist() == [
     is_absent and i in ABSENT for i in range(6)
   ]
-  report = found.report["train"]["s"]
+  report = found.report["train"]["f"]
   assert (report.num_blank_rows, report.num_zero_rows) == ((2, 0) if is_absent else (0, 2))
-  absent = data.load(path, encoders={"s": str(folder)}, zeros="absent")
-  assert not absent.split("train").recorded[ABSENT[:2], 1].any()
+  absent = data.load(path, features={"f": str(folder)}, zeros="absent")
+  assert not absent.split("train").recorded[ABSENT[:2], -1].any()
   rows = {"x_s": plain()["x_s"][9:], "x_v": plain()["x_v"][9:], "id": np.arange(9, 12)}
   (block,) = new_rows.read_new_rows(rows, found.preprocessing)
   split, report = found.preprocessing.clean(block.rows)
   assert_same_split(split, found.split("test"))
-  assert sum(report["s"]) == 1
+  assert sum(report["f"]) == 1
 
 
 def test_padding_that_no_length_speaks_of_is_said(save_npz, caplog):

@@ -29,6 +29,11 @@ BAD = {  # name: (arrays beside or instead of the good ones, options, the senten
   "bytes": ({"x_v": np.array([b"a"] * N)}, {}, r"x_v is \|S1 .* or unicode strings \[N\]"),
   "fields": ({"x_v": np.zeros(N, [("a", "f4")])}, {}, r"x_v is \[\('a', '<f4'\)\]"),
   "2-D strings": ({"x_v": np.full((N, 2), "a")}, {}, r"x_v is <U1 .* unicode strings \[N\]\.$"),
+  "paths of photos": (
+    {"x_v": np.array([f"photos/{i}.JPG" for i in range(N)])}, {},
+    "x_v has paths of files, as 'photos/0.JPG': .* a CSV with the column v; kinds.v=tokens reads",
+  ),
+  "paths of sounds": ({"x_v": np.array([f"{i}.wav" for i in range(N)])}, {}, "x_v has paths of"),
   "ambiguous 1-D": ({"x_v": np.arange(N)}, {}, "tokens or vector: say so by kinds.v"),
   "ambiguous 2-D": (
     {"x_v": np.random.default_rng(0).permutation(20 * N).reshape(N, 20) + 1}, {},

@@ -46,7 +46,17 @@ SAID = {  # name: (columns, options, a modality, a sentence)
     rows(split=SPLIT, kind=["", "a"] * 10 + ["b"] * 4 + ["", "a"] * 8), {}, "text",
     "10 rows without a label train .*\n.*8 rows of valid or test have no label and are left out"),
   "odd path": (
-    rows(photo=["photos/0.png"] * 39 + ["a\0.png"]), {}, "photo", "photo: image of modality photo"),
+    rows(photo=["photos/0.png"] * 38 + ["a\0.png", "a" * 5000 + ".png"]), {}, "photo",
+    "photo: image of modality photo"),
+  "amounts": (rows(price=[f"${i}.99" for i in range(N)]), {}, "text", "price: text of modality"),
+  "thousands": (rows(price=[f"{i},200" for i in range(N)]), {}, "text", "price: text of modality"),
+  "percent": (rows(off=[f"{i % 3} %" for i in range(N)]), {}, "attributes", "off: category of mod"),
+  "codes of every row": (rows(ean=[f"978-{i}" for i in range(N)]), {}, "text", "column ean: id;"),
+  "a long cell": (rows(name=["w " * 70000] + [f"{i} n" for i in range(39)]), {}, "text", "name:"),
+  "a header of two lines": (
+    'size,"a\nname",kind\n' + "\n".join(f"{i}.5,b {i},{'ab'[i % 2]}" for i in range(N)), {}, "text",
+    "column a name: text of"),
+  "other line ends": (LATIN.replace("\n", "\r"), {}, "text", "column name: text of modality text"),
   "missing allowed": (
     rows(photo=PHOTOS), {"allow_missing_files": True}, "photo", "photo: image of modality photo"),
 }
@@ -63,6 +73,20 @@ def test_an_odd_table_is_read_and_said(photos, case):
   for name in found.splits:
     split = found.split(name)
     assert all(np.isfinite(x).all() for x in split.inputs.values()) and len(split.id)
+
+
+def test_records_and_dates_of_parquet_are_ignored_and_said(tmp_path):
+  columns = {
+    "records": [{"x": i + 1} for i in range(N)],
+    "when": pd.date_range("2026-01-01", periods=N),
+    "passed": pd.to_timedelta(range(N), "s"),
+    "flag": [True, None] * (N // 2),
+  }
+  pd.DataFrame(columns | rows()).to_parquet(tmp_path / "own.parquet")
+  said = "\n".join(data.load(tmp_path / "own.parquet", label="kind").notes)
+  assert "column records: ignored; guessed, it holds records." in said
+  assert said.count("ignored; guessed, dates are not read.") == 2
+  assert "column flag: category of modality attributes, 20 of 40 cells missing" in said
 
 
 def test_a_regression_has_unit_and_centre_of_its_train_labels(photos):

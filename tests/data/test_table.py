@@ -103,6 +103,8 @@ def test_the_rows_are_those_of_an_npz_file_made_by_hand(table, found, tmp_path):
     assert ours.id[known].tolist() == theirs.id.tolist() and (name == "train") == (~known).any()
     np.testing.assert_array_equal(ours.recorded[known], theirs.recorded)
     np.testing.assert_array_equal(ours.label[known], theirs.label)
+    if name != "train":
+      assert found.keys[name].tolist() == [f"P{i:05}" for i in ours.id]
     shown = ours.recorded[known][:, 0]
     np.testing.assert_array_equal(ours.inputs["photo"][known][shown], theirs.inputs["photo"][shown])
     ids, width = theirs.inputs["text"], min(theirs.inputs["text"].shape[1], 60)

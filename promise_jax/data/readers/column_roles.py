@@ -11,7 +11,7 @@ import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ MAX_LEVELS = 100  # a column of texts with more values is no category
 MAX_LINES = 40
 SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
 LEADING_ZERO = re.compile(r"0\d")
+ID_WORD = re.compile(r"[\w.:/#-]*\d[\w.:/#-]*")  # not $3.50, 1,200 or 5%
 DATE = re.compile(
   r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
 )
@@ -84,6 +85,8 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if not len(known):
     return guess("ignore", "all its cells are empty")
   first = known.iloc[0]
+  if isinstance(first, dict) and not {"bytes", "path"} & {*first}:
+    return guess("ignore", "it holds records")
   if isinstance(first, dict | bytes):
     return guess("image", "it holds files")
   is_list = isinstance(first, list | np.ndarray)
@@ -117,7 +120,7 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
     return guess("number", "all its cells are numbers")
   if num_values <= min(MAX_LEVELS, len(known) / 2):
     return guess("category", f"{num_values} different values")
-  if num_values == len(values) and all(re.fullmatch(r"\S*\d\S*", t) for t in texts):
+  if num_values == len(values) and all(map(ID_WORD.fullmatch, texts)):
     return guess("ignore" if "id" in taken else "id", "each row has one word of its own")
   return guess("text", f"{num_values} different values")
 
@@ -139,25 +142,32 @@ def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[st
   Raises:
     ValueError: none of the files exists.
   """
+  role, paths = find_paths(texts)
+  if not paths:
+    return None
+  if role == "ignore":
+    return role, "sound of this kind is not read"
+  if role == "sound" and importlib.util.find_spec("soundfile") is None:
+    return "ignore", "sound is read by the package soundfile: pip install promise-jax[sound]"
+  if any(os.path.isfile(root / path) for path in paths):
+    return role, "paths of files that exist"
+  raise ValueError(
+    f"column {name!r} looks like paths of files, but {root / paths[0]} does not exist, nor any "
+    f"other of them: the option root names their folder, columns={name}=text reads the names."
+  )
+
+
+def find_paths(texts: Sequence[str]) -> tuple[str, list[str]]:
+  """Where at least half of the texts end as files do: the role of such files, and these texts."""
   endings = [os.path.splitext(text)[1].lower() for text in texts]
   Image.init()
   kinds = {"image": Image.EXTENSION, "array": (".npy",)}
   kinds |= {"sound": sound.ENDINGS, "ignore": sound.UNREAD}
   for role, known in kinds.items():
     paths = [text for text, ending in zip(texts, endings, strict=True) if ending in known]
-    if len(paths) < SURE * len(texts):
-      continue
-    if role == "ignore":
-      return role, "sound of this kind is not read"
-    if role == "sound" and importlib.util.find_spec("soundfile") is None:
-      return "ignore", "sound is read by the package soundfile: pip install promise-jax[sound]"
-    if any((root / path).is_file() for path in paths):
-      return role, "paths of files that exist"
-    raise ValueError(
-      f"column {name!r} looks like paths of files, but {root / paths[0]} does not exist, nor any "
-      f"other of them: the option root names their folder, columns={name}=text reads the names."
-    )
-  return None
+    if len(paths) >= SURE * len(texts):
+      return role, paths
+  return "", []
 
 
 def group_columns(

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from promise_jax.checks import shorten
+
 logger = logging.getLogger(__name__)
 
 MAX_LOST = 0.2  # part of the files of a modality
@@ -30,7 +32,7 @@ class FileCount(NamedTuple):
   @classmethod
   def of(cls, total: int, lost: Sequence[str]) -> "FileCount":
     """The count of `total` files, of which those with the names `lost` are."""
-    return cls(total, len(lost), lost[0] if lost else "")
+    return cls(total, len(lost), shorten(lost[0]) if lost else "")
 
   def describe(self, name: str) -> str:
     """The counts in words; `name` is that of the modality."""

@@ -42,7 +42,8 @@ class Utterances:
 
   def __getitems__(self, numbers: Sequence[int]) -> list[dict]:
     found = [
-      {"inputs": {}, "present": {}, "label": self.labels[i], "id": self.ids[i]} for i in numbers
+      {"inputs": {}, "present": {}, "label": label, "id": number, "key": name}
+      for label, number, name in ((self.labels[i], self.ids[i], self.names[i]) for i in numbers)
     ]
     for modality, path in self.files.items():
       with open_hdf5(path) as file:

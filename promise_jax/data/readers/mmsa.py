@@ -97,7 +97,8 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     texts = {m: x.tolist() for m, x in part.values.items() if x.dtype.kind == "U"}
     known = recorded, label, ids[split], groups[split]
     labelled = None if part.labelled.all() else part.labelled
-    return data_source.Rows(inputs, length, *known, labelled=labelled, texts=texts)
+    about = {"labelled": labelled, "key": part.names, "texts": texts}
+    return data_source.Rows(inputs, length, *known, **about)
 
   return data_source.Source(
     name=path.stem,

@@ -7,7 +7,7 @@ import numpy as np
 
 from promise_jax.checks import check_choice
 from promise_jax.data import channels
-from promise_jax.data.readers import integers, npz_arrays
+from promise_jax.data.readers import cells, column_roles, integers, npz_arrays
 from promise_jax.types import KINDS, Modality
 
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
@@ -51,6 +51,12 @@ def guess_kind(
   shape, dtype, rank = header.shape, header.dtype, len(header.shape)
   integer = dtype.kind in "iu"
   if dtype.kind == "U":
+    _, paths = column_roles.find_paths([text for text in read().ravel().tolist() if text])
+    if paths:
+      raise ValueError(
+        f"x_{name} has paths of files, as {cells.quote(paths[0])}: files are read from a table, "
+        f"as a CSV with the column {name}; kinds.{name}=tokens reads the paths as texts."
+      )
     return "tokens", ""
   if integer and rank == 2 and has_length:
     return "tokens", f"guessed, integers with a length; kinds.{name}=sequence says otherwise"

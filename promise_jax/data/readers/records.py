@@ -3,6 +3,7 @@
   inputs   {modality: value}; a string or bytes are text, all else an array
   label    a number, or 0/1 [C], which may be a class, one-hot
   id       a number from 0 to 2^31-1, unique in the whole data set
+  key      optional text: the id as it is written with predictions
   present  optional {modality: bool}
   length   optional {modality: valid steps}
   group    optional number from 0 to 2^31-1
@@ -103,4 +104,5 @@ def make_rows(
     label = label.reshape(0, task.outputs)
   group = integers(r["group"] for r in records) if "group" in first else None
   ids = integers(r["id"] for r in records)
-  return data_source.Rows(inputs, length, recorded, label, ids, group, texts=texts)
+  key = [r["key"] for r in records] if "key" in first else None
+  return data_source.Rows(inputs, length, recorded, label, ids, group, key=key, texts=texts)

@@ -5,6 +5,7 @@ model reads of it, fitted on the train rows. The roles are guessed from all rows
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from promise_jax import files
-from promise_jax.checks import check_at_least
+from promise_jax.checks import check_at_least, shorten
 from promise_jax.data import scaling
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import (
@@ -172,9 +173,11 @@ def check_files(values: pd.Series, root: pathlib.Path, options: TableOptions) ->
   """
   found = cells.read_files(values, root)
   paths = [path for path in found if isinstance(path, pathlib.Path)]
-  lost = [path for path in paths if not path.is_file()]
+  lost = [path for path in paths if not os.path.isfile(path)]  # False for names that are too long
   if lost:
-    line = f"{values.name}: {len(lost)} of {len(paths)} files are missing, as {lost[0]}"
+    line = (
+      f"{values.name}: {len(lost)} of {len(paths)} files are missing, as {shorten(str(lost[0]))}"
+    )
     lost_files.check_share(line, len(lost), len(paths), options.allow_missing_files)
   return images.hash_files(found) if paths else ""
 

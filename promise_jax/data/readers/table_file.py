@@ -137,7 +137,7 @@ def read_text(
     raise ValueError("the file is empty, expected is a line of column names, then rows.")
   separator = separator or max(SEPARATORS, key=header_line.count)
   _, header = next(read_rows(path, encoding, separator))
-  names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
+  names = [" ".join(name.split()) or f"column {i}" for i, name in enumerate(header, 1)]
   commas = find_decimal_commas(read_rows(path, encoding, separator)) if separator == ";" else ()
   if encoding == "latin-1":
     notes.append(f"{path.name}: it is no UTF-8, it was read as Latin-1.")
@@ -173,6 +173,7 @@ def read_rows(path: pathlib.Path, encoding: str, separator: str) -> Iterator[tup
   """The lines that are not empty: their numbers, from 1, and cells. ValueError for one that is
   longer than the first."""
   with path.open(encoding=encoding, newline="") as file:
+    csv.field_size_limit(2**31 - 1)  # long texts; the limit is one for the whole process
     reader, width, line = csv.reader(file, delimiter=separator, strict=True), 0, 1
     try:
       for row in reader:
