@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 
 class Cell(NamedTuple):
@@ -18,6 +17,8 @@ class Cell(NamedTuple):
   @property
   def interval(self) -> float:
     """Half of the 95 % t-interval of the mean over seeds, for the test rows as they are."""
+    from scipy import special  # slow to import
+
     quantile = special.stdtrit(self.num_seeds - 1, 0.975)
     return float(quantile * self.std / math.sqrt(self.num_seeds))
 

@@ -2,16 +2,15 @@
 
 `points` has the columns row, series, value, low and high; low and high are NaN without interval.
 `order` names all series that have a colour of their own, so that it is the same in every plot.
+matplotlib, slow to import, is imported where a plot is drawn: training starts without it.
 """
 
 import io
 import textwrap
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import figure, ticker
 
 from promise_jax.reports import formatting
 from promise_jax.reports.formatting import show_value
@@ -92,10 +91,14 @@ def _colour(name: str, order: Sequence[str]) -> str:
 def _label_metric(axis, metric: str) -> None:
   axis.set_label_text(_literal(formatting.metric_label(metric)))
   if formatting.is_share(metric):
+    from matplotlib import ticker
+
     axis.set_major_formatter(ticker.PercentFormatter(1, symbol=None))
 
 
 def _figure(width: float, height: float, grid: str = ""):
+  from matplotlib import figure
+
   fig = figure.Figure(figsize=(width, height), layout="constrained")
   ax = fig.subplots()
   ax.spines[["top", "right"]].set_visible(False)
@@ -114,6 +117,8 @@ def _svg(fig, ax) -> bytes:
     fig.set_figheight(fig.get_figheight() + 0.2 * num_lines)
     place = {"loc": "outside upper left", "frameon": False, "columnspacing": 1.2}
     fig.legend(handles, labels, ncols=columns, **place)
+  import matplotlib
+
   file = io.BytesIO()
   with matplotlib.rc_context({"svg.hashsalt": "report"}):  # same data, same bytes
     fig.savefig(file, format="svg", metadata={"Date": None})

@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from promise_jax.checks import check_at_least, check_choice
 from promise_jax.data import dataset
@@ -178,6 +177,8 @@ def bayes_accuracy(pattern: Sequence[bool], options: SyntheticOptions) -> float:
 
     integral phi(t - d) Phi(t)^(C-1) dt
   """
+  from scipy import special  # slow to import
+
   strengths = np.array(options.numbers)[np.array(pattern, bool)]
   d = math.sqrt(np.sum(strengths**2)) / options.noise
   t = np.linspace(-9, 9, 4001) + d

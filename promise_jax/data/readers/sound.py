@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import scipy.signal
 from jaxtyping import Bool, Float
 
 from promise_jax import files
@@ -86,6 +85,8 @@ def read_sounds(
 
 def decode_sound(soundfile: Any, content: pathlib.Path | bytes) -> Float[np.ndarray, " n"]:
   """One sound as a mono signal of `RATE`; raises whatever soundfile raises."""
+  import scipy.signal  # slow to import
+
   with soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
     values = file.read(MAX_SECONDS * file.samplerate, dtype="float32", always_2d=True)
     rate = file.samplerate
@@ -97,6 +98,8 @@ def decode_sound(soundfile: Any, content: pathlib.Path | bytes) -> Float[np.ndar
 
 def describe_sound(signal: Float[np.ndarray, " n"]) -> Float[np.ndarray, "T 64"]:
   """The log-mel spectrogram of a signal, at least one step."""
+  import scipy.signal
+
   signal = np.pad(signal, (0, max(WINDOW - len(signal), 0)))
   windows = np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[::HOP]
   power = np.abs(np.fft.rfft(windows * scipy.signal.get_window("hann", WINDOW))) ** 2
