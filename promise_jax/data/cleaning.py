@@ -80,7 +80,7 @@ def stack_rows(modality: Modality, rows: Sequence[np.ndarray]) -> Shaped[np.ndar
     dtype = np.float32
   shape = (len(rows), *modality.shape)
   if isinstance(rows, np.ndarray) and rows.shape == shape:
-    return rows.astype(dtype)
+    return rows.astype(dtype, copy=False)
   values = np.zeros(shape, dtype)
   ragged = modality.kind in ("sequence", "tokens")
   for i, row in enumerate(rows):

@@ -101,11 +101,12 @@ def standardise(
   values: Float[np.ndarray, "N ... D"], kept: Bool[np.ndarray, "N ..."], scale: Scale | None
 ) -> Float[np.ndarray, "N ... D"]:
   """(clipped values - mean) / std where they count, 0 elsewhere; no scale keeps the values."""
+  if scale is None:  # images are large: they are copied only where something is dropped
+    return values if kept.all() else np.where(kept, values, 0).astype(values.dtype, copy=False)
   made = np.where(kept, values, 0)
-  if scale is not None:
-    np.clip(made, scale.low, scale.high, out=made)
-    made -= scale.mean
-    made /= scale.std
+  np.clip(made, scale.low, scale.high, out=made)
+  made -= scale.mean
+  made /= scale.std
   return np.where(kept, made, 0).astype(values.dtype)
 
 
