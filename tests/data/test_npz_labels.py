@@ -200,7 +200,7 @@ def test_of_new_rows_only_the_labelled_are_scored(save_npz):
 
 
 def test_the_file_of_mosi_that_the_documentation_makes(tmp_path):
-  page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "data" / "sentiment.md").read_text("utf-8")
   (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "def make_mosi" in b)
   rng = np.random.default_rng(0)
   for split, count in (("train", 40), ("test", 8)):
