@@ -176,23 +176,25 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   Raises:
     ValueError: no column is of a modality.
   """
-  if fitted.columns is not None:
-    return fitted.columns.describe_differences(columns)
-  names = [m.name for m in fitted.modalities]
-  known = {m: {m, f"x_{m}", f"present_{m}", f"length_{m}"} for m in names}
+  of_table, found, known = fitted.columns.columns if fitted.columns else {}, list(columns), {}
   for m in fitted.raw_modalities:
-    known[m.name] |= {f"{m.name}_{i}" for i in range(m.shape[0])} if m.kind == "vector" else set()
-  used = set().union(*known.values(), LABELS, OTHERS)
-  found = list(columns)
-  lacking = [m for m in names if not known[m].difference({f"present_{m}"}).intersection(found)]
+    if m.name not in of_table:
+      parts = {f"{m.name}_{i}" for i in range(m.shape[0])} if m.kind == "vector" else set()
+      known[m.name] = parts | {m.name, f"x_{m.name}", f"present_{m.name}", f"length_{m.name}"}
+  used = set().union(*known.values())
+  lacking = [m for m in known if not known[m].difference({f"present_{m}"}).intersection(found)]
   lacking = [m for m in lacking if m not in fitted.folders]
-  if len(lacking) == len(names):
+  sentences = [f"no row has {' or '.join(lacking)}."] if lacking else []
+  if fitted.columns is not None:
+    rest = columns.drop(columns=[name for name in found if name in used])
+    has_others = len(lacking) < len(known)
+    return sentences + fitted.columns.describe_differences(rest, has_others)
+  if len(lacking) == len(known):
     raise ValueError(
       f"no column is of a modality, found are {list_first(found)}; the modalities are "
-      f"{', '.join(names)}"
+      f"{', '.join(known)}"
     )
-  unknown = [str(name) for name in found if name not in used]
-  sentences = [f"no row has {' or '.join(lacking)}."] if lacking else []
+  unknown = [str(name) for name in found if name not in used.union(LABELS, OTHERS)]
   return sentences + (
     [f"columns that the model does not use: {list_first(unknown)}."] if unknown else []
   )
@@ -205,13 +207,14 @@ def read_inputs(
   start from `root`."""
   count = len(ids)
   recorded = np.ones((count, len(fitted.modalities)), bool)
-  inputs, length, texts, files = {}, {}, {}, {}
+  inputs, length, texts, files, of_table = {}, {}, {}, {}, {}
   if fitted.columns is not None:
     found = read_table_inputs(fitted.columns, columns, root)
     inputs, length, texts, files = found.inputs, found.length, found.texts, found.files
-    recorded[:, : found.recorded.shape[1]] = found.recorded  # features of folders stand behind
+    of_table = dict(zip(found.inputs, found.recorded.T, strict=True))
   for i, m in enumerate(fitted.raw_modalities):
-    if m.name in inputs:
+    if m.name in of_table:
+      recorded[:, i] = of_table[m.name]
       continue
     if m.name in fitted.folders and not {m.name, f"x_{m.name}"} & {*columns}:
       folder = feature_folders.find_folder(root, fitted.folders[m.name])

@@ -45,6 +45,13 @@ class Preprocessing:
     """The modalities as they are read, before frozen encoders."""
     return tuple(self.encoded[m.name].raw if m.name in self.encoded else m for m in self.modalities)
 
+  def without_encoders(self) -> "Preprocessing":
+    """That of rows which give the features of frozen encoders in place of what these read."""
+    rest = tuple(m.name for m in self.modalities if m.name not in self.encoded)
+    texts = tuple(name for name in self.texts if name in rest)
+    columns = self.columns and self.columns.keep(rest)
+    return dataclasses.replace(self, encoded={}, texts=texts, columns=columns)
+
   def clean(self, rows: data_source.Rows) -> tuple[Split, dict[str, CleaningReport]]:
     """The rows as arrays, padded, without holes, standardised; and what was wrong with them.
 

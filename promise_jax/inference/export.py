@@ -91,7 +91,7 @@ def keep_variant(model: SavedModel, name: str, chosen: slice) -> SavedModel:
     fitted = fitted | {"seeds": [fitted]}
   return dataclasses.replace(
     model,
-    preprocessing=dataclasses.replace(model.preprocessing, encoded={}),
+    preprocessing=model.preprocessing.without_encoders(),
     variants=tuple(v for v in model.variants if v.name == name),
     best=name,
     seeds=model.seeds[chosen],

@@ -123,6 +123,7 @@ def test_the_folder_of_mmin(mmin, caplog):
   mean, std = found.spec.standardise["vision"]
   np.testing.assert_allclose(train.inputs["vision"][7, :3] * std + mean, raw, 1e-4, 1e-5)
   assert found.split("valid").recorded[0].tolist() == [True, False, False]
+  assert found.keys["valid"][0].startswith("Ses01F_")
   other = data.load(mmin, fold=2)
   assert other.split("train").id.tolist() == [16, 17, 18, 19, *range(8)]
   assert "fold 1 of 1, 2; fold=N chooses another" in found.notes[0]

@@ -48,6 +48,7 @@ def test_ids_are_ranks_of_names_and_videos_are_groups(save):
     assert [names[i] for i in found.split(split).id] == fields["id"]
     videos = [name.split("$")[0] for name in fields["id"]]
     group = found.group(split).tolist()
+    assert split == "train" or found.keys[split].tolist() == fields["id"]
     assert len(set(group)) == len(set(videos)) == len(set(zip(videos, group, strict=True)))
   aligned = data.load(save(make("aligned", seed=1)[0], "aligned.pkl"))
   for split in SIZES:

@@ -61,10 +61,11 @@ class TableColumns:
   id: str = ""  # the column with the name of a row
   unread: tuple[str, ...] = ()  # columns that are known and not read
 
-  def describe_differences(self, table: pd.DataFrame) -> list[str]:
+  def describe_differences(self, table: pd.DataFrame, has_others: bool = False) -> list[str]:
     """Sentences on columns that are new or lacking in `table`, and on values train has not.
 
-    ValueError where every column that a modality is made of is lacking.
+    ValueError where every column that a modality is made of is lacking, unless the rows have
+    other modalities.
     """
     known = [column for columns in self.columns.values() for column in columns]
     names = {*(c.name for c in known), *self.labels, self.id, *self.unread}
@@ -72,7 +73,7 @@ class TableColumns:
     if new := [name for name in table.columns if name not in names]:
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
     lacking = [c.name for c in known if c.name not in table.columns]
-    if known and len(lacking) == len(known):
+    if known and len(lacking) == len(known) and not has_others:
       found, names = ", ".join(map(str, table.columns)), ", ".join(lacking)
       raise ValueError(f"no column is of a modality, found are {found}; read are {names}")
     if lacking:

@@ -163,3 +163,44 @@ def test_real_weights_agree_with_an_independent_build():
     want = session.run(None, feed)[0][0].mean(axis=0)
     assert got @ want / np.linalg.norm(want) > 0.997
     assert abs(np.linalg.norm(got) - 1) < 1e-5
+
+
+@pytest.mark.slow
+def test_real_weights_agree_with_the_layers_of_pytorch():
+  tokenizers, torch = map(pytest.importorskip, ("tokenizers", "torch"))
+  pytest.importorskip("all_minilm_l6_v2")
+  texts = ["red shoes", "a robot that counts", "Blätter fallen.", "hat " * 60]
+  found = pretrained.find_encoder(f"bert:{PACKAGE}", "text").load()(texts)
+  folder = weights.find(PACKAGE)
+  tokenizer = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+  tokenizer.no_padding()
+  arrays = safetensors.numpy.load((folder / "model.safetensors").read_bytes())
+  arrays = {name: torch.tensor(x) for name, x in arrays.items()}
+  with torch.inference_mode():
+    for got, text in zip(found, texts, strict=True):
+      want = embed_with_pytorch(torch, arrays, tokenizer.encode(text).ids).numpy()
+      assert got @ want / np.linalg.norm(want) > 0.99999
+
+
+def embed_with_pytorch(torch, arrays, ids):
+  """The mean token of one text by MiniLM, with PyTorch's own transformer layers."""
+  embedding = "embeddings.{}_embeddings.weight".format
+  x = arrays[embedding("word")][ids] + arrays[embedding("position")][: len(ids)]
+  x = x + arrays[embedding("token_type")][0]
+  norm = (arrays[f"embeddings.LayerNorm.{p}"] for p in ("weight", "bias"))
+  x = torch.nn.functional.layer_norm(x, x.shape[1:], *norm, 1e-12)[None]
+  names = {"self_attn.out_proj": "attention.output.dense", "linear1": "intermediate.dense"}
+  names |= {"linear2": "output.dense", "norm1": "attention.output.LayerNorm"}
+  names |= {"norm2": "output.LayerNorm"}
+  for i in range(6):
+    layer = torch.nn.TransformerEncoderLayer(
+      384, 12, 1536, activation="gelu", layer_norm_eps=1e-12, batch_first=True
+    ).eval()
+    place, state = f"encoder.layer.{i}.", {}
+    for part in ("weight", "bias"):
+      heads = [arrays[f"{place}attention.self.{n}.{part}"] for n in ("query", "key", "value")]
+      state[f"self_attn.in_proj_{part}"] = torch.cat(heads)
+      state |= {f"{n}.{part}": arrays[f"{place}{name}.{part}"] for n, name in names.items()}
+    layer.load_state_dict(state)
+    x = layer(x)
+  return x[0].mean(0)
