@@ -192,6 +192,12 @@ def test_the_order_follows_the_ids():
   np.testing.assert_array_equal(moved, seen)
 
 
+def test_equal_numbers_keep_the_order_of_their_rows():
+  tied, distinct = np.array([0.5, 0.1, 0.5, 0.1]), np.array([0.5, 0.1, 0.7])
+  assert sampling._argsort(tied).tolist() == [1, 3, 0, 2]
+  assert sampling._argsort(distinct).tolist() == [1, 0, 2]
+
+
 def test_seeds_give_other_orders():
   labelled = np.arange(500) < 250
   first, second = (batches(labelled, np.arange(30), seed=s) for s in (0, 1))

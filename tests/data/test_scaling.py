@@ -2,6 +2,7 @@
 
 import logging
 
+import jax
 import numpy as np
 import pytest
 from npz_files import plain
@@ -152,6 +153,16 @@ def test_numbers_of_every_size_stay_finite():
   scale = scaling.fit_scale(values.__getitem__, np.ones(3, bool))
   assert np.isfinite(scale).all()
   assert np.isfinite(scaling.standardise(values, np.ones((3, 1), bool), scale)).all()
+
+
+def test_a_cpu_shares_the_memory_of_standardised_rows(rng):
+  values, kept = rng.normal(size=(7, 3)).astype(np.float32), rng.random((7, 1)) < 0.7
+  scale = scaling.fit_scale(lambda index: np.where(kept, values, np.nan)[index], kept[:, 0])
+  made = scaling.standardise(values, kept, scale)
+  by_hand = np.where(kept, (np.clip(values, scale.low, scale.high) - scale.mean) / scale.std, 0)
+  np.testing.assert_array_equal(made, by_hand)
+  placed = jax.device_put(made, jax.devices()[0])
+  assert placed.unsafe_buffer_pointer() == made.ctypes.data
 
 
 def test_a_feature_without_any_train_value_is_zero(save_npz):
