@@ -17,7 +17,7 @@ from promise_jax.types import PyTree, Spec
 SMALL = {"hidden": 8, "head_hidden": 8}
 ROBULT = SMALL | {"shared": 4}
 OWN_ENCODERS = {"own_encoders": True}
-GAUSSIAN = {"regression": "gaussian", "detach_shared": False, "combine": "mean"}
+GAUSSIAN = {"regression": "gaussian", "detach_shared": False}
 STILL = {"dropout": False}
 REDCORE = SMALL | {"imputer_hidden": 8, "num_autoencoders": 2, "num_subsets": 1}
 TINY = {"encoder": "transformer", "num_blocks": 1}

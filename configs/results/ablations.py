@@ -20,7 +20,6 @@ ABLATIONS = {
     "robult(detach_shared=false)",
     "robult(own_encoders=true)",
     "robult(teach_weight=0.0)",
-    "robult(combine=mean)",
   ),
   "redcore": ("redcore(detach_latents=false)", "redcore(upper=none)"),
   "promise": ("promise(fncl_weight=0,cccl_weight=0)", "promise(generate=zeros)"),

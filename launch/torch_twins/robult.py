@@ -1,6 +1,6 @@
 """`promise_jax.methods.robult` in PyTorch: the default settings, for classes."""
 
-import math
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ class Twin(nn.Module):
     self.encoders = ModalityEncoders(modalities, c.hidden)
     if c.own_encoders:
       self.fused_encoders = ModalityEncoders(modalities, c.hidden)
+    self.token = nn.Parameter(torch.zeros(len(modalities), c.hidden))
     self.fuse = Mlp(len(modalities) * c.hidden, c.hidden, c.hidden)
     self.project_shared = Mlp(c.hidden, c.hidden, c.shared)
     private = c.hidden, c.hidden - c.shared
@@ -37,39 +38,46 @@ class Twin(nn.Module):
     self.head = Mlp(c.hidden, c.head_hidden, spec.task.outputs)
 
   def encode(self, batch):
-    """H_i, Z_i, U_i f[B, M, .], 0 where a row lacks the modality, and H_0 f[B, H]."""
+    """H_i, Z_i, U_i, and what f_0 reads, f[B, M, .], 0 where a row lacks the modality."""
     latent = self.encoders(batch)
     pairs = zip(self.project_private, latent.unbind(1), strict=True)
     private = torch.stack([project(x) for project, x in pairs], 1)
-    present = batch.present[..., None]
-    shared, private = self.project_shared(latent) * present, private * present
-    to_fuse = self.fused_encoders(batch) if self.config.own_encoders else latent * present
-    return latent * present, shared, private, self.fuse(to_fuse.flatten(1))
+    to_fuse = self.fused_encoders(batch) if self.config.own_encoders else latent
+    codes = latent, self.project_shared(latent), private, to_fuse
+    return tuple(x * batch.present[..., None] for x in codes)
 
-  def classify(self, shared, private, fused):
-    """Logits f[B, M, C] of the branches, and f[B, C] of all modalities."""
-    return self.head(torch.cat([private, shared], -1)), self.head(fused)
+  def fuse_subset(self, to_fuse, visible):
+    """H_A f[..., B, H] of the modalities `visible` bool[..., B, M]."""
+    filled = torch.where(visible[..., None], to_fuse, self.token)
+    return self.fuse(filled.flatten(-2))
 
   def predict(self, batch):
     """Logits f[B, C]."""
-    _, shared, private, fused = self.encode(batch)
-    return combine(*self.classify(shared, private, fused), batch.present)
+    _, shared, private, to_fuse = self.encode(batch)
+    several = batch.present.sum(1, keepdim=True) > 1
+    alone = torch.cat([private, shared], -1).sum(1)
+    return self.head(torch.where(several, self.fuse_subset(to_fuse, batch.present), alone))
 
   def loss(self, batch, bank, progress, draws):
     """The loss, and the bank with the labelled rows of this batch in it."""
     c, present, labelled = self.config, batch.present, batch.labelled
     label, complete = torch.where(labelled, batch.label, 0).long(), present.all(1)
-    latent, shared, private, fused = self.encode(batch)
-    branches, full = self.classify(shared, private, fused)
-    logits = torch.cat([full[None], branches.transpose(0, 1)])
-    visible = torch.cat([complete[None], present.T])
-    total = supervised_term(logits, label, visible & labelled)
+    latent, shared, private, to_fuse = self.encode(batch)
+    visible = list_subsets(present)
+    fused = self.fuse_subset(to_fuse, visible)
+    branches = torch.cat([private, shared], -1).transpose(0, 1)
+    logits = self.head(torch.cat([fused, branches]))
+    fused, full = fused[0], logits[0]
+    visible = torch.cat([visible, torch.eye(present.shape[1]).bool()[:, None] & present])
+    mask = visible.any(-1) & labelled
+    total = layers.class_loss(logits, label, mask).sum() / mask.sum().clamp(min=1)
     rebuilt = self.decode(shared, private)
     total = total + c.reconstruction_weight * reconstruction_term(rebuilt, latent, present)
     ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
-    teach = teach_error(branches, full)
-    rows = complete[:, None].expand_as(teach)
-    total = total + c.teach_weight * ramp * layers.masked_mean(teach, rows)
+    hides_some = visible.any(-1) & (visible != present).any(-1)
+    total = total + c.teach_weight * ramp * layers.masked_mean(
+      teach_error(logits, full), hides_some
+    )
     teacher, shared = normalise(self.project_shared(fused)).detach(), normalise(shared)
     with torch.no_grad():
       member = F.one_hot(label, bank["member"].shape[1]).float()
@@ -88,27 +96,16 @@ class Twin(nn.Module):
     return torch.stack([q(x) for q, x in zip(self.decoders, both, strict=True)], 1)
 
 
-def combine(branches, full, present):
-  """Logits f[B, C] of rows: `full` of complete ones, else the mean of what is present, of all
-  branches where nothing is, weighted by log C minus the entropy."""
-  log_p = F.log_softmax(branches, -1)
-  confidence = math.log(branches.shape[-1]) + (log_p.exp() * log_p).sum(-1)
-  weight = (present | ~present.any(1, keepdim=True)) * (confidence.clamp(min=0) + 1e-3)
-  mean = (branches * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
-  return torch.where(present.all(1, keepdim=True), full, mean)
+def list_subsets(present):
+  """All subsets bool[P, B, M] of what is present, at most four modalities; all of it first."""
+  patterns = [p for p in itertools.product([True, False], repeat=present.shape[1]) if any(p)]
+  return torch.tensor(patterns)[:, None] & present
 
 
-def teach_error(branches, teacher):
-  """The divergence f[B, M] of the branches from the teacher, which gets no gradient."""
-  target = F.log_softmax(teacher.detach(), -1)[:, None]
-  return (target.exp() * (target - F.log_softmax(branches, -1))).sum(-1)
-
-
-def supervised_term(logits, label, mask):
-  """The mean over patterns of the mean over the rows of `mask` bool[P, B]."""
-  count = mask.sum(1)
-  by_pattern = layers.class_loss(logits, label, mask).sum(1) / count.clamp(min=1)
-  return layers.masked_mean(by_pattern, count > 0)
+def teach_error(logits, teacher):
+  """The divergence f[P, B] from the teacher f[B, C], which gets no gradient."""
+  target = F.log_softmax(teacher.detach(), -1)
+  return (target.exp() * (target - F.log_softmax(logits, -1))).sum(-1)
 
 
 def reconstruction_term(rebuilt, latent, present):

@@ -1,31 +1,30 @@
 """Robult-style training: soft positive-unlabelled contrast and latent reconstruction.
 
 For training rows that are complete but mostly unlabelled, and test rows that lack modalities.
-One branch reads all modalities, the others read one each. A module g_0 takes from every branch
-what it shares with the others, g_i what modality i alone says, and one head c predicts:
+A branch f_0 reads several modalities, the others read one each. A module g_0 takes from every
+branch what it shares with the others, g_i what modality i alone says, and one head c predicts:
 
-  H_0 = f_0(x_1 .. x_M),  S = g_0(H_0)                       all modalities
-  H_i = f_i(x_i),  Z_i = g_0(H_i),  U_i = g_i(H_i)            one modality
-  logits(A) = c(H_0) if A is complete, c([U_i; Z_i]) if A is {i},
-              else the mean of the branches of A, by confidence (`nn.branches`)
+  H_A = f_0(x_i for i in A),  S = g_0(H_A)            the modalities A together
+  H_i = f_i(x_i),  Z_i = g_0(H_i),  U_i = g_i(H_i)     one modality
+  logits(A) = c([U_i; Z_i]) if A is {i}, else c(H_A)
 
-  L = L_sup + labelled_weight L_lb + unlabelled_weight L_ulb + reconstruction_weight L_rec
-      + teach_weight L_teach
+  L = L_sup + teach_weight L_teach + labelled_weight L_lb + unlabelled_weight L_ulb
+      + reconstruction_weight L_rec
 
-L_sup supervises c(H_0) and every c([U_i; Z_i]) on labelled rows. L_lb and L_ulb contrast S with
-every Z_i, as unit vectors, for labelled and for unlabelled anchors (`losses.soft_pu`). L_rec
-rebuilds H_i from (Z_i, U_i). L_teach is the divergence of every branch from c(H_0), the teacher,
-which gets no gradient from it. S takes part in no prediction. A row that lacks a modality, on
-record or by a mask, has no H_0: its branches enter L_sup and L_rec.
+L_sup and L_teach are those of `distil`, over subsets A of a row and over its single modalities:
+L_sup supervises c(H_A) and c([U_i; Z_i]) on labelled rows, L_teach is their divergence from c(H)
+of all that the row has, which gets no gradient from it. L_lb and L_ulb contrast S of complete
+rows with every Z_i, as unit vectors, for labelled and for unlabelled anchors (`losses.soft_pu`).
+L_rec rebuilds H_i from (Z_i, U_i). S takes part in no prediction.
 
 Source: "Robult: Leveraging Redundancy and Modality-Specific Features for Robust
 Multimodal Learning", Nguyen, Kamboj, Do, IJCAI 2025, arXiv 2509.03477. The body of the
 paper was not available. The authors' picture of the architecture (on the page of the second
-author) shows f_i, f_0, g_0, g_i, one c for all branches, c(H_0) where all modalities are present
-and c(U_i (+) Z_i) where one is. From the abstract and a summary we know the two objectives, from
+author) shows f_i, f_0, g_0, g_i, one c for all branches, c(H) where all modalities are present and
+c(U_i (+) Z_i) where one is. From the abstract and a summary we know the two objectives, from
 reviews of an earlier version the names of the first four terms, the RBF kernel beside a
-classifier and the protocol. The rest, every formula of a loss, (+) as concatenation, what two or
-more modalities of many predict, and L_teach, is ours: results are "Robult-style", not
+classifier and the protocol. The rest, every formula of a loss, (+) as concatenation, that f_0
+reads two or more modalities of many, and L_teach, is ours: results are "Robult-style", not
 "reproduced Robult".
 """
 
@@ -37,12 +36,13 @@ from jaxtyping import Array, Bool, Float
 
 from promise_jax import types
 from promise_jax.checks import check_at_least, check_fields
-from promise_jax.losses import contrastive, reconstruction, soft_pu, supervised
+from promise_jax.losses import contrastive, reconstruction, soft_pu
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
+from promise_jax.methods.distil import draw_subsets, subset_terms
 from promise_jax.nn import image_features
-from promise_jax.nn.branches import BranchNet, CombineKind, classify_subsets
-from promise_jax.types import Average, Batch, Inputs, Spec, Task
+from promise_jax.nn.branches import BranchNet
+from promise_jax.types import Average, Batch, Inputs, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +53,13 @@ class RobultConfig:
   shared: int = 32  # size of Z_i and S; U_i has the rest of `hidden`
   head_hidden: int = 64  # hidden layer of c
   own_encoders: bool = False  # True: f_0 has encoders of its own; False: it reads all H_i
-  combine: CombineKind = "confidence"  # how the branches of an incomplete row are weighted
+  samples: int = 6  # random subsets of a row for f_0, where there are too many to use all
   contrast: soft_pu.ContrastKind = "softpu"  # see `soft_pu.contrast_weights`
   detach_shared: bool = True  # False: the contrast trains S, too
   temperature: float = 0.2  # of the contrast
   labelled_weight: float = 1.0  # of L_lb
   unlabelled_weight: float = 1.0  # of L_ulb
-  reconstruction_weight: float = 1.0  # of L_rec
+  reconstruction_weight: float = 0.1  # of L_rec
   teach_weight: float = 1.0  # of L_teach
   ramp_start: float = 0.1  # until this fraction of training, guesses and the teacher do not count
   ramp_end: float = 0.3  # from this fraction on, they count in full
@@ -67,7 +67,7 @@ class RobultConfig:
   bank_size: int = 1024  # the most labelled rows whose codes the bank holds
 
   def __post_init__(self):
-    sizes = dict.fromkeys(("hidden", "shared", "head_hidden", "bank_size"), 1)
+    sizes = dict.fromkeys(("hidden", "shared", "head_hidden", "samples", "bank_size"), 1)
     names = ("labelled_weight", "unlabelled_weight", "reconstruction_weight", "teach_weight")
     weights = dict.fromkeys((*names, "ramp_start"), 0)
     check_fields(self, "robult", **sizes, **weights, temperature=0.01)
@@ -77,18 +77,6 @@ class RobultConfig:
         f"robult.shared is {self.shared}, it must be below hidden {self.hidden}: "
         "the private code has the rest"
       )
-
-
-def supervised_term(
-  branch_logits: Float[Array, "B M C"], full_logits: Float[Array, "B C"], batch: Batch, task: Task
-) -> Average:
-  """L_sup: the mean over c(H_0) and the branches of the mean loss of labelled rows that have it."""
-  logits = jnp.concatenate([full_logits[:, None], branch_logits], axis=1)
-  complete = jnp.all(batch.present, axis=1, keepdims=True)
-  where = jnp.concatenate([complete, batch.present], axis=1) & batch.labelled[:, None]
-  error = jax.vmap(lambda x: supervised.task_loss(x, batch.label, task), 1)(logits)
-  by_branch = jax.vmap(Average.of)(error, where.T)
-  return Average.of(by_branch.value, by_branch.count > 0)
 
 
 def reconstruction_term(
@@ -121,18 +109,6 @@ def contrast_terms(
   }
 
 
-def teach_term(
-  branch_logits: Float[Array, "B M C"],
-  full_logits: Float[Array, "B C"],
-  complete: Bool[Array, " B"],
-  task: Task,
-) -> Average:
-  """L_teach: the mean divergence of the branches of complete rows from c(H_0) of their row."""
-  divergence = lambda x: supervised.distillation_loss(x, full_logits, task)
-  gap = jax.vmap(divergence, 1)(branch_logits)
-  return Average.of(gap, jnp.broadcast_to(complete, gap.shape))
-
-
 def make_network(config: RobultConfig, spec: Spec) -> BranchNet:
   """The network of these sizes."""
   sizes = config.hidden, config.shared, config.head_hidden
@@ -144,14 +120,16 @@ def robult_terms(
 ) -> tuple[dict[str, Average], soft_pu.Bank]:
   """The terms of the loss, and the bank updated by the labelled rows of this batch."""
   net, task, batch = make_network(config, spec), spec.task, common.mask_labels(batch)
-  rngs = {} if key is None else {"dropout": key}
-  codes, branch_logits, full_logits, teacher, rebuilt = net.apply(params, batch, rngs=rngs)
-  complete, labelled = jnp.all(batch.present, axis=1), batch.labelled
-  terms = {
-    "supervised": supervised_term(branch_logits, full_logits, batch, task),
-    "reconstruction": reconstruction_term(rebuilt, codes.latent, batch.present),
-    "teach": teach_term(branch_logits, full_logits, complete, task),
-  }
+  subset_key, dropout_key = (None, None) if key is None else jax.random.split(key)
+  rngs = {} if key is None else {"dropout": dropout_key}
+  visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
+  codes, logits, teacher, rebuilt = net.apply(params, batch, visible, rngs=rngs)
+  complete, labelled, full_logits = jnp.all(batch.present, axis=1), batch.labelled, logits[0]
+  alone = jnp.eye(len(spec.modalities), dtype=bool)[:, None] & batch.present[None]
+  subsets = jnp.concatenate([visible, alone])
+  terms = subset_terms(logits, full_logits, subsets, batch, task)
+  terms["teach"] = terms.pop("distil")
+  terms["reconstruction"] = reconstruction_term(rebuilt, codes.latent, batch.present)
   teacher, shared = contrastive.normalise(teacher), contrastive.normalise(codes.shared)
   fixed, full_logits = jax.lax.stop_gradient((teacher, full_logits))
   row_arrays = fixed, full_logits, batch.label, labelled, batch.id
@@ -172,7 +150,7 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     batch = types.example_batch(spec)
     bank_size = max(1, min(config.bank_size, spec.num_labelled))
     bank = soft_pu.init_bank(bank_size, config.shared, spec.task)
-    return net.init(key, batch), {"bank": bank}
+    return net.init(key, batch, batch.present[None]), {"bank": bank}
 
   def loss(params, model_state, batch: Batch, key, step_info: StepInfo):
     progress = step_info.progress
@@ -190,9 +168,7 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
   def predict(params, model_state, inputs: Inputs, pattern=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    codes = net.apply(params, inputs, pattern, method=BranchNet.encode)
-    by_branch = net.apply(params, codes, method=BranchNet.classify)
-    logits, fused = classify_subsets(codes, *by_branch, inputs.present, config.combine, spec.task)
+    codes, logits, fused = net.apply(params, inputs, pattern, method=BranchNet.predict)
     return {"logits": logits, "fused": fused, "shared": codes.shared, "private": codes.private}
 
   return Method(init, predict, (Stage("train", loss),), image_features.precompute)

@@ -75,7 +75,6 @@ SLOW = ("robult", "redcore", "mplmm")  # they take long to compile
 LEFT_OUT = ("promise", "promma")
 # Known, with what they lose in points.
 FAILS = {
-  "robult": "trained beside noise it loses 1.6",
   "mplmm": "trained beside a weak modality and noise, prompts on a small backbone lose 1.3 and 2.4",
 }
 

@@ -7,9 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_robult_predict import CLASSES, MULTILABEL, REGRESSION, SIZES, encode, slow_logits
+from test_robult_predict import (
+  CLASSES,
+  MULTILABEL,
+  REGRESSION,
+  SIZES,
+  encode,
+  slow_branch,
+  slow_fused,
+  slow_mlp,
+)
 
 import example_batches
+from promise_jax import missing
 from promise_jax.losses import soft_pu
 from promise_jax.methods import robult
 
@@ -144,37 +154,49 @@ def test_one_modality_is_enough():
   assert all(math.isfinite(v) for v in found.values())
 
 
-def test_the_teacher_teaches_every_branch_of_complete_rows_and_learns_nothing():
-  config, params, bank = start(own_encoders=True)
+def classify_all(config, params, batch):
+  """{row: (logits of all it has, [(subset, logits)] of its subsets and single modalities)}."""
+  codes, head = encode(config, params, batch), params["params"]["head"]
+  found = {}
+  for n in np.flatnonzero(batch.present.any(axis=1)):
+    classify = lambda visible, n=n: slow_mlp(head, slow_fused(params, codes, n, visible))
+    shown = [tuple(batch.present[n] & pattern) for pattern in missing.all_patterns(3)]
+    students = [(visible, classify(visible)) for visible in shown if any(visible)]
+    for i in np.flatnonzero(batch.present[n]):
+      students.append((tuple(np.arange(3) == i), slow_mlp(head, slow_branch(codes, n, i))))
+    found[n] = classify(batch.present[n]), students
+  return found
+
+
+def softmax(x):
+  return np.exp(x) / np.exp(x).sum()
+
+
+def test_the_teacher_teaches_every_subset_and_learns_nothing():
+  config, params, bank = start()
   batch = example_batches.mixed_batch(CLASSES)
-  grads, found = gradient(config, params, bank, batch, ("teach",))
-  assert not is_trained(grads, "fuse") and not is_trained(grads, "fused_encoders")
-  assert all(is_trained(grads, name) for name in ("encoders", "project_private", "head"))
-  codes = encode(config, params, batch)
-  head = params["params"]["head"]
+  _, found = gradient(config, params, bank, batch, ("teach",))
   gaps = []
-  for n in np.flatnonzero(batch.present.all(axis=1)):
-    teacher, *students = (
-      np.exp(x) / np.exp(x).sum()
-      for x in (slow_logits(head, codes, n, p) for p in [(True,) * 3, *np.eye(3, dtype=bool)])
-    )
-    gaps += [np.sum(teacher * np.log(teacher / student)) for student in students]
+  for n, (teacher, students) in classify_all(config, params, batch).items():
+    teacher = softmax(teacher)
+    hides_some = [x for visible, x in students if visible != tuple(batch.present[n])]
+    gaps += [np.sum(teacher * np.log(teacher / softmax(x))) for x in hides_some]
   assert float(found["teach"]) == pytest.approx(np.mean(gaps), rel=1e-4)
+  # Rows of one modality have no teacher but themselves.
+  alone = batch.replace(present=np.tile(np.eye(3, dtype=bool)[1], (example_batches.ROWS, 1)))
+  grads, found = gradient(config, params, bank, alone, ("teach",))
+  assert float(found["teach"]) == 0 and not is_trained(grads, "head")
 
 
 def test_the_supervised_term_equals_a_slow_loop():
-  """c(H_0) counts where a row is complete, a branch where its modality is present."""
+  """Every subset of a labelled row counts, and every modality that it has."""
   config, params, bank = start()
   batch = example_batches.mixed_batch(CLASSES)
-  codes, head = encode(config, params, batch), params["params"]["head"]
-  means = []
-  for pattern in [(True,) * 3, *map(tuple, np.eye(3, dtype=bool))]:
-    errors = []
-    for n in range(example_batches.ROWS):
-      if batch.labelled[n] and batch.present[n][list(pattern)].all():
-        logits = slow_logits(head, codes, n, pattern)
-        errors.append(math.log(sum(map(math.exp, logits))) - logits[batch.label[n]])
-    means.append(np.mean(errors))
-  assert values(config, params, bank, batch)["supervised"] == pytest.approx(
-    np.mean(means), rel=1e-5
-  )
+  errors = [
+    -math.log(softmax(x)[batch.label[n]])
+    for n, (_, students) in classify_all(config, params, batch).items()
+    if batch.labelled[n]
+    for _, x in students
+  ]
+  found = values(config, params, bank, batch)["supervised"]
+  assert found == pytest.approx(np.mean(errors), rel=1e-5)
