@@ -57,9 +57,31 @@ def test_few_rows_have_nearly_one_temperature_and_none_has_one():
   for rows in (4000, 400, 40, 4):
     fitted = fit("classes", logits[:, :, :rows], label[:rows], recorded[:rows])
     ratio.append(fitted.temperature[1] / fitted.temperature[2])
-  assert ratio == sorted(ratio, reverse=True) and 1 < ratio[-1] < 1.3 < 3.5 < ratio[0]
+  assert ratio == sorted(ratio, reverse=True) and 1 <= ratio[-1] < 1.3 < 3.5 < ratio[0]
   fitted = fit("classes", logits[:, :, :0], label[:0], recorded[:0])
   assert fitted.temperature == (1, 1, 1) and fitted.num_rows == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel"])
+def test_what_is_calibrated_already_is_left_as_it_is(kind):
+  """1 is kept in nearly all of 20 draws; a temperature that is needed is fitted in all of them."""
+  kept = []
+  for seed in range(20):
+    logits, label, recorded = draw(kind, 200, seed)
+    right = logits / TEMPERATURE[:, None, None].astype(np.float32)
+    kept += [t == 1 for t in fit(kind, right, label, recorded).temperature[1:]]
+    assert min(fit(kind, 3 * right, label, recorded).temperature[1:]) > 1.5
+  assert 32 <= sum(kept) < 40
+
+
+def test_a_standard_error_is_that_of_a_mean_of_groups(rng):
+  values, group = rng.normal(size=12), np.arange(12) // 3
+  means = values.reshape(4, 3).mean(axis=1)
+  found = calibration._standard_error(values, group)
+  assert found == pytest.approx(means.std(ddof=1) / np.sqrt(4))
+  found = calibration._standard_error(values, np.arange(12))
+  assert found == pytest.approx(values.std(ddof=1) / np.sqrt(12))
+  assert calibration._standard_error(values, 0 * group) == np.inf
 
 
 def test_a_group_counts_as_one_row_does():
