@@ -91,7 +91,11 @@ def choose_modalities(
     total = total + jnp.sum(jnp.where(added[..., None], distance, 0), axis=1)
     return (chosen | added, total, jnp.where(joins, jnp.min(error, axis=1), best)), None
 
-  start = jnp.zeros_like(present), jnp.zeros_like(distance[:, 0]), jnp.full(len(present), jnp.inf)
+  start = (
+    jnp.zeros_like(present),
+    jnp.zeros_like(distance[:, 0]),
+    jnp.full(present.shape[0], jnp.inf),
+  )
   (chosen, _, _), _ = jax.lax.scan(step, start, length=present.shape[1])
   return jnp.where(jnp.any(known, axis=1)[:, None], chosen, present)
 

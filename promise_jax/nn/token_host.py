@@ -146,7 +146,7 @@ class TokenHost(nn.Module):
     steps = host.pad_and_stack([encoded.projected[m.name] for m in self.modalities])
     real = host.pad_and_stack([encoded.real[m.name] for m in self.modalities])
     steps, _ = self.mark_absent(steps, real, present)
-    return steps[:, :, 0].reshape(len(present), -1)
+    return steps[:, :, 0].reshape(present.shape[0], -1)
 
   def encode(
     self, inputs: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
@@ -157,7 +157,7 @@ class TokenHost(nn.Module):
       if pattern is None or pattern[i]:
         found[m.name], real[m.name] = self.projection[m.name](inputs, present[:, i])
       else:
-        real[m.name] = jnp.zeros((len(present), self.num_steps[m.name]), bool)
+        real[m.name] = jnp.zeros((present.shape[0], self.num_steps[m.name]), bool)
     # Generating what is absent must not bend the encoders of what is present.
     return host.Encoded(jax.tree.map(jax.lax.stop_gradient, found), real, found)
 
