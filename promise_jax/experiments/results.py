@@ -59,7 +59,7 @@ def write_test_results(
   arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
   files.write_json(folder / "rows.json", count_rows(setup, split))
-  scores = score_best_variant(setup, valid_scores, logits, split)
+  scores = score_best_variant(setup, save_model.find_best(variants), logits, split)
   files.write_json(folder / "classes.json", scores.to_dict("records"))
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   worth = measure_contributions(setup, logits, split, group)
@@ -159,11 +159,9 @@ def compare_with_baseline(
   return frame
 
 
-def score_best_variant(
-  setup: Setup, valid_scores: dict, logits: dict, split: Split
-) -> pd.DataFrame:
+def score_best_variant(setup: Setup, best: str, logits: dict, split: Split) -> pd.DataFrame:
   """The content of classes.json: the variant best on validation, every modality present."""
-  best, rows = max(valid_scores, key=valid_scores.get), split.recorded.any(axis=1)
+  rows = split.recorded.any(axis=1)
   complete, seeds = logits[best][:, -1, rows], setup.experiment.seeds
   scores = class_scores.score_classes(setup.spec.task, complete, split.label[rows], seeds)
   return pd.concat([pd.DataFrame({"variant": best}, scores.index), scores], axis=1)

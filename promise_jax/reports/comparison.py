@@ -13,6 +13,7 @@ LEGEND = (
   "🟢 better, 🔴 worse, ⚪ undecided (0 lies in the 95 % interval of the difference, which counts "
   "the seeds that both have). Bold: best on validation."
 )
+CONSTANT = "majority"  # the variant that reads nothing, `methods.constant`
 STILL = 1e-3  # an upper level that moved less did not move
 
 
@@ -21,11 +22,18 @@ def is_selected(results: pd.DataFrame) -> pd.Series:
   return (results["split"] == "valid") & (results["step"].notna() if "step" in results else False)
 
 
-def best_on_validation(results: pd.DataFrame) -> str | None:
-  """The variant with the best mean validation score over seeds; None without any score."""
+def validation_means(results: pd.DataFrame) -> pd.Series:
+  """The mean validation score over seeds of each variant, of which the largest is the best."""
   scores = results[is_selected(results)]
   means = scores.groupby("method", sort=False)["value"].mean().dropna()
-  return (means * metrics.metric_sign(scores["metric"].iloc[0])).idxmax() if len(means) else None
+  return means * metrics.metric_sign(scores["metric"].iloc[0]) if len(means) else means
+
+
+def best_on_validation(results: pd.DataFrame) -> str | None:
+  """The variant best on validation, the constant one only if it is alone; None without a score."""
+  means = validation_means(results)
+  trained = means.drop(CONSTANT, errors="ignore")
+  return (trained if len(trained) else means).idxmax() if len(means) else None
 
 
 def other_splits(results: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -8,7 +8,12 @@ import pandas as pd
 
 from promise_jax import patterns
 from promise_jax.reports import formatting, tables
-from promise_jax.reports.comparison import best_on_validation, is_selected
+from promise_jax.reports.comparison import (
+  CONSTANT,
+  best_on_validation,
+  is_selected,
+  validation_means,
+)
 from promise_jax.reports.formatting import show_value
 
 WHERE = {"incomplete": "where modalities are missing", "all": "over all patterns"}
@@ -30,7 +35,7 @@ def describe_best(results: pd.DataFrame, contribution: pd.DataFrame) -> list[str
   if best is None:
     return []
   own = contribution[contribution["variant"] == best] if len(contribution) else contribution
-  return [describe_level(results, best), *describe_loss(own)]
+  return [describe_level(results, best), *describe_constant(results, best), *describe_loss(own)]
 
 
 def describe_level(results: pd.DataFrame, best: str) -> str:
@@ -44,6 +49,14 @@ def describe_level(results: pd.DataFrame, best: str) -> str:
   if "mean, incomplete" in cells:
     text += f", {level(cells['mean, incomplete'])} {WHERE['incomplete']}"
   return f"Use {best}, the best on validation ({text})." if has_others else f"{best} ({text})."
+
+
+def describe_constant(results: pd.DataFrame, best: str) -> list[str]:
+  """That nothing was learnt, if the best variant is no better on validation than the constant."""
+  means = validation_means(results)
+  if best == CONSTANT or not means.get(CONSTANT, -np.inf) >= means[best]:
+    return []
+  return [f"But {CONSTANT}, which reads nothing, is as good on validation: nothing was learnt."]
 
 
 def describe_loss(lines: pd.DataFrame) -> list[str]:

@@ -116,6 +116,8 @@ def _svg(fig, ax) -> bytes:
     num_lines = -(-len(labels) // columns) * max(map(_num_lines, labels))
     fig.set_figheight(fig.get_figheight() + 0.2 * num_lines)
     place = {"loc": "outside upper left", "frameon": False, "columnspacing": 1.2}
+    by_column = [i for c in range(columns) for i in range(len(labels))[c::columns]]
+    handles, labels = ([x[i] for i in by_column] for x in (handles, labels))  # read by row
     fig.legend(handles, labels, ncols=columns, **place)
   import matplotlib
 

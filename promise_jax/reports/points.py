@@ -90,9 +90,10 @@ def contribution_points(lines: pd.DataFrame, row: str, series: str) -> pd.DataFr
 
 
 def calibration_points(lines: pd.DataFrame) -> pd.DataFrame:
-  """Before and after calibration by the number of modalities present: means over patterns."""
+  """Before and after calibration by the number of modalities present: means over patterns. Sets
+  and intervals have no value before."""
   means = lines.groupby("num_present")[["before", "after"]].mean()
-  points = means.melt(var_name="series", ignore_index=False).reset_index(names="row")
+  points = means.melt(var_name="series", ignore_index=False).dropna().reset_index(names="row")
   points["row"] = [f"{k} present" for k in points["row"]]
   return points.assign(low=np.nan, high=np.nan)
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from made_up_results import PATTERNS, SCORES, frame, line, valid_lines
+from promise_jax.methods import constant
 from promise_jax.reports import conclusion
 
 
@@ -36,6 +37,16 @@ def test_a_run_is_summed_up():
     "robult is worse than fusion by 2.6 points [1.2, 4.1] of accuracy, where modalities are "
     "missing.",
   ]
+
+
+@pytest.mark.parametrize(("score", "is_said"), [(0.6, True), (0.59, False)])
+def test_a_constant_that_is_as_good_is_told_and_not_recommended(score, is_said):
+  lines = frame(PATTERNS, [line(constant.CONSTANT_VARIANT)], SCORES)
+  lines = pd.concat([lines, frame(valid_lines(constant.CONSTANT_VARIANT, score))])
+  found = conclusion.describe_run(lines, NOTHING, NOTHING)
+  sentence = "But majority, which reads nothing, is as good on validation: nothing was learnt."
+  assert found[0].startswith("Use fusion, the best on validation")
+  assert found[1:] == [sentence] * is_said
 
 
 def test_a_run_of_one_seed_says_so_and_what_was_not_measured_is_left_out():

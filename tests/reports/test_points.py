@@ -108,11 +108,11 @@ def test_differences_under_many_patterns_are_shown_as_means():
 
 
 def test_calibration_is_the_mean_over_patterns_of_the_same_size():
-  lines = [(1, 0.4, 0.2), (1, 0.6, 0.4), (2, 0.3, 0.1)]
+  lines = [(1, 0.4, 0.2), (1, 0.6, 0.4), (2, 0.3, 0.1), (3, np.nan, 0.9)]
   found = points.calibration_points(pd.DataFrame(lines, columns=["num_present", "before", "after"]))
   assert {key: x[0] for key, x in values_of(found).items()} == pytest.approx(
     {("1 present", "before"): 0.5, ("1 present", "after"): 0.3}
-    | {("2 present", "before"): 0.3, ("2 present", "after"): 0.1}
+    | {("2 present", "before"): 0.3, ("2 present", "after"): 0.1, ("3 present", "after"): 0.9}
   )
 
 
