@@ -25,7 +25,8 @@ def initialize(
   """Joins the processes of a run. Call it before any other use of JAX.
 
   Without `processes` and `process`, JAX detects SLURM, Open MPI, TPU pods and Kubernetes; where it
-  finds none of them the run has one process.
+  finds none of them the run has one process. So it has where JAX was used before and nothing is
+  given, as in a notebook.
 
   Args:
     coordinator: HOST:PORT of process 0.
@@ -64,6 +65,9 @@ def initialize(
       ) from error
     if "coordinator_address" not in str(error):  # that one means: there is no cluster
       raise
+  except RuntimeError as error:  # JAX was used, or the processes have joined, before
+    if given["coordinator_address"] and not jax.distributed.is_initialized():
+      raise ValueError(f"coordinator is {coordinator}, but JAX was used before: {error}") from error
 
 
 def is_multiprocess() -> bool:

@@ -1,6 +1,7 @@
 """Tables of one or several finished runs, for a paper."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 from promise_jax.checks import check_choice
 from promise_jax.experiments import result_files, run_dir
 from promise_jax.reports import tables
+
+logger = logging.getLogger(__name__)
 
 ROWS = ("patterns", "rates", "protocols")
 ERRORS = ("std", "interval")
@@ -71,15 +74,19 @@ def make_tables(
 
 
 def find_runs(folder: Path) -> list[Path]:
-  """The run in `folder`, or the runs in a folder of several. ValueError if one is not finished."""
-  runs = [folder]
-  if not (folder / "config.json").exists():
-    runs = sorted(path.parent for path in folder.glob("*/config.json")) or runs
+  """The run in `folder`, or the finished runs inside it. ValueError if there is none."""
+  inside = sorted(path.parent for path in folder.glob("*/config.json"))
+  runs = [folder] if (folder / "config.json").exists() or not inside else inside
+  finished = []
   for run in runs:
     run_dir.read_config(run)
-    if not run_dir.is_finished(run):
-      raise ValueError(f"{run} is not finished: the command that trains it continues it")
-  return runs
+    if run_dir.is_finished(run):
+      finished.append(run)
+    elif run != folder:
+      logger.warning("%s is left out, it is not finished.", run)
+  if not finished:
+    raise ValueError(f"{folder} is not finished: the command that trains it continues it")
+  return finished
 
 
 def check_same_labels(runs: Sequence[Path]) -> None:

@@ -71,11 +71,13 @@ def make_card(setup: Setup, run: html.Report, folder: Path) -> dict[str, Any]:
 
 
 def average_metrics(results: pd.DataFrame) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-  """{variant: {pattern: {metric: mean over seeds}}} on the test rows, as in the pattern table."""
+  """{variant: {pattern: {metric: mean over seeds}}} on the test rows, as in the pattern table; `n`
+  of a pattern is how many rows."""
   by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
   lines, _ = tables.choose_rows(by_pattern)
   metrics = {}
-  for line in lines.groupby(["method", "pattern", "metric"], sort=False)["value"].mean().items():
-    (method, pattern, metric), value = line
-    metrics.setdefault(method, {}).setdefault(pattern, {})[metric] = value
+  for key, part in lines.groupby(["method", "pattern", "metric"], sort=False):
+    method, pattern, metric = key
+    of_pattern = metrics.setdefault(method, {}).setdefault(pattern, {"n": int(part["n"].iloc[0])})
+    of_pattern[metric] = part["value"].mean()
   return metrics

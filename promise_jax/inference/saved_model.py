@@ -25,7 +25,7 @@ from promise_jax.data import preprocessing
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.method import Method
 from promise_jax.optim import param_paths
-from promise_jax.types import Modality, PyTree, Spec, Task
+from promise_jax.types import PyTree, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,9 +217,10 @@ def model_to_json(model: SavedModel) -> dict[str, Any]:
 
 def model_from_json(value: dict[str, Any]) -> SavedModel:
   """The model of the content of model.json."""
+  prepared = preprocessing.from_json(value["preprocessing"])
   changed = {
-    "spec": spec_from_json(value["spec"]),
-    "preprocessing": preprocessing.from_json(value["preprocessing"]),
+    "spec": spec_from_json(value["spec"], prepared),
+    "preprocessing": prepared,
     "variants": tuple(SavedVariant(**v) for v in value["variants"]),
     "seeds": tuple(value["seeds"]),
     "prior": np.array(value["prior"], np.float32),
@@ -228,22 +229,11 @@ def model_from_json(value: dict[str, Any]) -> SavedModel:
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
-  """The spec as plain values; `spec_from_json` reads it back exactly."""
-  scale = {n: [a.tolist(), b.tolist()] for n, (a, b) in spec.standardise.items()}
-  return {
-    "modalities": [m._asdict() for m in spec.modalities],
-    "task": spec.task._asdict(),
-    "standardise": scale,
-    "labelled": spec.num_labelled,
-  }
+  """What the preprocessing does not know of a spec, as plain values."""
+  return {"task": spec.task._asdict(), "labelled": spec.num_labelled}
 
 
-def spec_from_json(value: dict[str, Any]) -> Spec:
-  """The spec that `spec_to_json` wrote."""
-  modalities = tuple(map(Modality.from_json, value["modalities"]))
-  task = Task.from_json(value["task"])
-  scale = {
-    n: (np.array(a, np.float32), np.array(b, np.float32))
-    for n, (a, b) in value["standardise"].items()
-  }
-  return Spec(modalities, task, scale, value["labelled"])
+def spec_from_json(value: dict[str, Any], prepared: Preprocessing) -> Spec:
+  """The spec of which `spec_to_json` wrote a part, and the preprocessing has the others."""
+  scale = {name: (fitted.mean, fitted.std) for name, fitted in prepared.scale.items()}
+  return Spec(prepared.modalities, Task.from_json(value["task"]), scale, value["labelled"])

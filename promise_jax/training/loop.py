@@ -92,7 +92,7 @@ def fit(
   preprocess = device_data.preprocess_batches(method, mesh)
   done = checkpoints.latest_step() if checkpoints else 0
   stages, end, best = [], 0, None
-  with progress.Progress(config, seeds, done, log, title) as reporter:
+  with progress.Progress(config, spec.task, seeds, done, log, title) as reporter:
     for number, (stage, count) in enumerate(zip(method.stages, num_blocks, strict=True)):
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)

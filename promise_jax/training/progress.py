@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import tqdm
 
+from promise_jax.evaluation import metrics as task_metrics
 from promise_jax.training.config import TrainConfig
-from promise_jax.types import Average
+from promise_jax.types import Average, Task
 
 STATUS = pathlib.Path("/proc/self/status")
 LINE_EVERY = 10.0  # seconds between two plain lines
@@ -23,8 +24,15 @@ class Progress:
   and as plain lines elsewhere."""
 
   def __init__(
-    self, config: TrainConfig, seeds: tuple[int, ...], done: int, log: Callable, title: str | None
+    self,
+    config: TrainConfig,
+    task: Task,
+    seeds: tuple[int, ...],
+    done: int,
+    log: Callable,
+    title: str | None,
   ):
+    self.metric, self.sign = task_metrics.primary_metric(task)
     self.seeds, self.log, self.title, self.step = seeds, log, title, done
     self.total, self.rows_per_step = config.steps, config.batch_size * len(seeds)
     self.first, self.since, self.printed_at = None, 0.0, float("-inf")
@@ -51,9 +59,11 @@ class Progress:
     loss, valid = (float(np.mean([x[k] for x in lines])) for k in ("loss", "valid"))
     if self.bar:
       self.bar.update(step - self.step)
-      self.bar.set_postfix(loss=f"{loss:.3f}", valid=f"{valid:.3f}")
+      shown = {"loss": f"{loss:.3f}", f"valid {self.metric}": f"{self.sign * valid:.3f}"}
+      self.bar.set_postfix(shown)
     elif self.title and (step == self.total or time.monotonic() - self.printed_at >= LINE_EVERY):
-      text = f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, valid {valid:.3f}"
+      text = f"{self.title}: step {step}/{self.total}, loss {loss:.3f}, "
+      text += f"valid {self.metric} {self.sign * valid:.3f}"
       print(text + self.describe_speed(step), flush=True)
       self.printed_at = time.monotonic()
     if self.first is None:  # the speed is that after the first block, without compilation

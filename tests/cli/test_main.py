@@ -169,7 +169,6 @@ def test_a_table_is_trained_as_the_config_table_says(monkeypatch, capsys):
     "promise_jax.experiments.run.run_experiment",
     lambda config, folder, **more: found.append((config, folder)) or "the table",
   )
-  monkeypatch.setattr("promise_jax.devices.distributed.initialize", lambda *args: None)
   words = ["train", "shop/products.csv", "--label=kind", "--columns=a=image,b=ignore"]
   words += ["--modalities", "x=a+c,y=*", "--root", "photos", "--config.seeds=2"]
   assert main(words) == 0

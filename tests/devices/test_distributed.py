@@ -50,6 +50,14 @@ def test_without_a_cluster_there_is_one_process(no_cluster):
   assert distributed.wait_until_equal(lambda: 7) == 7
 
 
+def test_where_jax_was_used_before_one_process_trains_and_several_are_refused():
+  jax.devices()
+  distributed.initialize()
+  assert not jax.distributed.is_initialized()
+  with pytest.raises(ValueError, match="coordinator is a:1, but JAX was used before: "):
+    distributed.initialize("a:1", 2, 0)
+
+
 def test_a_coordinator_without_a_cluster_is_refused(no_cluster):
   with pytest.raises(ValueError, match="a:1 and no cluster was found, give processes and"):
     distributed.initialize("a:1")

@@ -159,6 +159,16 @@ def test_runs_share_the_variants_in_which_they_agree(folders, capsys):
   assert "| present | n | majority | second/fusion |" in (folders / "t.md").read_text()
 
 
+def test_a_run_that_is_not_finished_is_left_out_of_a_folder_of_several(folders, caplog):
+  (folders / "both/second/results.jsonl").unlink()
+  (table,) = run_tables.make_tables([folders / "both"])
+  assert list(table.cells.columns) == VARIANTS
+  assert f"{folders / 'both/second'} is left out, it is not finished." in caplog.text
+  (folders / "both/first/results.jsonl").unlink()
+  with pytest.raises(ValueError, match="both is not finished"):
+    run_tables.make_tables([folders / "both"])
+
+
 REFUSED = [
   ("run --metric=f2", "for 'f2'; there is: accuracy, macro_f1,"),
   ("run --rows=cells", "a kind of rows is 'cells', known are patterns, rates, protocols"),

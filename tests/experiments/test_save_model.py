@@ -102,7 +102,7 @@ def test_metrics_are_averaged_over_seeds_by_pattern():
     + [("a", "m0", "valid", 9.0), ("b", "m0+m1", "test", 4.0)],
     columns=["method", "pattern", "split", "value"],
   ).assign(metric="mae", protocol="none", n=9)
-  want = {"a": {"m0": {"mae": 1.5}}, "b": {"m0+m1": {"mae": 4.0}}}
+  want = {"a": {"m0": {"n": 9, "mae": 1.5}}, "b": {"m0+m1": {"n": 9, "mae": 4.0}}}
   assert save_model.average_metrics(lines) == want
 
 

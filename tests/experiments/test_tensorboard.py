@@ -103,7 +103,6 @@ def test_a_writer_that_is_not_there_is_one_sentence(
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  monkeypatch.setattr("promise_jax.devices.distributed.initialize", lambda *given: None)
   assert main(command.split()) == 2
   out, err = capsys.readouterr()
   assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and sentence in err

@@ -72,13 +72,8 @@ def test_files_that_are_damaged_longer_or_gone_are_refused(name, folder):
 
 
 def set_photo(**changed):
-  """A change of the photo in both places of model.json that describe it."""
-
-  def change(value):
-    for part in ("spec", "preprocessing"):
-      value[part]["modalities"][0].update(changed)
-
-  return change
+  """A change of the description of the photo in model.json."""
+  return lambda value: value["preprocessing"]["modalities"][0].update(changed)
 
 
 ENCODER = {
@@ -95,7 +90,8 @@ CHANGES = {
   "a shape of words": (set_photo(shape=["8", "8"]), "TypeError"),
   "a negative shape": (set_photo(shape=[-8, 8, 3]), "negative dimensions"),
   "an unknown kind": (set_photo(kind="sound"), "'photo' is 'sound'"),
-  "another spec": (lambda v: v["spec"]["modalities"].pop(), "parts are of different models"),
+  "fewer modalities": (lambda v: v["preprocessing"]["modalities"].pop(), "other arrays than model"),
+  "another variant": (lambda v: v.update(best="share"), "parts are of different models"),
   "other classes": (lambda v: v["spec"]["task"].update(outputs=4), "other arrays than model.json"),
   "other seeds": (lambda v: v["seeds"].pop(), "other arrays than model.json says"),
   "no calibration": (lambda v: v.update(calibration={}), "KeyError"),

@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import example_batches
 import method_cases
 from promise_jax import methods
+from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.inference import saved_model
 from promise_jax.losses import supervised
 from promise_jax.types import Task
@@ -59,7 +60,7 @@ def test_they_are_saved_with_the_task():
   spec = example_batches.spec()
   spec = spec._replace(task=supervised.balance_classes(Task("classes", 4), RARE))
   value = json.loads(json.dumps(saved_model.spec_to_json(spec)))
-  assert saved_model.spec_from_json(value) == spec
+  assert saved_model.spec_from_json(value, Preprocessing(spec.modalities, {})) == spec
 
 
 @method_cases.every_method

@@ -103,7 +103,7 @@ def test_progress_is_plain_lines_and_a_resume_is_announced(source, one_device, t
         run_fit(source, method, one_device, **more)
   *_, resume, first, last = capsys.readouterr().out.splitlines()
   assert resume == "robult: resuming from step 10 of 20"
-  assert first.startswith("robult: step 15/20, loss ") and "valid 0." in first
+  assert first.startswith("robult: step 15/20, loss ") and "valid accuracy 0." in first
   assert last.startswith("robult: step 20/20") and "examples/s, 00:00:00 left" in last
 
 
