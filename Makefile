@@ -4,8 +4,9 @@
 export PYTHON
 
 CONFIG ?= robult
-# Two processes, a file of tests each: XLA compiles most of the time, on one core.
-WORKERS ?= -n 2 --dist loadfile
+# Two processes, a file of tests each: XLA compiles most of the time, on one core. In the order of
+# names: with the most tests first, as is the default, files of one long test are the last.
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 in_venv := .venv/bin/python
 wheel_venv := build/wheel-venv
 

@@ -8,11 +8,11 @@ from importlib.metadata import version
 # Before JAX starts: the number of devices cannot change later.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# Programs of tests run a few times only, and this emitter is half of what it takes to
-# compile them. Later versions of jaxlib do not know the flag.
+# Programs of tests run a few times only. This emitter is half of what it takes to compile them,
+# and pieces to compile in threads a fifth. Later versions of jaxlib may not know the flags.
 if version("jaxlib").startswith("0.10."):
-  flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
-  os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+  flags = "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+  os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS", ""), *flags)))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

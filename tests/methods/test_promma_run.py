@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+import shortcuts
 import tiny_runs
 from promise_jax import methods
 from promise_jax.optim import param_paths
@@ -13,7 +14,7 @@ from promise_jax.training.checkpoint import Checkpoints
 VALUES = tiny_runs.VALUES["promma"] | {"pretrain": 0.0, "fit": 1.0, "tune": 1.0, "warmup": 0.0}
 VALUES |= {"private_prompts": False, "connections": False, "source_weights": False}
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+PROGRAMS = {}  # of all runs
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def fit(source, mesh, **more):
   rows, lines = tiny_runs.train_data(source, protocol="mplmm(0.7,redraw=true)"), []
   method = methods.build_method("promma", VALUES, source.spec)
   args = method, source.spec, rows, source.split("valid"), tiny_runs.train_config(steps=20)
-  run = lambda: loop.fit(*args, mesh=mesh, log=lines.extend, **more)
-  if "stop" not in more:
-    return run(), lines
-  with pytest.raises(loop.TrainingInterrupted):
-    run()
+  with shortcuts.trace_once(PROGRAMS):
+    if "stop" not in more:
+      return loop.fit(*args, mesh=mesh, log=lines.extend, **more), lines
+    with pytest.raises(loop.TrainingInterrupted):
+      loop.fit(*args, mesh=mesh, log=lines.extend, **more)
   return None, lines
 
 
