@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+import example_batches
 from promise_jax import data, methods, missing
 from promise_jax.evaluation import calibration, gain, predict
 from promise_jax.inference import saved_model
@@ -53,9 +54,11 @@ def save_model(folder, dataset, settings=None):
   """Writes the model of a run on `dataset`; returns method, params and state of `fusion`."""
   settings = vars(methods.make_config("fusion", settings or SMALL))
   method = methods.build_method("fusion", settings, dataset.spec)
-  params, state = jax.vmap(method.init)(jax.vmap(jax.random.key)(np.array(SEEDS, np.uint32)))
-  # Larger weights, so that predictions are far from uniform and differ between patterns.
-  params = jax.tree.map(lambda x: 3 * x, params)
+  # Large weights, so that predictions are far from uniform and differ between patterns.
+  drawn = [example_batches.random_params(method, seed) for seed in SEEDS]
+  params = jax.tree.map(lambda *x: 3 * np.stack(x), *drawn)
+  state = jax.eval_shape(method.init, jax.random.key(0))[1]
+  state = jax.tree.map(lambda x: np.zeros((len(SEEDS), *x.shape), x.dtype), state)
   valid, patterns = dataset.split("valid"), missing.all_patterns(len(dataset.spec.modalities))
   logits = predict.predict_split(method, params, state, valid, patterns)
   fitted = calibration.fit_calibration(
