@@ -24,7 +24,7 @@ def short_runs(mesh):
 @contextlib.contextmanager
 def trace_once(programs: dict):
   """Inside, `fit` traces and compiles one program for a stage and shapes, and keeps it in
-  `programs`: for runs that differ in their rows, seeds or end, and in no setting."""
+  `programs`: for runs of one method that differ in their rows, seeds or end, and in no setting."""
   compile_program = loop.compile_program
 
   def find_or_compile(program, args, speed, once=False):

@@ -11,7 +11,6 @@ import pytest
 import saved_models
 import tiny_runs
 from promise_jax import methods
-from promise_jax.devices import mesh
 from promise_jax.experiments import init_from, run_dir
 from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
@@ -22,15 +21,7 @@ from promise_jax.optim import param_paths
 from promise_jax.training import checkpoint, loop
 
 ENCODERS = ("params/encoders/.*", "params/token")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast(tmp_path_factory, one_device):
-  """Programs are compiled once, and for one device."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(mesh, "make_mesh", lambda *_, **__: one_device)
-    with tiny_runs.compile_once(tmp_path_factory.mktemp("compiled")):
-      yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def config(init_from="", dim=4, **changed) -> dict:
