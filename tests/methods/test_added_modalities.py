@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import shortcuts
 import tiny_runs
 from promise_jax import data, methods
 from promise_jax.data.builtin import synthetic
@@ -19,7 +20,6 @@ from promise_jax.training import loop
 from promise_jax.training.config import TrainConfig
 from promise_jax.types import Inputs
 
-LONG = True  # it trains, see conftest
 OPTIONS = {"rows": (1000, 200, 6000), "classes": 5, "dim": 10, "strengths": (3, 1, 0)}
 STRONG, WEAK, NOISE = (True, False, False), (True, True, False), (True, False, True)
 ALL = (True, True, True)
@@ -30,7 +30,6 @@ SETTINGS = {
   "redcore": SMALL | {"imputer_hidden": 16, "num_autoencoders": 2},
   "mplmm": {"width": 16, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4},
 }
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @functools.cache
@@ -38,7 +37,7 @@ def load():
   return data.load("synthetic", **OPTIONS)
 
 
-def accuracy(name: str) -> dict:
+def accuracy(name: str, mesh) -> dict:
   """{(recorded in training, present in the test): % of the test rows, a mean over seeds}."""
   found = load()
   train = tiny_runs.train_data(found, seeds=SEEDS, rate=0.2)
@@ -62,7 +61,7 @@ def accuracy(name: str) -> dict:
   found = {}
   for kind, patterns in ((STRONG, [STRONG]), (WEAK, [WEAK]), (ALL, [STRONG, WEAK, NOISE, ALL])):
     rows = train._replace(split=record(train.split, kind))
-    trained = loop.fit(method, spec, rows, record(valid, kind), config)
+    trained = loop.fit(method, spec, rows, record(valid, kind), config, mesh=mesh)
     for pattern in patterns:
       present = jnp.asarray(record(test, pattern).recorded)
       labels = np.asarray(predict(trained.params, trained.model_state, present))
@@ -88,8 +87,9 @@ def mark(name: str):
 
 
 @pytest.mark.parametrize("name", [mark(n) for n in methods.METHODS if n not in LEFT_OUT])
-def test_an_added_modality_costs_no_more_than_a_point(name):
-  found = accuracy(name)
+def test_an_added_modality_costs_no_more_than_a_point(name, one_device):
+  with shortcuts.trace_once({}):
+    found = accuracy(name, one_device)
   # a method that learns nothing loses nothing: the strong modality alone is nearly used up
   best = synthetic.bayes_accuracy(STRONG, synthetic.SyntheticOptions(**OPTIONS))
   assert found[ALL, STRONG] > 100 * best - 5
