@@ -58,6 +58,11 @@ def make_part(path: pathlib.Path, folder: bool = False) -> Iterator[pathlib.Path
     lock = lock_part(part)
   try:
     yield part
+  except OSError as error:
+    if error.filename:
+      raise
+    # Of a disk that is full: whoever reads it wants to know which.
+    raise OSError(error.errno, error.strerror or str(error), str(path)) from error
   finally:
     remove(part)
     os.close(lock)

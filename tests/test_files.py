@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
+import errno
 import math
+import os
 
 import numpy as np
 import pytest
@@ -44,3 +46,11 @@ def test_a_bad_line_is_named(tmp_path, text):
   path.write_text(text)
   with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*not"):
     files.read_jsonl(path)
+
+
+def test_a_full_disk_is_named(tmp_path):
+  path = tmp_path / "out.csv"
+  with pytest.raises(OSError) as found, files.write_whole(path):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as of a write, which names no file
+  assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(path))
+  assert not any(tmp_path.iterdir())

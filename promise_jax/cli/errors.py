@@ -13,6 +13,7 @@ from promise_jax.checks import shorten
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 RESUME = "the same command continues from the last checkpoint"
+MAKE_ROOM = "make room, or give another folder (of caches by XDG_CACHE_HOME), and run it again"
 NO_FILE = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -47,7 +48,9 @@ def report(error: Exception) -> int:
     print_error(error)
     return FAILED
   if isinstance(error, checkpoint.NotSaved) or getattr(error, "errno", None) in DISK_FULL:
-    print_error(f"{error}; {RESUME}")
+    is_saving = isinstance(error, checkpoint.NotSaved)
+    reason = error if is_saving else f"{error.filename or 'a file'}: {error.strerror}"
+    print_error(f"{reason}; {RESUME if is_saving else MAKE_ROOM}")
     return exit_process(FAILED)
   if not distributed.is_multiprocess():
     raise error

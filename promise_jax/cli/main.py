@@ -1,6 +1,7 @@
 """The command `promise-jax`; the scripts in launch/ call the same code."""
 
 import argparse
+import io
 import logging
 import re
 import sys
@@ -112,6 +113,9 @@ def main(words: Sequence[str] | None = None) -> int:
   0: finished, or stopped by SIGTERM with everything saved. 1: training failed. 2: a mistake in
   the command line, a config or a file, which one sentence explains. 130: stopped by Ctrl-C.
   """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal lacks is no error
+      stream.reconfigure(errors="replace")
   # Before a library sets up logging of its own, with prefixes.
   logging.basicConfig(format="%(message)s")
   return exit_code(lambda: run(sys.argv[1:] if words is None else words))

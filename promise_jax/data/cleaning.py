@@ -43,7 +43,8 @@ class CleaningReport(NamedTuple):
   def describe(self) -> str:
     """The counts that are not zero, in words."""
     words = (
-      *("non-finite values dropped", "frames lost to them"),
+      "NaN, inf or huge values dropped",
+      "frames lost to them",
       *("rows absent", "rows cut to the longest train row"),
       "rows of zeros alone absent (zeros=kept: values)",
       "rows of zeros alone read as values (zeros=absent: absent)",

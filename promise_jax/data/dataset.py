@@ -138,14 +138,16 @@ def assemble(
   modalities, scale = train.modalities, train.scale
   keep_report("train", train.report, train.group)
   known = train.label if train.labelled is None else train.label[train.labelled]
+  data_source.check_labels(source, known)
   if sentence := data_source.describe_missing_labels(source.task, known):
     logger.warning("%s: %s", source.name, sentence)
   names = tuple(m.name for m in modalities)
-  warn("train", split_checks.describe_labels(source.task, known))
+  warn("train", *split_checks.describe_labels(source.task, known))
   # The level "other" of a category is 0 in most tables: not worth a line.
   of_table = source.columns.columns if source.columns else {}
   arrays = [n for n in scale if n not in of_table or of_table[n][0].role == "array"]
   lines = split_checks.describe_train(names, train.recorded, {n: scale[n] for n in arrays})
+  lines += split_checks.describe_resolution(scale)
   notes = (*source.notes, *(f"{source.name}, {line}." for line in lines), *train.notes)
   # Dropped once the split is made of it, so that the raw rows can be freed.
   unused = {"train": train.make_split}
@@ -163,7 +165,7 @@ def assemble(
     made = preprocessing.make_split(modalities, rows, cleaned, scale)
     warn(split, *split_checks.describe_lacking(names, made.recorded))
     warn(split, *split_checks.describe_units(modalities, made))
-    warn(split, split_checks.describe_labels(source.task, rows.label))
+    warn(split, *split_checks.describe_labels(source.task, rows.label, known))
     return made
 
   spec = Spec(modalities, source.task, {name: tuple(s[:2]) for name, s in scale.items()})

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from promise_jax.data import split_checks
 from promise_jax.data.dataset import Dataset
 from promise_jax.data.source import DRAWN, MAX_VALUES, TASK, list_first
 from promise_jax.types import Modality, Split, Task
@@ -20,6 +21,8 @@ def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
   guess = f"; {guesses[TASK]}" if TASK in guesses else ""
   lines = [f"{dataset.name}: {describe_task(task, splits)}{guess}."]
   lines = [] if dataset.preprocessing.columns else lines
+  heading = dataset.card.partition("\n")[0]
+  lines = [f"{heading[2:]}.", *lines] if heading.startswith("# ") else lines
   rows = [["split", "rows", "groups", label_header(task)]]
   for name, split in splits.items():
     group = dataset.groups.get(name)
@@ -29,6 +32,7 @@ def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
     rows.append([name, f"{len(split.id):,}", num_groups, describe_labels(task, label)])
   lines += align(rows)
   lines += [f"  The splits are {guesses[DRAWN]}."] if DRAWN in guesses else []
+  lines += [f"  {line}." for line in split_checks.describe_repeated(splits)]
   rows = [["modality", "kind", "a row is", "values", *(f"in {name}" for name in splits), ""]]
   rows[0][4] = f"rows with it {rows[0][4]}"
   for i, modality in enumerate(dataset.spec.modalities):
@@ -87,10 +91,10 @@ def describe_row(modality: Modality, is_text: bool) -> str:
   if modality.kind == "image":
     return f"{first} x {rest[0]} pixels of {rest[1]} {'colours' if rest[1] > 1 else 'grey'}"
   if modality.kind == "sequence":
-    return f"up to {first} steps of {rest[0]} numbers"
+    return f"up to {first:,} steps of {rest[0]:,} numbers"
   if modality.kind == "tokens":
-    return f"a text, up to {first} words and pieces" if is_text else f"up to {first} token ids"
-  return f"{first} numbers" if first > 1 else "1 number"
+    return f"a text, up to {first:,} words and pieces" if is_text else f"up to {first:,} token ids"
+  return f"{first:,} numbers" if first > 1 else "1 number"
 
 
 def describe_range(dataset: Dataset, modality: Modality, splits: Mapping[str, Split]) -> str:

@@ -158,7 +158,9 @@ def check_train(
   for name, rows in recorded.items():
     if not rows.any():
       others = "+".join(m for m in recorded if m != name)
-      ways = ["nonfinite=value drops such values alone"] if report[name].num_lost_frames else []
+      is_vector = any(m.kind == "vector" for m in source.modalities if m.name == name)
+      lost = report[name].num_lost_frames and not is_vector
+      ways = ["nonfinite=value drops such values alone"] if lost else []
       ways += [f"modalities={others} leaves it out"] if others else []
       words = report[name].describe()
       raise ValueError(
@@ -166,6 +168,20 @@ def check_train(
         f"{f' (found: {words})' if words else ''}, expected: one with content"
         f"{''.join(f'; {way}' for way in ways)}."
       )
+
+
+def check_labels(source: Source, label: Shaped[np.ndarray, "N ..."]) -> None:
+  """Raises ValueError for labels of the train rows that are all the same: nothing can be learnt."""
+  if len(label) == 1 or np.any(label != label[:1]):
+    return
+  found = f"the {len(label)} train rows all have the label " if len(label) else "no row has a label"
+  if len(label):
+    is_class = source.task.kind == "classes"
+    found += str(source.task.output_names[label[0]] if is_class else label[0].tolist())
+  raise ValueError(
+    f"{describe_place(source, 'train')}: {found}, expected: two different ones or more; split or "
+    "split_seed may choose other rows."
+  )
 
 
 def describe_missing_labels(task: Task, label: Shaped[np.ndarray, "N ..."]) -> str:

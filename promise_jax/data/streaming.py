@@ -117,7 +117,8 @@ def fit_on_disk(
   except OSError as error:
     raise ValueError(
       f"the train rows of data set {source.name!r} could not be kept in {folder} "
-      f"({error.strerror}); the variable XDG_CACHE_HOME names another place."
+      f"({error.strerror or error}), where they take about {source.train_bytes / 1e9:.1f} GB; the "
+      "variable XDG_CACHE_HOME names another place."
     ) from error
   return open_store(source, path)
 

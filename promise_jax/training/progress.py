@@ -1,5 +1,6 @@
 """What training shows and logs while it runs, and the first sign of harm."""
 
+import datetime
 import pathlib
 import re
 import resource
@@ -75,7 +76,7 @@ class Progress:
     if self.first is None:
       return ""
     speed = (step - self.first) / max(time.monotonic() - self.since, 1e-9)
-    left = time.strftime("%H:%M:%S", time.gmtime((self.total - step) / speed))
+    left = datetime.timedelta(seconds=round((self.total - step) / speed))  # may be days
     return f", {speed * self.rows_per_step:,.0f} examples/s, {left} left"
 
 

@@ -20,7 +20,7 @@ def source(inputs, modality, *, steps=None, recorded=None, label=None, task=None
     present = np.ones((n, 1), bool) if recorded is None else recorded[split][:, None]
     real = {} if steps is None else {modality.name: np.array(steps[split])}
     values = {modality.name: inputs[split]}
-    labels = np.zeros(n, np.int32) if label is None else label
+    labels = np.arange(n, dtype=np.int32) % 2 if label is None else label
     return data_source.Rows(values, real, present, labels, np.arange(n))
 
   task = task or Task("classes", 2)

@@ -215,7 +215,7 @@ def test_bad_raw_values_are_dropped_and_warned_of(encoded_npz, caplog):
   data.load(encoded_npz, encoders={"v": FeatureEncoder(encode, "1")}, nonfinite="frame")
   assert np.isfinite(np.concatenate(encode.shown)).all()
   assert sum(len(x) for x in encode.shown) == N - 1
-  assert caplog.text.count("1 non-finite values dropped, 1 frames lost to them") == 1
+  assert caplog.text.count("1 NaN, inf or huge values dropped, 1 frames lost") == 1
   with pytest.raises(ValueError, match="own.npz, split '.*'v': 1 values are NaN"):
     encoders = {"v": FeatureEncoder(encode, "1")}
     data.load(encoded_npz, encoders=encoders, nonfinite="error")

@@ -1,6 +1,7 @@
 """Images of any size, mode and format become squares; what is damaged is not read."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -103,3 +104,16 @@ def test_results_are_kept_until_a_file_changes(tmp_path, monkeypatch):
   assert images.read_images(contents, 3, cache)[0].shape == (3, 3, 3, 3)
   assert images.read_images([photo.read_bytes()], 3, cache)[1].all()
   assert len(list(cache.iterdir())) == 3  # bytes are not kept
+
+
+def test_a_file_with_the_size_and_time_of_another_is_another(tmp_path):
+  """As one has that comes from an archive, or was written before a clock was set back."""
+  path, other = tmp_path / "a.npy", tmp_path / "b.npy"
+  path.write_bytes(b"old")
+  os.utime(path, ns=(0, 0))
+  before = images.hash_files([path])
+  assert images.hash_files([path]) == before
+  other.write_bytes(b"new")
+  os.utime(other, ns=(0, 0))
+  other.replace(path)
+  assert images.hash_files([path]) != before

@@ -164,7 +164,7 @@ def test_nonfinite_values_are_dropped_and_counted(save, caplog):
   assert rows.recorded.tolist() == [[True, True, i != 1] for i in range(6)]
   assert rows.length["vision"][1] == 0
   assert not found.split("valid").recorded[2, 1]
-  sentence = "own, train, audio: 2 non-finite values dropped, 1 frames lost to them."
+  sentence = "own, train, audio: 2 NaN, inf or huge values dropped, 1 frames lost to them."
   assert caplog.text.count(sentence) == 1
   value = data.load(save(files), nonfinite="value")
   assert value.report["train"]["audio"][:2] == (2, 0)

@@ -108,7 +108,7 @@ def test_images_may_be_floats_or_bool(save_npz):
 def test_absent_rows_are_no_fault_and_bad_values_are(save_npz):
   arrays = plain(present_s=np.arange(N) % 2 == 0)
   arrays["x_v"][3] = NAN  # a hole
-  arrays["x_v"][4] = [INF, -INF]  # one too
+  arrays["x_v"][4] = [INF, -INF]  # what became too large: absent too
   arrays["x_v"][5, 1] = NAN  # a fault: this value is lost
   arrays["x_s"][0, 1] = INF  # a fault: a step is lost
   arrays["x_s"][1] = NAN  # not looked at
@@ -118,16 +118,17 @@ def test_absent_rows_are_no_fault_and_bad_values_are(save_npz):
     [True, True], [True, False], [True, True], [False, False], [False, True],
     [True, False],
   ]  # fmt: skip
-  assert found.report["train"]["v"][:4] == (1, 0, 0, 0)
+  assert found.report["train"]["v"][:4] == (3, 1, 1, 0)  # those of inf are counted
   assert found.report["train"]["s"][:4] == (3, 1, 0, 0)
   assert not train.inputs["s"][0, 1].any()
   kept = np.where(np.isfinite(arrays["x_v"][:6]), arrays["x_v"][:6], NAN)
   np.testing.assert_allclose(found.spec.standardise["v"][0], np.nanmean(kept, 0), rtol=1e-5)
   assert train.inputs["v"][5, 0] != 0 == train.inputs["v"][5, 1]
   frame = data.load(save_npz(arrays), nonfinite="frame")
-  assert frame.report["train"]["v"][:4] == (1, 1, 1, 0)
+  assert frame.report["train"]["v"][:4] == (3, 2, 2, 0)
   arrays["x_s"][0, 1] = 0
   arrays["x_v"][5, 1] = 0
+  arrays["x_v"][4] = NAN
   data.load(save_npz(arrays), nonfinite="error").split("train")  # holes are no error
   huge = with_value(arrays["x_v"].astype(np.float64), (0, 0), 1e300)
   assert data.load(save_npz(plain(x_v=huge))).report["train"]["v"].num_nonfinite == 1

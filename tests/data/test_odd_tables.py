@@ -19,7 +19,17 @@ QUOTED = "size,name,kind\n" + "\n".join(f'{i},"a, ""b"" {i}\n2",{"ab"[i % 2]}' f
 CITIES = [f"city{'abcd'[i % 4]} {i}" for i in range(N)]
 # fmt: off
 SAID = {  # name: (columns, options, a modality, a sentence)
-  "date": (rows(when=DATES), {}, "text", "column when: ignored; guessed, dates are not read."),
+  "date": (rows(when=DATES), {}, "text", "column when: ignored; guessed, dates and times"),
+  "time": (rows(when=[f"{i % 24}:{i:02}" for i in range(N)]), {}, "text", "when: ignored; .*times"),
+  "date in words": (
+    rows(when=[f"{i % 9 + 1} May 20{i + 10}" for i in range(N)]), {}, "text", "when: ignored"),
+  "date as a number": (
+    rows(when=[20260101 + i % 28 for i in range(N)]), {}, "text", "when: ignored; .*days since"),
+  "units": (
+    rows(cost=[f"${i}.5" for i in range(N)]), {}, "text", "cost: ignored; .*'\\$0.5', are"),
+  "lists": (rows(v=[f"[{i}, 1]" for i in range(N)]), {}, "text", "v: ignored; .*Parquet"),
+  "nanoseconds": (
+    rows(when=[f"{10**18 + i}.0" for i in range(N)]), {}, "attributes", "than float32 tells apart"),
   "constant": (rows(shop=["x"] * N), {}, "text", "column shop: ignored; .* are 'x'"),
   "empty column": (rows(shop=["null"] * N), {}, "text", "shop: ignored, 40 of .* are empty"),
   "sound": (rows(s=[f"{i}.m4a" for i in range(N)]), {}, "text", "s: ignored; .* is not read"),

@@ -86,6 +86,65 @@ def test_labels_far_outside_the_others_are_said(save_npz, caplog):
   _, text = read_all(save_npz(content(y=label)), caplog)
   assert "own, train, 1 of 40 labels are far outside the others, as 1e+09." in text
   assert "own, test, 1 of 20 labels are far outside the others, as -1e+07." in text
-  assert split_checks.describe_labels(Task("classes", 2), np.array([0, 1])) == ""
-  words = split_checks.describe_labels(Task("classes", 2), np.ones(10, int))
-  assert words == "all 10 rows are of class 1, which shows little"
+  describe, task = split_checks.describe_labels, Task("classes", 2)
+  assert describe(task, np.array([0, 1])) == []
+  assert describe(task, np.ones(10, int)) == ["all 10 rows are of class 1, which shows little"]
+  (line,) = describe(task, np.arange(100) // 97)
+  assert line.startswith("97 of 100 rows are of class 0: ")
+
+
+def test_labels_in_another_unit_or_nearly_all_the_same_are_said(save_npz, caplog):
+  label = np.random.default_rng(0).normal(size=80)
+  _, text = read_all(save_npz(content(y=label)), caplog)
+  assert text == ""
+  _, text = read_all(save_npz(content(y=np.where(SPLIT == "test", 100 * label, label))), caplog)
+  test, train = 100 * label[60:], label[:40]
+  words = f"{test.mean():.3g} ± {test.std():.3g}, in train {train.mean():.3g} ± {train.std():.3g}"
+  assert f"own, test, the labels are elsewhere than in train, as in another unit: {words}" in text
+  for unit, scale in ((1e5, 1.0), (1e-3, 1.0), (1e5, 1e5)):
+    _, text = read_all(save_npz(content(y=unit * label, scale=np.array(scale))), caplog)
+    assert ("their unit is 1: scale should be near" in text) == (unit != scale)
+  _, text = read_all(save_npz(content(y=np.where(np.arange(80) == 3, 1.5, 1.25))), caplog)
+  assert "own, train, 39 of 40 rows have the label 1.25" in text
+  assert "own, test, all 20 rows have the label 1.25, which shows little" in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rows_that_two_splits_have_are_counted(save_npz, stream, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  arrays = content(x_photo=np.random.default_rng(1).integers(0, 256, (80, 30, 30, 1), np.uint8))
+  for name in ("x_v", "x_s", "x_photo"):
+    arrays[name][60:67] = arrays[name][[1, 5, 7, 5, 0, 3, 30]]
+    arrays[name][44] = arrays[name][67]
+  arrays["x_v"][66, 2] += 1  # hardly the same
+  arrays["x_photo"][65, 7, 7] ^= 1
+  arrays["present_s"] = np.arange(80) != 64
+  found = data.load(save_npz(arrays), stream=stream)
+  splits = {name: found.split(name) for name in found.splits}
+  words = "rows in all that a model reads: it may know them by heart"
+  assert split_checks.describe_repeated(splits) == [
+    f"4 of 20 test rows are equal to train {words}",
+    f"1 of 20 test rows are equal to valid {words}",
+  ]
+
+
+def test_features_that_float32_does_not_tell_apart_are_said(save_npz, caplog):
+  times = np.arange(80.0)[:, None] + [0, 1.7e9, 1e18, 1e-9]
+  found, _ = read_all(save_npz(content(x_v=times)), caplog)
+  assert found.notes == (
+    "own, v: 2 of 4 features are constant in train, the model reads them as 0.",
+    "own, v: 2 of 4 features differ by hardly more than float32 tells apart at 1.7e+09, or by "
+    "less; subtract a constant from them.",
+  )
+
+
+@pytest.mark.parametrize("wide", [6e4, 1e300])
+def test_what_is_too_large_for_its_type_is_counted(save_npz, caplog, wide):
+  x = np.random.default_rng(0).normal(size=(80, 2))
+  x[3] = 2e4 * wide if wide < 1e9 else wide
+  with np.errstate(over="ignore"):
+    x = x.astype(np.float16) if wide < 1e9 else x
+  found, text = read_all(save_npz(content(x_v=x)), caplog)
+  words = "2 NaN, inf or huge values dropped, 1 frames lost to them, 1 rows absent"
+  assert f"own, train, v: {words}" in text
+  assert found.split("train").recorded[:, 0].tolist() == [i != 3 for i in range(40)]

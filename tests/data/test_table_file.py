@@ -20,9 +20,9 @@ def write_text(path, separator, encoding, newline="\n"):
 @pytest.mark.parametrize(
   ("separator", "encoding", "words"),
   [
-    (",", "utf-8", ""),
+    (",", "utf-8", "the comma is the decimal point in size."),
     (",", "utf-8-sig", ""),
-    ("\t", "utf-16", ""),
+    ("\t", "utf-16", "the comma is the decimal point in size."),
     (",", "latin-1", "it was read as Latin-1"),
     ("|", "utf-8", "separated by '|'"),
     (";", "utf-8", "the comma is the decimal point in size."),
@@ -37,8 +37,7 @@ def test_blocks_are_the_rows_of_the_file(tmp_path, caplog, separator, encoding, 
   assert [len(block) for block in blocks] == [3, 1] and words in caplog.text
   lines = pd.Index([2, 3, 5, 6], name="line")  # of the second row there are two
   want = pd.DataFrame(ROWS, lines, NAMES, dtype=object)
-  if separator == ";":
-    want["size"] = pd.Series(["1.5", "2", "-3.25", ""], lines, dtype=object)
+  want["size"] = pd.Series(["1.5", "2", "-3.25", ""], lines, dtype=object)
   pd.testing.assert_frame_equal(pd.concat(blocks), want)
   pd.testing.assert_frame_equal(table_file.read_frame(path)[0], want)
 
@@ -85,3 +84,35 @@ def test_a_star_names_several_files(tmp_path):
   assert [block["x"].tolist() for block in table_file.read_blocks(path, 1)] == [[1], [2], [3]]
   with pytest.raises(ValueError, match="none_.*csv: there is no such file"):
     table_file.read_frame(tmp_path / "none_*.csv")
+
+
+@pytest.mark.parametrize(
+  ("separator", "columns", "want", "said"),
+  [
+    (";", ["1.234,5", "NA", "7"], ["1234.5", "NA", "7"], "is the decimal point in a"),
+    (";", ["1,234", "2", ""], ["1.234", "2", ""], "is the decimal point in a"),
+    (",", ["1,234", "2", ""], ["1234", "2", ""], "separates thousands in a"),
+    (",", ["1,234.5", "12,000,000", "-1.5"], ["1234.5", "12000000", "-1.5"], "thousands in a"),
+    (",", ["0,234", "2", "1"], ["0.234", "2", "1"], "is the decimal point in a"),
+    ("\t", ["1,5", "2", "1"], ["1.5", "2", "1"], "is the decimal point in a"),
+    (",", ["1,5", "x", "1"], ["1,5", "x", "1"], ""),
+    (",", ["1,5", "2.5", "1"], ["1,5", "2.5", "1"], ""),
+    ("|", ["1,23,4", "2", "1"], ["1,23,4", "2", "1"], ""),
+    (",", ["1.500", "2", "1"], ["1.500", "2", "1"], ""),
+  ],
+)
+def test_commas_of_numbers(tmp_path, separator, columns, want, said):
+  path = tmp_path / "own.csv"
+  lines = [f'"{cell}"{separator}"a, b"' for cell in columns]
+  path.write_text("\n".join([f"a{separator}text", *lines]))
+  frame, notes = table_file.read_frame(path)
+  assert frame["a"].tolist() == want and frame["text"].tolist() == ["a, b"] * 3
+  assert said in "\n".join(notes) and ("comma" in "\n".join(notes)) == bool(said)
+
+
+def test_points_separate_thousands_where_commas_are_decimal(tmp_path):
+  path = tmp_path / "own.csv"
+  path.write_text("a;b;c;d\n1.234;0,5;1.25;3\n12.000;2;7;4\n")
+  frame, notes = table_file.read_frame(path)
+  assert frame.to_numpy().tolist() == [["1234", "0.5", "1.25", "3"], ["12000", "2", "7", "4"]]
+  assert notes[-1] == "own.csv: the comma is the decimal point in a, b."

@@ -13,7 +13,7 @@ REFUSED = {  # name: (columns, options, the sentence)
   "other label": (rows(), {"label": "class"}, "label is 'class', expected is the column"),
   "empty labels": (rows(kind=["NA"] * N), NOTHING, "label kind: all its cells are empty"),
   "one class": (rows(kind=["a"] * N), NOTHING, "label kind: all its cells are 'a'"),
-  "many classes": (rows(kind=rows()["name"]), NOTHING, "40 different values in 40 rows are to"),
+  "many classes": (rows(kind=rows()["name"]), NOTHING, "40 different values in 40 rows, as '"),
   "one class in train": (
     rows(kind=["a"] * 24 + ["a", "b"] * 8, split=SPLIT), NOTHING, "the 24 train rows all have"),
   "text for a number": (

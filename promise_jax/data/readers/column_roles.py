@@ -35,9 +35,16 @@ MAX_LINES = 40
 SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
 LEADING_ZERO = re.compile(r"0\d")
 ID_WORD = re.compile(r"[\w.:/#-]*\d[\w.:/#-]*")  # not $3.50, 1,200 or 5%
+MONTH = r"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 DATE = re.compile(
-  r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
+  r"\d{4}[-/]\d\d?[-/]\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"
+  r"|(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
+  r"|\d\d?:\d\d(:\d\d(\.\d+)?)?( ?[AaPp]\.?[Mm]\.?)?"
+  rf"|{MONTH} \d\d?,? \d{{4}}.*|\d\d?\.?[ -]{MONTH}[ -](\d\d)?\d\d.*"
 )
+SAY_DATES = "dates and times are not read; numbers are, as days since one of them"
+UNIT = re.compile(r"[<>~≈±−+€$£¥ ]{0,3}\d[\d.,]*(\s?[%‰€$£¥°]\w?|\s[a-zA-Zµ]{1,3})?")
+LIST = re.compile(r"[\[({].*[\])}]", re.DOTALL)
 
 
 class Role(NamedTuple):
@@ -93,7 +100,7 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if is_list and not all(isinstance(item, str) for item in first):
     return guess("array", "it holds arrays")
   if isinstance(first, datetime.date | datetime.time | datetime.timedelta):
-    return guess("ignore", "dates are not read")
+    return guess("ignore", SAY_DATES)
   texts = cells.read_texts(known)
   num_values, complete = len(set(texts)), len(known) == len(values)
   if word == "split" and "split" not in taken and {t.lower() for t in texts} <= {*SPLIT_NAMES}:
@@ -107,7 +114,7 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if path_role := guess_path_role(name, texts, root):
     return guess(*path_role)
   if all(map(DATE.fullmatch, texts)):
-    return guess("ignore", "dates are not read")
+    return guess("ignore", SAY_DATES)
   numbers = cells.parse_numbers(values)
   if numbers[0] in (0, 1) and np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
     return guess("ignore" if "id" in taken else "id", "it counts the rows")
@@ -120,6 +127,11 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
     return guess("number", "all its cells are numbers")
   if num_values <= min(MAX_LEVELS, len(known) / 2):
     return guess("category", f"{num_values} different values")
+  if all(map(UNIT.fullmatch, texts)):
+    words = f"numbers with a sign or unit, as {cells.quote(texts[0])}, are not read"
+    return guess("ignore", f"{words}; numbers alone are")
+  if all(map(LIST.fullmatch, texts)):
+    return guess("ignore", "lists are not read from texts; a Parquet file can have them")
   if num_values == len(values) and all(map(ID_WORD.fullmatch, texts)):
     return guess("ignore" if "id" in taken else "id", "each row has one word of its own")
   return guess("text", f"{num_values} different values")

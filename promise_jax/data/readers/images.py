@@ -66,14 +66,18 @@ def cache_path(contents: Sequence, form: str, cache: pathlib.Path) -> pathlib.Pa
 
 
 def hash_files(contents: Sequence) -> str:
-  """A text that changes when the files at some paths do, by their sizes and times of change."""
+  """A text that changes when the files at some paths do, by their sizes and times of change.
+
+  The time of the last change of the content can be set, as archives do; that of the entry cannot.
+  """
   digest = hashlib.sha256()
   for content in contents:
     try:
       stat = content.stat() if isinstance(content, pathlib.Path) else None
     except (OSError, ValueError):  # ValueError: a character that no path has
       stat = None
-    digest.update(f"{content}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    times = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    digest.update(f"{content}\0{times}\n".encode())
   return digest.hexdigest()[:24]
 
 

@@ -6,7 +6,7 @@
                       `task` says otherwise; "" and NaN are no label
   labelled            optional bool [N]: False where the label of a row is none
   present_<modality>  optional bool [N]: False where the data lack the modality; a row
-                      of nothing but NaN or inf is absent too
+                      of nothing but NaN is absent too
   length_<modality>   optional integers [N]: the valid steps of a padded sequence
   split               optional strings [N], train, valid and test; without it 60/20/20 of
                       the rows are drawn, without valid in it a quarter of the train rows,
@@ -40,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import npz_arrays, npz_kinds, npz_labels
+from promise_jax.data.readers import images, npz_arrays, npz_kinds, npz_labels
 from promise_jax.types import Modality, Task
 
 BLOCK_BYTES = 2**24  # of the arrays that are streamed at a time
@@ -166,7 +166,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     found = describe_arrays(path.name, headers, small, read_first, options)
   modalities, task, split, rows, notes, guesses = found
   own = NpzFile(path, headers, modalities, split, rows)
-  stat, num_train = path.stat(), int((split == "train").sum())
+  num_train = int((split == "train").sum())
   row_bytes = [headers[f"x_{m.name}"].row_bytes for m in modalities]
   return data_source.Source(
     name=path.stem,
@@ -178,7 +178,7 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
     place=str(path),
     notes=notes,
     blocks=own.blocks,
-    identity=f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {options.split_seed}",
+    identity=f"{path.resolve()} {images.hash_files([path])} {options.split_seed}",
     guesses=guesses,
     # The train rows of all modalities and, one after the other, a whole array.
     train_bytes=sum(row_bytes) * num_train + max(row_bytes, default=0) * len(split),

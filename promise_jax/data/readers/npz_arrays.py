@@ -180,7 +180,7 @@ def read_next_rows(member: IO[bytes], header: Header, count: int) -> Shaped[np.n
 def convert_values(
   modality: Modality, values: Shaped[np.ndarray, "N ..."], index: Int[np.ndarray, " N"]
 ) -> tuple[Shaped[np.ndarray, "N ..."], np.ndarray | bool]:
-  """Rows in a type that `cleaning` takes, and which of them have a finite value, bool[N].
+  """Rows in a type that `cleaning` takes, and which of them are not NaN alone, bool[N].
 
   `index` are the row numbers in the file, for messages.
   """
@@ -213,7 +213,7 @@ def convert_numbers(
 
 
 def has_value(values: Shaped[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
-  """Which rows have a finite value."""
+  """Which rows have a value that is not NaN. (Rows of inf are lost, and counted, by `cleaning`.)"""
   if values.dtype.kind != "f":
     return np.ones(len(values), bool)
-  return np.isfinite(values).reshape(len(values), -1).any(axis=1)
+  return ~np.isnan(values).reshape(len(values), -1).all(axis=1)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import splits
+from promise_jax.data.readers import row_names, splits
 from promise_jax.data.source import SPLITS, Rows, check_ids, check_values, list_first
 from promise_jax.types import TASKS, Modality, Task
 
@@ -46,7 +46,7 @@ def read_rows(
       length[m.name] = steps.astype(np.int64)
   check_ids("id", ids)
   if group is not None and group.dtype.kind == "U":
-    group = np.unique(group, return_inverse=True)[1]
+    group = row_names.number_groups(group.tolist())
   elif group is not None:
     check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
     group = group.astype(np.int64)

@@ -5,7 +5,7 @@ import pandas as pd
 from jaxtyping import Shaped
 
 from promise_jax import counter_rng
-from promise_jax.data.readers import cells
+from promise_jax.data.readers import cells, row_names
 from promise_jax.data.source import SPLITS, Rows
 from promise_jax.types import Task
 
@@ -35,7 +35,7 @@ def assign_split(
     table: that the rows are of, for messages; None: they are of an npz file.
 
   Raises:
-    ValueError: a split is empty, a group is in two, or train has one label only.
+    ValueError: a split is empty, or a group is in two.
   """
   labelled = np.ones(len(rows.id), bool) if rows.labelled is None else rows.labelled
   groups = rows.id if rows.group is None else rows.group
@@ -68,18 +68,18 @@ def assign_split(
   for name in SPLITS:
     if not np.any(labelled & (split == name)):
       raise ValueError(f"there are no {name} rows: {why}.")
-  label = rows.label[labelled & (split == "train")]
-  if np.all(label == label[0]):
-    only = task.names[label[0]] if task.kind == "classes" else label[0].tolist()
-    raise ValueError(
-      f"the {len(label)} train rows all have the label {only}, expected: two or more; split or "
-      "split_seed may choose other rows."
-    )
   train, out = np.sum(~labelled & (split == "train")), np.sum(split == "")
   notes = [f"{train} rows without a label train as unlabelled rows."] if train else []
   notes += [f"{out} rows of valid or test have no label and are left out."] if out else []
   if is_drawn and given is not None:
     notes += ["the split has no valid rows: a quarter of the train rows are drawn as such."]
+  notes += row_names.describe_alike("classes", task.names)
+  if rows.key is not None:
+    ids = [key for key in rows.key if key is not None]
+    notes += row_names.describe_alike("ids", ids)
+    if rows.group is None:
+      num_classes = task.outputs if task.kind == "classes" else 1
+      notes += row_names.describe_ids(rows.key, split, num_classes)
   return split, notes
 
 

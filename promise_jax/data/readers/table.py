@@ -22,6 +22,7 @@ from promise_jax.data.readers import (
   images,
   label_sets,
   lost_files,
+  row_names,
   splits,
   table_file,
   table_labels,
@@ -130,7 +131,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
       recorded=np.ones((len(frame), 0), bool),
       label=label,
       id=table_labels.number_ids(named.get("id"), len(frame)),
-      group=table_labels.number_groups(named["group"]) if "group" in named else None,
+      group=row_names.number_groups(cells.read_texts(named["group"])) if "group" in named else None,
       labelled=labelled,
       key=np.array(cells.read_texts(named["id"]), object) if "id" in named else None,
     )
@@ -143,6 +144,8 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
   lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
   lines += columns.describe_differences(frame)  # rare levels, as no column differs
+  for column in (column for every in columns.columns.values() for column in every):
+    lines += row_names.describe_alike(f"values of column {column.name}", column.levels)
   if guessed := next((role.name for role in roles if role.reason), None):
     lines.append(f'a guess is corrected by columns, as --columns "{guessed}=ignore".')
   own = Table(str(path), frame, root, columns, split, small, options)

@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 SEPARATORS = ",;\t|"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what such a file begins with
-DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+COMMAS = {  # {whether the comma is the decimal point: numbers}
+  True: re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?"),
+  False: re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+)(\.\d+)?"),
+}
 
 
 def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -138,21 +141,22 @@ def read_text(
   separator = separator or max(SEPARATORS, key=header_line.count)
   _, header = next(read_rows(path, encoding, separator))
   names = [" ".join(name.split()) or f"column {i}" for i, name in enumerate(header, 1)]
-  commas = find_decimal_commas(read_rows(path, encoding, separator)) if separator == ";" else ()
+  commas = find_commas(path, encoding, separator)
   if encoding == "latin-1":
     notes.append(f"{path.name}: it is no UTF-8, it was read as Latin-1.")
   if separator not in ",\t":
     notes.append(f"{path.name}: its columns are separated by {separator!r}.")
-  if len(commas):
-    words = ", ".join(names[i] for i in commas)
-    notes.append(f"{path.name}: the comma is the decimal point in {words}.")
+  for is_decimal, words in ((True, "is the decimal point"), (False, "separates thousands")):
+    if found := [names[i] for i in commas if commas[i] == is_decimal]:
+      notes.append(f"{path.name}: the comma {words} in {', '.join(found)}.")
   rows, is_first = itertools.islice(read_rows(path, encoding, separator), 1, None), True
   while (block := list(itertools.islice(rows, block_rows))) or is_first:
     lines, values = zip(*block, strict=True) if block else ((), None)
     index, is_first = pd.Index(lines, name=cells.LINE, dtype=np.int64), False
     frame = pd.DataFrame(values, index, names, dtype=object)
-    for i in commas:
-      frame.isetitem(i, frame.iloc[:, i].str.replace(",", "."))
+    for i, is_decimal in commas.items():
+      texts = frame.iloc[:, i].str.replace("." if is_decimal else ",", "")
+      frame.isetitem(i, texts.str.replace(",", "."))
     yield frame
 
 
@@ -191,12 +195,30 @@ def read_rows(path: pathlib.Path, encoding: str, separator: str) -> Iterator[tup
       raise ValueError(f"line {reader.line_num} cannot be read: {error}.") from None
 
 
-def find_decimal_commas(rows: Iterator[tuple[int, list[str]]]) -> np.ndarray:
-  """The numbers of columns below whose name all cells are numbers as 3 and 3,5."""
-  _, names = next(rows)
-  is_number, has_comma = np.ones(len(names), bool), np.zeros(len(names), bool)
+def find_commas(path: pathlib.Path, encoding: str, separator: str) -> dict[int, bool]:
+  """{number of a column of numbers with commas: True if the comma is the decimal point, False if it
+  separates thousands}. What may be either, as 1,234, are thousands unless ; separates columns.
+
+  In a file with decimal commas the point of 1.234 separates thousands too.
+  """
+  with path.open("rb") as file:
+    if separator == "," and not any(b'"' in part for part in iter(lambda: file.read(2**20), b"")):
+      return {}  # a cell with a comma stands in quotes
+  _, names = next(rows := read_rows(path, encoding, separator))
+  forms = {i: (True, False) for i in range(len(names))}  # what the comma of a column may be
+  with_comma, with_point = set(), set()
   for _, row in rows:
-    values = [cell.strip() for cell in row]
-    is_number &= [not cell or bool(DECIMAL_COMMA.fullmatch(cell)) for cell in values]
-    has_comma |= ["," in cell for cell in values]
-  return np.flatnonzero(is_number & has_comma)
+    for i in list(forms):
+      cell = row[i].strip()
+      if cell.isdecimal() or cell in cells.MISSING:
+        continue
+      forms[i] = tuple(is_decimal for is_decimal in forms[i] if COMMAS[is_decimal].fullmatch(cell))
+      with_comma |= {i} if "," in cell else set()
+      with_point |= {i} if "." in cell else set()
+      if not forms[i]:
+        del forms[i]
+  found = {i: separator == ";" for i in with_comma if i in forms}
+  found = {i: usual if usual in forms[i] else not usual for i, usual in found.items()}
+  if any(found.values()):
+    found |= {i: True for i in with_point - with_comma if True in forms.get(i, ())}
+  return dict(sorted(found.items()))

@@ -59,7 +59,8 @@ def read_task(values: pd.Series | pd.DataFrame, kind: str = "") -> tuple[Task, s
     return Task("regression", 1), f"label {values.name}: a number to predict{other}."
   if 2 * len(distinct) > len(known):
     raise ValueError(
-      f"label {values.name}: {len(distinct)} different values in {len(known)} rows are too many "
+      f"label {values.name}: {len(distinct)} different values in {len(known)} rows, as "
+      f"{cells.quote(texts[0])}, are too many "
       "for classes, expected are two rows of each and more; task=regression takes numbers."
     )
   names = tuple(sorted(distinct, key=float if is_number else str))
@@ -96,12 +97,6 @@ def encode_labels(
   number = {name: i for i, name in enumerate(task.names)}
   texts = cells.read_texts(values)
   return np.array([0 if t is None else number[t] for t in texts], np.int32), ~missing
-
-
-def number_groups(values: pd.Series) -> np.ndarray:
-  """Groups in alphabetical order as numbers; a row without one is a group of its own."""
-  texts = [t if t is not None else f"\0{i}" for i, t in enumerate(cells.read_texts(values))]
-  return np.unique(texts, return_inverse=True)[1].astype(np.int64)
 
 
 def number_ids(values: pd.Series | None, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from promise_jax.checks import check_choice
 from promise_jax.data import channels
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import integers, npz_labels, records
+from promise_jax.data.readers import images, integers, npz_labels, records
 from promise_jax.types import TASKS, Modality, Task
 
 KNOWN = "inputs {modality: feature}, label, id and, where needed, present, length, group"
@@ -59,7 +59,6 @@ def read_tfds(
     examples = builder.as_data_source(splits[split])
     return records.read_blocks(examples, order.tolist(), modalities, task)
 
-  stats = ((f.name, f.stat()) for f in sorted(folder.iterdir()))
   return data_source.Source(
     name=builder.name,
     card=info.description,
@@ -70,7 +69,7 @@ def read_tfds(
     place=place,
     blocks=blocks,
     guesses=guesses,
-    identity=f"{folder.resolve()} {[(n, s.st_size, s.st_mtime_ns) for n, s in stats]}",
+    identity=f"{folder.resolve()} {images.hash_files(sorted(folder.iterdir()))}",
     train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
 

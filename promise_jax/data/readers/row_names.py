@@ -1,0 +1,84 @@
+"""What ids, groups and classes tell that are texts: which may be the same, which may belong
+together. Ours."""
+
+import logging
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from promise_jax.data.readers import cells
+from promise_jax.data.source import SPLITS
+
+logger = logging.getLogger(__name__)
+
+MIN_ROWS = 10  # of fewer rows, ids tell nothing
+PARTS = re.compile(r"\d+|[^\W\d_]+")  # the numbers and words of an id
+
+
+def describe_alike(what: str, names: Sequence[str]) -> list[str]:
+  """A sentence on different names that are the same but for case, spaces and form of letters."""
+  first, pairs = {}, []
+  for name in dict.fromkeys(map(str, names)):
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    if first.setdefault(plain, name) != name:
+      pairs.append((first[plain], name))
+  if not pairs:
+    return []
+  one, other = map(cells.quote, pairs[0])
+  words = f"{what} that differ in case or spaces alone count as different: {one} and {other}"
+  return [f"{words}, {len(pairs)} in all." if len(pairs) > 1 else f"{words}."]
+
+
+def describe_ids(
+  ids: Sequence[Any], split: Shaped[np.ndarray, " N"], num_classes: int = 0
+) -> list[str]:
+  """A sentence on ids such as speaker3_07, where rows that begin alike are in several splits.
+
+  Args:
+    ids: of all rows; None and numbers tell nothing.
+    split: the name of the split of every row, "" for none.
+    num_classes: so many beginnings, or fewer, may be the classes.
+  """
+  texts = [text for text in ids if isinstance(text, str)]
+  if len(texts) < max(len(ids), MIN_ROWS):
+    return []
+  for begin in list_beginnings(texts):
+    _, first, group = np.unique(begin, return_index=True, return_inverse=True)
+    if not max(num_classes, 1) < len(first) <= len(texts) / 2:
+      continue
+    places = {(g, s) for g, s in zip(group.tolist(), split.tolist(), strict=True) if s}
+    count = np.bincount([g for g, _ in places], minlength=len(first))
+    if not (cut := np.flatnonzero(count > 1)).size:
+      continue
+    some = begin[first[cut[0]]]
+    where = " and ".join(s for s in SPLITS if (cut[0], s) in places)
+    return [
+      f"the ids may say that rows belong together: {cells.quote(some)} begins ids in {where}, and "
+      f"{len(cut)} of {len(first)} such beginnings are in several splits; group keeps what "
+      "belongs together in one."
+    ]
+  return []
+
+
+def list_beginnings(ids: Sequence[str]) -> Iterator[list[str]]:
+  """The beginnings of ids, from the shortest on, that end with a number or a word in all."""
+  parts = [list(PARTS.finditer(text)) for text in ids]
+  ends = [[part.end() for part in every] for every in parts]
+  if len({tuple(part[0].isdecimal() for part in every) for every in parts}) > 1:
+    # Where ids have different forms, as hashes have, only what stands between words cuts them.
+    pairs = zip(ids, ends, strict=True)
+    ends = [[end for end in every if not text[end : end + 1].isalnum()] for text, every in pairs]
+  for k in range(min(map(len, ends)) - 1):
+    yield [text[: every[k]] for text, every in zip(ids, ends, strict=True)]
+
+
+def number_groups(values: Sequence[str | None]) -> Int[np.ndarray, " N"]:
+  """Groups in alphabetical order as numbers; a row without one is a group of its own."""
+  for line in describe_alike("groups", [v for v in values if not cells.is_missing(v)]):
+    logger.warning("group: %s", line)
+  texts = [f"\0{i}" if cells.is_missing(v) else v for i, v in enumerate(values)]
+  return np.unique(texts, return_inverse=True)[1].astype(np.int64)
