@@ -52,7 +52,8 @@ def lose_steps(
     return Kept(mask)
   if not num_steps:
     raise ValueError(
-      f"protocol {protocol} loses steps of sequences, but no modality is one: {', '.join(names)}"
+      f"protocol {protocol} loses steps of sequences, but no modality is one: {', '.join(names)}; "
+      "bernoulli loses whole modalities"
     )
   mask, steps = mask.copy(), {}
   for name, count in num_steps.items():

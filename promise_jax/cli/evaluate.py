@@ -18,7 +18,8 @@ def add_arguments(parser) -> None:
   parser.add_argument("--workdir", metavar="DIR", help="folder of the finished run")
   parser.add_argument(
     "--protocol",
-    help='how modalities go missing, as "bernoulli(0.3)"; `promise-jax list protocols` has all',
+    help='how modalities go missing, as "bernoulli(0.3)"; `promise-jax list protocols` has all '
+    "(default: every pattern of present modalities)",
   )
   parser.add_argument("--split", help="a split of the data of the run (default: test)")
   data = "other rows with labels, in place of a split of the run: npz, CSV or Parquet"
@@ -29,7 +30,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   if not args.workdir:
-    raise ValueError("--workdir is missing")
+    raise ValueError("--workdir is missing, the folder of a finished run")
   if args.data and args.split:
     raise ValueError("--split is one of the data of the run, --data another file: give one of them")
   if args.masks and not args.protocol:

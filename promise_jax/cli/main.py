@@ -42,8 +42,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
   """Keeps the line breaks of a docstring and appends the default to the help of every flag."""
 
   def _get_help_string(self, action):
-    has_default = action.option_strings and action.default not in (None, argparse.SUPPRESS)
-    return f"{action.help} (default: {action.default})" if has_default else action.help
+    is_flag = action.option_strings and not action.required and action.default != argparse.SUPPRESS
+    if not is_flag or "default: " in action.help:
+      return action.help
+    default = "no" if action.default is False else action.default or "none"
+    return f"{action.help} (default: {default})"
 
 
 def make_parser() -> argparse.ArgumentParser:

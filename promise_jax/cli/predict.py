@@ -36,7 +36,7 @@ def add_file_arguments(parser) -> None:
 
 def add_choice_arguments(parser) -> None:
   """Adds --variant and --seeds, which choose the model of a run."""
-  parser.add_argument("--variant", help="which method of the run; default: the best on validation")
+  parser.add_argument("--variant", help="which method of the run (default: the best on validation)")
   parser.add_argument("--seeds", default="all", help="all: their mean, or the number of one seed")
 
 

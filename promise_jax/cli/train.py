@@ -23,7 +23,7 @@ TABLE_CONFIG = "table"  # where a table is given and no config
 # {flag: setting, metavar, help}; the settings of a table that are typed most
 TABLE_FLAGS = {
   "label": ("data.label", "COLUMN", "the column of the table to predict"),
-  "columns": ("data.columns", "NAME=ROLE,...", "roles of columns where a guess is wrong"),
+  "columns": ("data.columns", "NAME=ROLE,...", "roles of columns (default: guessed, and printed)"),
   "modalities": ("data.modalities", "NAME=A+B,...", "columns of each modality, * for the others"),
   "features": ("data.features", "NAME=DIR,...", "modalities in folders of files <id>.npy"),
   "root": ("data.root", "DIR", "folder that paths start from (default: that of the table)"),

@@ -53,7 +53,7 @@ def evaluate_run(
   parsed = [missing.parse_protocol(protocol)] if protocol else []
   experiment = parse_experiment(run_dir.read_config(folder))
   if not run_dir.is_finished(folder):
-    raise ValueError(f"{folder} is not finished: it has no results.jsonl")
+    raise ValueError(f"{folder} is not finished: it has no results.jsonl{run_dir.GO_ON}")
   model = saved_model.read_model(folder / "model")
   for sentence in run_dir.describe_versions(folder):
     logger.warning("%s.", sentence)

@@ -48,10 +48,11 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
   try:
     run_dir.read_config(folder)
     if not run_dir.is_finished(folder):
-      raise ValueError(f"{folder} is not finished: it has no results.jsonl")
+      raise ValueError(f"{folder} is not finished: it has no results.jsonl{run_dir.GO_ON}")
     model = saved_model.read_model(folder / "model")
     if len(model.seeds) < len(experiment.seeds):
-      raise ValueError(f"{folder} has {len(model.seeds)} seeds, {len(experiment.seeds)} are needed")
+      found, needed = len(model.seeds), len(experiment.seeds)
+      raise ValueError(f"{folder} has {found} seeds, {needed} are needed; lower seeds to {found}")
     if not (source := find_variant(model, variant)):
       names = ", ".join(v.name for v in model.variants)
       raise ValueError(f"{folder} has no variant of {own_family}, it has {names}")

@@ -30,7 +30,8 @@ def read_results(path: Path) -> pd.DataFrame:
   for number, line in enumerate(lines, 1):
     for field, kind in FIELDS.items():
       if not isinstance(line.get(field), kind):
-        raise ValueError(f"{path}, line {number}: {field} is {str(line.get(field))[:40]!r}")
+        words = f"{path}, line {number}: {field} is {str(line.get(field))[:40]!r}"
+        raise ValueError(f"{words}; the file is damaged, a copy of it is needed")
   if not lines:
     raise ValueError(f"{path} has no line")
   named = (line.get("pattern") for line in lines)

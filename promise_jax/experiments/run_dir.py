@@ -47,6 +47,7 @@ NEUTRAL_FIELDS = (
   *(f"train.{name}" for name in ("seed_devices", "save_every", "keep_checkpoints")),
   *(f"data.{name}" for name in PREFETCH_OPTIONS),
 )
+GO_ON = "; the command that trains it continues it"  # what to do about an unfinished run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -79,7 +80,9 @@ def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
         # The kernel drops this lock when the process ends, however it ends.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        raise ValueError(f"{folder} is in use by another process") from None
+        raise ValueError(
+          f"{folder} is in use by another process; wait for it, or give another --workdir"
+        ) from None
       if not path.exists():
         files.write_json(path, {"config": experiment.config, **provenance()})
 
@@ -92,21 +95,24 @@ def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
 def check_folder(folder: Path, experiment: Experiment) -> None:
   """Raises ValueError unless `folder` is free or belongs to this experiment."""
   if folder.exists() and not folder.is_dir():
-    raise ValueError(f"workdir {folder} is a file, a folder is needed")
+    raise ValueError(f"workdir {folder} is a file, a folder is needed; give another --workdir")
   if not (folder / "config.json").exists():
     # A start that was cut short leaves these two.
     names = sorted(p.name for p in folder.glob("*"))
     names = [n for n in names if n != "lock" and not n.startswith(".config.json.")]
     if names:
       some = ", ".join(names[:5])
-      raise ValueError(f"workdir {folder} is not empty and not a run: it holds {some}")
+      raise ValueError(
+        f"workdir {folder} is not empty and not a run: it holds {some}; give another --workdir"
+      )
     return
   before, now = result_fields(read_config(folder)), result_fields(experiment.config)
   fields = sorted(before.keys() | now.keys())
   pairs = {f: (before.get(f), now.get(f)) for f in fields}
   changed = [f"{f} was {old!r}, is {new!r}" for f, (old, new) in pairs.items() if old != new]
   if changed:
-    raise ValueError(f"workdir {folder} belongs to another config: {'; '.join(changed)}")
+    words = f"workdir {folder} belongs to another config: {'; '.join(changed)}"
+    raise ValueError(f"{words}; another --workdir trains with these settings")
 
 
 def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:

@@ -85,7 +85,7 @@ def find_runs(folder: Path) -> list[Path]:
     elif run != folder:
       logger.warning("%s is left out, it is not finished.", run)
   if not finished:
-    raise ValueError(f"{folder} is not finished: the command that trains it continues it")
+    raise ValueError(f"{folder} is not finished{run_dir.GO_ON}")
   return finished
 
 

@@ -67,7 +67,7 @@ class PrommaConfig(mplmm.MplmmConfig):
     lows = dict.fromkeys((*weights, "warmup", "margin"), 0)
     check_fields(self, self.method, gate_every=1, **lows)
     if not (self.generate and self.signal_prompts and self.type_prompts):
-      raise ValueError("promma needs generate, signal_prompts and type_prompts of mplmm")
+      raise ValueError("promma needs generate, signal_prompts and type_prompts; mplmm goes without")
 
 
 class Forward(NamedTuple):

@@ -14,7 +14,7 @@ import pytest
 import tiny_runs
 from promise_jax import methods, missing
 from promise_jax.cli import configs, old_names
-from promise_jax.cli.main import COMMANDS, main, split_overrides
+from promise_jax.cli.main import COMMANDS, HelpFormatter, main, make_parser, split_overrides
 from promise_jax.data.readers.table import parse_pairs
 from promise_jax.experiments.experiment import parse_experiment
 
@@ -130,6 +130,10 @@ def test_every_command_has_help_with_an_example_and_defaults(command, capsys):
   assert f"promise-jax {command}" in text and "example" in text
   flags = re.findall(r"^  --(\w+)", text, re.MULTILINE)
   assert command == "list" or flags
+  (commands,) = make_parser()._subparsers._group_actions
+  for option in commands.choices[command]._actions[1:]:  # the first is --help
+    words = HelpFormatter("")._get_help_string(option)
+    assert "default: " in words or option.required or not option.option_strings
 
 
 def test_help_starts_without_jax():

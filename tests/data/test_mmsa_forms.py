@@ -195,3 +195,23 @@ def test_rows_without_a_label_train_and_never_validate(save, layout):
   clean.split("train").label[2] = 0
   check_equal(found, clean, ("text", "audio", "vision"))
   assert "own.pkl: 1 rows without a label train as unlabelled rows." in found.notes
+
+
+def test_a_video_in_two_splits_and_names_that_are_alike_are_said(save):
+  files, _ = make()
+  for split, count in SIZES.items():
+    files[split]["id"] = [f"video{i % 2}$_${split}{i}" for i in range(count)]
+  files["test"]["id"][0] = files["train"]["id"][0].upper()
+  notes = data.load(save(files)).notes
+  assert any("'video0$_$train0' and 'VIDEO0$_$TRAIN0'." in note for note in notes)
+  files["test"]["id"][0] = "video0$_$test0"
+  (note,) = [n for n in data.load(save(files)).notes if "belong together" in n]
+  assert "'video0' begins ids in train and valid and test, and 2 of 2 such" in note
+
+
+def test_labels_that_are_all_the_same_are_refused(save):
+  files, _ = make()
+  for split, count in SIZES.items():
+    files[split]["regression_labels"] = np.full(count, 0.5)
+  with pytest.raises(ValueError, match="the 6 train rows all have the label 0.5, expected: two"):
+    data.load(save(files))

@@ -77,7 +77,9 @@ def read_roles(
   for single in ("id", "group", "split"):
     found = [role.name for role in roles if role.role == single]
     if len(found) > 1:
-      raise ValueError(f"columns {' and '.join(found)} are both {single}, one can be.")
+      raise ValueError(
+        f"columns {' and '.join(found)} are both {single}, one can be: columns={found[1]}=ignore."
+      )
   return tuple(roles)
 
 

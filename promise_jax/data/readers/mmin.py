@@ -15,7 +15,7 @@ import numpy as np
 
 from promise_jax.checks import check_choice
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import images, npz_labels, records
+from promise_jax.data.readers import images, npz_labels, records, row_names
 from promise_jax.data.readers.hdf5 import open_hdf5
 from promise_jax.types import Modality, Task
 
@@ -89,8 +89,12 @@ def read_mmin(path: pathlib.Path, options: MminOptions) -> data_source.Source:
     Task("classes", count, tuple(map(str, range(count)))),
     identity=f"{fold.resolve()} {images.hash_files([*files.values(), *fold.iterdir()])}",
   )
-  note = f"{path.name}: fold {options.fold} of {', '.join(folds)}; fold=N chooses another."
-  return source._replace(place=str(path), notes=(note,))
+  keys = [name for part in names.values() for name in part]
+  notes = [f"fold {options.fold} of {', '.join(folds)}; fold=N chooses another."]
+  notes += row_names.describe_alike("utterances", keys)
+  split = np.repeat([*names], [len(part) for part in names.values()])
+  notes += row_names.describe_ids(keys, split, count)
+  return source._replace(place=str(path), notes=tuple(f"{path.name}: {note}" for note in notes))
 
 
 def find_features(folder: pathlib.Path) -> pathlib.Path:

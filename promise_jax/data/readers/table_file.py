@@ -44,7 +44,9 @@ def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     frames += read_parts(one, None, notes)
     if {*frames[-1].columns} != {*frames[0].columns}:
       found, first = (", ".join(frame.columns) for frame in (frames[-1], frames[0]))
-      raise ValueError(f"{one.name} has the columns {found}, {paths[0].name} has {first}.")
+      raise ValueError(
+        f"{one.name} has the columns {found}, {paths[0].name} has {first}, expected: the same."
+      )
   return pd.concat(frames, ignore_index=True) if frames[1:] else frames[0], tuple(notes)
 
 
