@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 import made_up_results
+import mutations
 import tiny_runs
 from data import sentiment_files, shop
 from inference import saved_runs
@@ -37,9 +38,11 @@ def write(folder):
   """Writes own.npz, products.csv with photos/, products.parquet, own.pkl, the models arrays/,
   table/ and exported/, and the run results/; returns {model: columns of rows to predict}."""
   np.savez(folder / "own.npz", **make_arrays())
+  mutations.write_hdf5(folder / "own.h5", make_arrays())
   shop.write_shop(folder)
   table = pd.read_csv(folder / "products.csv")
   table.to_parquet(folder / "products.parquet")
+  table.to_feather(folder / "products.feather")
   (folder / "own.pkl").write_bytes(pickle.dumps(sentiment_files.make()[0]))
   saved_runs.save_model(folder / "arrays", data.load(folder / "own.npz"))
   saved_runs.save_model(folder / "table", data.load(folder / "products.csv", label="category"))

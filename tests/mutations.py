@@ -5,6 +5,7 @@ import datetime
 import decimal
 import warnings
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -24,6 +25,9 @@ CELLS = (
 DTYPES = ("?", "i1", "u8", "f2", "f4", ">f8", "c16", "U3", "S9", "O", "M8[s]", "m8[D]", "i4,f8")
 JSON = (None, True, -1, 0, 1e30, 2**70, float("nan"), "", "x", "\0", "a" * 300, [], [[]], {})
 NUMBERS = (np.nan, np.inf, -np.inf, 1e300, -1e39, 2**63, -1, 0, 300)
+
+# What files hold. (pyarrow crashes as it writes NumPy scalars and NaT among others.)
+PLAIN = (str, bytes, bool, int, float, list, dict, type(None), datetime.date)
 
 
 def pick(rng, values):
@@ -144,3 +148,36 @@ def spoil_json(rng, value):
   else:
     parent[key] = pick(rng, JSON)
   return value
+
+
+def write_hdf5(path, arrays):
+  """Writes arrays into an HDF5 file, a key each."""
+  with h5py.File(path, "w") as file:
+    for name, values in arrays.items():
+      values = np.asarray(values)
+      file[name] = values.astype("S") if values.dtype.kind == "U" else values
+
+
+def write_columns(path, columns) -> bool:
+  """Writes a file of columns; False where there is no such file."""
+  try:
+    if path.suffix == ".npz":
+      np.savez(path, **columns)
+      return True
+    if path.suffix == ".h5":
+      write_hdf5(path, columns)
+      return True
+    as_list = lambda x: x.tolist() if isinstance(x, np.ndarray) else list(x)
+    plain = {
+      n: [v if isinstance(v, PLAIN) else str(v) for v in as_list(columns[n])] for n in columns
+    }
+    table = pd.DataFrame(plain)
+    if path.suffix == ".parquet":
+      table.to_parquet(path)
+    elif path.suffix == ".feather":
+      table.to_feather(path)
+    else:
+      table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return True
+  except Exception:
+    return False

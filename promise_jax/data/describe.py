@@ -32,7 +32,10 @@ def describe_data(dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
     rows.append([name, f"{len(split.id):,}", num_groups, describe_labels(task, label)])
   lines += align(rows)
   lines += [f"  The splits are {guesses[DRAWN]}."] if DRAWN in guesses else []
-  lines += [f"  {line}." for line in split_checks.describe_repeated(splits)]
+  odd = split_checks.describe_repeated(splits)
+  if "train" in splits:
+    odd += split_checks.describe_placeholders(dataset.spec.modalities, splits["train"])
+  lines += [f"  {line}." for line in odd]
   rows = [["modality", "kind", "a row is", "values", *(f"in {name}" for name in splits), ""]]
   rows[0][4] = f"rows with it {rows[0][4]}"
   for i, modality in enumerate(dataset.spec.modalities):

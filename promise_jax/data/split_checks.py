@@ -16,6 +16,7 @@ MIN_ROWS = 10  # rows of a split that say something on its scale
 ROWS = 1000  # rows that are enough for it, about
 USUAL = 0.95  # part of the labels that are the same
 UNITS = 30.0  # further from 0 is hard to learn
+SAME = 0.05  # part of the rows that have the same image
 WORDS = 512  # of a row and modality that are hashed
 STREAMED_BYTES = 2**30  # more are not read from disk only to find rows that are there twice
 
@@ -168,18 +169,46 @@ def is_same_row(split: Split, i: int, other: Split, j: int) -> bool:
   return bool(split.recorded[i].any()) and all(np.array_equal(a[i], b[j]) for a, b in pairs)
 
 
+def describe_placeholders(modalities: tuple[Modality, ...], train: Split) -> list[str]:
+  """On an image or a sequence that many rows have: it may stand for one that lacks."""
+  lines = []
+  for modality, here in zip(modalities, train.recorded.T, strict=True):
+    values = train.inputs[modality.name]
+    if modality.kind not in ("image", "sequence") or not isinstance(values, np.ndarray):
+      continue
+    index = np.flatnonzero(here)
+    _, first, count = np.unique(
+      hash_values(modality.name, values)[index], return_index=True, return_counts=True
+    )
+    most = count.max(initial=0)
+    if most >= MIN_ROWS and most > SAME * len(index):
+      some = train.id[index[first[count.argmax()]]]
+      lines.append(
+        f"{most} of {len(index)} train rows have the same {modality.name}, that of row {some}; if "
+        f"it stands for none, an empty cell or present_{modality.name} says so"
+      )
+  return lines
+
+
 def hash_rows(split: Split) -> UInt64[np.ndarray, " N"] | None:
-  """A number of each row, the same for equal rows: sums of some of their values, times odd
-  numbers. None for a split on disk that is too large."""
+  """A number of each row, the same for equal rows; None for a split on disk that is too large."""
   total = np.zeros(len(split.id), np.uint64)
-  for name, values in sorted(split.inputs.items()):
-    row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:]))
-    if not isinstance(values, np.ndarray) and row_bytes * len(values) > STREAMED_BYTES:
+  for name, values in split.inputs.items():
+    size = values.dtype.itemsize * int(np.prod(values.shape))
+    if not isinstance(values, np.ndarray) and size > STREAMED_BYTES:
       return None
-    factors = np.random.default_rng([*name.encode()]).integers(2**63, size=WORDS, dtype=np.uint64)
-    for part in scaling.row_slices(len(values), row_bytes):
-      rows = values[part].reshape(len(values[part]), -1)
-      words = rows[:, :: -(-rows.shape[1] // WORDS)]
-      words = np.ascontiguousarray(words).view(f"u{words.dtype.itemsize}").astype(np.uint64)
-      total[part] += words @ (2 * factors[: words.shape[1]] + 1)
+    total += hash_values(name, values)
+  return total
+
+
+def hash_values(name: str, values: Shaped[np.ndarray, "N ..."]) -> UInt64[np.ndarray, " N"]:
+  """A number of each row: the sum of some of its values, times odd numbers."""
+  row_size = int(np.prod(values.shape[1:]))
+  step = -(-row_size // WORDS)
+  factors = np.random.default_rng([*name.encode()]).integers(2**63, size=WORDS, dtype=np.uint64)
+  total = np.zeros(len(values), np.uint64)
+  for part in scaling.row_slices(len(values), row_size):
+    words = np.ascontiguousarray(values[part].reshape(-1, row_size)[:, ::step])
+    words = words.view(f"u{words.dtype.itemsize}").astype(np.uint64)
+    total[part] = words @ (2 * factors[: words.shape[1]] + 1)
   return total

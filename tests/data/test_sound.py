@@ -95,6 +95,7 @@ def test_a_table_of_sounds_is_read_and_new_rows_are_too(tmp_path, caplog):
     seconds = 0.1 + 0.02 * (i % 5)
     soundfile.write(tmp_path / f"{i}.wav", tone(200 + 400 * (i % 2), 8000, seconds), 8000)
   (tmp_path / "3.wav").write_bytes(b"damaged")
+  soundfile.write(tmp_path / "5.wav", np.zeros(800), 8000)
   frame = pd.DataFrame({"call": [f"{i}.wav" if i % 8 else None for i in range(40)]})
   frame = frame.assign(kind=["low", "high"] * 20, split=["train"] * 20 + ["valid", "test"] * 10)
   frame.to_csv(tmp_path / "calls.csv", index=False)
@@ -106,6 +107,7 @@ def test_a_table_of_sounds_is_read_and_new_rows_are_too(tmp_path, caplog):
   assert train.length["call"].tolist() == steps
   assert train.recorded[:, 0].tolist() == [n > 0 for n in steps]
   assert "call: 1 of 17 files are missing or cannot be read, as 3.wav" in caplog.text
+  assert "call: 1 sounds are silence alone, they count as recorded." in caplog.text
   test = frame[frame.split == "test"]
   read = read_table_inputs(found.preprocessing.columns, test, tmp_path)
   expected = found.split("test")

@@ -128,6 +128,18 @@ def test_rows_that_two_splits_have_are_counted(save_npz, stream, tmp_path, monke
   ]
 
 
+def test_an_image_that_many_rows_have_is_said(save_npz):
+  photo = np.random.default_rng(1).integers(0, 256, (80, 6, 6, 3), np.uint8)
+  photo[3:40:3] = photo[3]
+  here = np.arange(80) != 6
+  found = data.load(save_npz(content(x_photo=photo, present_photo=here)))
+  train = found.split("train")
+  assert split_checks.describe_placeholders(found.spec.modalities, train) == [
+    "12 of 39 train rows have the same photo, that of row 3; if it stands for none, an empty cell "
+    "or present_photo says so"
+  ]
+
+
 def test_features_that_float32_does_not_tell_apart_are_said(save_npz, caplog):
   times = np.arange(80.0)[:, None] + [0, 1.7e9, 1e18, 1e-9]
   found, _ = read_all(save_npz(content(x_v=times)), caplog)

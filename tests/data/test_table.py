@@ -142,7 +142,7 @@ def test_the_split_is_the_one_that_an_npz_file_of_the_labelled_rows_gets(table, 
 def test_what_was_guessed_is_said(found):
   said = "\n".join(found.notes)
   for words in (
-    "products.csv: label category: 4 classes, kitchen, shoes, tea & coffee, toys.",
+    "products.csv: label category: 4 classes, kitchen, shoes, tea & coffee, toys, 12 of 120 cells",
     "column sku: id; guessed, each row has one word of its own.",
     "column photo: image of modality photo, 31 of 120 cells missing; guessed, paths of",
     "column title: text of modality text, 11 of 120",

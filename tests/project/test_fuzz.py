@@ -3,7 +3,6 @@
 The cases are drawn from seeds. FUZZ=1000,7 tries 1000 of each door, from seed 7 on.
 """
 
-import datetime
 import json
 import os
 import pickle
@@ -18,7 +17,7 @@ import good_files
 import promise_jax
 import tiny_runs
 from data import sentiment_files
-from mutations import JSON, pick, spoil_bytes, spoil_columns, spoil_json
+from mutations import JSON, pick, spoil_bytes, spoil_columns, spoil_json, write_columns
 from promise_jax import data
 from promise_jax.cli import errors
 from promise_jax.experiments import config as experiment_config
@@ -28,8 +27,6 @@ from promise_jax.inference import predictions
 
 ROUNDS, FIRST_SEED = map(int, os.environ.get("FUZZ", "40,0").split(","))
 LONGEST = 1000  # characters of a sentence
-# What files hold. (pyarrow crashes as it writes NumPy scalars and NaT among others.)
-PLAIN = (str, bytes, bool, int, float, list, dict, type(None), datetime.date)
 CONFIG = "label_rate=0.5,baselines=majority+fusion(fill=zeros),seeds=2,metrics=uar+macro_f1,"
 CONFIG += "test_protocols=map(.5,both=1)+bernoulli(0.30),train_protocol=exact(0.5),modalities=2"
 VALUES = (*JSON, "(", "[", "a(b=", "+", "fusion(", "map(2)", "exact(nan)", "1e999", "(1,2)", "{}")
@@ -58,26 +55,6 @@ def refuse_or(command):
       raise
     assert 0 < len(str(error)) <= LONGEST, f"a sentence of {len(str(error))} characters"
     return None
-
-
-def write_columns(path, columns) -> bool:
-  """Writes a file of columns; False where there is no such file."""
-  try:
-    if path.suffix == ".npz":
-      np.savez(path, **columns)
-      return True
-    as_list = lambda x: x.tolist() if isinstance(x, np.ndarray) else list(x)
-    plain = {
-      n: [v if isinstance(v, PLAIN) else str(v) for v in as_list(columns[n])] for n in columns
-    }
-    table = pd.DataFrame(plain)
-    if path.suffix == ".parquet":
-      table.to_parquet(path)
-    else:
-      table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-    return True
-  except Exception:
-    return False
 
 
 def check_answers(found, clean, changed):
@@ -146,8 +123,9 @@ def fuzz_load(rng, good, folder, name):
   """A file to train on."""
   path, options = folder / name, {}
   shutil.copy(good.folder / name, path)
-  if path.suffix == ".npz":
-    columns, options = good_files.make_arrays(), {"stream": bool(rng.random() < 0.1)}
+  if path.suffix in (".npz", ".h5"):
+    is_streamed = bool(rng.random() < 0.1) and path.suffix == ".npz"
+    columns, options = good_files.make_arrays(), {"stream": is_streamed}
   elif path.suffix == ".pkl":
     splits = sentiment_files.make()[0]
     split = pick(rng, list(splits))
@@ -227,6 +205,8 @@ DOORS = {
   "npz": (fuzz_load, "own.npz"),
   "csv": (fuzz_load, "products.csv"),
   "parquet": (fuzz_load, "products.parquet"),
+  "feather": (fuzz_load, "products.feather"),
+  "h5": (fuzz_load, "own.h5"),
   "pkl": (fuzz_load, "own.pkl"),
   "config": (fuzz_config, ""),
   "results": (fuzz_results, ""),

@@ -27,6 +27,17 @@ def is_missing(cell) -> bool:
   return pd.api.types.is_scalar(cell) and bool(pd.isna(cell))
 
 
+def describe_missing(columns: Sequence[pd.Series]) -> str:
+  """ ", 3 of 40 cells missing, as 'None'" of some columns; "" where none is."""
+  lost = [values[find_missing(values)] for values in columns]
+  if not (count := sum(map(len, lost))):
+    return ""
+  words = (cell for values in lost for cell in values.tolist())
+  word = next((cell for cell in words if isinstance(cell, str) and cell.strip()), "")
+  found = f", {count} of {sum(map(len, columns))} cells missing"
+  return found + (f", as {quote(word)}" if word else "")
+
+
 def find_missing(values: pd.Series) -> Bool[np.ndarray, " N"]:
   """Which cells are missing."""
   if values.dtype.kind in "biufM":

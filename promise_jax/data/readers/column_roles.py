@@ -243,7 +243,6 @@ def describe_roles(
   lines = []
   for (words, reason, _), names in alike.items():
     who = f"{len(names)} columns, {list_first(names)}" if names[1:] else f"column {names[0]}"
-    if missing := sum(int(cells.find_missing(table[name]).sum()) for name in names):
-      words += f", {missing} of {len(names) * len(table)} cells missing"
+    words += cells.describe_missing([table[name] for name in names])
     lines.append(f"{who}: {words}" + (f"; guessed, {reason}" if reason else "") + ".")
   return lines

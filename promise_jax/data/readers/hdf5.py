@@ -44,7 +44,11 @@ def open_hdf5(path: pathlib.Path) -> Iterator[Any]:
     except OSError as error:
       raise ValueError("this is no HDF5 file, or one that is cut short.") from error
     with file:
-      yield file
+      try:
+        yield file
+      except (KeyError, MemoryError, OSError, RuntimeError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].strip("'\"")
+        raise ValueError(f"it is damaged, it cannot be read: {reason}.") from error
 
 
 def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:

@@ -15,7 +15,7 @@ import numpy as np
 
 from promise_jax.checks import check_choice
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import images, npz_labels, records, row_names
+from promise_jax.data.readers import images, npz_arrays, npz_labels, records, row_names
 from promise_jax.data.readers.hdf5 import open_hdf5
 from promise_jax.types import Modality, Task
 
@@ -135,5 +135,6 @@ def load_labels(path: pathlib.Path, count: int) -> np.ndarray:
 
 def load_npy(path: pathlib.Path) -> np.ndarray:
   """An array of a file."""
-  with data_source.name_file_in_errors(path, "an array *.npy"):
-    return np.load(path, allow_pickle=False)
+  with data_source.name_file_in_errors(path, "an array *.npy"), path.open("rb") as content:
+    with npz_arrays.name_array_in_errors("the array"):
+      return np.lib.format.read_array(content, allow_pickle=False)

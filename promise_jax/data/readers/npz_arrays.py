@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from promise_jax.data import source
-from promise_jax.data.readers import text
+from promise_jax.data.readers import cells, text
 from promise_jax.types import Modality
 
 FORMS = {  # array: kinds of dtype, numbers of dimensions, the same in words
@@ -185,7 +185,9 @@ def convert_values(
   `index` are the row numbers in the file, for messages.
   """
   if values.dtype.kind == "U":
-    return text.hash_ngrams(values.tolist(), modality.vocabulary), True
+    # "NA", as for new rows, is no text: it has no tokens.
+    texts = ["" if cells.is_missing(one) else one for one in values.tolist()]
+    return text.hash_ngrams(texts, modality.vocabulary), True
   values = convert_numbers(modality, values, index)
   return values, has_value(values)
 

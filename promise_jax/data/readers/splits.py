@@ -74,6 +74,8 @@ def assign_split(
   if is_drawn and given is not None:
     notes += ["the split has no valid rows: a quarter of the train rows are drawn as such."]
   notes += row_names.describe_alike("classes", task.names)
+  if lost := [name for name in task.names if cells.is_missing(name)]:
+    notes.append(f"{lost[0]!r} is read as a class; a row without a label has an empty one.")
   if rows.key is not None:
     ids = [key for key in rows.key if key is not None]
     notes += row_names.describe_alike("ids", ids)

@@ -142,7 +142,10 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     identity = [check_files(frame[name], root, options) for name in file_roles]
     columns = fit_columns(frame[split == "train"], roles, groups, root, options, labels)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
-  lines = [words, *column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
+  lines = [f"{words.rstrip('.')}{cells.describe_missing([frame[name] for name in labels])}."]
+  if target.ndim == 1:
+    lines += table_labels.describe_copies(frame[split == "train"], roles, target, task)
+  lines += [*column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
   lines += columns.describe_differences(frame)  # rare levels, as no column differs
   for column in (column for every in columns.columns.values() for column in every):
     lines += row_names.describe_alike(f"values of column {column.name}", column.levels)

@@ -133,6 +133,8 @@ def read_table_inputs(
         read.inputs[name], readable = images.read_images(contents, modality.shape[0], cache)
       elif columns[0].role == "sound":
         read.inputs[name], readable = sound.read_sounds(contents, cache)
+        if silent := sum(len(steps) > 0 and np.ptp(steps) == 0 for steps in read.inputs[name]):
+          logger.warning("%s: %d sounds are silence alone, they count as recorded.", name, silent)
         if cut := sum(len(steps) == sound.MAX_STEPS for steps in read.inputs[name]):
           logger.warning("%s: %d sounds are cut after %d s.", name, cut, sound.MAX_SECONDS)
       else:

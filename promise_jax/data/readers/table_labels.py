@@ -1,15 +1,19 @@
 """Labels and splits of a table: any row may lack its label."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Shaped
 
 from promise_jax.checks import check_choice
-from promise_jax.data.readers import cells, label_sets
+from promise_jax.data.readers import cells, column_roles, label_sets
 from promise_jax.data.readers.column_roles import SPLIT_NAMES
 from promise_jax.data.source import SPLITS, list_first
 from promise_jax.types import TASKS, Task
 
+MIN_ROWS = 10  # that say whether a column is the label
+SAME = 0.9999  # correlation of a column that is the label of a regression
 MAX_CLASSES = 100  # whole numbers with more values are guessed to be no classes
 
 
@@ -97,6 +101,34 @@ def encode_labels(
   number = {name: i for i, name in enumerate(task.names)}
   texts = cells.read_texts(values)
   return np.array([0 if t is None else number[t] for t in texts], np.int32), ~missing
+
+
+def describe_copies(
+  train: pd.DataFrame, roles: Sequence[column_roles.Role], label: pd.Series, task: Task
+) -> list[str]:
+  """Sentences on columns whose value says the label: each of few values has one class, or a number
+  follows that of a regression."""
+  lines, label = [], label[train.index]
+  known = ~cells.find_missing(label)
+  for role in (role for role in roles if role.role in ("number", "category")):
+    values = train[role.name]
+    both = known & ~cells.find_missing(values)
+    if both.sum() < MIN_ROWS:
+      continue
+    if task.kind == "regression" and role.role == "number":
+      x, y = (cells.parse_numbers(z[both]) for z in (values, label))
+      is_copy = min(x.std(), y.std()) > 0 and abs(np.corrcoef(x, y)[0, 1]) > SAME
+    elif task.kind == "classes":
+      classes = label[both].astype(str).groupby(values[both].astype(str).to_numpy())
+      is_copy = 1 < classes.ngroups <= 2 * task.outputs and classes.nunique().max() == 1
+    else:
+      continue
+    if is_copy:
+      lines.append(
+        f"column {role.name} says the label in all {both.sum()} train rows that have it; if it is "
+        f"not known before the label, columns={role.name}=ignore."
+      )
+  return lines
 
 
 def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
