@@ -130,8 +130,8 @@ def guess_role(values: pd.Series, taken: set[str], root: pathlib.Path) -> Role:
   if num_values <= min(MAX_LEVELS, len(known) / 2):
     return guess("category", f"{num_values} different values")
   if all(map(UNIT.fullmatch, texts)):
-    words = f"numbers with a sign or unit, as {cells.quote(texts[0])}, are not read"
-    return guess("ignore", f"{words}; numbers alone are")
+    words = f"it has signs or units, as {cells.quote(texts[0])}"
+    return guess("text", f"{words}; numbers alone would be numbers")
   if all(map(LIST.fullmatch, texts)):
     return guess("ignore", "lists are not read from texts; a Parquet file can have them")
   if num_values == len(values) and all(map(ID_WORD.fullmatch, texts)):
