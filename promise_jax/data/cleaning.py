@@ -88,9 +88,11 @@ def stack_rows(modality: Modality, rows: Sequence[np.ndarray]) -> Shaped[np.ndar
     row = np.asarray(row)
     if modality.kind == "image":
       row = channels.turn_image(row, modality)
-    if row.ndim != values.ndim - 1 or row.shape[ragged:] != modality.shape[ragged:]:
+    good = row.ndim == values.ndim - 1 and row.shape[ragged:] == modality.shape[ragged:]
+    if not good or row.dtype.kind not in "biuf":
+      found = f"shape {row.shape}" + (f" of {row.dtype}" if good else "")
       raise ValueError(
-        f"modality {modality.name!r}: row {i} has shape {row.shape}, expected {modality.shape}."
+        f"modality {modality.name!r}: row {i} has {found}, expected {modality.shape}."
       )
     values[i, : len(row)] = row[: len(values[i])]
   return values

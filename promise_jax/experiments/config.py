@@ -101,6 +101,8 @@ def apply_arguments(config, text: str):
       near = [f for f in near if f.startswith(("train.", f"{method}."))]
       hint = " or ".join(f"--config.{field}={value}" for field in near)
       known = f"known are {', '.join((*owner, 'preset'))}"
+      if any("/" in text for text in given.values()):
+        known += "; a path with a comma in it is given by --config.dataset=PATH"
       raise ValueError(f"config argument {key!r} is unknown, {hint and f'write {hint}; '}{known}")
   preset = check_preset(given.pop("preset", "default"), method)
   config.update(PRESETS[preset])

@@ -1,13 +1,14 @@
 """`TableColumns` reads new tables with what the train rows said, and nothing else."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from promise_jax.data.readers import text
+from promise_jax.data.readers import cells, text
 from promise_jax.data.readers.fit_columns import fit_modality
 from promise_jax.data.readers.table_columns import TableColumns, read_table_inputs
 from promise_jax.types import Modality
@@ -113,3 +114,16 @@ def test_images_and_arrays_are_files_under_the_root(tmp_path):
       read_table_inputs(fitted, train.assign(photo=path), tmp_path)
   kept = fitted.keep(("sound",))
   assert list(kept.columns) == ["sound"] and kept.describe_differences(train) == []
+
+
+def test_paths_as_other_systems_write_them_are_found(tmp_path):
+  folder = tmp_path / "my 'photos', \u00e9=1"
+  folder.mkdir()
+  path = folder / "caf\u00e9 1.png"
+  path.write_bytes(b"x")
+  names = [f"{folder.name}/{path.name}", f"{folder.name}\\{path.name}", f" {path} "]
+  names += [unicodedata.normalize("NFD", names[0])]
+  assert cells.read_files(pd.Series(names), tmp_path) == [path] * 4
+  (tmp_path / "own.png").write_bytes(b"x")
+  with pytest.raises(ValueError, match="lies outside"):
+    cells.read_files(pd.Series(["..\\own.png"]), folder)

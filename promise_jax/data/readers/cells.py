@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -113,13 +114,23 @@ def find_file(cell, root: pathlib.Path, column: str) -> FileContent:
   if not isinstance(cell, str):
     return cell
   root = os.path.abspath(root)
-  path = pathlib.Path(os.path.normpath(os.path.join(root, cell.strip())))
+  path = find_path(root, cell)
   if not path.is_relative_to(root):
     raise ValueError(
       f"column {column!r}: {quote(cell)} lies outside {root}, where the files of the table are "
       "looked for; the option root names another folder, / allows every path."
     )
   return path
+
+
+def find_path(root: str | os.PathLike, text: str) -> pathlib.Path:
+  """The path `text` from `root` on; where there is none, one that another system writes so: ü as
+  two letters, \\ between folders."""
+  join = lambda form: pathlib.Path(os.path.normpath(os.path.join(root, form)))
+  if os.path.exists(path := join(text := text.strip())):
+    return path
+  forms = (*(unicodedata.normalize(form, text) for form in ("NFC", "NFD")), text.replace("\\", "/"))
+  return next((other for other in map(join, forms) if os.path.exists(other)), path)
 
 
 def name_files(

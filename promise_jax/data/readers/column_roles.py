@@ -163,7 +163,7 @@ def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[st
     return role, "sound of this kind is not read"
   if role == "sound" and importlib.util.find_spec("soundfile") is None:
     return "ignore", "sound is read by the package soundfile: pip install promise-jax[sound]"
-  if any(os.path.isfile(root / path) for path in paths):
+  if any(os.path.isfile(cells.find_path(root, path)) for path in paths):
     return role, "paths of files that exist"
   raise ValueError(
     f"column {name!r} looks like paths of files, but {root / paths[0]} does not exist, nor any "

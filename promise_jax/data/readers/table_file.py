@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from promise_jax.checks import shorten
 from promise_jax.data.readers import cells
 from promise_jax.data.source import name_file_in_errors
 
@@ -43,7 +44,7 @@ def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
   for one in paths:
     frames += read_parts(one, None, notes)
     if {*frames[-1].columns} != {*frames[0].columns}:
-      found, first = (", ".join(frame.columns) for frame in (frames[-1], frames[0]))
+      found, first = (shorten(", ".join(x.columns)) for x in (frames[-1], frames[0]))
       raise ValueError(
         f"{one.name} has the columns {found}, {paths[0].name} has {first}, expected: the same."
       )
