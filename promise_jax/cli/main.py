@@ -122,3 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
   # Before a library sets up logging of its own, with prefixes.
   logging.basicConfig(format="%(message)s")
   return exit_code(lambda: run(sys.argv[1:] if words is None else words))
+
+
+if __name__ == "__main__":  # python -m promise_jax.cli.main
+  sys.exit(main())

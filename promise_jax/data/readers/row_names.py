@@ -1,6 +1,7 @@
 """What ids, groups and classes tell that are texts: which may be the same, which may belong
 together. Ours."""
 
+import itertools
 import logging
 import re
 import unicodedata
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int, Shaped
 
 from promise_jax.data.readers import cells
@@ -47,19 +49,17 @@ def describe_ids(
   if len(texts) < max(len(ids), MIN_ROWS):
     return []
   for begin in list_beginnings(texts):
-    _, first, group = np.unique(begin, return_index=True, return_inverse=True)
-    if not max(num_classes, 1) < len(first) <= len(texts) / 2:
+    group, names = pd.factorize(np.array(begin, object))
+    if not max(num_classes, 1) < len(names) <= len(texts) / 2:
       continue
-    places = {(g, s) for g, s in zip(group.tolist(), split.tolist(), strict=True) if s}
-    count = np.bincount([g for g, _ in places], minlength=len(first))
-    if not (cut := np.flatnonzero(count > 1)).size:
+    is_in = np.stack([np.bincount(group[split == s], minlength=len(names)) > 0 for s in SPLITS])
+    if not (cut := np.flatnonzero(is_in.sum(axis=0) > 1)).size:
       continue
-    some = begin[first[cut[0]]]
-    where = " and ".join(s for s in SPLITS if (cut[0], s) in places)
+    where = " and ".join(itertools.compress(SPLITS, is_in[:, cut[0]]))
     return [
-      f"the ids may say that rows belong together: {cells.quote(some)} begins ids in {where}, and "
-      f"{len(cut)} of {len(first)} such beginnings are in several splits; group keeps what "
-      "belongs together in one."
+      f"the ids may say that rows belong together: {cells.quote(names[cut[0]])} begins ids in "
+      f"{where}, and {len(cut)} of {len(names)} such beginnings are in several splits; group keeps "
+      "what belongs together in one."
     ]
   return []
 
