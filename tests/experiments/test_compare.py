@@ -25,7 +25,7 @@ def config() -> dict:
   return {
     "title": "A test",
     "trials": {"fusion": TRIALS},
-    "trial_seeds": 2,
+    "trial_seeds": 3,  # as of the run that uses the best: it compiles nothing
     "runs": {"headline": headline, "others": others},
   }
 

@@ -49,7 +49,7 @@ def test_with_all_parts_off_it_is_mplmm_at_full_size(released_code):
   batch = example_batches.to_inputs(
     example_batches.complete_batch(spec, 8).replace(present=present)
   )
-  params, _ = jax.jit(this.init)(KEY)
+  params = example_batches.random_params(this)
   run = jax.jit(lambda p, b: [x.predict(p, {}, b)["logits"] for x in (this, host)])
   ours, theirs = run(params, batch)
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """RedCore's upper level: the hypergradient, and whole runs."""
 
+import collections
 import contextlib
 import signal
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import example_batches
+import shortcuts
 import tiny_runs
 from promise_jax import methods, missing
 from promise_jax.data import batches as data_batches
@@ -25,7 +27,6 @@ from promise_jax.training import loop
 from promise_jax.training.checkpoint import Checkpoints
 from promise_jax.types import Average
 
-pytestmark = pytest.mark.usefixtures("compile_once")
 SPEC = example_batches.spec()
 
 
@@ -122,6 +123,9 @@ def test_the_hypergradient_agrees_with_finite_differences():
     assert not tiny_runs.is_same(new.params, state.params)
 
 
+PROGRAMS = collections.defaultdict(dict)  # of runs with the same settings on the same devices
+
+
 def run_fit(mesh, upper="relative_advantage", protocol="exact(0.5)", rows=None, **more):
   """Two seeds on the toy data, 10 steps, validated every 5."""
   source = tiny_runs.dataset()
@@ -131,7 +135,7 @@ def run_fit(mesh, upper="relative_advantage", protocol="exact(0.5)", rows=None, 
   parallelism = more.pop("seed_parallelism", "map")
   config = tiny_runs.train_config(steps=10, seed_parallelism=parallelism)
   valid = source.split("valid")
-  with without_encoders():
+  with without_encoders(), shortcuts.trace_once(PROGRAMS[upper, parallelism, mesh]):
     return loop.fit(method, source.spec, rows, valid, config, mesh=mesh, **more)
 
 
@@ -189,8 +193,10 @@ def test_vmap_over_seeds_computes_what_map_does(whole_run, one_device):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("whole_run", ["hypergradient"], indirect=True)
 def test_eight_devices_compute_what_one_does(whole_run, eight_devices):
-  """Two rows a device: how many have a modality differs from one to the next."""
+  """Two rows a device: how many have a modality differs from one to the next. The default upper
+  level is in test_methods_devices."""
   upper, trained, _ = whole_run
   other = run_fit(eight_devices, upper)
   np.testing.assert_array_equal(other.best_step, trained.best_step)
