@@ -184,21 +184,13 @@ def test_the_upper_level_survives_a_stop(whole_run, one_device, tmp_path):
   assert tiny_runs.is_same(resumed[:4], trained[:4])
 
 
-@pytest.mark.parametrize("whole_run", ["hypergradient"], indirect=True)
-def test_vmap_over_seeds_computes_what_map_does(whole_run, one_device):
-  upper, trained, _ = whole_run
-  other = run_fit(one_device, upper, seed_parallelism="vmap")
-  tiny_runs.assert_close(other.params, trained.params, rtol=1e-4, atol=1e-5)
-  tiny_runs.assert_close(other.model_state, trained.model_state, rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_run", ["hypergradient"], indirect=True)
-def test_eight_devices_compute_what_one_does(whole_run, eight_devices):
+def test_vmap_over_seeds_on_eight_devices_computes_what_map_on_one_does(whole_run, eight_devices):
   """Two rows a device: how many have a modality differs from one to the next. The default upper
   level is in test_methods_devices."""
   upper, trained, _ = whole_run
-  other = run_fit(eight_devices, upper)
+  other = run_fit(eight_devices, upper, seed_parallelism="vmap")
   np.testing.assert_array_equal(other.best_step, trained.best_step)
   # Sums in another order; Adam makes a last bit of a small gradient a larger one.
   tiny_runs.assert_close(other.params, trained.params, rtol=1e-4, atol=5e-5)
