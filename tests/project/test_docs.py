@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+import shortcuts
 import tiny_runs
 from promise_jax import methods
 from promise_jax.cli import configs, list_names, main
@@ -112,8 +113,8 @@ def finished(tmp_path_factory, one_device):
   """A folder with runs/mine: the command of README, tiny. Programs are compiled once, for one of
   the eight devices of the tests: a reader has one."""
   folder = tmp_path_factory.mktemp("finished")
-  one = mock.patch("promise_jax.devices.mesh.make_mesh", lambda *_, **__: one_device)
-  with one, tiny_runs.compile_once(tmp_path_factory.mktemp("programs")), contextlib.chdir(folder):
+  short = shortcuts.short_runs(one_device)
+  with short, tiny_runs.compile_once(tmp_path_factory.mktemp("programs")), contextlib.chdir(folder):
     run_command("promise-jax train --config robult --workdir runs/mine")
     yield folder
 
