@@ -135,6 +135,10 @@ def test_a_folder_of_mmin_that_lacks_something_is_one_sentence(mmin):
   np.save(mmin / "target" / "2" / "val_label.npy", np.ones(3))
   with pytest.raises(ValueError, match=r"val_label.npy: found are float64 \(3,\), expected: 4 cl"):
     data.load(mmin, fold=2)
+  for wrong in (1e9, -1, 0.5, np.nan):
+    np.save(mmin / "target" / "2" / "val_label.npy", np.array([0, wrong, 1, 2]))
+    with pytest.raises(ValueError, match="val_label.npy, row 1: found .* whole numbers from 0 to"):
+      data.load(mmin, fold=2)
   (mmin / "A" / "wav2vec.h5").write_bytes(b"")
   with pytest.raises(ValueError, match="A: found are comparE.h5, wav2vec.h5, expected is one file"):
     data.load(mmin)

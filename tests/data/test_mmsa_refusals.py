@@ -123,7 +123,7 @@ def test_a_bad_file_is_one_sentence(save, spoil, match):
     (
       make("mult")[0],
       {"classes": True},
-      r"train, labels, row 0: found .* whole numbers from 0; task=regr",
+      r"train, labels, row 0: found .* whole numbers from 0 to 999; task=regr",
     ),
   ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 
 from promise_jax.checks import check_choice
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import images, npz_arrays, npz_labels, records, row_names
+from promise_jax.data.readers import images, mmsa_labels, npz_arrays, npz_labels, records, row_names
 from promise_jax.data.readers.hdf5 import open_hdf5
 from promise_jax.types import Modality, Task
 
@@ -128,8 +128,13 @@ def load_labels(path: pathlib.Path, count: int) -> np.ndarray:
   label = load_npy(path)
   if label.ndim == 2 and npz_labels.find_one_hot(label).all():
     label = label.argmax(axis=1)
-  if label.shape != (count,) or not np.array_equal(label, np.round(label)) or label.min() < 0:
+  if label.shape != (count,) or label.dtype.kind not in "biuf":
     raise ValueError(f"{path}: found are {label.dtype} {label.shape}, expected: {count} classes.")
+  good = (label == np.round(label)) & (label >= 0) & (label < mmsa_labels.MAX_CLASSES)
+  most = mmsa_labels.MAX_CLASSES - 1
+  data_source.check_values(
+    str(path), label, good, f"whole numbers from 0 to {most}, or one 1 a row"
+  )
   return label.astype(np.int64)
 
 

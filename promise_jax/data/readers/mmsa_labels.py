@@ -68,7 +68,8 @@ def check_label(place: str, label: Float[np.ndarray, "N ..."], kind: str) -> Non
     check_values(place, label, good, "one 1 a row; task=multilabel takes several")
   elif kind == "classes":
     good = (label == np.round(label)) & (label >= 0) & (label < MAX_CLASSES)
-    check_values(place, label, good, "whole numbers from 0; task=regression takes others")
+    words = f"whole numbers from 0 to {MAX_CLASSES - 1}; task=regression takes others"
+    check_values(place, label, good, words)
 
 
 def make_task(

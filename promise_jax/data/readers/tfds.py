@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from promise_jax.checks import check_choice
 from promise_jax.data import channels
 from promise_jax.data import source as data_source
-from promise_jax.data.readers import images, integers, npz_labels, records
+from promise_jax.data.readers import images, integers, mmsa_labels, npz_labels, records
 from promise_jax.types import TASKS, Modality, Task
 
 KNOWN = "inputs {modality: feature}, label, id and, where needed, present, length, group"
@@ -154,8 +154,7 @@ def make_task(
     return Task("regression", 1, scale=float(scale)), ""
   if is_number and kind == "classes":
     label = read_all()
-    good = (label >= 0) & (label == np.round(label))
-    data_source.check_values(f"{place}, label", label, good, "whole numbers from 0")
+    mmsa_labels.check_label(f"{place}, label", label, "classes")
     count = int(label.max()) + 1
     return Task("classes", count, tuple(map(str, range(count)))), ""
   if isinstance(shape, tuple) and len(shape) == 1 and shape[0] and kind != "regression":
