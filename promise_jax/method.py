@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int, Key
 
-from promise_jax.types import PyTree
+from promise_jax.types import Inputs, PyTree
 
 
 class StepInfo(NamedTuple):
@@ -34,7 +34,8 @@ Init = Callable[[Array], tuple[PyTree, PyTree]]
 # loss(params, model_state, batch, key, step_info)
 #   -> (scalar, (model_state, {term: Average}))
 Loss = Callable[..., tuple[Array, tuple[PyTree, dict]]]
-# predict(params, model_state, inputs, pattern=None) -> {"logits": f[B, C], "fused": f[B, F], ...}
+# predict(params, model_state, inputs, pattern=None, codes=None)
+#   -> {"logits": f[B, C], "fused": f[B, F], ...}
 # The entries beside the logits are embeddings. A row's do not depend on other rows, nor on what
 # stands where a modality is absent. Their sizes are fixed for a method and its settings:
 #   fused f[B, F]         what the head reads; every method has it. Of robult, where several but not
@@ -44,6 +45,8 @@ Loss = Callable[..., tuple[Array, tuple[PyTree, dict]]]
 #   composite f[B, M, H]  redcore: latents, imputed where absent
 #   gate f[B, M]          promma: 1 where present or worth generating, else 0
 Predict = Callable[..., dict[str, Array]]
+# encode(params, inputs) -> codes
+Encode = Callable[[PyTree, Inputs], PyTree]
 
 
 def unchanged(key: Key[Array, ""], params: PyTree, model_state: PyTree):
@@ -78,6 +81,10 @@ class Method(NamedTuple):
 
   `predict` is deterministic and reads an `Inputs`: no labels, no hidden modality. With a
   static `pattern` the encoders of absent modalities are left out of the program.
+  `encode(params, inputs)` is the part of `predict` in which a modality does not see which others
+  are present. Given what it returned as `codes`, `predict` reads only `present` of the inputs,
+  and hides the codes of what is not: rows are encoded once for all patterns. A method that cannot
+  be taken apart like this has None.
   `preprocess` maps the inputs of many rows to what `loss` and `predict` take in their
   place. It has no parameters and runs once per run instead of once per step.
   """
@@ -86,3 +93,4 @@ class Method(NamedTuple):
   predict: Predict
   stages: tuple[Stage, ...]
   preprocess: Callable[[dict[str, Array]], dict[str, Array]] = no_preprocessing
+  encode: Encode | None = None

@@ -18,7 +18,7 @@ from promise_jax import frames
 from promise_jax.data import device_data
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
-from promise_jax.method import Method, Predict
+from promise_jax.method import Encode, Method, Predict
 from promise_jax.types import Inputs, Pattern, PyTree, Split
 
 CHUNK = 16  # patterns in one call, where they are more: what progress is shown by
@@ -31,27 +31,31 @@ def predict_patterns(
   rows: dict,
   patterns: Bool[Array, "P M"],
   mesh: Mesh,
+  encode: Encode | None = None,
   max_block: int = device_data.BLOCK,
 ) -> Float[Array, "P N C"]:
   """Logits of one seed under each pattern; part of a jitted function.
 
   `rows`, as `device_data.pad_to_blocks` returns them, are computed in blocks of at most
-  `max_block`, which bounds the memory, and each block is spread over the devices of `mesh`.
+  `max_block`, which bounds the memory, and each block is spread over the devices of `mesh`. With
+  the `encode` of a method a row is encoded once.
   """
   num_rows = rows["id"].shape[0]
   num_blocks = -(-num_rows // device_data.block_size(mesh, max_block))
   blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), rows)
 
-  def predict_block(pattern, block: dict) -> Array:
+  def predict_block(block: dict) -> Float[Array, "P B C"]:
     block = placement.shard_rows(block, mesh)
-    present = block["recorded"] & pattern[None]
-    inputs = Inputs(block["inputs"], block["length"], present, block["id"])
-    return predict(params, model_state, inputs)["logits"]
+    inputs = Inputs(block["inputs"], block["length"], block["recorded"], block["id"])
+    known = {"codes": encode(params, inputs)} if encode else {}
 
-  def predict_pattern(pattern):
-    return jax.lax.map(lambda block: predict_block(pattern, block), blocks)
+    def predict_pattern(pattern):
+      shown = inputs.replace(present=inputs.present & pattern[None])
+      return predict(params, model_state, shown, **known)["logits"]
 
-  logits = jax.lax.map(predict_pattern, patterns)
+    return jax.lax.map(predict_pattern, patterns)
+
+  logits = jax.lax.map(predict_block, blocks).swapaxes(0, 1)
   return logits.reshape(patterns.shape[0], num_rows, -1)
 
 
@@ -81,8 +85,8 @@ def predict_split(
   mesh = mesh or devices_mesh.make_mesh()
 
   def predict_seeds(stacked, rows, patterns):
-    predict_seed = lambda seed: predict_patterns(method.predict, *seed, rows, patterns, mesh)
-    return jax.lax.map(predict_seed, stacked)
+    inputs = rows, patterns, mesh, method.encode
+    return jax.lax.map(lambda seed: predict_patterns(method.predict, *seed, *inputs), stacked)
 
   call = jax.jit(predict_seeds, out_shardings=devices_mesh.replicated(mesh))
   rows = device_data.to_devices(method, device_data.pad_to_blocks(split, mesh), mesh)

@@ -101,9 +101,13 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=FusionNet.encode)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
-    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern=pattern)
+    inputs = common.keep_pattern(inputs, pattern)
+    out = net.apply(params, inputs, pattern=pattern, codes=codes)
     return {"logits": out.logits, "fused": out.fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)

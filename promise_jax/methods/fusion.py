@@ -72,12 +72,17 @@ class FusionNet(precision.Network):
     visible: Bool[Array, "*P B M"] | None = None,
     fill: Float[Array, "M H"] | None = None,
     pattern: Pattern | None = None,
+    codes: Float[Array, "B M H"] | None = None,
   ) -> Output:
     """`visible` is what the head sees (default: all that is present), `fill` what replaces
-    the rest (default: the learned token)."""
-    codes = self.encoders(inputs, pattern)
+    the rest (default: the learned token), `codes` those of `encode` if they are known."""
+    codes = self.encoders(inputs, pattern) if codes is None else codes
     visible = inputs.present if visible is None else visible
     return self.classify(codes, visible, self.token if fill is None else fill)
+
+  def encode(self, inputs: Inputs) -> Float[Array, "B M H"]:
+    """The codes of all that is present."""
+    return self.encoders(inputs)
 
   def classify(self, codes, visible, fill) -> Output:
     """The output for codes f[B, M, H], with `fill` f[M, H] where `visible` is False."""
@@ -130,9 +135,12 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     terms = {"supervised": common.supervised_loss(out.logits, batch, spec.task)}
     return terms["supervised"].value, (model_state, terms)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=FusionNet.encode)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     inputs = common.keep_pattern(inputs, pattern)
-    out = net.apply(params, inputs, fill=fill(model_state), pattern=pattern)
+    out = net.apply(params, inputs, None, fill(model_state), pattern, codes)
     return {"logits": out.logits, "fused": out.fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)

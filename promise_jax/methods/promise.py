@@ -123,9 +123,10 @@ class PromiseNet(precision.Network):
     self.pool, self.drop = nn.Dense(c.hidden), Dropout(c.dropout)
     self.head = nn.Dense(self.num_outputs)
 
-  def __call__(self, inputs: Inputs, pattern=None) -> Output:
-    """What the static `pattern` lacks is not encoded."""
-    tokens, masks = self.tokenize(inputs, pattern)
+  def __call__(self, inputs: Inputs, pattern=None, tokens=None) -> Output:
+    """What the static `pattern` lacks is not encoded; `tokens` are those of `tokenize` if they are
+    known."""
+    tokens, masks = self.tokenize(inputs, pattern) if tokens is None else tokens
     if self.config.generate != "none":
       tokens, masks = self.generate(tokens, masks, inputs.present)
     logits, fused = self.classify(tokens, masks)
@@ -133,7 +134,7 @@ class PromiseNet(precision.Network):
     means = jnp.stack(means, axis=1)
     return Output(logits, fused, self.instance_projection(means), self.class_projection(means))
 
-  def tokenize(self, inputs: Inputs, pattern):
+  def tokenize(self, inputs: Inputs, pattern=None):
     """Tokens f[B, T_m, H] of every modality, and which are real."""
     pairs = []
     for i, encode in enumerate(self.tokenizers):
@@ -236,12 +237,17 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
     tx = optimizer.scale_updates_of(tx, "prompts", config.prompt_lr_factor)
     return update_rules.gradient_update(stage, tx)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=PromiseNet.tokenize)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
-    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern)
+    out = net.apply(params, common.keep_pattern(inputs, pattern), pattern, codes)
     return {"logits": out.logits, "fused": out.fused}
 
   is_augmented = config.augment_strength and config.num_views > 1
   reads_images = config.encoder == "steps" or is_augmented
   preprocess = no_preprocessing if reads_images else image_features.precompute
-  return Method(init, predict, (Stage("train", loss, update=update),), preprocess)
+  stages = (Stage("train", loss, update=update),)
+  # Without `Generate` nothing hides the tokens of what is absent.
+  return Method(init, predict, stages, preprocess, None if config.generate == "none" else encode)

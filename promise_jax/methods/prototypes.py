@@ -125,13 +125,13 @@ def prototypes(config: PrototypesConfig, spec: Spec) -> Method:
     codes = net.apply(params, batch).codes  # without dropout, as predictions have them
     return total, (update_sums(model_state, codes, batch, config.decay), terms)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     inputs = common.keep_pattern(inputs, pattern)
-    codes = net.apply(params, inputs, pattern=pattern).codes
+    codes = net.apply(params, inputs, pattern=pattern, codes=codes).codes
     distance = scale_distances(model_state, codes)
     chosen = choose_modalities(distance, inputs.present, config.temperature)
     token = params["params"]["token"]
     out = net.apply(params, codes, chosen, token, method=FusionNet.classify)
     return {"logits": out.logits, "fused": out.fused}
 
-  return Method(init, predict, (Stage("train", loss),), base.preprocess)
+  return Method(init, predict, (Stage("train", loss),), base.preprocess, base.encode)

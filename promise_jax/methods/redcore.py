@@ -118,9 +118,10 @@ class RedcoreNet(precision.Network):
     head = lambda: Head(self.num_outputs, c.head_hidden, c.head_dropout, c.as_released)
     self.joint_head, self.unimodal_heads = head(), [head() for _ in self.modalities]
 
-  def __call__(self, inputs: Inputs, pattern=None, noise_key=None):
-    """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]."""
-    z, _, _ = self.latents(inputs, pattern, noise_key)
+  def __call__(self, inputs: Inputs, pattern=None, noise_key=None, z=None):
+    """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]; `z` are the
+    latents if they are known."""
+    z = self.latents(inputs, pattern, noise_key)[0] if z is None else z
     r = bottleneck.compose_latents(z, self.impute_all(z, inputs.present), inputs.present)
     return self.classify(r), self.classify_each(r), r
 
@@ -230,14 +231,18 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
     terms = redcore_terms(net, spec.task, params, batch, key)
     return terms["supervised"].value + unimodal_weight * terms["unimodal"].value
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=RedcoreNet.latents)[0]
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
     noise_key = jax.random.key(TEST_NOISE_SEED) if config.as_released else None
-    logits, _, r = net.apply(params, inputs, pattern, noise_key)
+    logits, _, r = net.apply(params, inputs, pattern, noise_key, codes)
     return {"logits": logits, "fused": r.reshape(r.shape[0], -1), "composite": r}
 
   is_pooled = config.encoder == "pooled"
   preprocess = image_features.precompute if is_pooled else no_preprocessing
   update = functools.partial(redcore_upper.make_update, config, held_out_loss)
-  return Method(init, predict, (Stage("train", loss, update=update),), preprocess)
+  stages = (Stage("train", loss, update=update),)
+  return Method(init, predict, stages, preprocess, None if config.as_released else encode)

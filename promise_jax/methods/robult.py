@@ -100,8 +100,7 @@ def contrast_terms(
   def contrast(anchor, candidate):
     return contrastive.affinity_contrast(anchor, candidate, *weights, complete, temperature)
 
-  by_modality = [shared[:, i] for i in range(shared.shape[1])]
-  error = jnp.stack([(contrast(teacher, z) + contrast(z, teacher)) / 2 for z in by_modality])
+  error = jax.vmap(lambda z: (contrast(teacher, z) + contrast(z, teacher)) / 2, 1)(shared)
   rows = jnp.broadcast_to(complete, error.shape)
   return {
     "labelled": Average.of(error, rows & labelled[None]),
@@ -165,10 +164,13 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     }
     return common.weighted_sum(terms, weights), ({"bank": bank}, terms)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=BranchNet.encode)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    codes, logits, fused = net.apply(params, inputs, pattern, method=BranchNet.predict)
+    codes, logits, fused = net.apply(params, inputs, pattern, codes, method=BranchNet.predict)
     return {"logits": logits, "fused": fused, "shared": codes.shared, "private": codes.private}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)

@@ -147,11 +147,15 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     weights = {"supervised": 1.0, "distil": config.weight * ramp, "mix": config.mix * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
-  def predict(params, model_state, inputs: Inputs, pattern=None):
+  def encode(params, inputs: Inputs):
+    return jax.vmap(lambda p: net.apply(p, inputs, method=FusionNet.encode))(params)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    out = jax.vmap(lambda p: net.apply(p, inputs, pattern=pattern))(params)
+    classify = lambda p, codes: net.apply(p, inputs, pattern=pattern, codes=codes)
+    out = jax.vmap(classify)(params, codes)
     fused = jnp.concatenate([*out.fused], axis=-1)
     return {"logits": mean_prediction(out.logits, task), "fused": fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute)
+  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)

@@ -34,6 +34,10 @@ class Codes(NamedTuple):
     """[U_i; Z_i], what the head reads of one modality."""
     return jnp.concatenate([self.private, self.shared], axis=-1)
 
+  def hide(self, present: Bool[Array, "B M"]) -> "Codes":
+    """These codes without those of modalities that are not `present`."""
+    return Codes(*(missing.zero_absent(x, present) for x in self))
+
 
 class BranchNet(precision.Network):
   """The modules f_i, f_0, g_0, g_i, c, and decoders q_i that rebuild H_i from (Z_i, U_i)."""
@@ -72,14 +76,14 @@ class BranchNet(precision.Network):
     """All codes of a batch; modalities that a static `pattern` lacks are not computed."""
     pattern = pattern or (True,) * len(self.modalities)
     latent = self.encoders(inputs, pattern)
-    zeros = lambda size: jnp.zeros((latent.shape[0], size))
-    shared, private = [], []
-    for i, project in enumerate(self.project_private):
-      shared.append(self.project_shared(latent[:, i]) if pattern[i] else zeros(self.shared))
-      private.append(project(latent[:, i]) if pattern[i] else zeros(self.hidden - self.shared))
+    blank = jnp.zeros((latent.shape[0], self.hidden - self.shared))
+    private = [
+      project(latent[:, i]) if pattern[i] else blank
+      for i, project in enumerate(self.project_private)
+    ]
     to_fuse = self.fused_encoders(inputs, pattern) if self.own_encoders else latent
-    codes = latent, jnp.stack(shared, axis=1), jnp.stack(private, axis=1), to_fuse
-    return Codes(*(missing.zero_absent(x, inputs.present) for x in codes))
+    codes = Codes(latent, self.project_shared(latent), jnp.stack(private, axis=1), to_fuse)
+    return codes.hide(inputs.present)
 
   def fuse_subset(
     self, to_fuse: Float[Array, "B M H"], visible: Bool[Array, "*P B M"]
@@ -90,10 +94,11 @@ class BranchNet(precision.Network):
     filled = jnp.where(visible[..., None], codes, token)
     return self.fuse(filled.reshape(*visible.shape[:-1], -1))
 
-  def predict(self, inputs: Inputs, pattern: Pattern | None = None):
+  def predict(self, inputs: Inputs, pattern: Pattern | None = None, codes: Codes | None = None):
     """Codes, logits f[B, C], and what the head reads f[B, H]: [U_i; Z_i] of a row that shows one
-    modality, 0 of one that shows none, else H_A. One modality alone never runs f_0."""
-    codes = self.encode(inputs, pattern)
+    modality, 0 of one that shows none, else H_A. One modality alone never runs f_0. `codes` are
+    those of `encode` if they are known."""
+    codes = self.encode(inputs, pattern) if codes is None else codes.hide(inputs.present)
     read = jnp.sum(codes.by_modality, axis=1)
     if pattern is None or sum(pattern) > 1:
       several = jnp.sum(inputs.present, axis=1, keepdims=True) > 1

@@ -63,10 +63,11 @@ def with_precision(method: Method, precision: str) -> Method:
     def call(params, *args, **kwargs):
       return function(cast(params, jnp.bfloat16), *args, **kwargs)
 
-    return function and call  # a stage may have no `predict`
+    return function and call  # a stage may have no `predict`, a method no `encode`
 
   stages = tuple(
     stage._replace(loss=round_params(stage.loss), predict=round_params(stage.predict))
     for stage in method.stages
   )
-  return method._replace(predict=round_params(method.predict), stages=stages)
+  encode, predict = round_params(method.encode), round_params(method.predict)
+  return method._replace(encode=encode, predict=predict, stages=stages)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import flatten_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -68,7 +69,9 @@ def make_train_block(
   "valid" f[S] (the score) and "finite" bool[S]. The loop state is donated.
   """
   update = (stage.update or update_rules.gradient_update)(stage, tx)
-  predict = stage.predict or method.predict
+  predict, encode = method.predict, method.encode
+  if stage.predict:
+    predict, encode = stage.predict, None
   # A stage on complete rows, unless it is the last one, is validated on complete rows.
   on_complete = not stage.hide and stage.name != method.stages[-1].name
   select_on = "full" if on_complete else config.select_on
@@ -88,12 +91,12 @@ def make_train_block(
       state, terms = jax.lax.scan(train_step, loop_state.state, (choice, block.info))
       params, model_state = state.params, state.model_state
       logits = evaluation_predict.predict_patterns(
-        predict, params, model_state, valid, patterns, mesh
+        predict, params, model_state, valid, patterns, mesh, encode
       )
       weight = selection.row_weights(valid["recorded"], valid["valid"], patterns)
       score = selection.selection_score(logits, valid["label"], weight, spec.task)
-      finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]
-      metrics = {"terms": terms, "valid": score, "finite": jnp.all(jnp.stack(finite))}
+      finite = jnp.all(jnp.isfinite(flatten_util.ravel_pytree(params)[0]))
+      metrics = {"terms": terms, "valid": score, "finite": finite}
       return keep_best(loop_state, state, score, block.info.step[-1] + 1), metrics
 
     return map_over_seeds(train_seed, config, mesh)(loop_state, block.choice, keys)

@@ -80,7 +80,7 @@ def test_the_block_size_and_the_devices_do_not_matter(
   seed = jax.tree.map(lambda x: x[1], params)
   call = jax.jit(
     lambda rows: predict.predict_patterns(
-      method.predict, *seed, rows, np.array(PATTERNS), mesh, block
+      method.predict, *seed, rows, np.array(PATTERNS), mesh, method.encode, block
     )
   )
   np.testing.assert_allclose(call(padded)[:, :23], logits[1], rtol=1e-5, atol=1e-6)

@@ -159,6 +159,20 @@ def test_a_static_pattern_gives_what_a_traced_mask_gives(name):
     )
 
 
+@pytest.mark.parametrize("name", [n for n in FIRST if n not in ("mplmm", "promma")])
+def test_codes_of_all_that_is_recorded_predict_under_every_pattern(name):
+  """What a pattern hides is encoded, here as garbage, and not read."""
+  p = built(name)
+  batch = example_batches.to_inputs(example_batches.mixed_batch(p.spec))
+  encode, predict_codes = jax.jit(p.method.encode), jax.jit(p.method.predict)
+  for pattern in ((True, False, True), (False, True, False), (True, True, True)):
+    shown = batch.replace(present=batch.present & np.array([pattern]))
+    codes = encode(p.params, example_batches.poison(batch, p.spec, shown.present))
+    found = predict_codes(p.params, p.model_state, shown, codes=codes)
+    expected = p.predict(p.params, p.model_state, shown)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), found, expected)
+
+
 @every_method
 def test_a_static_pattern_leaves_the_absent_encoders_out(name):
   p = built(name)
