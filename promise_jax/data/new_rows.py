@@ -184,16 +184,16 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   used = set().union(*known.values())
   lacking = [m for m in known if not known[m].difference({f"present_{m}"}).intersection(found)]
   lacking = [m for m in lacking if m not in fitted.folders]
-  sentences = [f"no row has {' or '.join(lacking)}."] if lacking else []
-  if fitted.columns is not None:
-    rest = columns.drop(columns=[name for name in found if name in used])
-    has_others = len(lacking) < len(known)
-    return sentences + fitted.columns.describe_differences(rest, has_others)
-  if len(lacking) == len(known):
+  has_others = len(lacking) < len(known)
+  if not of_table and not has_others:
     raise ValueError(
       f"no column is of a modality, found are {list_first(found)}; the modalities are "
       f"{', '.join(known)}"
     )
+  sentences = [f"no row has {' or '.join(lacking)}."] if lacking else []
+  if fitted.columns is not None:
+    rest = columns.drop(columns=[name for name in found if name in used])
+    return sentences + fitted.columns.describe_differences(rest, has_others)
   unknown = [str(name) for name in found if name not in used.union(LABELS, OTHERS)]
   return sentences + (
     [f"columns that the model does not use: {list_first(unknown)}."] if unknown else []
