@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+sys.path[:0] = [str(DOCS), str(DOCS.parent), str(DOCS.parent / "launch")]
 
 import docstrings  # noqa: E402
 import generated  # noqa: E402

@@ -8,11 +8,13 @@ import ast
 import dataclasses
 import inspect
 import io
+import json
 import shutil
 import tokenize
 from pathlib import Path
 
 import api_pages
+from bench import report
 from setting_texts import DATA, PRESET_TEXTS, TOP_LEVEL
 
 from promise_jax import methods
@@ -36,6 +38,8 @@ def write_pages(docs: Path) -> None:
     if kind != "settings":
       rows = [(f"`{name}`", text) for name, text in make_lines().items()]
       write(folder / f"{kind}.md", table(("name", "what it is"), rows))
+  records = json.loads((docs.parent / "SPEED.json").read_text("utf-8"))
+  write(folder / "speed.md", report.write_details(records))
   for package, title in api_pages.PACKAGES.items():
     path = docs / "api" / "generated" / f"{package or 'top'}.rst"
     write(path, api_pages.make_page(package, title))

@@ -9,13 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from promise_jax import methods, missing
-from promise_jax.data import batches
+from promise_jax.data import batches, scaling
 from promise_jax.method import Method
+from promise_jax.nn import precision
 from promise_jax.optim import optimizer
 from promise_jax.training.config import TrainConfig
 from promise_jax.types import Modality, Spec, Split, Task
 
-SLOW = ("mplmm", "promma", "transformer")  # their steps take long, so a block has few
+SLOW = ("mult", "promma", "transformer")  # their steps take long, so a block has few
+# MPLMM as in its paper, with two layers as in version 0.1.0 of this library; the default has
+# another host.
+MULT = {"host": "mult", "width": 30, "heads": 5, "layers": 2, "memory_layers": 2}
+MULT |= {"pretrain": 0.5, "tune": 0.5}
+STREAMS = {"text": 300, "audio": 74, "video": 35}  # numbers of a step
 
 
 class Workload(NamedTuple):
@@ -37,7 +43,8 @@ class Case(NamedTuple):
   method: str
   settings: dict[str, Any] = {}
   stage: int = -1  # the number of the stage that is measured, -1: the last
-  kind: str = ""  # the encoder, where it is not the default
+  kind: str = ""  # the encoder or host, where it is not the default
+  precision: str = "float32"
 
   @property
   def name(self) -> str:
@@ -51,7 +58,8 @@ class Case(NamedTuple):
 
   def build(self) -> Method:
     """The method for the data of the workload."""
-    return methods.build_method(self.method, self.settings, self.workload.spec)
+    method = methods.build_method(self.method, self.settings, self.workload.spec)
+    return precision.with_precision(method, self.precision)
 
   def key(self) -> dict[str, str]:
     """The columns that name the case in a table."""
@@ -64,27 +72,26 @@ def make_case(
   workload: Workload, method: str, settings: dict | None = None, stage: int = -1
 ) -> Case:
   """The case; slow ones get one seed and at most 5 steps a block."""
-  kind = (settings or {}).get("encoder", "")
+  settings = settings or {}
+  kind = settings.get("encoder") or settings.get("host", "")
   if method in SLOW or kind in SLOW:
     workload = workload._replace(num_seeds=1, num_steps=min(workload.num_steps, 5))
-  return Case(workload, method, settings or {}, stage, kind)
+  return Case(workload, method, settings, stage, kind)
 
 
 def make_workloads(quick: bool = False) -> dict[str, Workload]:
   """All workloads by name."""
   num_steps, side, num_words = (6, 8, 5) if quick else (50, 32, 32)
 
-  def streams(kind: str, text_size: int, *lead: int) -> tuple[Modality, ...]:
-    sizes = {"text": text_size, "audio": 74, "video": 35}
-    return tuple(Modality(name, kind, (*lead, size)) for name, size in sizes.items())
-
+  streams = lambda kind, *lead: tuple(
+    Modality(name, kind, (*lead, size)) for name, size in STREAMS.items()
+  )
   image = Modality("image", "image", (side, side, 3))
   words = Modality("text", "tokens", (num_words,), vocabulary=2000)
   # Modalities, classes, rows, batch size, seeds, steps of a block.
   table = {
-    "vectors": (streams("vector", 300), 4, 1200, 128, 5, 25),
-    "sequences_300": (streams("sequence", 300, num_steps), 4, 512, 64, 2, 5),
-    "sequences_768": (streams("sequence", 768, num_steps), 4, 512, 64, 2, 5),
+    "vectors": (streams("vector"), 4, 1200, 128, 5, 25),
+    "sequences": (streams("sequence", num_steps), 4, 512, 64, 2, 5),
     "images_text": ((image, words), 8, 1200, 128, 5, 25),
   }
   workloads = {}
@@ -104,7 +111,10 @@ def make_split(spec: Spec, num_rows: int, seed: int = 0) -> Split:
   }
   inputs, length = {}, {}
   for m in spec.modalities:
-    normal = lambda m, shape: rng.standard_normal(shape, np.float32)
+    # In memory like that of standardised rows.
+    normal = lambda m, shape: rng.standard_normal(
+      out=scaling.make_aligned_zeros(shape, np.float32), dtype=np.float32
+    )
     inputs[m.name] = draw.get(m.kind, normal)(m, (num_rows, *m.shape))
     if m.kind == "sequence":
       shortest = max(m.shape[0] // 2, 1)
@@ -114,11 +124,11 @@ def make_split(spec: Spec, num_rows: int, seed: int = 0) -> Split:
   return Split(inputs, length, recorded, label, np.arange(num_rows, dtype=np.int32))
 
 
-def make_train_data(workload: Workload) -> batches.TrainData:
-  """The training rows; each row is trained under a random pattern of modalities."""
+def make_train_data(workload: Workload, split: Split | None = None) -> batches.TrainData:
+  """Training rows, made up without `split`; each is trained under a random pattern."""
   labelled = np.arange(workload.num_rows) % 10 == 0
   labelled = np.broadcast_to(labelled, (workload.num_seeds, workload.num_rows))
-  split = make_split(workload.spec, workload.num_rows)
+  split = split or make_split(workload.spec, workload.num_rows)
   seeds = tuple(range(workload.num_seeds))
   return batches.TrainData(split, labelled, seeds, missing.parse_protocol("patterns"))
 

@@ -9,24 +9,31 @@ from pathlib import Path
 
 import jax
 
-from bench import cases, parts, report, timing, twins
+from bench import cases, commands, device, parts, plots, report, size, timing, twins
 from promise_jax import methods
 
 PARTS = {
+  "commands": commands.measure_commands,
   "twins": twins.measure_twins,
+  "size": size.measure_size,
   "methods": parts.measure_methods,
-  "patterns": parts.measure_patterns,
+  "device": device.measure_device,
 }
+ON_DEVICE = ("device", "twins")  # what an accelerator is measured with
+DEVICE_SECONDS = 7 * 60  # after which it starts no other case
 
 
-def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict[str, list[dict]]:
-  """Measures, and adds the rows of every part to the page `out` and the json beside it.
+def run(
+  only: str = "", quick: bool = False, out: str = "SPEED.md", on_device: bool = False
+) -> dict[str, list[dict]]:
+  """Measures, and adds the rows of every part to the page `out` and the files beside it.
 
   Args:
     only: parts, workloads and methods to measure, joined by commas. Of a kind that is not
       named, all are measured.
     quick: tiny sizes, to see that everything works.
     out: the page. Rows of the same case and machine are replaced.
+    on_device: measure what an accelerator is for, in at most 8 minutes, in place of the rest.
 
   Returns:
     The rows that were measured, by part.
@@ -34,7 +41,7 @@ def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict[str,
   Raises:
     ValueError: an unknown name in `only`, or a twin that is not equal to its original.
   """
-  names, plan = make_plan(only, quick)
+  names, plan = make_plan(only, quick, on_device)
   # What PyTorch reads from its cache was not compiled.
   os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
   rows = {}
@@ -50,7 +57,7 @@ def run(only: str = "", quick: bool = False, out: str = "SPEED.md") -> dict[str,
   return rows
 
 
-def make_plan(only: str, quick: bool) -> tuple[list[str], parts.Plan]:
+def make_plan(only: str, quick: bool, on_device: bool = False) -> tuple[list[str], parts.Plan]:
   """The parts and the plan for a list of names."""
   workloads = cases.make_workloads(quick)
   kinds = (list(PARTS), list(workloads), list(methods.METHODS))
@@ -59,23 +66,30 @@ def make_plan(only: str, quick: bool) -> tuple[list[str], parts.Plan]:
     if not any(word in names for names in kinds):
       known = ", ".join(name for names in kinds for name in names)
       raise ValueError(f"only is {word!r}, known are {known}")
-  chosen = [[word for word in words if word in names] or names for names in kinds]
-  workloads = {name: workloads[name] for name in chosen[1]}
-  return chosen[0], parts.Plan(workloads, tuple(chosen[2]), 2 if quick else 15, quick)
+  usual = ON_DEVICE if on_device else [name for name in PARTS if name != "device"]
+  chosen = [[word for word in words if word in names] for names in kinds]
+  names, of, by = (found or all for found, all in zip(chosen, (usual, *kinds[1:]), strict=True))
+  plan = parts.Plan({name: workloads[name] for name in of}, tuple(by), 2 if quick else 15, quick)
+  if on_device:
+    plan = plan._replace(end=time.perf_counter() + DEVICE_SECONDS)
+  return list(names), plan
 
 
 def why_no_twins() -> str:
   """Why twins cannot be measured here, as a sentence; empty if they can."""
-  if jax.default_backend() != "cpu":
-    return "The twins in PyTorch are compared on a CPU only, so they were left out."
   if importlib.util.find_spec("torch") is None:
     return 'The twins need PyTorch (pip install -e ".[benchmark]"), so they were left out.'
+  if jax.default_backend() != "cpu":
+    import torch
+
+    if jax.default_backend() != "gpu" or not torch.cuda.is_available():
+      return f"PyTorch finds no {jax.default_backend()} here, so the twins were left out."
   return ""
 
 
 def write_rows(page: Path, machine: dict, rows: dict[str, list[dict]]) -> None:
-  """Adds rows to the page and its json. A package that is not installed now keeps its version,
-  for the rows that were measured with it."""
+  """Adds rows to the page, its json and its plot. A package that is not installed now keeps its
+  version, for the rows that were measured with it."""
   numbers = page.with_suffix(".json")
   records = json.loads(numbers.read_text()) if numbers.exists() else {}
   old = records.get(machine["name"], {"versions": {}, "parts": {}})
@@ -85,5 +99,7 @@ def write_rows(page: Path, machine: dict, rows: dict[str, list[dict]]) -> None:
     "parts": old["parts"] | merged,
   }
   numbers.write_text(json.dumps(records, indent=1) + "\n")
+  if points := merged.get("size"):
+    page.with_suffix(".svg").write_bytes(plots.draw_curves(points))
   text = page.read_text() if page.exists() else ""
   page.write_text(report.write_page(text, records))

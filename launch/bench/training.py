@@ -1,10 +1,12 @@
 """The training program of the library, compiled for one case."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from bench.cases import Case, make_split, make_train_config, make_train_data
 from promise_jax.data import batches, device_data
@@ -29,17 +31,18 @@ class Program(NamedTuple):
   num_steps: int  # optimizer steps of all seeds together
   compile_s: float
   memory_mb: float  # arguments, results and temporaries, as XLA plans them
+  flops: int  # of the matrix products of a block
 
 
-def compile_training(case: Case, seed_parallelism: str = "auto") -> Program:
-  """Compiles the middle block of the stage of `case`, on one device.
+def compile_training(case: Case, seed_parallelism: str = "auto", num_devices: int = 1) -> Program:
+  """Compiles the middle block of the stage of `case`.
 
   In the middle of a stage everything is at work that starts late, such as Robult's guesses.
   """
   workload = case.workload
   config = make_train_config(workload, seed_parallelism)
   train_data = make_train_data(workload)
-  mesh = devices_mesh.make_mesh(jax.devices()[:1])
+  mesh = devices_mesh.make_mesh(jax.devices()[:num_devices])
   method = case.build()
   number = case.stage % len(method.stages)
   stage = method.stages[number]
@@ -56,14 +59,27 @@ def compile_training(case: Case, seed_parallelism: str = "auto") -> Program:
     method, stage, tx, workload.spec, train_data.protocol, config, mesh
   )
   speed, args = {"compile_s": 0.0}, (loop_state, *inputs)
+  flops = count_flops(program.trace(*args).jaxpr.jaxpr)
   program = training_step.compile_program(program, args, speed, once=workload.quick)
   plan = program.memory_analysis()
   size = plan.argument_size_in_bytes + plan.output_size_in_bytes
   size += plan.temp_size_in_bytes - plan.alias_size_in_bytes
   num_steps = workload.num_seeds * workload.num_steps
-  return Program(
-    method, stage, program, loop_state, inputs, num_steps, speed["compile_s"], size / 2**20
-  )
+  compile_s, memory_mb = speed["compile_s"], size / 2**20
+  return Program(method, stage, program, loop_state, inputs, num_steps, compile_s, memory_mb, flops)
+
+
+def count_flops(jaxpr: core.Jaxpr) -> int:
+  """Multiplications and additions of all matrix products, those of a scan as often as it turns."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      (contracted, _), _ = eqn.params["dimension_numbers"]
+      left, out = eqn.invars[0].aval, eqn.outvars[0].aval
+      total += 2 * math.prod(out.shape) * math.prod(left.shape[i] for i in contracted)
+    inner = sum(map(count_flops, core.jaxprs_in_params(eqn.params)))
+    total += inner * eqn.params.get("length", 1)
+  return total
 
 
 def start_stage(method, number, tx, config, keys, mesh) -> training_step.TrainLoopState:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from bench import timing, training
-from bench.cases import Case, make_train_config
+from bench.cases import MULT, Case, make_train_config
 from bench.parts import Plan
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
@@ -21,29 +21,29 @@ from promise_jax.types import Batch
 
 # Arguments of `make_case`, and how many times faster than PyTorch the project wants to be.
 CASES = (
-  (("vectors", "robult"), 5.0),
+  (("vectors", "robult"), 3.5),
   (("vectors", "redcore"), 2.0),
-  (("vectors", "mplmm"), 2.0),
-  (("sequences_300", "robult"), 1.8),
-  (("sequences_300", "redcore", {"encoder": "transformer"}), 1.8),
-  (("sequences_300", "redcore", {"encoder": "lstm"}), 1.0),
-  (("sequences_300", "mplmm", None, 0), 1.8),
-  (("sequences_300", "mplmm"), 1.8),
-  (("sequences_768", "redcore", {"encoder": "transformer"}), 1.8),
-  (("sequences_768", "mplmm"), 1.8),
   (("images_text", "robult"), 1.3),
   (("images_text", "redcore"), 1.3),
+  (("sequences", "robult"), 1.8),
+  (("sequences", "redcore", {"encoder": "transformer"}), 1.8),
+  (("sequences", "redcore", {"encoder": "lstm"}), 1.0),
+  (("sequences", "mplmm", MULT, 0), 1.8),
+  (("sequences", "mplmm", MULT), 1.8),
 )
 TOLERANCE = 1e-4  # of loss, logits and gradient norm
-COMPILE_SECONDS = 25  # after which PyTorch compiles for no other number of threads
+# A step in ms, from which on kernels take the time: torch.compile never was faster there, and
+# takes a minute.
+LONG_STEP = 100
 
 
 def measure_twins(plan: Plan) -> list[dict]:
   """Milliseconds of a step of one seed, ours and PyTorch's."""
+  cases = [(case, target) for args, target in CASES for case in plan.cases(*args)]
   return [
     case.key() | {"target": target} | compare(plan, case)
-    for args, target in CASES
-    for case in plan.cases(*args)
+    for case, target in cases
+    if time.perf_counter() < plan.end
   ]
 
 
@@ -55,25 +55,26 @@ def compare(plan: Plan, case: Case) -> dict:
   """
   import torch
 
+  torch.set_default_device("cpu" if jax.default_backend() == "cpu" else "cuda")
   program, twin, state = make_twin(case)
   differences = check_equal(case, program, twin, state)
   take_step = make_torch_step(case, program, twin, state)
-  at_once = training.compile_training(case, seed_parallelism="vmap")
-  runs = {"jax map": training.make_runner(program), "jax vmap": training.make_runner(at_once)}
-  threads = sorted({1, timing.count_cores()})
+  runs = {"jax map": training.make_runner(program)}
+  if case.workload.num_seeds > 1:
+    at_once = training.compile_training(case, seed_parallelism="vmap")
+    runs["jax vmap"] = training.make_runner(at_once)
+  is_cpu = jax.default_backend() == "cpu"
+  threads = sorted({1, timing.count_cores()}) if is_cpu else [1]
   eager = {n: run_on_threads(take_step, twin.loss, n) for n in threads}
   runs |= {f"eager {n}": run for n, run in eager.items()}
-  compile_s = {}
-  if not plan.quick:
-    times, compiled = timing.time_in_turns(eager, 3), torch.compile(twin.loss)
-    # The faster number of threads first: to compile for the other one can take minutes.
-    for n in sorted(threads, key=lambda n: times[n]["ms"]):
-      if sum(compile_s.values()) < COMPILE_SECONDS:
-        run = runs[f"compiled {n}"] = run_on_threads(take_step, compiled, n)
-        begin = time.perf_counter()
-        run(1)
-        compile_s[str(n)] = time.perf_counter() - begin
-  times = timing.time_in_turns(runs, 2 * plan.num_rounds)
+  times, compile_s = timing.time_in_turns(eager, 3), {}
+  best = min(threads, key=lambda n: times[n]["ms"])
+  if not plan.quick and times[best]["ms"] < LONG_STEP:
+    run = runs[f"compiled {best}"] = run_on_threads(take_step, torch.compile(twin.loss), best)
+    begin = time.perf_counter()
+    run(1)
+    compile_s[str(best)] = time.perf_counter() - begin
+  times = timing.time_in_turns(runs, plan.num_rounds)
   return {
     "difference": differences,
     "compile_s": program.compile_s,
@@ -86,6 +87,7 @@ def compare(plan: Plan, case: Case) -> dict:
 def make_twin(case: Case) -> tuple[training.Program, object, dict]:
   """The program after one block, so that no parameter is 0, and its twin: the module with
   the parameters of the first seed, and the model_state."""
+  import torch
   from torch_twins import loading, mplmm, redcore, robult
 
   program = training.compile_training(case, seed_parallelism="map")
@@ -98,6 +100,7 @@ def make_twin(case: Case) -> tuple[training.Program, object, dict]:
   else:
     module = {"redcore": redcore, "robult": robult}[case.method]
     twin, convert_state = module.Twin(case.config, case.workload.spec), module.convert_state
+  twin.to(torch.get_default_device())
   loading.load_params(twin, state.params["params"])
   return program, twin, convert_state(state.model_state)
 
@@ -120,7 +123,7 @@ def check_equal(case: Case, program: training.Program, twin, model_state) -> dic
   with torch.no_grad():
     logits = twin.predict(batch)
   norm = torch.nn.utils.get_total_norm(grads)
-  theirs = {"loss": loss.item(), "logits": logits.numpy(), "gradient norm": norm.item()}
+  theirs = {"loss": loss.item(), "logits": logits.cpu().numpy(), "gradient norm": norm.item()}
   differences = {}
   for name, value in theirs.items():
     scale = max(float(np.abs(ours[name]).max()), 1.0)
@@ -175,7 +178,8 @@ def to_tensors(tree):
   """Arrays as tensors."""
   import torch
 
-  return jax.tree.map(lambda x: torch.from_numpy(np.array(x)), tree)
+  device = torch.get_default_device()
+  return jax.tree.map(lambda x: torch.from_numpy(np.array(x)).to(device), tree)
 
 
 def make_torch_step(case: Case, program: training.Program, twin, model_state) -> Callable:
@@ -221,6 +225,8 @@ def run_on_threads(take_step: Callable, loss: Callable, num_threads: int) -> Cal
     torch.set_num_threads(num_threads)
     for k in range(num_steps):
       take_step(loss, k)
+    if torch.cuda.is_available():
+      torch.cuda.synchronize()
     return num_steps
 
   return run

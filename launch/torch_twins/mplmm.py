@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promise_jax.methods import mplmm
+from promise_jax.methods import prompt_stages
 from promise_jax.nn.mplmm_prompts import source_sets
 from promise_jax.nn.mult_layers import EMBEDDING_DROPOUT, INPUT_DROPOUT, LAYER_DROPOUT
 from torch_twins import layers
@@ -192,7 +192,7 @@ class Twin(nn.Module):
         add_parameter(self.signal, f"{m.name}_{kind}", num_steps(m), width)
       add_parameter(self.signal, f"{m.name}_map", num_steps(m), memory_width)
     add_parameter(self, "type_prompts", len(self.names), config.prompts, config.width)
-    pattern = mplmm.TUNED if with_prompts else "params/backbone/.*"
+    pattern = prompt_stages.TUNED if with_prompts else "params/backbone/.*"
     for name, p in self.named_parameters():
       path = "params/" + name.replace(".", "/")
       p.requires_grad_(re.fullmatch(pattern, path) is not None)

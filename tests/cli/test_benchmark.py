@@ -5,6 +5,8 @@ import json
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from promise_jax.cli import main
@@ -62,12 +64,15 @@ def make_record(rows: list, **versions: str) -> dict:
 
 
 def test_the_ratio_is_of_the_best_times_of_both(bench):
-  text = bench("report").write_page("", {"a machine": make_record([make_row()])})
+  record = make_record([make_row()])
+  text = bench("report").write_details({"a machine": record})
   table = read_table(text, "Against PyTorch")
   assert table["best of PyTorch"] == ("compiled 2",)
   assert table["ratio"] == ("1.50",)  # 3 ms over 2 ms
   assert table["aim"] == ("1.8, missed",)
   assert table["eager ms"] == ("5 / 6",) and table["jax ms"] == ("2.5 / 2",)
+  text = bench("report").write_page("", {"a machine": record})
+  assert read_table(text, "How it compares")["ratio"] == ("1.5",)
 
 
 def test_text_above_the_tables_stays(bench):
@@ -94,7 +99,7 @@ def test_rows_that_stay_keep_their_versions(bench, tmp_path):
 
 @pytest.mark.parametrize("word", ["method", "robult;"])
 def test_an_unknown_name_is_refused_with_the_known_ones(bench, word):
-  with pytest.raises(ValueError, match=f"only is '{word}', known are twins, methods"):
+  with pytest.raises(ValueError, match=f"only is '{word}', known are commands, twins"):
     bench("run").run(f"vectors,{word}", quick=True)
 
 
@@ -113,24 +118,84 @@ def test_without_a_checkout_the_command_says_so(tmp_path, monkeypatch, capsys):
 
 def test_a_quick_run_writes_the_page_and_its_numbers(bench, tmp_path):
   page = tmp_path / "speed.md"
-  rows = bench("run").run("methods,patterns,images_text,fusion", quick=True, out=str(page))
+  rows = bench("run").run("methods,images_text,fusion", quick=True, out=str(page))
   (row,) = rows["methods"]
   assert row["workload"] == "images_text" and row["method"] == "fusion"
   assert all(row[name] > 0 for name in ("ms", "least_ms", "compile_s", "memory_mb"))
-  training = read_table(page.read_text(), "Training")
+  records = json.loads(page.with_suffix(".json").read_text())
+  training = read_table(bench("report").write_details(records), "Training")
   assert float(training["ms of a step of one seed"][0]) > 0
-  prediction = read_table(page.read_text(), "Prediction: masks against static patterns")
-  assert prediction["present"] == ("image", "text", "image+text")
-  assert prediction["of complete"][2] == "1.00"
-  (record,) = json.loads(page.with_suffix(".json").read_text()).values()
-  assert record["parts"] == rows and "quick" in record["name"]
+  (record,) = records.values()
+  assert (
+    record["parts"] == rows and "quick" in record["name"] and record["name"] in page.read_text()
+  )
+
+
+def test_growth_is_an_exponent_of_time_and_of_memory(bench):
+  points = [{"x": x, "ms": 3 * x**2, "memory_mb": 5 * x} for x in (1, 10, 100)]
+  rows = [{"curve": "steps", "method": "mplmm mult"} | point for point in points]
+  record = {"name": "a machine", "system": "Linux", "versions": {}, "parts": {"size": rows}}
+  table = read_table(bench("report").write_page("", {"a machine": record}), "How it grows")
+  assert table["time"] == ("3 to 30000 ms",) and table["memory"] == ("5 to 500 MB",)
+  assert table["grows as"] == ("x^1.00, at the end x^1.00",)  # of both columns, the last
+  assert bench("report").fit_exponent([1, 10, 100], [3, 300, 30000]) == pytest.approx(2)
+  assert b"mplmm mult" in bench("plots").draw_curves(rows)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_point_of_rows_is_a_whole_training(bench, streamed, monkeypatch):
+  size, cases = bench("size"), bench("cases")
+  monkeypatch.setattr(size.startup, "enable_compilation_cache", lambda: None)
+  monkeypatch.setattr(size, "NUM_VALID", 8)
+  monkeypatch.setattr(size, "FLIGHTS", {"leg": 4, "plane": 3})
+  workload = size.make_workload("rows", 64)._replace(num_steps=2)
+  point = size.Point("rows", 64, cases.Case(workload, "fusion"), streamed)
+  row = size.measure_point(point)
+  assert row["data_mb"] == 64 * 7 * 4 / 2**20  # rows of 7 float32
+  assert row["ms"] == pytest.approx(64e3 / row["examples_per_s"])
+  assert row["method"] == ("fusion from disk" if streamed else "fusion")
+
+
+def test_points_are_named_once_and_have_the_size_they_say(bench):
+  points = bench("size").make_points()
+  keys = [tuple(point.key().values()) for point in points]
+  assert len(keys) == len({*keys}) and len(points) < 60
+  found = {point.curve: point for point in points}  # the last, the largest
+  assert found["rows"].case.workload.num_rows == 328_521 and found["rows"].streamed
+  assert len(found["modalities"].case.workload.spec.modalities) == 10
+  assert found["steps"].case.workload.spec.modalities[0].shape[0] == 1000
+
+
+def test_matrix_products_of_a_scan_count_as_often_as_it_turns(bench):
+  step = lambda x, _: (x @ jnp.ones((5, 5)), None)
+  traced = jax.jit(lambda x: jax.lax.scan(step, x, length=3)[0]).trace(jnp.ones((4, 5)))
+  assert bench("training").count_flops(traced.jaxpr.jaxpr) == 3 * 2 * 4 * 5 * 5
+
+
+@pytest.mark.slow
+def test_a_device_is_measured_both_ways_in_both_precisions(bench, tmp_path):
+  page = tmp_path / "speed.md"
+  rows = bench("run").run("device,robult", quick=True, out=str(page))["device"]
+  assert {(row["seeds"], row["precision"]) for row in rows} == {
+    (way, kind) for way in ("map", "vmap") for kind in ("float32", "bfloat16")
+  }
+  assert all(row["ms"] > 0 and row["share"] > 0 for row in rows)
+  table = read_table(page.read_text(), "What the device is used for")
+  assert table["workload"] == ("small kernels",) * 4
+
+
+def test_a_command_is_timed_and_its_failure_shown(bench, tmp_path):
+  run_command = bench("commands").run_command
+  assert run_command(["--help"], tmp_path, tmp_path)["seconds"] > 0
+  with pytest.raises(RuntimeError, match="there is no config 'nothing'"):
+    run_command(["train", "--config", "nothing"], tmp_path / "run", tmp_path)
 
 
 TWINS = {
   "robult": ("vectors", "robult"),
   "redcore": ("vectors", "redcore"),
-  "mplmm": ("vectors", "mplmm"),
-  "lstm": ("sequences_300", "redcore", {"encoder": "lstm"}),
+  "mplmm": ("vectors", "mplmm", {"host": "mult", "width": 4, "heads": 2}),
+  "lstm": ("sequences", "redcore", {"encoder": "lstm"}),
 }
 
 

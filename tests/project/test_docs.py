@@ -195,7 +195,8 @@ def test_readme_is_short():
 
 
 def test_every_setting_command_and_preset_is_described(monkeypatch):
-  monkeypatch.syspath_prepend(str(DOCS))
+  for folder in (DOCS, ROOT / "launch"):
+    monkeypatch.syspath_prepend(str(folder))
   import generated
 
   settings = generated.settings_page()
