@@ -59,10 +59,19 @@ class Checkpoints:
     self.last_save = time.monotonic()
 
   def restore(self, step: int, like: PyTree, sharding: Sharding) -> PyTree:
-    """The tree saved at `step`, with the shapes and dtypes of `like`, placed by `sharding`."""
+    """The tree saved at `step`, with the shapes and dtypes of `like`, placed by `sharding`.
+    ValueError if it has others, as that of another version may, or is damaged."""
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     args = import_orbax().args.StandardRestore(jax.tree.map(place, like))
-    return self.manager.restore(step, args=args)
+    try:
+      return self.manager.restore(step, args=args)
+    except ValueError as error:
+      reason = str(error).partition("\n")[0].rstrip(".:")
+      raise ValueError(
+        f"the checkpoint {self.folder / str(step)} cannot be read ({reason}): if another version "
+        "wrote it, give another --workdir; if it is damaged, delete it, and the run goes on from "
+        "the one before"
+      ) from error
 
   @contextlib.contextmanager
   def explain_failure(self) -> Iterator[None]:
