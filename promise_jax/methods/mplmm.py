@@ -187,9 +187,10 @@ class MplmmNet(precision.Network):
     """The steps U_m of every modality, and which of them exist."""
     steps = self.signal(encoded.projected, generated, present, gates)
     filled = self.config.generate or self.config.signal_prompts
-    real = [
-      jnp.where(present[:, i, None], encoded.real[n], filled) for i, n in enumerate(self.names)
-    ]
+    real = []
+    for i, n in enumerate(self.names):
+      here = present[:, i, None]  # onnxruntime has no `where` of two masks
+      real.append((here & encoded.real[n]) | (~here & filled))
     steps, real = host.pad_and_stack(steps), host.pad_and_stack(real)
     return self.backbone.mark_absent(steps, real, present)
 

@@ -97,7 +97,8 @@ def choose_modalities(
     jnp.full(present.shape[0], jnp.inf),
   )
   (chosen, _, _), _ = jax.lax.scan(step, start, length=present.shape[1])
-  return jnp.where(jnp.any(known, axis=1)[:, None], chosen, present)
+  any_known = jnp.any(known, axis=1)[:, None]  # onnxruntime has no `where` of two masks
+  return (any_known & chosen) | (~any_known & present)
 
 
 def prototypes(config: PrototypesConfig, spec: Spec) -> Method:

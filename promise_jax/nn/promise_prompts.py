@@ -75,7 +75,8 @@ def insert_generated(
   def pad(x):
     return jnp.pad(x, [(0, 0), (0, num_tokens - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
-  mask = jnp.where(present[:, None], pad(recorded_mask), pad(generated_mask))
+  here = present[:, None]  # onnxruntime has no `where` of two masks
+  mask = (here & pad(recorded_mask)) | (~here & pad(generated_mask))
   tokens = jnp.where(present[:, None, None], pad(recorded), pad(generated))
   return missing.zero_absent(tokens, mask), mask
 

@@ -1,9 +1,10 @@
-"""Who plays the game of contributions: modalities that some row has, and not too many."""
+"""Who plays the game of contributions, and what the players of `synthetic` are worth."""
 
 import numpy as np
 import pytest
+from sklearn import discriminant_analysis
 
-from promise_jax import patterns
+from promise_jax import data, patterns
 from promise_jax.evaluation import contribution
 from promise_jax.types import Split, Task
 
@@ -49,3 +50,24 @@ def test_of_many_modalities_only_the_change_without_one_is_measured():
   for m, name in enumerate(names):
     without = table.index(tuple(i != m for i in range(9)))
     assert own[name] == pytest.approx(hits[without] - hits[-1])
+
+
+def test_noise_is_worth_nothing_to_who_has_learned_that_it_is_noise():
+  """A strong, a weak modality and one of noise, read by linear discriminants of all train rows,
+  which are the right model of such clusters, one for each coalition."""
+  made = data.load("synthetic", strengths="3+1+0")
+  train, test = made.split("train"), made.split("test")
+  logits = []
+  for pattern in patterns.tested_patterns(3):
+    names = [f"m{i}" for i in np.flatnonzero(pattern)]
+    x, new = (np.concatenate([rows.inputs[n] for n in names], axis=1) for rows in (train, test))
+    reader = discriminant_analysis.LinearDiscriminantAnalysis().fit(x, train.label)
+    logits.append(reader.decision_function(new))
+  found = contribution.measure_contribution(
+    made.spec.task, np.array([logits]), np.zeros((1, 4)), test, made.spec.names
+  )
+  found = found[found["rows"] == "all"].set_index(["kind", "modality"])
+  lows, highs = found["low"], found["high"]
+  assert lows["shapley", "m0"] > highs["shapley", "m1"] > lows["shapley", "m1"] > 0
+  for kind in ("shapley", "without"):
+    assert lows[kind, "m2"] <= 0 <= highs[kind, "m2"]

@@ -70,7 +70,7 @@ def name_row(values, place: int) -> str:
 
 def quote(cell) -> str:
   """A cell in a message, cut where it is long."""
-  words = repr(cell)
+  words = repr(cell.item() if isinstance(cell, np.generic) else cell)
   return words if len(words) <= MAX_QUOTE else f"{words[:MAX_QUOTE]}..."
 
 
