@@ -32,14 +32,14 @@ def environment(tmp_path_factory):
   return tiny_runs.fast_environment() | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
-STEPS = 120  # 24 calls a variant: time enough to be killed in one
+STEPS = 80  # 16 calls a variant: time enough to be killed in one
 
 
 class Run:
   """A training process in the background on one folder."""
 
   def __init__(self, folder: Path, environment: dict, *flags: str):
-    variants = "method=robult,baselines=majority+distil"
+    variants = "method=fusion,baselines=majority+distil"
     call = command("train.py", f"--config={TINY}:{variants}", f"--workdir={folder}", *flags)
     call += [f"--config.train.steps={STEPS}", "--config.train.save_every=0"]
     self.folder = folder
@@ -66,7 +66,7 @@ class Run:
     if number is not None:
       assert self.process.poll() is None
       self.process.send_signal(number)
-    out, err = self.process.communicate(timeout=120)
+    out, err = self.process.communicate(timeout=300)
     return SimpleNamespace(code=self.process.returncode, out=out, err=err)
 
 
@@ -85,7 +85,7 @@ def story(tmp_path_factory, environment, whole):
   SIGINT in the second, then to the end. While the first runs, another process tries the
   folder."""
   folder = tmp_path_factory.mktemp("story")
-  first, second = "robult", "distil"
+  first, second = "fusion", "distil"
   chance, ended, at = random.Random(0), {}, []
   run = Run(folder, environment)
   run.wait_for(first, 0)
@@ -135,7 +135,7 @@ def test_a_folder_in_use_is_refused(story):
 
 def test_a_run_that_was_stopped_three_times_ends_like_one_that_was_not(story, whole):
   assert story.ended["end"].code == 0, story.ended["end"].err
-  table = lambda out: out[out.index("accuracy") : out.index("files:")]
+  table = lambda out: out[out.index("accuracy (%)") : out.index("files:")]
   assert table(story.ended["end"].out) == table(whole.out)
   for name in ("results.jsonl", "comparison.json"):
     assert (story.folder / name).read_text() == (whole.folder / name).read_text()
@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_three_times_ends_like_one_that_was_not(story, wh
   assert logs[0] == logs[1] and len(logs[0]) == 2 * 2 * STEPS // 5
   ours, theirs = (dict(np.load(f / "predictions.npz")) for f in (story.folder, whole.folder))
   assert ours.keys() == theirs.keys() and tiny_runs.is_same(ours, theirs)
-  for variant in ("robult", "distil"):
+  for variant in ("fusion", "distil"):
     ours, theirs = (f / "model" / f"{variant}.safetensors" for f in (story.folder, whole.folder))
     assert ours.read_bytes() == theirs.read_bytes()
 
@@ -166,7 +166,7 @@ def test_evaluation_from_the_command_line(whole, environment):
   before = (whole.folder / "results.jsonl").read_text()
   process = subprocess.run(call, env=environment, **more)
   assert process.returncode == 0, process.stderr
-  for word in ("robult", "distil", "majority", "accuracy", "macro_f1"):
+  for word in ("fusion", "distil", "majority", "accuracy", "macro_f1"):
     assert word in process.stdout
   after = (whole.folder / "results.jsonl").read_text()
   assert after.startswith(before)
