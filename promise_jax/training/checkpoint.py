@@ -1,6 +1,7 @@
 """Checkpoints of training by orbax: numbered, atomic, written in the background."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -22,29 +23,28 @@ class Checkpoints:
 
   def __init__(self, folder: Path, *, save_every: float = 60.0, keep: int = 2):
     """The newest `keep` checkpoints in `folder`, one every `save_every` seconds."""
-    ocp = import_orbax()
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-    self.folder, self.save_every = Path(folder).absolute(), save_every
-    self.manager = ocp.CheckpointManager(self.folder, options=options)
+    self.folder, self.save_every, self.keep = Path(folder).absolute(), save_every, keep
     self.last_save = time.monotonic()
+
+  @functools.cached_property
+  def manager(self):
+    """That of orbax; made when there is something to save or read, so that training starts soon."""
+    ocp = import_orbax()
+    options = ocp.CheckpointManagerOptions(max_to_keep=self.keep)
+    return ocp.CheckpointManager(self.folder, options=options)
 
   def __enter__(self):
     return self
 
   def __exit__(self, *error):
-    with self.explain_failure():
-      self.manager.wait_until_finished()
-      self.manager.close()
+    if "manager" in vars(self):
+      with self.explain_failure():
+        self.manager.wait_until_finished()
+        self.manager.close()
 
   def latest_step(self) -> int:
     """The step of the newest checkpoint, the same in all processes; 0 where there is none."""
-
-    def read_step():
-      if distributed.is_multiprocess():
-        self.manager.reload()  # it remembers what it saw when it was opened
-      return self.manager.latest_step() or 0
-
-    return distributed.wait_until_equal(read_step)
+    return distributed.wait_until_equal(lambda: max(saved_steps(self.folder), default=0))
 
   def is_due(self) -> bool:
     """Whether it is time to save, the same in all processes."""
