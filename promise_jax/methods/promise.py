@@ -124,8 +124,7 @@ class PromiseNet(precision.Network):
     self.head = nn.Dense(self.num_outputs)
 
   def __call__(self, inputs: Inputs, pattern=None, tokens=None) -> Output:
-    """What the static `pattern` lacks is not encoded; `tokens` are those of `tokenize` if they are
-    known."""
+    """What the static `pattern` lacks is not encoded. `tokens`: the result of `tokenize`, if known."""
     tokens, masks = self.tokenize(inputs, pattern) if tokens is None else tokens
     if self.config.generate != "none":
       tokens, masks = self.generate(tokens, masks, inputs.present)
@@ -237,8 +236,7 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
     tx = optimizer.scale_updates_of(tx, "prompts", config.prompt_lr_factor)
     return update_rules.gradient_update(stage, tx)
 
-  def encode(params, inputs: Inputs):
-    return net.apply(params, inputs, method=PromiseNet.tokenize)
+  encode = lambda params, inputs: net.apply(params, inputs, method=PromiseNet.tokenize)
 
   def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
