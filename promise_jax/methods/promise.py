@@ -124,7 +124,7 @@ class PromiseNet(precision.Network):
     self.head = nn.Dense(self.num_outputs)
 
   def __call__(self, inputs: Inputs, pattern=None, tokens=None) -> Output:
-    """What the static `pattern` lacks is not encoded. `tokens`: the result of `tokenize`, if known."""
+    """What the static `pattern` lacks is not encoded. `tokens`: what `tokenize` gives, if known."""
     tokens, masks = self.tokenize(inputs, pattern) if tokens is None else tokens
     if self.config.generate != "none":
       tokens, masks = self.generate(tokens, masks, inputs.present)
@@ -243,9 +243,8 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
     out = net.apply(params, common.keep_pattern(inputs, pattern), pattern, codes)
     return {"logits": out.logits, "fused": out.fused}
 
-  is_augmented = config.augment_strength and config.num_views > 1
-  reads_images = config.encoder == "steps" or is_augmented
+  reads_images = config.encoder == "steps" or (config.augment_strength and config.num_views > 1)
   preprocess = no_preprocessing if reads_images else image_features.precompute
-  stages = (Stage("train", loss, update=update),)
   # Without `Generate` nothing hides the tokens of what is absent.
-  return Method(init, predict, stages, preprocess, None if config.generate == "none" else encode)
+  encode = encode if config.generate != "none" else None
+  return Method(init, predict, (Stage("train", loss, update=update),), preprocess, encode)
