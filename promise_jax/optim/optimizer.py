@@ -52,15 +52,14 @@ def make_optimizer(
     trainable: Regexes on parameter paths. Leaves that none of them matches are frozen: they
       have no update, no decay and no moments, and their gradient does not count in the clip.
   """
-  # One vector in place of many leaves: leaf by leaf, this was a third of the operations of a
-  # training program, which all take their time to compile.
-  adam = optax.flatten(
-    optax.chain(clip_by_global_norm(config.clip), optax.scale_by_adam(eps_root=EPS_ROOT))
-  )
   adamw = optax.chain(
-    adam,
-    optax.add_decayed_weights(config.weight_decay, weight_decay_mask),
-    optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)),
+    clip_by_global_norm(config.clip),
+    optax.adamw(
+      learning_rate_schedule(config, num_steps),
+      eps_root=EPS_ROOT,
+      weight_decay=config.weight_decay,
+      mask=weight_decay_mask,
+    ),
   )
   if tuple(trainable) == (".*",):
     return adamw
