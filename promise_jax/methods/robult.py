@@ -100,7 +100,9 @@ def contrast_terms(
   def contrast(anchor, candidate):
     return contrastive.affinity_contrast(anchor, candidate, *weights, complete, temperature)
 
-  error = jax.vmap(lambda z: (contrast(teacher, z) + contrast(z, teacher)) / 2, 1)(shared)
+  # In turn: mapped over modalities, rows change devices, and a step took 5 to 8 % longer.
+  by_modality = [shared[:, i] for i in range(shared.shape[1])]
+  error = jnp.stack([(contrast(teacher, z) + contrast(z, teacher)) / 2 for z in by_modality])
   rows = jnp.broadcast_to(complete, error.shape)
   return {
     "labelled": Average.of(error, rows & labelled[None]),

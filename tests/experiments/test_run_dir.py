@@ -19,6 +19,11 @@ from promise_jax.experiments.setup import load_dataset
 from promise_jax.training import loop
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_runs():
+  """None here: settings are refused for the number of devices."""
+
+
 def config(arguments: str = "") -> dict:
   return tiny_runs.get_config(f"method=robult,baselines=majority+distil,{arguments}").to_dict()
 

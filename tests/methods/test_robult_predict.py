@@ -114,7 +114,8 @@ def test_a_static_pattern_costs_what_its_modalities_cost():
     run = lambda *args: method.predict(*args, pattern=pattern)["logits"]
     return str(jax.make_jaxpr(run)(params, {}, batch)).count("dot_general")
 
-  head = fuse = 2  # their two layers
-  one = products((True, False, False)) - head
-  assert products((True, False, True)) == head + 2 * one + fuse
-  assert products((True, True, True)) == head + 3 * one + fuse
+  head = fuse = shared = 2  # their two layers; those of g_0 run once for all modalities
+  one = products((True, False, False)) - head - shared
+  assert one == 4  # encoder and g_i
+  assert products((True, False, True)) == head + shared + 2 * one + fuse
+  assert products((True, True, True)) == head + shared + 3 * one + fuse
