@@ -173,8 +173,8 @@ TRAINING = """\
 A block of `training.loop.fit`: a loop over steps, seeds in turn on a CPU and at once elsewhere.
 Program MB is what XLA plans to hold."""
 POINTS = """\
-Rows: `training.loop.fit` for 160 steps of 1,024 rows with a validation of 1,024 rows after every
-40; ms of an epoch, and MB that the process grew by. The others: a step of all seeds, and the
+Rows: `training.loop.fit` for 640 steps of 256 rows with a validation of 1,024 rows after every
+160; ms of an epoch, and MB that the process grew by. The others: a step of all seeds, and the
 compiled program."""
 DEVICE = """\
 Seeds in turn (map) or at once (vmap). Products of matrices alone count as FLOP; the peak is what

@@ -86,7 +86,7 @@ def make_workload(curve: str, x: int) -> Workload:
   }[curve]()
   # Rows, batch size, seeds, steps of a block.
   sizes = {
-    "rows": (x, min(x, 1024), 1, 40),
+    "rows": (x, 256, 1, 160),
     "modalities": (1200, 128, 1, 5),
     "steps": (64, 8, 1, max(1, 500 // x)),
     "seeds": (1200, 128, x, 10),
