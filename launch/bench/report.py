@@ -163,8 +163,9 @@ RATIOS = """\
 A training step of one seed. PyTorch is the best of one thread and all cores, eager and compiled;
 above 1 ours is faster."""
 GROWS = """\
-Time of a training step of all seeds, against rows of an epoch; memory of the compiled program,
-against rows of the process. Devices are pretended by the CPU. The picture has all curves."""
+Time is that of a training step of all seeds, memory that of the compiled program; in the lines on
+rows they are of an epoch and of the process. The CPU pretends to have several devices. The picture
+has all curves."""
 TWINS = """\
 Milliseconds of a step of one seed. Ours: seeds in turn / all at once (`train.seed_parallelism` map
 and vmap). PyTorch: on one thread / on all cores, AdamW fused. The ratio is the best of PyTorch
