@@ -38,8 +38,7 @@ Loss = Callable[..., tuple[Array, tuple[PyTree, dict]]]
 #   -> {"logits": f[B, C], "fused": f[B, F], ...}
 # The entries beside the logits are embeddings. A row's do not depend on other rows, nor on what
 # stands where a modality is absent. Their sizes are fixed for a method and its settings:
-#   fused f[B, F]         what the head reads; every method has it. Of robult, where several but not
-#                         all modalities are present, the mean of what it reads of each
+#   fused f[B, F]         what the head reads; every method has it
 #   shared f[B, M, Z]     robult: what a modality says that the others could; 0 where absent
 #   private f[B, M, U]    robult: what it alone says; 0 where absent
 #   composite f[B, M, H]  redcore: latents, imputed where absent
