@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import counter_rng
 from promise_jax.patterns import all_patterns
@@ -38,6 +38,14 @@ PROTOCOLS = {
 def restrict_to_pattern(present: Bool[Array, "B M"], pattern: Pattern | None) -> Array:
   """`present` without the modalities that a static `pattern` leaves out."""
   return present if pattern is None else present & jnp.asarray(pattern)[None]
+
+
+def join_filled(
+  codes: Float[Array, "B M H"], visible: Bool[Array, "*P B M"], fill: Float[Array, "M H"]
+) -> Float[Array, "*P B MH"]:
+  """The codes of each row side by side, with `fill` in place of what is not `visible`."""
+  codes, fill = (jnp.broadcast_to(x, (*visible.shape, x.shape[-1])) for x in (codes, fill))
+  return jnp.where(visible[..., None], codes, fill).reshape(*visible.shape[:-1], -1)
 
 
 def zero_absent(x: Array, present: Bool[Array, " B"]) -> Array:

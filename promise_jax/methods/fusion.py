@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from promise_jax import types
+from promise_jax import missing, types
 from promise_jax.checks import check_fields
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
@@ -86,10 +86,7 @@ class FusionNet(precision.Network):
 
   def classify(self, codes, visible, fill) -> Output:
     """The output for codes f[B, M, H], with `fill` f[M, H] where `visible` is False."""
-    shape = (*visible.shape, self.hidden)
-    broadcast, fill = jnp.broadcast_to(codes, shape), jnp.broadcast_to(fill, shape)
-    filled = jnp.where(visible[..., None], broadcast, fill)
-    fused = filled.reshape(*visible.shape[:-1], -1)
+    fused = missing.join_filled(codes, visible, fill)
     return Output(self.head(fused), codes, fused)
 
 

@@ -89,10 +89,7 @@ class BranchNet(precision.Network):
     self, to_fuse: Float[Array, "B M H"], visible: Bool[Array, "*P B M"]
   ) -> Float[Array, "*P B H"]:
     """H_A of the modalities `visible`, with a learned token in place of the others."""
-    shape = (*visible.shape, self.hidden)
-    codes, token = jnp.broadcast_to(to_fuse, shape), jnp.broadcast_to(self.token, shape)
-    filled = jnp.where(visible[..., None], codes, token)
-    return self.fuse(filled.reshape(*visible.shape[:-1], -1))
+    return self.fuse(missing.join_filled(to_fuse, visible, self.token))
 
   def predict(self, inputs: Inputs, pattern: Pattern | None = None, codes: Codes | None = None):
     """Codes, logits f[B, C], and what the head reads f[B, H]: [U_i; Z_i] of a row that shows one
