@@ -64,14 +64,14 @@ def test_few_rows_have_nearly_one_temperature_and_none_has_one():
 
 @pytest.mark.parametrize("kind", ["classes", "multilabel"])
 def test_what_is_calibrated_already_is_left_as_it_is(kind):
-  """1 is kept in nearly all of 20 draws; a temperature that is needed is fitted in all of them."""
+  """1 is kept in about 39 of 40 draws; a temperature that is needed is fitted in all of them."""
   kept = []
   for seed in range(20):
     logits, label, recorded = draw(kind, 200, seed)
     right = logits / TEMPERATURE[:, None, None].astype(np.float32)
     kept += [t == 1 for t in fit(kind, right, label, recorded).temperature[1:]]
     assert min(fit(kind, 3 * right, label, recorded).temperature[1:]) > 1.5
-  assert 32 <= sum(kept) < 40
+  assert 36 <= sum(kept)
 
 
 def test_a_standard_error_is_that_of_a_mean_of_groups(rng):
