@@ -60,7 +60,7 @@ def compile_training(case: Case, seed_parallelism: str = "auto", num_devices: in
   )
   speed, args = {"compile_s": 0.0}, (loop_state, *inputs)
   flops = count_flops(program.trace(*args).jaxpr.jaxpr)
-  program = training_step.compile_program(program, args, speed, once=workload.quick)
+  program = training_step.compile_program(program, args, speed)
   plan = program.memory_analysis()
   size = plan.argument_size_in_bytes + plan.output_size_in_bytes
   size += plan.temp_size_in_bytes - plan.alias_size_in_bytes

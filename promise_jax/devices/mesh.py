@@ -8,6 +8,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from promise_jax.types import PyTree
+
 
 def make_mesh(devices: list | None = None, seed_devices: int = 1) -> Mesh:
   """A mesh of `devices` (default: all). ValueError unless they divide into `seed_devices` parts."""
@@ -35,3 +37,9 @@ def seed_sharding(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Arrays [S, K, B, ...]: seeds over the axis `seed`, batch rows over the axis `data`."""
   return NamedSharding(mesh, P("seed", None, "data"))
+
+
+def placed_shapes(shapes: PyTree, sharding: NamedSharding) -> PyTree:
+  """The shapes and dtypes of arrays that lie on the devices as `sharding` says."""
+  place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  return jax.tree.map(place, shapes)

@@ -27,11 +27,9 @@ from promise_jax.types import Pattern, Task
 
 MAX_PAIRS = 10_000  # pairs of row and pattern that are fitted to, of each number present
 MAX_SCORES = 500  # conformal scores that are kept of them
-# Precision of the normal priors on the logarithms of temperatures, and how many standard errors the
-# gain in NLL must have (1.96: its 95 % interval is above 0); both chosen by the ECE on left-out
-# folds of the validation rows of ten runs.
-RIDGE = 50.0
-DECIDED = 1.96
+# Both were chosen by the ECE on left-out folds of the validation rows of ten runs.
+RIDGE = 50.0  # precision of the normal priors on the logarithms of temperatures
+DECIDED = 1.96  # how many standard errors the gain in NLL must have: its 95 % interval is above 0
 MAX_LOG_TEMPERATURE = 3.0
 
 
@@ -175,13 +173,13 @@ def _fit_temperatures(log_p: list, label: list, group: list, num_rows: list[int]
   numbers = [k for k, count in enumerate(num_rows) if count]
   loss = lambda k, t: -num_rows[k] * _log_likelihood(log_p[k], label[k], math.exp(t)).mean()
   common = _minimise(lambda t: sum(loss(k, t) for k in numbers) + RIDGE / 2 * t**2, 0.0)
-  temperature = [1.0] + [math.exp(common)] * (len(num_rows) - 1)
+  temperature = [1.0] + [1.0 if count else math.exp(common) for count in num_rows[1:]]
   for k in numbers:
     own = _minimise(lambda t, k=k: loss(k, t) + RIDGE / 2 * (t - common) ** 2, common)
     change = [_log_likelihood(log_p[k], label[k], t) for t in (math.exp(own), 1.0)]
     rise = np.subtract(*change).reshape(len(label[k]), -1).mean(axis=1)
-    is_decided = rise.mean() > DECIDED * _standard_error(rise, group[k])
-    temperature[k] = math.exp(own) if is_decided else 1.0
+    if rise.mean() > DECIDED * _standard_error(rise, group[k]):
+      temperature[k] = math.exp(own)
   return temperature
 
 

@@ -110,4 +110,5 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
     out = net.apply(params, inputs, pattern=pattern, codes=codes)
     return {"logits": out.logits, "fused": out.fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)
+  preprocess = image_features.make_preprocess(spec.modalities)
+  return Method(init, predict, (Stage("train", loss),), preprocess, encode)

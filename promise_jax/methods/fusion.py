@@ -140,4 +140,5 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     out = net.apply(params, inputs, None, fill(model_state), pattern, codes)
     return {"logits": out.logits, "fused": out.fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)
+  preprocess = image_features.make_preprocess(spec.modalities)
+  return Method(init, predict, (Stage("train", loss),), preprocess, encode)

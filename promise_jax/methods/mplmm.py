@@ -205,4 +205,4 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
 
   loss, predict = prompt_stages.loss_and_predict(net, net.prompted_output, spec.task)
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
-  return prompt_stages.make_method(config, init, net, spec.task, tune)
+  return prompt_stages.make_method(config, init, net, spec, tune)

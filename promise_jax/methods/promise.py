@@ -36,7 +36,7 @@ from jaxtyping import Array, Float, Key
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_fields
 from promise_jax.losses import hierarchical_contrast, supervised
-from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.nn import attention, augment, image_features, precision
 from promise_jax.nn.dropout import Dropout
@@ -244,7 +244,7 @@ def promise(config: PromiseConfig, spec: Spec) -> Method:
     return {"logits": out.logits, "fused": out.fused}
 
   reads_images = config.encoder == "steps" or (config.augment_strength and config.num_views > 1)
-  preprocess = no_preprocessing if reads_images else image_features.precompute
+  preprocess = image_features.make_preprocess(() if reads_images else spec.modalities)
   # Without `Generate` nothing hides the tokens of what is absent.
   encode = encode if config.generate != "none" else None
   return Method(init, predict, (Stage("train", loss, update=update),), preprocess, encode)

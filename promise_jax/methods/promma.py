@@ -204,7 +204,7 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
     return {"logits": out.logits, "fused": out.fused, "gate": gates}
 
   tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
-  return prompt_stages.make_method(config, init, net, spec.task, tune)
+  return prompt_stages.make_method(config, init, net, spec, tune)
 
 
 def f0_layers(config: PrommaConfig, params: PyTree) -> PyTree:

@@ -37,9 +37,9 @@ def loss_and_predict(net, output_of, task: types.Task):
   return loss, predict
 
 
-def make_method(config, init, net, task: types.Task, tune: Stage) -> Method:
+def make_method(config, init, net, spec: types.Spec, tune: Stage) -> Method:
   """The method with those of the three stages that have a part of the training steps."""
-  loss, predict = loss_and_predict(net, net.backbone_output, task)
+  loss, predict = loss_and_predict(net, net.backbone_output, spec.task)
   tune = tune._replace(trainable=(TUNED if config.frozen else ".*",), fraction=config.tune)
   stages = (
     Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, False, predict=predict),
@@ -50,7 +50,8 @@ def make_method(config, init, net, task: types.Task, tune: Stage) -> Method:
   if config.host == "mult":
     return Method(init, stages[-1].predict, stages)
   stages = tuple(map(drop_modalities, stages))
-  return Method(init, stages[-1].predict, stages, image_features.precompute)
+  preprocess = image_features.make_preprocess(spec.modalities)
+  return Method(init, stages[-1].predict, stages, preprocess)
 
 
 def drop_modalities(stage: Stage) -> Stage:

@@ -48,7 +48,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from promise_jax import types
 from promise_jax.checks import check_fields
 from promise_jax.losses import bottleneck, supervised
-from promise_jax.method import Method, Stage, StepInfo, no_preprocessing
+from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common, redcore_upper
 from promise_jax.nn import image_features, imputers, precision
 from promise_jax.nn.gaussian_encoder import GaussianEncoder, Head
@@ -242,7 +242,7 @@ def redcore(config: RedcoreConfig, spec: Spec) -> Method:
     return {"logits": logits, "fused": r.reshape(r.shape[0], -1), "composite": r}
 
   is_pooled = config.encoder == "pooled"
-  preprocess = image_features.precompute if is_pooled else no_preprocessing
+  preprocess = image_features.make_preprocess(spec.modalities if is_pooled else ())
   update = functools.partial(redcore_upper.make_update, config, held_out_loss)
   stages = (Stage("train", loss, update=update),)
   return Method(init, predict, stages, preprocess, None if config.as_released else encode)

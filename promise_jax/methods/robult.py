@@ -175,4 +175,5 @@ def robult(config: RobultConfig, spec: Spec) -> Method:
     codes, logits, fused = net.apply(params, inputs, pattern, codes, method=BranchNet.predict)
     return {"logits": logits, "fused": fused, "shared": codes.shared, "private": codes.private}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)
+  preprocess = image_features.make_preprocess(spec.modalities)
+  return Method(init, predict, (Stage("train", loss),), preprocess, encode)

@@ -158,4 +158,5 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     fused = jnp.concatenate([*out.fused], axis=-1)
     return {"logits": mean_prediction(out.logits, task), "fused": fused}
 
-  return Method(init, predict, (Stage("train", loss),), image_features.precompute, encode)
+  preprocess = image_features.make_preprocess(spec.modalities)
+  return Method(init, predict, (Stage("train", loss),), preprocess, encode)

@@ -3,10 +3,15 @@
 They are made once, before training (`precompute`), and an MLP reads them.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from promise_jax.method import no_preprocessing
+from promise_jax.types import Modality
 
 NUM_LEVELS = 8  # of a channel in the colour histogram
 
@@ -27,8 +32,17 @@ def part_ends(num_channels: int, grid: int = 8, count: int = 8) -> tuple[int, in
   return grid * grid * num_channels, grid * grid * (num_channels + count)
 
 
+def make_preprocess(modalities: Sequence[Modality]) -> Callable:
+  """The `preprocess` of a method that uses `ModalityEncoders`: images become their features.
+
+  Without images it is `no_preprocessing`, which makes no copy of the rows.
+  """
+  has_images = any(modality.kind == "image" for modality in modalities)
+  return precompute if has_images else no_preprocessing
+
+
 def precompute(inputs: dict[str, Array]) -> dict[str, Array]:
-  """The `preprocess` of a method that uses `Encoder`: images become their features."""
+  """The inputs with the `image_features` of images in their place."""
 
   def features(x):
     return jax.lax.map(lambda row: image_features(row[None])[0], x, batch_size=128)

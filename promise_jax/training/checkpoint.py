@@ -7,9 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-from jax.sharding import Sharding
-
 from promise_jax.devices import distributed
 from promise_jax.types import PyTree
 
@@ -58,11 +55,10 @@ class Checkpoints:
       self.manager.save(step, args=import_orbax().args.StandardSave(tree))
     self.last_save = time.monotonic()
 
-  def restore(self, step: int, like: PyTree, sharding: Sharding) -> PyTree:
-    """The tree saved at `step`, with the shapes and dtypes of `like`, placed by `sharding`.
-    ValueError if it has others, as that of another version may, or is damaged."""
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    args = import_orbax().args.StandardRestore(jax.tree.map(place, like))
+  def restore(self, step: int, shapes: PyTree) -> PyTree:
+    """The tree saved at `step`, with these shapes, dtypes and shardings. ValueError if it has
+    others, as that of another version may, or is damaged."""
+    args = import_orbax().args.StandardRestore(shapes)
     try:
       return self.manager.restore(step, args=args)
     except ValueError as error:

@@ -7,6 +7,7 @@ draws follow from (seed, step), so a resumed run ends like one that never stoppe
 
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -97,16 +98,19 @@ def fit(
       begin, end = end, end + count * config.eval_every
       tx = optimizer.make_optimizer(config.optim, end - begin, stage.trainable)
       start, args = make_stage_start(method, number, tx, config, mesh), (keys, best, init_params)
-      loop_state = jax.eval_shape(start, *args)
-      trains, total = param_paths.count_parameters(loop_state.state.params, stage.trainable)
+      shapes = jax.eval_shape(start, *args)
+      trains, total = param_paths.count_parameters(shapes.state.params, stage.trainable)
       sizes = {"trains": trains // len(seeds), "parameters": total // len(seeds)}
       speed = {"stage": stage.name} | sizes | {"steps": 0, "compile_s": 0.0, "train_s": 0.0}
       stages.append(speed)
+      loop_state = devices_mesh.placed_shapes(shapes, devices_mesh.seed_sharding(mesh))
       if done <= begin:
-        loop_state = compile_program(start, args, speed, once=True)(*args)
+        make_state = functools.partial(compile_program(start, args, speed, once=True), *args)
       elif done <= end:
-        loop_state = checkpoints.restore(done, loop_state, devices_mesh.seed_sharding(mesh))
-      if done < end:
+        make_state = functools.partial(checkpoints.restore, done, loop_state)
+      if done == end:
+        loop_state = make_state()
+      elif done < end:
         steps = batches.StageSteps(begin, end, stage.hide)
         blocks = batches.iterate_blocks(
           train_data, config, steps, max(begin, done), host_rows, preprocess, mesh
@@ -114,8 +118,12 @@ def fit(
         program = make_train_block(method, stage, tx, spec, train_data.protocol, config, mesh)
         report = functools.partial(reporter.report, stage.name)
         with contextlib.closing(blocks):
+          first, inputs = next(blocks), (keys, data, valid)
+          # Beside the start, of which only the shapes are needed here.
+          program = compile_program(program, (loop_state, first, *inputs), speed)
+          blocks_left = itertools.chain([first], blocks)
           loop_state = train_stage(
-            program, loop_state, blocks, (keys, data, valid), report, checkpoints, stop, speed
+            program, make_state(), blocks_left, inputs, report, checkpoints, stop, speed
           )
       best = loop_state.best
   result = jax.device_put(loop_state._replace(state=None), devices_mesh.replicated(mesh))
@@ -133,9 +141,8 @@ def train_stage(
   stop: Callable[[], int],
   speed: dict[str, Any],
 ) -> TrainLoopState:
-  """Runs `program` on the blocks of a stage; returns the last loop state."""
+  """Runs the compiled `program` on the blocks of a stage; returns the last loop state."""
   block, pending = next(blocks), None
-  program = compile_program(program, (loop_state, block, *inputs), speed)
   since = time.perf_counter()
   while block:
     step = int(block.info.step[-1]) + 1

@@ -1,5 +1,6 @@
 """The compiled programs of training: the start of a stage, and K steps with a validation."""
 
+import concurrent.futures
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from promise_jax.method import Method, Stage, TrainState
 from promise_jax.optim import param_paths, update_rules
 from promise_jax.training.config import TrainConfig
 from promise_jax.types import PyTree, Spec
+
+COMPILER = concurrent.futures.ThreadPoolExecutor(1, "compiler")
 
 
 class TrainLoopState(NamedTuple):
@@ -159,11 +162,21 @@ def compile_program(
 ) -> Callable:
   """Compiles `program` for the shapes of `args`; adds the seconds to speed["compile_s"].
 
-  `once`: the program runs only once, so on a CPU it is compiled without optimisation.
+  `once`: the program runs only once. On a CPU it is compiled without optimisation, by a thread
+  beside what is compiled next, and its first call waits for it.
   """
   since = time.perf_counter()
-  is_quick = once and jax.default_backend() == "cpu"
-  options = {"xla_backend_optimization_level": 0} if is_quick else None
-  compiled = program.lower(*args).compile(compiler_options=options)
+  lowered = program.lower(*args)  # here: settings of JAX may be of this thread alone
+  if is_quick := once and jax.default_backend() == "cpu":
+    compiling = COMPILER.submit(lowered.compile, {"xla_backend_optimization_level": 0})
+  else:
+    compiled = lowered.compile()
   speed["compile_s"] += time.perf_counter() - since
-  return compiled
+
+  def call_once(*args):
+    since = time.perf_counter()
+    compiled = compiling.result()
+    speed["compile_s"] += time.perf_counter() - since
+    return compiled(*args)
+
+  return call_once if is_quick else compiled

@@ -121,12 +121,12 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path, monkeypat
 
 
 def test_a_checkpoint_of_other_arrays_is_one_sentence(tmp_path, one_device):
-  sharding = jax.sharding.NamedSharding(one_device, jax.sharding.PartitionSpec())
+  shapes = devices_mesh.placed_shapes({"x": [np.ones(2)]}, devices_mesh.seed_sharding(one_device))
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(5, {"x": [np.ones(2), np.ones(3)]})
     checkpoints.manager.wait_until_finished()
     with pytest.raises(ValueError, match=r"the checkpoint .*5 cannot be read \(.*\): if another"):
-      checkpoints.restore(5, {"x": [np.ones(2)]}, sharding)
+      checkpoints.restore(5, shapes)
 
 
 def break_loss(source, extra_loss) -> Method:
