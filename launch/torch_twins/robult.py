@@ -30,7 +30,7 @@ class Twin(nn.Module):
     if c.own_encoders:
       self.fused_encoders = ModalityEncoders(modalities, c.hidden)
     self.token = nn.Parameter(torch.zeros(len(modalities), c.hidden))
-    self.fuse = Mlp(len(modalities) * c.hidden, c.hidden, c.hidden)
+    self.fuse = nn.Linear(len(modalities) * c.hidden, c.hidden)
     self.project_shared = Mlp(c.hidden, c.hidden, c.shared)
     private = c.hidden, c.hidden - c.shared
     self.project_private = nn.ModuleList(Mlp(c.hidden, *private) for _ in modalities)

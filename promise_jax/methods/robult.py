@@ -57,8 +57,8 @@ class RobultConfig:
   contrast: soft_pu.ContrastKind = "softpu"  # see `soft_pu.contrast_weights`
   detach_shared: bool = True  # False: the contrast trains S, too
   temperature: float = 0.2  # of the contrast
-  labelled_weight: float = 1.0  # of L_lb
-  unlabelled_weight: float = 1.0  # of L_ulb
+  labelled_weight: float = 0.1  # of L_lb
+  unlabelled_weight: float = 0.1  # of L_ulb
   reconstruction_weight: float = 0.1  # of L_rec
   teach_weight: float = 1.0  # of L_teach
   ramp_start: float = 0.1  # until this fraction of training, guesses and the teacher do not count

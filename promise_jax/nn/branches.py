@@ -4,8 +4,10 @@
   H_i = f_i(x_i),  Z_i = g_0(H_i),  U_i = g_i(H_i)   one modality
   c([U_i; Z_i]) where only i is present, else c(H_A)
 
+f_0 is a linear map of codes of modalities, side by side, with a token for what is absent.
+
 Source of the modules: the authors' picture of Robult's architecture, see `methods.robult`. It has
-H_A of all modalities; that f_0 reads subsets, with a token for what is absent, is ours.
+H_A of all modalities; that f_0 reads subsets, and is linear in codes, is ours.
 """
 
 from typing import NamedTuple
@@ -55,7 +57,7 @@ class BranchNet(precision.Network):
     if self.own_encoders:
       self.fused_encoders = ModalityEncoders(self.modalities, hidden)
     self.token = self.param("token", nn.initializers.normal(0.02), (len(self.modalities), hidden))
-    self.fuse = mlp.Mlp((hidden, hidden))
+    self.fuse = nn.Dense(hidden)
     self.project_shared = mlp.Mlp((hidden, self.shared))
     self.project_private = [mlp.Mlp((hidden, private)) for _ in self.modalities]
     self.decoders = [mlp.Mlp((hidden, hidden)) for _ in self.modalities]
