@@ -1,6 +1,7 @@
 """Checks of settings: each raises ValueError with the value found and what is allowed."""
 
 import contextlib
+import difflib
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +23,10 @@ def name_place_in_errors(place: str) -> Iterator[None]:
 def check_choice(name: str, value, known: Sequence) -> None:
   """Raises ValueError unless `value` is one of `known`."""
   if value not in known:
-    raise ValueError(f"{name} is {value!r}, known are {', '.join(known)}")
+    close = difflib.get_close_matches(str(value), known, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    # An empty choice stands for the default; nobody has to type it.
+    raise ValueError(f"{name} is {value!r}, known are {', '.join(filter(None, known))}{hint}")
 
 
 def check_at_least(name: str, value: float, low: float) -> None:

@@ -12,6 +12,7 @@ import promise_jax
 from promise_jax.checks import shorten
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+READER_GONE = 128 + 13  # what a shell gives for SIGPIPE
 RESUME = "the same command continues from the last checkpoint"
 MAKE_ROOM = "make room, or give another folder (of caches by XDG_CACHE_HOME), and run it again"
 NO_FILE = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError
@@ -22,8 +23,12 @@ def exit_code(command: Callable[[], None]) -> int:
   """Runs `command`; prints what went wrong, if anything, and returns the exit code."""
   try:
     command()
+    sys.stdout.flush()
   except KeyboardInterrupt:
     return exit_process(INTERRUPTED)
+  except BrokenPipeError:  # of `promise-jax list settings | head`
+    sys.stdout = open(os.devnull, "w")  # which Python flushes once more at its end
+    return exit_process(READER_GONE)
   except Exception as error:
     return report(error)
   return 0

@@ -14,7 +14,7 @@ from promise_jax.types import Modality, Task
 
 SPLITS = ("train", "valid", "test")
 TASK, DRAWN = "the task", "the splits"  # keys of guesses beside the names of modalities
-SAY_SPLIT = "drawn, 60/20/20 %; split in the data says otherwise"
+SAY_SPLIT = "drawn, 60/20/20 % of labelled rows; split in the data says otherwise"
 MAX_VALUES = 10  # values in a message
 
 

@@ -100,7 +100,8 @@ def read_model(folder: Path) -> SavedModel:
     return model_from_json(value)
   except (FileNotFoundError, NotADirectoryError):
     words = "give the folder of an export, or of a run of 0.3 or later that is finished"
-    raise ValueError(f"{folder} has no model.json: {words}") from None
+    found = "has no model.json" if folder.parent.exists() else "does not exist"
+    raise ValueError(f"{folder} {found}: {words}") from None
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     version = describe_versions(value.get("version") if isinstance(value, dict) else None)
     raise ValueError(f"{path} cannot be read ({shorten(repr(error))}){version}") from error

@@ -48,6 +48,10 @@ REFUSED = [
   ("train --config robult --config.train=3", "train is a group of settings: batch_size,"),
   ("train --config robult --config.seeds", "--config.seeds needs a value"),
   ("train --config robult --config.robult.contrast=typo", "robult.contrast is 'typo', known are"),
+  (
+    "train --config robult --config.data.task=clases",
+    "regression; did you mean classes?",
+  ),
   ("train --config robult:dataset=minst", "'minst'"),
   ("train --config robult --config.kinds.fou=image", "kinds"),
   (
@@ -65,6 +69,7 @@ REFUSED = [
   ("train --config TINY --config.train.optim.lr=-1.0", "lr is -1.0"),
   ("train --config TINY --workdir=file", "file is a file"),
   ("train --config TINY --workdir=file/new", "file/new: Not a directory"),
+  ("predict none full --out=p.csv", "none/model does not exist: give the folder of an export"),
   ("predict file full --out=p.csv", "file/model has no model.json: give the folder of an export"),
   ("train --config TINY --workdir=ours", "label_rate was 0.25, is 0.5"),
   ("train --config TINY --workdir=full", "full is not empty"),

@@ -28,3 +28,12 @@ def test_training_imports_little_and_starts_fast():
     assert not HEAVY & {*modules}
     ratios.append(ratio)
   assert min(ratios) < 4.8  # 3.7 when written; 6.3 with scipy.signal and matplotlib
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly():
+  command = [sys.executable, "-m", "promise_jax.cli.main", "list", "settings"]
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  with subprocess.Popen(command, **pipes, text=True) as process:
+    process.stdout.close()
+    assert process.stderr.read() == ""
+  assert process.returncode == 141

@@ -55,7 +55,10 @@ def test_numbers_and_several_labels(save_npz):
   assert lines[1].split()[-2:] == ["mean", "label"]
   mean = found.split("train").label.mean()
   assert lines[2].split() == ["train", str(len(found.split("train").id)), f"{mean:.3g}"]
-  assert lines[5] == "  The splits are drawn, 60/20/20 %; split in the data says otherwise."
+  assert (
+    lines[5]
+    == "  The splits are drawn, 60/20/20 % of labelled rows; split in the data says otherwise."
+  )
   y = np.stack([np.arange(N) < 8, np.arange(N) < 2], axis=1)
   lines = lines_of(data.load(save_npz(plain(y=y))))
   assert lines[0] == "own: 2 labels, each yes or no: 0, 1."

@@ -60,6 +60,7 @@ SAID = {  # name: (columns, options, a modality, a sentence)
   "thousands": (
     rows(price=[f"{i},200" for i in range(1, N + 1)]), {}, "attributes", "separates thousands"),
   "percent": (rows(off=[f"{i % 3} %" for i in range(N)]), {}, "attributes", "off: category of mod"),
+  "words with a comma": (rows(no=[f"0,{i}/ä#0" for i in range(N)]), {}, "text", "column no: id;"),
   "codes of every row": (rows(ean=[f"978-{i}" for i in range(N)]), {}, "text", "column ean: id;"),
   "a long cell": (rows(name=["w " * 70000] + [f"{i} n" for i in range(39)]), {}, "text", "name:"),
   "a header of two lines": (

@@ -34,7 +34,8 @@ MAX_LEVELS = 100  # a column of texts with more values is no category
 MAX_LINES = 40
 SURE, LIKELY = 0.5, 0.8  # part of the cells that must look like paths, or like numbers
 LEADING_ZERO = re.compile(r"0\d")
-ID_WORD = re.compile(r"[\w.:/#-]*\d[\w.:/#-]*")  # not $3.50, 1,200 or 5%
+# Not $3.50, 1,200 or 5%: a word with a comma needs a letter.
+ID_WORD = re.compile(r"[\w.:/#-]*\d[\w.:/#-]*|(?=.*[^\W\d])[\w.,:/#-]*\d[\w.,:/#-]*")
 MONTH = r"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 DATE = re.compile(
   r"\d{4}[-/]\d\d?[-/]\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./](\d\d)?\d\d( \d\d?:\d\d.*)?"

@@ -142,7 +142,7 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
     identity = [check_files(frame[name], root, options) for name in file_roles]
     columns = fit_columns(frame[split == "train"], roles, groups, root, options, labels)
     task, unit = fit_scale(task, label[labelled & (split == "train")], options.scale)
-  lines = [f"{words.rstrip('.')}{cells.describe_missing([frame[name] for name in labels])}."]
+  lines = [f"{words.removesuffix('.')}{cells.describe_missing([frame[name] for name in labels])}."]
   if target.ndim == 1:
     lines += table_labels.describe_copies(frame[split == "train"], roles, target, task)
   lines += [*column_roles.describe_roles(frame, roles, groups), *unit, *unlabelled]
