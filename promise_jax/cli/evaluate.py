@@ -15,7 +15,9 @@ from promise_jax.cli import predict, startup
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument("--workdir", metavar="DIR", help="folder of the finished run")
+  parser.add_argument(
+    "--workdir", metavar="DIR", help="folder of the finished run (default: none, it is needed)"
+  )
   parser.add_argument(
     "--protocol",
     help='how modalities go missing, as "bernoulli(0.3)"; `promise-jax list protocols` has all '

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+import promise_jax
 from promise_jax.cli import (
   benchmark,
   compare,
@@ -59,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     "promise-jax COMMAND --help describes one command.",
     **shared,
   )
+  parser.add_argument("--version", action="version", version=f"%(prog)s {promise_jax.__version__}")
   commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
   for name, module in COMMANDS.items():
     summary = module.__doc__.partition("\n")[0]

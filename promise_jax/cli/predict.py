@@ -28,9 +28,9 @@ def add_arguments(parser) -> None:
 
 def add_file_arguments(parser) -> None:
   """Adds --root and --allow-missing-files, which say how files are found that new rows name."""
-  root = "folder that paths in DATA start from (default: that of DATA)"
+  root = "folder that paths in the data start from (default: that of their file)"
   parser.add_argument("--root", default="", metavar="DIR", help=root)
-  lost = "more than a fifth of the files that DATA names may be missing"
+  lost = "more than a fifth of the files that the data name may be missing"
   parser.add_argument("--allow-missing-files", action="store_true", help=lost)
 
 
