@@ -5,7 +5,7 @@
 
 Default: three views of handwritten digits (mfeat), 60 of 1,200 train rows labelled, 5 seeds.
 Beside robult stand the majority class, fusion (modality dropout), and distil (self-distillation)
-and share, which use the unlabelled rows too. About a minute on 2 CPU cores. The sentence under
+and share, which use the unlabelled rows too. About 40 s on 2 CPU cores. The sentence under
 the table says which is best on validation; RESULTS.md has more data sets and seeds.
 """
 
