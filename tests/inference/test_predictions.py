@@ -43,7 +43,7 @@ def test_the_command_writes_what_the_predictor_says(classes, tmp_path, capsys, c
     ({"data": "none.npz"}, "No such file"),
     ({"--coverage": "2"}, "coverage is 2"),
     ({"--seeds": "x"}, "seeds"),
-    ({"model": "none"}, "none/model has no model.json"),
+    ({"model": "none"}, "none/model does not exist"),
   ],
 )
 def test_mistakes_are_one_sentence_and_leave_no_file(

@@ -182,7 +182,7 @@ def test_other_variants_and_single_seeds(classes):
   ):
     with pytest.raises(ValueError, match=words):
       promise_jax.load(folder, **options)
-  with pytest.raises(ValueError, match="no model.json"):
+  with pytest.raises(ValueError, match="none.model does not exist"):
     promise_jax.load(folder / "none")
 
 
