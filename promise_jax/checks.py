@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def shorten(text: str, most: int = 400) -> str:
@@ -20,13 +20,18 @@ def name_place_in_errors(place: str) -> Iterator[None]:
     raise ValueError(f"{place}: {shorten(str(error)).rstrip('.')}.") from error
 
 
+def suggest(value, known: Iterable[str]) -> str:
+  """ "; did you mean NAME?" with the nearest of `known`, "" if none is near."""
+  near = difflib.get_close_matches(str(value), known, 1)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
 def check_choice(name: str, value, known: Sequence) -> None:
   """Raises ValueError unless `value` is one of `known`."""
   if value not in known:
-    close = difflib.get_close_matches(str(value), known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
     # An empty choice stands for the default; nobody has to type it.
-    raise ValueError(f"{name} is {value!r}, known are {', '.join(filter(None, known))}{hint}")
+    words = ", ".join(filter(None, known)) + suggest(value, known)
+    raise ValueError(f"{name} is {value!r}, known are {words}")
 
 
 def check_at_least(name: str, value: float, low: float) -> None:

@@ -1,13 +1,12 @@
 """`Experiment`: a config, checked and typed once. Nothing reads the dict after that."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from promise_jax import methods, missing
-from promise_jax.checks import check_choice
+from promise_jax.checks import check_choice, suggest
 from promise_jax.data import prefetch
 from promise_jax.experiments.config import (
   DATA_OPTIONS,
@@ -75,8 +74,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
   known = fields | {"method", "baselines", "dataset", *methods.METHODS}
   for field in sorted(config.keys() ^ known):
     what = "has no" if field in known else "has an unknown"
-    near = difflib.get_close_matches(field, known - config.keys(), 1)
-    hint = f"; did you mean {near[0]}?" if near and field not in known else ""
+    hint = "" if field in known else suggest(field, known - config.keys())
     raise ValueError(f"the config {what} field {field!r}{hint}")
   check_types(config)
   variants = tuple(parse_variant(t, config) for t in (config["method"], *config["baselines"]))

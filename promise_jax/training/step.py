@@ -167,10 +167,11 @@ def compile_program(
   """
   since = time.perf_counter()
   lowered = program.lower(*args)  # here: settings of JAX may be of this thread alone
-  if is_quick := once and jax.default_backend() == "cpu":
-    compiling = COMPILER.submit(lowered.compile, {"xla_backend_optimization_level": 0})
-  else:
+  if not once or jax.default_backend() != "cpu":
     compiled = lowered.compile()
+    speed["compile_s"] += time.perf_counter() - since
+    return compiled
+  compiling = COMPILER.submit(lowered.compile, {"xla_backend_optimization_level": 0})
   speed["compile_s"] += time.perf_counter() - since
 
   def call_once(*args):
@@ -179,4 +180,4 @@ def compile_program(
     speed["compile_s"] += time.perf_counter() - since
     return compiled(*args)
 
-  return call_once if is_quick else compiled
+  return call_once
