@@ -6,31 +6,25 @@ conformal scores. They are fitted on validation rows, to what is served: the mea
 probabilities (softmax; sigmoid of each label of a multilabel task), or of the values of a
 regression. Each validation row counts once under every pattern whose modalities it has.
 
-Temperature scaling is that of Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
-Networks" (ICML 2017), on the logarithm of the mean probability. Ours is that the temperatures are
-shrunk to a common one, and stay 1 unless validation is decided against it: a mean over seeds is
-often calibrated already. Sets hold all classes of at least some probability (LAC: Sadinle, Lei,
-Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 2019), intervals
-all within a certain distance; both by split conformal prediction. A row counts under several
-patterns, so the finite-sample correction is that for rows in groups: Lee, Barber, Willett,
-"Distribution-free inference with hierarchical data" (2023).
+The temperatures are those of `temperature_scaling`. Sets hold all classes of at least some
+probability (LAC: Sadinle, Lei, Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded
+Error Levels", JASA 2019), intervals all within a certain distance; both by split conformal
+prediction. A row counts under several patterns, so the finite-sample correction is that for rows in
+groups: Lee, Barber, Willett, "Distribution-free inference with hierarchical data" (2023).
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from promise_jax.evaluation import temperature_scaling
 from promise_jax.types import Pattern, Task
 
 MAX_PAIRS = 10_000  # pairs of row and pattern that are fitted to, of each number present
 MAX_SCORES = 500  # conformal scores that are kept of them
-# Both were chosen by the ECE on left-out folds of the validation rows of ten runs.
-RIDGE = 50.0  # precision of the normal priors on the logarithms of temperatures
-DECIDED = 1.96  # how many standard errors the gain in NLL must have: its 95 % interval is above 0
-MAX_LOG_TEMPERATURE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +87,7 @@ def calibrate(
   if calibration.kind == "regression":
     return np.mean(logits, axis=0) * calibration.scale
   temperature = np.array(calibration.temperature)[num_present]
-  log_p = _temper(_mean_log_probability(calibration.kind, logits), temperature)
+  log_p = temperature_scaling.temper(_mean_log_probability(calibration.kind, logits), temperature)
   return np.exp(log_p[..., 1] if calibration.kind == "multilabel" else log_p)
 
 
@@ -154,49 +148,13 @@ def _fit_served(task, logits, label, recorded, patterns, group) -> Calibration:
     scores = [abs(x - y) for x, y in zip(values, labels, strict=True)]
   else:
     outputs = [_mean_log_probability(task.kind, x) for x in outputs]
-    temperature = _fit_temperatures(outputs, labels, groups, num_rows)
-    log_p = [_log_likelihood(*x) for x in zip(outputs, labels, temperature, strict=True)]
+    temperature = temperature_scaling.fit_temperatures(outputs, labels, groups, num_rows)
+    log_p = [
+      temperature_scaling.log_likelihood(*x) for x in zip(outputs, labels, temperature, strict=True)
+    ]
     scores = [1 - np.exp(x) if task.kind == "classes" else x[:0] for x in log_p]
   scores = tuple(map(_keep_quantiles, scores))
   return Calibration(task.kind, task.scale, tuple(temperature), tuple(num_rows), scores)
-
-
-def _fit_temperatures(log_p: list, label: list, group: list, num_rows: list[int]) -> list[float]:
-  """For each number of modalities present the temperature that minimises
-
-    R mean(NLL) + RIDGE / 2 (log T - log T_common)^2
-
-  over its R rows, a mean over patterns; 1 unless the mean is smaller by more than DECIDED standard
-  errors. T_common minimises the sum of R mean(NLL), with one T for all numbers, + RIDGE / 2
-  (log T_common)^2; of a number without rows it is the temperature.
-  """
-  numbers = [k for k, count in enumerate(num_rows) if count]
-  loss = lambda k, t: -num_rows[k] * _log_likelihood(log_p[k], label[k], math.exp(t)).mean()
-  common = _minimise(lambda t: sum(loss(k, t) for k in numbers) + RIDGE / 2 * t**2, 0.0)
-  temperature = [1.0] + [1.0 if count else math.exp(common) for count in num_rows[1:]]
-  for k in numbers:
-    own = _minimise(lambda t, k=k: loss(k, t) + RIDGE / 2 * (t - common) ** 2, common)
-    change = [_log_likelihood(log_p[k], label[k], t) for t in (math.exp(own), 1.0)]
-    rise = np.subtract(*change).reshape(len(label[k]), -1).mean(axis=1)
-    if rise.mean() > DECIDED * _standard_error(rise, group[k]):
-      temperature[k] = math.exp(own)
-  return temperature
-
-
-def _standard_error(values: Float[np.ndarray, " N"], group: np.ndarray) -> float:
-  """Of the mean of values of which those of a group belong together; infinite for one group."""
-  total = np.bincount(np.unique(group, return_inverse=True)[1], values - values.mean())
-  count = len(total)
-  return math.sqrt(count / (count - 1) * (total**2).sum()) / len(values) if count > 1 else math.inf
-
-
-def _minimise(function: Callable[[float], float], start: float) -> float:
-  """Where a function has its one minimum, by golden sections; `start` if that is not smaller."""
-  low, high, part = -MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE, (math.sqrt(5) - 1) / 2
-  while high - low > 1e-3:
-    left, right = high - part * (high - low), low + part * (high - low)
-    low, high = (low, right) if function(left) < function(right) else (left, high)
-  return min(start, (low + high) / 2, key=function)
 
 
 def _mean_log_probability(kind: str, logits: Float[np.ndarray, "S N C"]) -> np.ndarray:
@@ -204,26 +162,9 @@ def _mean_log_probability(kind: str, logits: Float[np.ndarray, "S N C"]) -> np.n
   x = np.asarray(logits, np.float64)
   if kind == "multilabel":
     x = np.stack([np.zeros_like(x), x], axis=-1)
-  return _log_sum(x - _log_sum(x, -1), 0)[0] - math.log(len(x))
-
-
-def _temper(log_p: np.ndarray, temperature: float | Float[np.ndarray, " N"]) -> np.ndarray:
-  """The logarithm of probabilities to the power of 1 / T, which add up to 1 again."""
-  temperature = np.asarray(temperature)
-  x = log_p / temperature.reshape(temperature.shape + (1,) * (log_p.ndim - 1))
-  return x - _log_sum(x, -1)
-
-
-def _log_sum(x: np.ndarray, axis: int) -> np.ndarray:
-  """log(sum(exp(x))) over an axis, which stays as 1."""
-  largest = x.max(axis, keepdims=True)
-  return largest + np.log(np.exp(x - largest).sum(axis, keepdims=True))
-
-
-def _log_likelihood(log_p: np.ndarray, label: np.ndarray, temperature: float) -> np.ndarray:
-  """Of each row, [N], or of each row and label, [N, C]."""
-  index = label.astype(int)[..., None]
-  return np.take_along_axis(_temper(log_p, temperature), index, axis=-1)[..., 0]
+  return temperature_scaling.log_sum(x - temperature_scaling.log_sum(x, -1), 0)[0] - math.log(
+    len(x)
+  )
 
 
 def _keep_quantiles(scores: Float[np.ndarray, " N"]) -> tuple[float, ...]:
