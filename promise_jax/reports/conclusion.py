@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from promise_jax import patterns
+from promise_jax.evaluation.conditions import COMPLETE_ROWS
 from promise_jax.reports import formatting, tables
 from promise_jax.reports.comparison import (
   CONSTANT,
@@ -16,6 +17,7 @@ from promise_jax.reports.comparison import (
 )
 from promise_jax.reports.formatting import show_value
 
+FEW_ROWS = 50
 WHERE = {"incomplete": "where modalities are missing", "all": "over all patterns"}
 
 
@@ -24,6 +26,7 @@ def describe_run(
 ) -> list[str]:
   """Which variant is best on validation, what it costs it to lose a modality, and verdicts."""
   sentences = describe_best(results, contribution) + describe_verdicts(comparison)
+  sentences += describe_few_rows(results)
   if len(comparison) and results["seed"].nunique() == 1:
     sentences.append("With one seed the intervals count the test rows alone, not another training.")
   return sentences
@@ -49,6 +52,18 @@ def describe_level(results: pd.DataFrame, best: str) -> str:
   if "mean, incomplete" in cells:
     text += f", {level(cells['mean, incomplete'])} {WHERE['incomplete']}"
   return f"Use {best}, the best on validation ({text})." if has_others else f"{best} ({text})."
+
+
+def describe_few_rows(results: pd.DataFrame) -> list[str]:
+  """That patterns are measured on few rows, where few of the test rows have every modality."""
+  lines = results[(results["split"] == "test") & results["pattern"].notna()]
+  total, count = (lines.loc[lines["protocol"] == p, "n"].max() for p in ("none", COMPLETE_ROWS))
+  if not 0 < count < min(FEW_ROWS, total):
+    return []
+  sentence = (
+    f"Patterns are measured on the {count:g} of {total:g} test rows that have every modality"
+  )
+  return [f"{sentence}; promise-jax table RUN --test-rows every takes all rows of each pattern."]
 
 
 def describe_constant(results: pd.DataFrame, best: str) -> list[str]:

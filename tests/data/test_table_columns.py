@@ -82,6 +82,8 @@ def test_differences_are_said_and_lacking_columns_are_missing(fitted, tmp_path):
   assert lines[2].startswith("column brand: 2 rows have values") and "'z'" in lines[2]
   assert lines[3].startswith("column colour: 1 rows") and len(lines) == 4
   assert fitted.describe_differences(TRAIN.replace("blue", "red")) == []
+  renamed = fitted.describe_differences(TRAIN.rename(columns={"price": "Price"}))
+  assert renamed[1] == "column Price; did you mean price, which is lacking?"
   with pytest.raises(ValueError, match="no column is of a modality, found are a, b; read are "):
     fitted.describe_differences(pd.DataFrame({"a": [1], "b": [2]}))
   inputs, *_ = read_table_inputs(fitted, new, tmp_path)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from made_up_results import PATTERNS, SCORES, frame, line, valid_lines
+from promise_jax.evaluation import conditions
 from promise_jax.methods import constant
 from promise_jax.reports import conclusion
 
@@ -59,6 +60,18 @@ def test_a_run_of_one_seed_says_so_and_what_was_not_measured_is_left_out():
     "With one seed the intervals count the test rows alone, not another training.",
   ]
   assert conclusion.describe_run(frame(PATTERNS), NOTHING, NOTHING) == []
+
+
+@pytest.mark.parametrize(("complete", "total"), [(8, 47), (50, 60), (40, 40), (0, 47)])
+def test_few_rows_behind_the_patterns_are_said_where_holes_made_them_few(complete, total):
+  lines = [line(pattern=p, n=total) for p in ("text", "text+audio")]
+  lines += [line(pattern="text", n=complete, protocol=conditions.COMPLETE_ROWS)]
+  found = conclusion.describe_run(frame(lines), NOTHING, NOTHING)
+  sentence = (
+    "Patterns are measured on the 8 of 47 test rows that have every modality; promise-jax table "
+    "RUN --test-rows every takes all rows of each pattern."
+  )
+  assert found == [sentence] * (complete == 8)
 
 
 def test_an_error_of_one_variant_and_one_modality():

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from promise_jax.checks import suggest
 from promise_jax.data.readers import cells, images, lost_files, sound, text
 from promise_jax.data.readers.column_roles import FILE_ROLES
 from promise_jax.types import Modality
@@ -69,10 +70,15 @@ class TableColumns:
     """
     known = [column for columns in self.columns.values() for column in columns]
     names = {*(c.name for c in known), *self.labels, self.id, *self.unread}
-    lines = []
-    if new := [name for name in table.columns if name not in names]:
+    lines, lacking = [], [c.name for c in known if c.name not in table.columns]
+    if new := [str(name) for name in table.columns if name not in names]:
+      hints = {name: suggest(name, lacking) for name in new}
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
-    lacking = [c.name for c in known if c.name not in table.columns]
+      lines += [
+        f"column {name}{hint.rstrip('?')}, which is lacking?"
+        for name, hint in hints.items()
+        if hint
+      ]
     if known and len(lacking) == len(known) and not has_others:
       found, names = ", ".join(map(str, table.columns)), ", ".join(lacking)
       raise ValueError(f"no column is of a modality, found are {found}; read are {names}")
