@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import promise_jax
-from promise_jax.cli import old_names
 
 PACKAGE = Path(promise_jax.__file__).resolve().parent
 
@@ -74,8 +73,7 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
       raise ValueError(f"{path} is no config: it has no function get_config")
-    given = [old_names.rename_arguments(arguments)] if arguments else []
-    config = module.get_config(*given)
+    config = module.get_config(*([arguments] if arguments else []))
   except ValueError as error:
     raise ValueError(str(error)) from error
   kinds = []
@@ -83,7 +81,7 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
     if match := re.fullmatch(r"kinds\.(\w+)", field):  # no field: the data name the modalities
       kinds.append(f"{match[1]}={value}")
     else:
-      set_field(config, *old_names.rename_override(field, value))
+      set_field(config, field, value)
   if kinds:
     set_field(config, "data.kinds", ",".join(kinds))
   return config.to_dict(), path.stem

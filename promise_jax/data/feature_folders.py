@@ -49,10 +49,8 @@ def add_folders(
     return rows._replace(inputs=inputs, recorded=np.concatenate(recorded, axis=1)), counts
 
   def check(split: str, counts: Sequence[Mapping[str, lost_files.FileCount]]) -> None:
-    place, total = data_source.describe_place(source, split), lost_files.add_counts(counts)
-    allow = allow_missing_files or split == "test"  # which is read after training
-    lost_files.check_counts(place, total, allow)
-    lost_files.warn_of_lost(place, total)
+    place = data_source.describe_place(source, split)
+    lost_files.report_split(place, split, counts, allow_missing_files)
 
   def read(split: str) -> data_source.Rows:
     rows, counts = add(source.rows(split))

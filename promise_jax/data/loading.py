@@ -39,25 +39,14 @@ class CommonOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PreparedOptions:
-  """How a data set that tensorflow-datasets prepared is read."""
-
-  vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
-  scale: float | None = None  # unit of a regression label; None: what the data set says
-  # {modality of integers [T]: "tokens" or "vector"}
-  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  task: str = ""  # classes, multilabel or regression, where a guess is wrong
-
-
-@dataclasses.dataclass(frozen=True)
-class EmojiOptions(PreparedOptions):
+class EmojiOptions(data_source.ReadOptions):
   """How the emoji are read."""
 
   tags: bool = False  # the text is the name and the tags, not the name alone
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchOptions(PreparedOptions):
+class WatchOptions(data_source.ReadOptions):
   """How the exercises are read."""
 
   fold: int = 0  # which subjects test; 0 or 1
@@ -78,9 +67,8 @@ def load(
     data_dir: default: TFDS_DATA_DIR, else promise_jax/tfds in the user's cache folder.
     **options: fields of `CommonOptions` and of the source: `npz.NpzOptions`,
       `table.TableOptions`, `mmsa.MmsaOptions`, `hdf5.Hdf5Options`, `mmin.MminOptions`,
-      `PreparedOptions`, `EmojiOptions`,
-      `WatchOptions`, `flights.FlightsOptions`; for "synthetic" those of
-      `synthetic.SyntheticOptions` alone.
+      `EmojiOptions`, `WatchOptions`, `flights.FlightsOptions`, of other prepared data
+      `source.ReadOptions`; for "synthetic" those of `synthetic.SyntheticOptions` alone.
 
   Raises:
     ValueError: an unknown name or option, or data that break the convention.
@@ -140,7 +128,7 @@ def options_class(name: str) -> type:
   if ending and path.is_file() and ending not in kinds:
     known = ", ".join(f"*{e}" for e in kinds if e.startswith("."))
     raise ValueError(f"{name}: files of this kind are not read, save it as one of {known}.")
-  return kinds.get(ending) or kinds.get(name, PreparedOptions)
+  return kinds.get(ending) or kinds.get(name, data_source.ReadOptions)
 
 
 def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
@@ -158,7 +146,9 @@ def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
   return [kind(**{k: v for k, v in options.items() if k in fields[kind]}) for kind in kinds]
 
 
-def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> data_source.Source:
+def read_prepared(
+  root: pathlib.Path, name: str, options: data_source.ReadOptions
+) -> data_source.Source:
   """A data set that tensorflow-datasets prepared, or prepares now if it is ours."""
   # These import tensorflow-datasets: only where needed.
   from promise_jax.data.builtin import builders, fashion
@@ -171,8 +161,7 @@ def read_prepared(root: pathlib.Path, name: str, options: PreparedOptions) -> da
     name = f"watch/fold{options.fold}"
   ours = builders.BUILTIN | fashion.BUILTIN
   folder = builders.write_tfds(*ours[name], root) if name in ours else find_prepared(root, name)
-  given = {name: getattr(options, name) for name in ("vocabulary", "scale", "kinds", "task")}
-  source = tfds.read_tfds(folder, **given)
+  source = tfds.read_tfds(folder, options)
   if name in builders.BUILTIN:
     source = source._replace(card=builders.read_card(source.name))
   return source

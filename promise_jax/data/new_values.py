@@ -41,8 +41,7 @@ def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
   if name not in columns:
     return np.ones(count, bool)
   values = np.asarray(columns[name]).tolist()
-  flags = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
-  read = [True if is_missing(v) else flags.get(str(v)) for v in values]
+  read = [True if is_missing(v) else label_sets.FLAGS.get(str(v)) for v in values]
   if None in read:
     bad = values[read.index(None)]
     raise ValueError(f"{name} has {bad!r}, expected: true and false, or 1 and 0")

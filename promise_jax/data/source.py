@@ -1,6 +1,7 @@
 """Rows of a data set before cleaning: what a reader returns, and the checks on it."""
 
 import contextlib
+import dataclasses
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,17 @@ SPLITS = ("train", "valid", "test")
 TASK, DRAWN = "the task", "the splits"  # keys of guesses beside the names of modalities
 SAY_SPLIT = "drawn, 60/20/20 % of labelled rows; split in the data says otherwise"
 MAX_VALUES = 10  # values in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """What data without a header may leave open."""
+
+  vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
+  scale: float | None = None  # unit of a regression label; None: what the data say
+  # {modality: kind}, where a guess is wrong
+  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  task: str = ""  # classes, multilabel or regression, where a guess is wrong
 
 
 class Rows(NamedTuple):

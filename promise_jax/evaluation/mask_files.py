@@ -5,23 +5,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from promise_jax import counter_rng, files
-from promise_jax.missing import Protocol, parse_protocol
-
-
-class Masks(NamedTuple):
-  """The content of an exported file."""
-
-  mask: Bool[np.ndarray, "N M"]
-  ids: Int[np.ndarray, " N"]
-  protocol: Protocol
-  names: tuple[str, ...]  # of the M modalities
-  steps: dict[str, Bool[np.ndarray, "N T"]]  # of the sequences that lose some
+from promise_jax.missing import Protocol
 
 
 def mask_hash(mask: Bool[np.ndarray, "N M"], ids: Int[np.ndarray, " N"]) -> str:
@@ -43,7 +32,7 @@ def export_masks(
   steps: Mapping[str, Bool[np.ndarray, "N T"]] = MappingProxyType({}),
 ) -> None:
   """Writes an npz file, whole or not at all: mask, ids, protocol, names, hash, and steps_<name> of
-  the sequences of which steps are lost. The hash is of the mask and the steps side by side."""
+  the sequences of which steps are lost. The hash is that of the mask and the steps side by side."""
   mask, ids = np.asarray(mask, bool), counter_rng.as_int64_ids(ids)
   if mask.shape != (len(ids), len(names)):
     raise ValueError(f"a mask of shape {(len(ids), len(names))} is expected, found {mask.shape}")
@@ -51,19 +40,3 @@ def export_masks(
   arrays |= {f"steps_{name}": kept for name, kept in steps.items()}
   table = np.concatenate([mask, *steps.values()], axis=1)
   files.write_npz(path, arrays | {"hash": mask_hash(table, ids)})
-
-
-def load_masks(path: str | os.PathLike) -> Masks:
-  """Reads an exported file; ValueError if a field is absent or the hash differs."""
-  with np.load(path, allow_pickle=False) as file:
-    arrays = dict(file)
-  absent = {"mask", "ids", "protocol", "names", "hash"} - set(arrays)
-  if absent:
-    raise ValueError(f"{path} is no export of masks: no {', '.join(sorted(absent))}")
-  steps = {a.removeprefix("steps_"): x for a, x in arrays.items() if a.startswith("steps_")}
-  table = np.concatenate([arrays["mask"], *steps.values()], axis=1)
-  stored, actual = str(arrays["hash"]), mask_hash(table, arrays["ids"])
-  if stored != actual:
-    raise ValueError(f"{path}: the masks have hash {actual}, the file says {stored}")
-  protocol, names = parse_protocol(str(arrays["protocol"])), tuple(arrays["names"].tolist())
-  return Masks(arrays["mask"], arrays["ids"], protocol, names, steps)

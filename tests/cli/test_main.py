@@ -13,7 +13,7 @@ import pytest
 
 import tiny_runs
 from promise_jax import methods, missing
-from promise_jax.cli import configs, old_names
+from promise_jax.cli import configs
 from promise_jax.cli.main import COMMANDS, HelpFormatter, main, make_parser, split_overrides
 from promise_jax.data.readers.table import parse_pairs
 from promise_jax.experiments.experiment import parse_experiment
@@ -205,27 +205,6 @@ def test_settings_of_the_command_line_take_the_type_of_the_config():
   assert config["data"]["stream"] is True and config["data"]["tags"] is False
   assert config["init_filter"] == ("params/a.*",) and config["data"]["kinds"] == "fou=vector"
   assert config["baselines"] == ("fusion(fill=zeros)", "distil")
-
-
-def test_names_of_the_first_version_are_mapped_with_a_note(capsys):
-  arguments = old_names.rename_arguments("controls=majority+fusion(absent=zeros),seeds=2")
-  assert arguments == "baselines=majority+fusion(fill=zeros),seeds=2"
-  renamed = {
-    "train.every": "train.eval_every",
-    "runs.headline.train.batch": "runs.headline.train.batch_size",
-    "train.seed_groups": "train.seed_devices",
-    "init_only": "init_filter",
-    "fusion.absent": "fusion.fill",
-    "train.steps": "train.steps",
-  }
-  for old, new in renamed.items():
-    assert old_names.rename_override(old, "3") == (new, "3")
-  notes = capsys.readouterr().out.splitlines()
-  assert notes[0] == "note: controls is now called baselines" and len(notes) == 7
-  defaults = configs.load_config("robult", [], "robult")[0]
-  for method, names in old_names.SETTINGS.items():
-    assert set(names.values()) <= defaults[method].keys()
-    assert not names.keys() & defaults[method].keys()
 
 
 def test_the_scripts_in_launch_are_the_same_commands(tmp_path):

@@ -1,4 +1,4 @@
-"""Files of masks: written whole, read back, refused if changed."""
+"""Files of masks: written whole, with a hash of what they hold."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,16 @@ def test_mask_hash():
   assert len({name, *(mask_files.mask_hash(*other) for other in others)}) == 5
 
 
-def test_export_and_load(tmp_path):
+def test_export(tmp_path):
   path = tmp_path / "masks.npz"
   mask = draw("bernoulli(0.3)")
   mask_files.export_masks(path, mask, IDS, "bernoulli(0.30)", ("a", "b", "c"))
-  found = mask_files.load_masks(path)
-  np.testing.assert_array_equal(found.mask, mask)
-  np.testing.assert_array_equal(found.ids, IDS)
-  assert str(found.protocol) == "bernoulli(0.3)" and found.names == ("a", "b", "c")
+  with np.load(path, allow_pickle=False) as file:
+    found = dict(file)
+  np.testing.assert_array_equal(found["mask"], mask)
+  np.testing.assert_array_equal(found["ids"], IDS)
+  assert found["protocol"] == "bernoulli(0.30)" and found["names"].tolist() == ["a", "b", "c"]
+  assert found["hash"] == mask_files.mask_hash(mask, IDS)
   assert [p.name for p in tmp_path.iterdir()] == ["masks.npz"]
   with pytest.raises(ValueError, match=r"\(4000, 2\) is expected"):
     mask_files.export_masks(path, mask, IDS, "none", ("a", "b"))
@@ -49,17 +51,3 @@ def test_a_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     mask_files.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
   assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_load_refuses_changed_and_foreign_files(tmp_path):
-  path = tmp_path / "masks.npz"
-  mask_files.export_masks(path, np.ones((2, 1), bool), np.arange(2), "none", ("a",))
-  with np.load(path) as file:
-    fields = dict(file)
-  np.savez(path, **(fields | {"mask": np.zeros((2, 1), bool)}))
-  with pytest.raises(ValueError, match="hash"):
-    mask_files.load_masks(path)
-  del fields["protocol"]
-  np.savez(path, **fields)
-  with pytest.raises(ValueError, match="no protocol"):
-    mask_files.load_masks(path)

@@ -83,11 +83,11 @@ def test_another_protocol_joins_the_results_once(finished, tmp_path):
   added = after[len(before) :]
   assert {x["protocol"] for x in added} == {"exact(0.5)"}
   assert "<td>exact(0.5)</td>" in (folder / "report.html").read_text()
-  drawn = mask_files.load_masks(masks)
-  stored, mask = dict(np.load(folder / "predictions.npz")), drawn.mask
+  drawn = dict(np.load(masks))
+  stored, mask = dict(np.load(folder / "predictions.npz")), drawn["mask"]
   # Every row has the first modality, some lack the second in the data.
   assert (~mask[:, 0]).sum() == 10 and not (mask & ~stored["recorded"]).any()
-  assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(mask, drawn.ids)}
+  assert {x["mask_hash"] for x in added} == {mask_files.mask_hash(mask, drawn["ids"])}
   index, some = mask @ [1, 2] - 1, mask.any(axis=1)
   for x in added:
     if x["metric"] == "accuracy":

@@ -64,29 +64,17 @@ def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
     small = {a: read_array(file[key]) for a, key in keys.items() if not a.startswith("x_")}
     if {*file} == MM_IMDB and len(small["y"]) == len(MM_IMDB_SPLITS):
       small["split"] = np.array(MM_IMDB_SPLITS)
-    first = lambda array, header: read_array(file[keys[array]], slice(count_first(header)))
-    found = npz.describe_arrays(path.name, headers, small, first, options)
-  modalities, task, split, rows, notes, guesses = found
-  own = npz.NpzFile(path, headers, modalities, split, rows)
+    count = lambda header: max(npz_arrays.SAMPLE_BYTES // header.row_bytes, 1)
+    first = lambda array, header: read_array(file[keys[array]], slice(count(header)))
+    found = npz.describe_arrays(path, headers, small, first, options)
 
-  def read(name: str) -> data_source.Rows:
-    (index,) = np.nonzero(split == name)
+  def read(split: str) -> data_source.Rows:
+    (index,) = np.nonzero(found.split == split)
     with open_hdf5(path) as file:
-      return own.make_rows(index, lambda array: read_array(file[keys[array]], index))
+      return found.make_rows(index, lambda array: read_array(file[keys[array]], index))
 
-  return data_source.Source(
-    name=path.stem,
-    card=f"Arrays of {path.name}, {len(split)} rows.",
-    modalities=modalities,
-    task=task,
-    splits=data_source.SPLITS,
-    rows=read,
-    place=str(path),
-    notes=notes,
-    guesses=guesses,
-    train_bytes=sum(headers[f"x_{m.name}"].row_bytes for m in modalities)
-    * int(np.sum(split == "train")),
-  )
+  train_bytes = sum(found.row_bytes) * int(np.sum(found.split == "train"))
+  return found.make_source(read, train_bytes=train_bytes)
 
 
 def name_arrays(file: Any, options: Hdf5Options) -> dict[str, str]:
@@ -133,8 +121,3 @@ def read_array(dataset: Any, index: slice | np.ndarray = slice(None)) -> np.ndar
     return values
   texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values.flat]
   return np.array(texts, str).reshape(values.shape)
-
-
-def count_first(header: npz_arrays.Header) -> int:
-  """How many rows are looked at to guess a kind."""
-  return max(npz_arrays.SAMPLE_BYTES // header.row_bytes, 1)

@@ -60,6 +60,16 @@ def check_share(line: str, num_lost: int, num_files: int, allow: bool) -> None:
     )
 
 
+def report_split(
+  place: str, split: str, parts: Iterable[Mapping[str, FileCount]], allow: bool
+) -> None:
+  """Says what is lost in the blocks `parts` of a split. Raises ValueError, which `place` begins, if
+  that is too much, except in test, which is read after training."""
+  counts = add_counts(parts)
+  check_counts(place, counts, allow or split == "test")
+  warn_of_lost(place, counts)
+
+
 def check_counts(place: str, counts: Mapping[str, FileCount], allow: bool) -> None:
   """Raises ValueError, which `place` begins, for the first modality that has lost too many."""
   for name, count in counts.items():

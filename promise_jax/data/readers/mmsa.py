@@ -28,7 +28,6 @@ by video, unless a video is in two splits.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,17 +42,14 @@ from promise_jax.types import Modality
 
 
 @dataclasses.dataclass(frozen=True)
-class MmsaOptions:
-  """How a sentiment pickle is read."""
+class MmsaOptions(data_source.ReadOptions):
+  """How a sentiment pickle is read.
 
-  # Unit of the labels. None: 1 (CH-SIMS) if all lie in -1 to 1, 3 (MOSI, MOSEI) if in -3
-  # to 3; each is then reported in its own metrics.
-  scale: float | None = None
-  task: str = ""  # classes, multilabel or regression, where a guess is wrong
+  Without a `scale` it is 1 (CH-SIMS) if all labels lie in -1 to 1, 3 (MOSI, MOSEI) if in -3 to 3;
+  each is then reported in its own metrics. `kinds` is of modalities of integers [N, D].
+  """
+
   classes: bool = False  # the same as task="classes"
-  vocabulary: int = 8192  # token ids are smaller than this; raw_text is hashed into it
-  # {modality of integers [N, D]: "tokens" or "vector"}
-  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_source.Source:

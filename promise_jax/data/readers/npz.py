@@ -35,7 +35,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -47,49 +47,45 @@ BLOCK_BYTES = 2**24  # of the arrays that are streamed at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class NpzOptions:
+class NpzOptions(data_source.ReadOptions):
   """How an npz file is read."""
 
-  vocabulary: int = 8192  # token ids are smaller than this; texts are hashed into it
-  scale: float | None = None  # unit of a regression label; None: what the file says
-  kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {modality: kind}
-  task: str = ""  # classes, multilabel or regression, where a guess is wrong
   split_seed: int = 0  # draws the split of a file without one
   features: Mapping[str, str] | str = ""  # modalities in folders, see `feature_folders`
 
 
 @dataclasses.dataclass(frozen=True)
-class NpzFile:
-  """The small arrays of an npz file, checked, and functions that read the large ones."""
+class ArrayFile:
+  """A file of arrays: its small ones, checked, and what the large ones are."""
 
   path: pathlib.Path
-  headers: dict[str, npz_arrays.Header]
+  headers: Mapping[str, npz_arrays.Header]
   modalities: tuple[Modality, ...]
+  task: Task
   split: np.ndarray  # strings [N]
   small: data_source.Rows  # all rows of the file, without inputs
+  notes: tuple[str, ...]
+  guesses: dict[str, str]
 
-  def rows(self, split: str) -> data_source.Rows:
-    """All rows of a split; one whole array is in memory at a time."""
-    index = np.flatnonzero(self.split == split)
-    with npz_arrays.open_npz(self.path) as file:
+  @property
+  def row_bytes(self) -> list[int]:
+    """The size of a row of every modality."""
+    return [self.headers[f"x_{m.name}"].row_bytes for m in self.modalities]
 
-      def read(array: str) -> np.ndarray:
-        with npz_arrays.name_array_in_errors(array):
-          return file[array][index]
-
-      return self.make_rows(index, read)
-
-  def blocks(self, split: str) -> Iterator[data_source.Rows]:
-    """The rows of a split, a few at a time; no array is ever read as a whole."""
-    names = [f"x_{m.name}" for m in self.modalities] or ["y"]
-    size = max(BLOCK_BYTES // sum(self.headers[a].row_bytes for a in names), 1)
-    with npz_arrays.open_npz(self.path) as file:
-      start = 0
-      for values in npz_arrays.read_blocks(file, {a: self.headers[a] for a in names}, size):
-        index = np.flatnonzero(self.split[start : start + size] == split)
-        if len(index):
-          yield self.make_rows(index + start, lambda a, v=values, i=index: v[a][i])
-        start += size
+  def make_source(self, rows: Callable[[str], data_source.Rows], **more: Any) -> data_source.Source:
+    """The source, of which `rows` reads a split; `more` are other fields of it."""
+    return data_source.Source(
+      name=self.path.stem,
+      card=f"Arrays of {self.path.name}, {len(self.split)} rows.",
+      modalities=self.modalities,
+      task=self.task,
+      splits=data_source.SPLITS,
+      rows=rows,
+      place=str(self.path),
+      notes=self.notes,
+      guesses=self.guesses,
+      **more,
+    )
 
   def make_rows(self, index: np.ndarray, read: Callable[[str], np.ndarray]) -> data_source.Rows:
     """The rows with numbers `index`, of which `read(array)` has the values."""
@@ -108,28 +104,17 @@ class NpzFile:
     return data_source.Rows(inputs, length, *about, **known, texts=texts)
 
 
-class Described(NamedTuple):
-  """What the arrays of a file are."""
-
-  modalities: tuple[Modality, ...]
-  task: Task
-  split: np.ndarray  # strings [N]
-  rows: data_source.Rows  # all of the file, without inputs
-  notes: tuple[str, ...]
-  guesses: dict[str, str]
-
-
 def describe_arrays(
-  name: str,
+  path: pathlib.Path,
   headers: Mapping[str, npz_arrays.Header],
   small: Mapping[str, np.ndarray],
   read_first: Callable,
   options: NpzOptions,
-) -> Described:
-  """Describes a file of arrays by its headers, its `small` arrays and the first rows of the others.
+) -> ArrayFile:
+  """Describes a file by its headers, its `small` arrays and the first rows of the others.
 
   Args:
-    name: of the file, for the notes.
+    path: of the file.
     headers: of all arrays.
     small: {array: values} of all but the inputs x_*.
     read_first: (array, header) -> its first rows.
@@ -144,8 +129,8 @@ def describe_arrays(
   split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
   guesses |= {data_source.TASK: guess} if guess else {}
   guesses |= {} if "split" in small else {data_source.DRAWN: data_source.SAY_SPLIT}
-  notes = tuple(f"{name}: {line}" for line in notes)
-  return Described(modalities, task, split, rows, notes, guesses)
+  notes = tuple(f"{path.name}: {line}" for line in notes)
+  return ArrayFile(path, headers, modalities, task, split, rows, notes, guesses)
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
@@ -163,23 +148,36 @@ def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_sour
       with npz_arrays.name_array_in_errors(array):
         small[array] = file[array]
     read_first = functools.partial(npz_arrays.read_first_rows, file)
-    found = describe_arrays(path.name, headers, small, read_first, options)
-  modalities, task, split, rows, notes, guesses = found
-  own = NpzFile(path, headers, modalities, split, rows)
-  num_train = int((split == "train").sum())
-  row_bytes = [headers[f"x_{m.name}"].row_bytes for m in modalities]
-  return data_source.Source(
-    name=path.stem,
-    card=f"Arrays of {path.name}, {len(split)} rows.",
-    modalities=modalities,
-    task=task,
-    splits=data_source.SPLITS,
-    rows=own.rows,
-    place=str(path),
-    notes=notes,
-    blocks=own.blocks,
+    found = describe_arrays(path, headers, small, read_first, options)
+  row_bytes, num_train = found.row_bytes, int((found.split == "train").sum())
+  return found.make_source(
+    functools.partial(read_split, found),
+    blocks=functools.partial(read_blocks, found),
     identity=f"{path.resolve()} {images.hash_files([path])} {options.split_seed}",
-    guesses=guesses,
     # The train rows of all modalities and, one after the other, a whole array.
-    train_bytes=sum(row_bytes) * num_train + max(row_bytes, default=0) * len(split),
+    train_bytes=sum(row_bytes) * num_train + max(row_bytes, default=0) * len(found.split),
   )
+
+
+def read_split(found: ArrayFile, split: str) -> data_source.Rows:
+  """All rows of a split; one whole array is in memory at a time."""
+  index = np.flatnonzero(found.split == split)
+  with npz_arrays.open_npz(found.path) as file:
+
+    def read(array: str) -> np.ndarray:
+      with npz_arrays.name_array_in_errors(array):
+        return file[array][index]
+
+    return found.make_rows(index, read)
+
+
+def read_blocks(found: ArrayFile, split: str) -> Iterator[data_source.Rows]:
+  """The rows of a split, a few at a time; no array is ever read as a whole."""
+  names = [f"x_{m.name}" for m in found.modalities] or ["y"]
+  headers = {name: found.headers[name] for name in names}
+  size = max(BLOCK_BYTES // sum(header.row_bytes for header in headers.values()), 1)
+  with npz_arrays.open_npz(found.path) as file:
+    for i, values in enumerate(npz_arrays.read_blocks(file, headers, size)):
+      index = np.flatnonzero(found.split[i * size : (i + 1) * size] == split)
+      if len(index):
+        yield found.make_rows(index + i * size, lambda a, v=values, rows=index: v[a][rows])

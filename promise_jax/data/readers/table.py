@@ -74,7 +74,7 @@ class Table:
     """All rows of a split."""
     (index,) = np.nonzero(self.split == split)
     rows, found = self._read(index)
-    self._check_files(split, [found.files])
+    self._report_lost(split, [found.files])
     return rows
 
   def blocks(self, split: str) -> Iterator[data_source.Rows]:
@@ -85,7 +85,7 @@ class Table:
       rows, found = self._read(index[start : start + BLOCK_ROWS])
       every.append(found.files)
       yield rows
-    self._check_files(split, every)
+    self._report_lost(split, every)
 
   def _read(self, index: np.ndarray) -> tuple[data_source.Rows, TableInputs]:
     frame, cache = self.frame.iloc[index], files.cache_folder("files")
@@ -94,12 +94,9 @@ class Table:
     rows = data_source.Rows(found.inputs, found.length, found.recorded, **small, texts=found.texts)
     return rows, found
 
-  def _check_files(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
-    """Warns of files that could not be read, and refuses too many of them."""
-    place, counts = f"{self.place}, split {split!r}", lost_files.add_counts(parts)
-    allow = self.options.allow_missing_files or split == "test"  # which is read after training
-    lost_files.check_counts(place, counts, allow)
-    lost_files.warn_of_lost(place, counts)
+  def _report_lost(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
+    place, allow = f"{self.place}, split {split!r}", self.options.allow_missing_files
+    lost_files.report_split(place, split, parts, allow)
 
 
 def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:

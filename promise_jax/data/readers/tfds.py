@@ -1,7 +1,6 @@
 """Reads a data set that tensorflow-datasets prepared; `builders` has the convention."""
 
 import pathlib
-import types
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -17,20 +16,11 @@ KNOWN = "inputs {modality: feature}, label, id and, where needed, present, lengt
 BLOCK_IDS = 1024  # records whose ids are read at a time
 
 
-def read_tfds(
-  folder: pathlib.Path,
-  *,
-  vocabulary: int = 8192,
-  scale: float | None = None,
-  kinds: Mapping[str, str] = types.MappingProxyType({}),
-  task: str = "",
-) -> data_source.Source:
+def read_tfds(folder: pathlib.Path, options: data_source.ReadOptions) -> data_source.Source:
   """The source in a version folder, as mine/1.0.0, that tensorflow-datasets prepared.
 
-  Token ids are smaller than `vocabulary`; `scale` is the unit of a regression label (None:
-  what the data set says); `kinds` {modality: "tokens" or "vector"} says what integers are, `task`
-  what labels are, where a guess is wrong. Raises ValueError for a feature that breaks the
-  convention.
+  `kinds` of the options is of modalities of integers [T], "tokens" or "vector". Raises ValueError
+  for a feature that breaks the convention.
   """
   builder = tfds.builder_from_directory(str(folder))
   info = builder.info
@@ -42,11 +32,11 @@ def read_tfds(
   features, metadata = info.features, info.metadata or {}
   check_features(features, place)
   splits = {"valid" if s == "validation" else s: s for s in info.splits}
-  modalities, guesses = describe_inputs(builder, kinds, vocabulary, place)
+  modalities, guesses = describe_inputs(builder, options, place)
   inputs = features["inputs"]
   read_all = lambda: np.concatenate([read_labels(builder, s, inputs) for s in info.splits])
-  scale = scale or metadata.get("scale", 1.0)
-  task, guess = make_task(features["label"], scale, place, task, read_all)
+  scale = options.scale or metadata.get("scale", 1.0)
+  task, guess = make_task(features["label"], scale, place, options.task, read_all)
   guesses |= {data_source.TASK: guess} if guess else {}
 
   def rows(split: str) -> data_source.Rows:
@@ -84,24 +74,24 @@ def check_features(features: tfds.features.FeaturesDict, place: str) -> None:
 
 
 def describe_inputs(
-  builder: tfds.core.DatasetBuilder, kinds: Mapping[str, str], vocabulary: int, place: str
+  builder: tfds.core.DatasetBuilder, options: data_source.ReadOptions, place: str
 ) -> tuple[tuple[Modality, ...], dict[str, str]]:
   """The modalities, and {modality: words on what was guessed}."""
   features, metadata = builder.info.features, builder.info.metadata or {}
   inputs, guesses = features["inputs"], {}
   found = [
-    describe_modality(m, inputs[m], vocabulary, place)
+    describe_modality(m, inputs[m], options.vocabulary, place)
     for m in metadata.get("modalities", sorted(inputs.keys()))
   ]
   unsure = [m.name for m in found if m.kind == "tokens" and m.shape[0] is not None]
-  for name, kind in kinds.items():
+  for name, kind in options.kinds.items():
     if name not in unsure:
       known = ", ".join(unsure) or "none"
       raise ValueError(f"{place}: kinds has {name!r}, known are those of integers [T]: {known}.")
     check_choice(f"kinds.{name}", kind, ("tokens", "vector"))
   with_length = features["length"].keys() if "length" in features else ()
   for i, modality in enumerate(found):
-    name, kind = modality.name, kinds.get(modality.name)
+    name, kind = modality.name, options.kinds.get(modality.name)
     if name in unsure and not kind and name not in with_length:
       with data_source.name_file_in_errors(place, "a prepared data set"):
         kind, guesses[name] = integers.guess_kind_of(name, sample_values(builder, name, inputs))
