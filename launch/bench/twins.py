@@ -80,7 +80,6 @@ def compare(plan: Plan, case: Case) -> dict:
     "compile_s": program.compile_s,
     "torch_compile_s": compile_s,
     "times": {name: value["ms"] for name, value in times.items()},
-    "least": {name: value["least_ms"] for name, value in times.items()},
   }
 
 

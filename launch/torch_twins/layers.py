@@ -29,7 +29,7 @@ class Encoder(nn.Module):
 
   def __init__(self, modality, hidden: int):
     super().__init__()
-    kinds = {"image": Image, "tokens": Tokens, "sequence": Sequence, "vector": Vector}
+    kinds = {"image": Flat, "tokens": Tokens, "sequence": Sequence, "vector": Flat}
     self.name = modality.name
     self.body = kinds[modality.kind](modality, hidden)
 
@@ -53,19 +53,14 @@ class Body(nn.Module):
     return gelu(self.out(F.dropout(x, self.rate, self.training)))
 
 
-class Image(Body):
+class Flat(Body):
+  """Of the features of an image, which are dropped too, or of a vector."""
+
   def __init__(self, modality, hidden: int):
     super().__init__()
-    self.add_mlp(IMAGE_FEATURES, hidden, DROPOUT["image"], DROPOUT["image"])
-
-  def forward(self, x, length):
-    return self.mlp(x)
-
-
-class Vector(Body):
-  def __init__(self, modality, hidden: int):
-    super().__init__()
-    self.add_mlp(modality.shape[-1], hidden, DROPOUT["vector"], 0.0)
+    rate, is_image = DROPOUT[modality.kind], modality.kind == "image"
+    num_inputs = IMAGE_FEATURES if is_image else modality.shape[-1]
+    self.add_mlp(num_inputs, hidden, rate, rate if is_image else 0.0)
 
   def forward(self, x, length):
     return self.mlp(x)

@@ -17,6 +17,7 @@ SPLITS = ("train", "valid", "test")
 TASK, DRAWN = "the task", "the splits"  # keys of guesses beside the names of modalities
 SAY_SPLIT = "drawn, 60/20/20 % of labelled rows; split in the data says otherwise"
 MAX_VALUES = 10  # values in a message
+ROW_FIELDS = ("recorded", "label", "id", "group", "labelled", "key")  # arrays of `Rows`, or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Rows(NamedTuple):
   key: Sequence[Any] | None = None  # ids as they are written, where they are no numbers
   # {modality: N texts}, where its inputs are the token ids of texts; pretrained encoders read them
   texts: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+
+  def take(self, index: np.ndarray) -> "Rows":
+    """Some of the rows, without inputs and texts."""
+    take = lambda x: None if x is None else x[index]
+    length = {m: n[index] for m, n in self.length.items()}
+    return Rows({}, length, **{name: take(getattr(self, name)) for name in ROW_FIELDS})
 
 
 class Source(NamedTuple):

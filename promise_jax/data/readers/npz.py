@@ -89,19 +89,15 @@ class ArrayFile:
 
   def make_rows(self, index: np.ndarray, read: Callable[[str], np.ndarray]) -> data_source.Rows:
     """The rows with numbers `index`, of which `read(array)` has the values."""
-    small, inputs, texts = self.small, {}, {}
-    recorded, length = small.recorded[index], {m: n[index] for m, n in small.length.items()}
+    rows, inputs, texts = self.small.take(index), {}, {}
     for i, m in enumerate(self.modalities):
       values = read(f"x_{m.name}")
       inputs[m.name], has_value = npz_arrays.convert_values(m, values, index)
-      recorded[:, i] &= has_value
+      rows.recorded[:, i] &= has_value
       if values.dtype.kind == "U":
-        length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
+        rows.length[m.name] = np.count_nonzero(inputs[m.name], axis=1)
         texts[m.name] = values.tolist()
-    take = lambda x: x if x is None else x[index]
-    known = {name: take(getattr(small, name)) for name in ("group", "labelled", "key")}
-    about = recorded, small.label[index], small.id[index]
-    return data_source.Rows(inputs, length, *about, **known, texts=texts)
+    return rows._replace(inputs=inputs, texts=texts)
 
 
 def describe_arrays(

@@ -58,10 +58,8 @@ def assign_split(
   is_drawn = "valid" not in split
   if is_drawn:
     ends, drawn = SPLIT_ENDS if given is None else VALID_ENDS, labelled & (split == "train")
-    known = Rows({}, {}, rows.recorded[drawn], *(x[drawn] for x in (rows.label, rows.id)))
-    known = known._replace(group=None if rows.group is None else rows.group[drawn])
     split = split.astype("U5")
-    split[drawn] = draw_split(known, task.kind, seed, ends)
+    split[drawn] = draw_split(rows.take(drawn), task.kind, seed, ends)
     held_out = groups[drawn & (split != "train")]
     split[~labelled & np.isin(groups, held_out)] = ""
   split = np.where(labelled | (split == "train"), split, "")

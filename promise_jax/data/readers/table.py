@@ -36,7 +36,6 @@ from promise_jax.data.readers.table_columns import (
 from promise_jax.types import Task
 
 BLOCK_ROWS = 1024  # that are streamed at a time
-SMALL = ("label", "id", "group", "labelled", "key")  # fields of rows that are not inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +89,8 @@ class Table:
   def _read(self, index: np.ndarray) -> tuple[data_source.Rows, TableInputs]:
     frame, cache = self.frame.iloc[index], files.cache_folder("files")
     found = read_table_inputs(self.columns, frame, self.root, cache)
-    small = {n: x if x is None else x[index] for n, x in self.small._asdict().items() if n in SMALL}
-    rows = data_source.Rows(found.inputs, found.length, found.recorded, **small, texts=found.texts)
-    return rows, found
+    read = {name: getattr(found, name) for name in ("inputs", "length", "recorded", "texts")}
+    return self.small.take(index)._replace(**read), found
 
   def _report_lost(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
     place, allow = f"{self.place}, split {split!r}", self.options.allow_missing_files
