@@ -1,20 +1,21 @@
 """Turns the rows of a source into arrays without holes: pads, drops NaN, inf and empty rows."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from promise_jax.checks import check_choice
 from promise_jax.data import channels
 from promise_jax.types import Modality
 
 FLOAT_KINDS = ("vector", "sequence")
-NONFINITE = ("auto", "frame", "value", "error")
-ZEROS = ("auto", "absent", "kept")
 
 
-class Rules(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Rules:
   """What counts as nothing."""
 
   # What NaN and inf drop: "frame" the frame that they are in (a step of a sequence, a whole
@@ -24,6 +25,13 @@ class Rules(NamedTuple):
   # Rows of zeros alone: "absent", "kept" as values, "auto": absent in a sequence, where a failed
   # extraction leaves them, and kept in a vector or image.
   zeros: str = "auto"
+
+  def __post_init__(self):
+    check_choice("nonfinite", self.nonfinite, ("auto", "frame", "value", "error"))
+    check_choice("zeros", self.zeros, ("auto", "absent", "kept"))
+
+
+DEFAULTS = Rules()
 
 
 class CleaningReport(NamedTuple):

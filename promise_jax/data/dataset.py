@@ -105,21 +105,15 @@ def fit_scale(part: CleanModality) -> scaling.Scale:
 
 def assemble(
   source: data_source.Source,
-  *,
-  nonfinite: str = "auto",
-  zeros: str = "auto",
+  rules: Rules = cleaning.DEFAULTS,
   fit: Callable[[data_source.Source, Rules], FittedTrain] = fit_in_memory,
 ) -> Dataset:
   """Makes a data set of a source: fits lengths and scale on train, reads the rest lazily.
 
-  `nonfinite` says what NaN and inf drop, `zeros` what rows of zeros alone are, see
-  `cleaning.Rules`; `fit` keeps the train rows in memory or on disk (`streaming`). Raises ValueError
-  for no train split, a bad row, or a modality that no train row has.
+  `rules` say what counts as nothing; `fit` keeps the train rows in memory or on disk (`streaming`).
+  Raises ValueError for no train split, a bad row, or a modality that no train row has.
   """
   check_choice(f"a split of data set {source.name!r}", "train", source.splits)
-  check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
-  check_choice("zeros", zeros, cleaning.ZEROS)
-  rules = Rules(nonfinite, zeros)
   reports: dict[str, dict[str, CleaningReport]] = {}
   groups: dict[str, np.ndarray] = {}
   keys: dict[str, np.ndarray] = {}

@@ -28,9 +28,7 @@ __all__ = ["FeatureEncoder", "extract_features"]
 def extract_features(
   source: data_source.Source,
   encoders: Mapping[str, EncoderSpec],
-  *,
-  nonfinite: str = "auto",
-  zeros: str = "auto",
+  rules: cleaning.Rules = cleaning.DEFAULTS,
   folder: str | os.PathLike | None = None,
 ) -> data_source.Source:
   """Replaces modalities by the features of `encoders` {modality: encoder}.
@@ -42,9 +40,6 @@ def extract_features(
   names = [m.name for m in source.modalities]
   for name in encoders:
     check_choice("a modality in encoders", name, names)
-  check_choice("nonfinite", nonfinite, cleaning.NONFINITE)
-  check_choice("zeros", zeros, cleaning.ZEROS)
-  rules = cleaning.Rules(nonfinite, zeros)
   folder = pathlib.Path(folder or files.cache_folder("features")).expanduser()
   if source.columns is None:  # all but the files that a table names is in memory anyway
     whole = source

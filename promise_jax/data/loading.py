@@ -8,7 +8,7 @@ from typing import Any
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.data import dataset, feature_folders, features, pretrained, streaming
+from promise_jax.data import cleaning, dataset, feature_folders, features, pretrained, streaming
 from promise_jax.data import source as data_source
 from promise_jax.data.builtin import cdda, flights, synthetic
 from promise_jax.data.feature_encoders import EncoderSpec
@@ -101,11 +101,11 @@ def load(
     allow = common.allow_missing_files
     source = feature_folders.add_folders(source, folders, start, allow)
   source = data_source.keep_modalities(source, common.modalities)
-  rules = {"nonfinite": common.nonfinite, "zeros": common.zeros}
+  rules = cleaning.Rules(common.nonfinite, common.zeros)
   if common.encoders:
-    source = features.extract_features(source, common.encoders, **rules)
+    source = features.extract_features(source, common.encoders, rules)
   assemble = streaming.assemble_stream if common.stream else dataset.assemble
-  return assemble(source, **rules)
+  return assemble(source, rules)
 
 
 def default_data_dir() -> str:

@@ -33,7 +33,7 @@ class Preprocessing:
 
   modalities: tuple[Modality, ...]  # no open dimension any more
   scale: Mapping[str, scaling.Scale]  # {modality: four arrays f32[D]}
-  rules: cleaning.Rules = cleaning.Rules()  # what counts as nothing
+  rules: cleaning.Rules = cleaning.DEFAULTS  # what counts as nothing
   texts: tuple[str, ...] = ()  # modalities of kind tokens that are made of strings
   encoded: Mapping[str, EncodedModality] = dataclasses.field(default_factory=dict)
   columns: TableColumns | None = None  # where the data are a table
@@ -75,7 +75,7 @@ class Preprocessing:
     return {
       "modalities": [m._asdict() for m in self.modalities],
       "scale": {name: [a.tolist() for a in scale] for name, scale in self.scale.items()},
-      **self.rules._asdict(),
+      **vars(self.rules),
       "texts": list(self.texts),
       "encoded": {n: {**vars(e), "raw": e.raw._asdict()} for n, e in self.encoded.items()},
       "columns": None if self.columns is None else self.columns.to_json(),

@@ -61,9 +61,7 @@ class StoredRows:
 
 def assemble_stream(
   source: data_source.Source,
-  *,
-  nonfinite: str = "auto",
-  zeros: str = "auto",
+  rules: cleaning.Rules = cleaning.DEFAULTS,
   folder: str | os.PathLike | None = None,
 ) -> dataset.Dataset:
   """`dataset.assemble` with the train rows on disk, in `folder` (default: the cache).
@@ -80,7 +78,7 @@ def assemble_stream(
   source = source._replace(rows=lambda split: join_blocks(list(blocks(split))))
   folder = pathlib.Path(folder or files.cache_folder("streamed"))
   fit = functools.partial(fit_on_disk, folder=folder)
-  return dataset.assemble(source, nonfinite=nonfinite, zeros=zeros, fit=fit)
+  return dataset.assemble(source, rules, fit)
 
 
 def join_blocks(blocks: Sequence[data_source.Rows]) -> data_source.Rows:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from promise_jax.data import dataset
+from promise_jax.data import cleaning, dataset
 from promise_jax.data import source as data_source
 from promise_jax.types import Modality, Task
 
@@ -78,7 +78,7 @@ def dirty(nonfinite):
       steps={"train": [3, 2, 1, 1]},
       recorded={"train": np.array([True, True, False, True])},
     ),
-    nonfinite=nonfinite,
+    cleaning.Rules(nonfinite),
   )
 
 
@@ -127,7 +127,7 @@ def test_lost_vectors_are_absent_images_and_labels_untouched():
   task, label = Task("regression", 1), np.array([0.5, -2.0, 1.5], np.float32)
   found = dataset.assemble(
     source({"train": rows}, Modality("v", "vector", (2,)), label=label, task=task),
-    nonfinite="frame",
+    cleaning.Rules("frame"),
   )
   split = found.split("train")
   assert split.recorded[:, 0].tolist() == [False, True, True]
@@ -171,7 +171,7 @@ def test_bad_rows_are_refused():
   vector, row = Modality("v", "vector", (2,)), np.zeros(2)
   for nonfinite, words in (("error", "1 values are NaN"), ("zero", "frame, value")):
     with pytest.raises(ValueError, match=words):
-      dataset.assemble(source({"train": [[NAN, 0]]}, vector), nonfinite=nonfinite)
+      dataset.assemble(source({"train": [[NAN, 0]]}, vector), cleaning.Rules(nonfinite))
   with pytest.raises(ValueError, match=r"shape \(3,\), expected \(2,\)"):
     dataset.assemble(source({"train": [np.zeros(3)]}, vector))
   for token in (9, -1, 2**32):
