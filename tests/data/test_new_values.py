@@ -62,3 +62,8 @@ def test_a_modality_that_lacks_takes_no_memory():
   photo = Modality("p", "image", (64, 64, 3))
   rows, here, _ = new_values.read_modality({}, photo, False, 4096)
   assert rows.shape == (4096, 64, 64, 3) and rows.base.nbytes == 64 * 64 * 3 and not here.any()
+
+
+def test_flags_of_a_column_with_an_empty_cell():
+  found = new_values.read_flags({"present_a": np.array([1.0, 0.0, np.nan])}, "present_a", 3)
+  assert found.tolist() == [True, False, True]
