@@ -16,7 +16,7 @@ from promise_jax.optim import optimizer
 from promise_jax.training.config import TrainConfig
 from promise_jax.types import Modality, Spec, Split, Task
 
-SLOW = ("mult", "promma", "transformer")  # their steps take long, so a block has few
+SLOW = ("mult", "transformer")  # their steps take long, so a block has few
 # MPLMM as in its paper, with two layers as in version 0.1.0 of this library; the default has
 # another host.
 MULT = {"host": "mult", "width": 30, "heads": 5, "layers": 2, "memory_layers": 2}
@@ -74,7 +74,7 @@ def make_case(
   """The case; slow ones get one seed and at most 5 steps a block."""
   settings = settings or {}
   kind = settings.get("encoder") or settings.get("host", "")
-  if method in SLOW or kind in SLOW:
+  if kind in SLOW:
     workload = workload._replace(num_seeds=1, num_steps=min(workload.num_steps, 5))
   return Case(workload, method, settings, stage, kind)
 

@@ -1,15 +1,13 @@
-"""What to measure, and the speed of training with every method."""
+"""What to measure."""
 
 import math
 from typing import NamedTuple
 
-from bench import timing, training
 from bench.cases import Case, Workload, make_case
-from promise_jax import methods
 
 
 class Plan(NamedTuple):
-  """What to measure."""
+  """The cases, and how long they are measured."""
 
   workloads: dict[str, Workload]
   methods: tuple[str, ...]
@@ -22,15 +20,3 @@ class Plan(NamedTuple):
     if workload not in self.workloads or method not in self.methods:
       return []
     return [make_case(self.workloads[workload], method, *more)]
-
-
-def measure_methods(plan: Plan) -> list[dict]:
-  """Milliseconds, compile time and memory of training with every method."""
-  rows = []
-  for workload in plan.workloads:
-    for case in (case for name in methods.METHODS for case in plan.cases(workload, name)):
-      program = training.compile_training(case)
-      times = timing.time_in_turns({"train": training.make_runner(program)}, plan.num_rounds)
-      sizes = {"batch": case.workload.batch_size, "memory_mb": program.memory_mb}
-      rows.append(case.key() | times["train"] | sizes | {"compile_s": program.compile_s})
-  return rows

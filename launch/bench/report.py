@@ -105,16 +105,6 @@ def list_times(times: dict[str, float], kind: str) -> str:
   return " / ".join(digits(x) for name, x in times.items() if name.startswith(kind)) or "-"
 
 
-def training_table(rows: list[dict]) -> list[list[str]]:
-  lines = header("workload|method|ms of a step of one seed|steps/s|examples/s|compile s|program MB")
-  for row in rows:
-    rate = 1e3 / row["ms"]
-    speed = [digits(row["ms"]), digits(rate), f"{rate * row['batch']:.0f}"]
-    sizes = [f"{row['compile_s']:.1f}", f"{row['memory_mb']:.0f}"]
-    lines.append(case_cells(row) + speed + sizes)
-  return lines
-
-
 def growth_table(rows: list[dict]) -> list[list[str]]:
   lines = header("against|method|from|to|time|grows as|memory|grows as")
   for curve, method in dict.fromkeys((row["curve"], row["method"]) for row in rows):
@@ -170,9 +160,6 @@ TWINS = """\
 Milliseconds of a step of one seed. Ours: seeds in turn / all at once (`train.seed_parallelism` map
 and vmap). PyTorch: on one thread / on all cores, AdamW fused. The ratio is the best of PyTorch
 over the best of ours. The difference is the largest of loss, logits and gradient norm."""
-TRAINING = """\
-A block of `training.loop.fit`: a loop over steps, seeds in turn on a CPU and at once elsewhere.
-Program MB is what XLA plans to hold."""
 POINTS = """\
 Rows: `training.loop.fit` for 640 steps of 256 rows with a validation of 1,024 rows after every
 160; ms of an epoch, and MB that the process grew by. The others: a step of all seeds, and the
@@ -189,6 +176,5 @@ SUMMARY = {
 }
 DETAILS = {
   "twins": ("Against PyTorch", TWINS, twins_table),
-  "methods": ("Training", TRAINING, training_table),
   "size": ("Growth", POINTS, points_table),
 }

@@ -16,7 +16,6 @@ PARTS = {
   "commands": commands.measure_commands,
   "twins": twins.measure_twins,
   "size": size.measure_size,
-  "methods": parts.measure_methods,
   "device": device.measure_device,
 }
 ON_DEVICE = ("device", "twins")  # what an accelerator is measured with

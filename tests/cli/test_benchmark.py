@@ -1,4 +1,4 @@
-"""The benchmark: its times, its page, one quick run, and twins that equal their originals."""
+"""The benchmark: its times, its page, and twins that equal their originals."""
 
 import importlib
 import json
@@ -116,19 +116,23 @@ def test_without_a_checkout_the_command_says_so(tmp_path, monkeypatch, capsys):
   assert "benchmark needs a source checkout" in capsys.readouterr().err
 
 
-def test_a_quick_run_writes_the_page_and_its_numbers(bench, tmp_path):
-  page = tmp_path / "speed.md"
-  rows = bench("run").run("methods,images_text,fusion", quick=True, out=str(page))
-  (row,) = rows["methods"]
-  assert row["workload"] == "images_text" and row["method"] == "fusion"
-  assert all(row[name] > 0 for name in ("ms", "least_ms", "compile_s", "memory_mb"))
-  records = json.loads(page.with_suffix(".json").read_text())
-  training = read_table(bench("report").write_details(records), "Training")
-  assert float(training["ms of a step of one seed"][0]) > 0
-  (record,) = records.values()
-  assert (
-    record["parts"] == rows and "quick" in record["name"] and record["name"] in page.read_text()
-  )
+def test_a_run_writes_the_page_and_its_numbers(bench, tmp_path, monkeypatch):
+  page, row = tmp_path / "speed.md", make_row()
+  monkeypatch.setitem(bench("run").PARTS, "device", lambda plan: [row | {"quick": plan.quick}])
+  monkeypatch.setitem(bench("report").SUMMARY, "device", bench("report").SUMMARY["twins"])
+  rows = bench("run").run("device", quick=True, out=str(page))
+  assert rows == {"device": [row | {"quick": True}]}
+  (record,) = json.loads(page.with_suffix(".json").read_text()).values()
+  assert record["parts"] == rows and "quick" in record["name"]
+  assert record["name"] in page.read_text() and "How it compares" in page.read_text()
+
+
+def test_a_step_is_compiled_and_timed(bench, monkeypatch):
+  size, cases = bench("size"), bench("cases")
+  monkeypatch.setattr(size.startup, "enable_compilation_cache", lambda: None)
+  case = cases.make_case(cases.make_workloads(quick=True)["images_text"], "fusion")
+  row = size.measure_point(size.Point("seeds", 1, case))
+  assert row["method"] == "fusion" and row["ms"] > 0 and row["memory_mb"] > 0
 
 
 def test_growth_is_an_exponent_of_time_and_of_memory(bench):
