@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from promise_jax import files
@@ -16,10 +16,6 @@ from promise_jax.data.readers import hdf5, mmin, mmsa, npz, table, table_file
 
 BUILTIN = ("mfeat", "emoji", "watch", "synthetic", "flights")
 FASHION, CDDA = "fashion_quadrants", "cdda"  # need Debian packages
-READERS = {npz.NpzOptions: npz.read_npz, mmsa.MmsaOptions: mmsa.read_mmsa}
-READERS |= {table.TableOptions: table.read_table}
-READERS |= {hdf5.Hdf5Options: hdf5.read_hdf5, mmin.MminOptions: mmin.read_mmin}
-MADE = {flights.FlightsOptions: flights.read_flights}  # of what the name says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +48,18 @@ class WatchOptions(data_source.ReadOptions):
   fold: int = 0  # which subjects test; 0 or 1
 
 
+READERS = {  # {ending of a file, or name: (its options, what reads it; None: `read_prepared`)}
+  ".npz": (npz.NpzOptions, npz.read_npz),
+  ".pkl": (mmsa.MmsaOptions, mmsa.read_mmsa),
+  **dict.fromkeys((".h5", ".hdf5"), (hdf5.Hdf5Options, hdf5.read_hdf5)),
+  **dict.fromkeys(table_file.ENDINGS, (table.TableOptions, table.read_table)),
+  CDDA: (npz.NpzOptions, npz.read_npz),  # `load` makes an npz file of it
+  "flights": (flights.FlightsOptions, lambda _, options: flights.read_flights(options)),
+  "emoji": (EmojiOptions, None),
+  "watch": (WatchOptions, None),
+}
+
+
 def load(
   name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, **options: Any
 ) -> dataset.Dataset:
@@ -77,7 +85,7 @@ def load(
   if name == "synthetic":
     (own,) = parse_options(name, options, synthetic.SyntheticOptions)
     return synthetic.make_synthetic(own)
-  kind = options_class(name)
+  kind, reader = find_reader(name)
   own, common = parse_options(name, options, kind, CommonOptions)
   if common.encoders and common.stream:
     raise ValueError("stream and encoders are given, encoders read all rows into memory; give one.")
@@ -89,12 +97,7 @@ def load(
   size = max(map(pretrained.image_size, common.encoders.values()), default=0)
   if size and kind is table.TableOptions and "image_size" not in options:
     own = dataclasses.replace(own, image_size=size)
-  if kind in READERS:
-    source = READERS[kind](path, own)
-  elif kind in MADE:
-    source = MADE[kind](own)
-  else:
-    source = read_prepared(root, name, own)
+  source = reader(path, own) if reader else read_prepared(root, name, own)
   if common.features:
     folders = table.parse_pairs("features", common.features)
     start = pathlib.Path(common.root or path.parent).expanduser()
@@ -113,22 +116,17 @@ def default_data_dir() -> str:
   return os.environ.get("TFDS_DATA_DIR") or str(files.cache_folder("tfds"))
 
 
-def options_class(name: str) -> type:
-  """The options of the source that `name` means; the ending says what a file is."""
+def find_reader(name: str) -> tuple[type, Callable | None]:
+  """The entry of `READERS` for what `name` means; the ending says what a file is."""
   path = pathlib.Path(name).expanduser()
   ending = path.suffix.lower()
   ending = "" if path.is_dir() and ending not in table_file.ENDINGS else ending
   if (path / "target").is_dir():
-    return mmin.MminOptions
-  kinds = {".npz": npz.NpzOptions, ".pkl": mmsa.MmsaOptions}
-  kinds |= dict.fromkeys((".h5", ".hdf5"), hdf5.Hdf5Options)
-  kinds |= dict.fromkeys(table_file.ENDINGS, table.TableOptions)
-  kinds |= {"emoji": EmojiOptions, "watch": WatchOptions, "flights": flights.FlightsOptions}
-  kinds |= {CDDA: npz.NpzOptions}  # `load` makes an npz file of it
-  if ending and path.is_file() and ending not in kinds:
-    known = ", ".join(f"*{e}" for e in kinds if e.startswith("."))
+    return mmin.MminOptions, mmin.read_mmin
+  if ending and path.is_file() and ending not in READERS:
+    known = ", ".join(f"*{e}" for e in READERS if e.startswith("."))
     raise ValueError(f"{name}: files of this kind are not read, save it as one of {known}.")
-  return kinds.get(ending) or kinds.get(name, data_source.ReadOptions)
+  return READERS.get(ending) or READERS.get(name, (data_source.ReadOptions, None))
 
 
 def parse_options(name: str, options: Mapping[str, Any], *kinds: type) -> list:
