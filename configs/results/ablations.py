@@ -21,7 +21,13 @@ ABLATIONS = {
     "robult(own_encoders=true)",
     "robult(teach_weight=0.0)",
   ),
-  "redcore": ("redcore(detach_latents=false)", "redcore(upper=none)"),
+  "redcore": (
+    "redcore(detach_latents=false)",
+    "redcore(upper=none)",
+    "redcore(vib=false)",
+    "redcore(unimodal_weight=0.0)",
+    "fusion",
+  ),
   "promise": ("promise(fncl_weight=0,cccl_weight=0)", "promise(generate=zeros)"),
   "promma": ("promma(gate=off)", "mplmm", "mplmm(tune=0)"),
 }
