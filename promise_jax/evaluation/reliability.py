@@ -77,21 +77,20 @@ def measure_calibration(
 ) -> pd.DataFrame:
   """A row for each variant, pattern and metric: all seeds served together, before and after.
 
-  The columns are variant, pattern, num_present (of the pattern), n (rows with something left),
-  metric, before (with temperature 1) and after. Sets and intervals have no value before. A pattern
-  without rows is left out; NaN where a logit is NaN. A row has the temperature of the number of
-  modalities that it really has under a pattern.
+  The columns are variant, pattern, num_present, n (rows that have all of the pattern), metric,
+  before (with temperature 1) and after. Sets and intervals have no value before. A pattern without
+  rows is left out; NaN where a logit is NaN.
   """
   lines = []
   for variant, fitted in calibrations.items():
     for pattern, x in zip(patterns, np.moveaxis(logits[variant], 1, 0), strict=True):
-      present = split.recorded & np.array(pattern)
-      rows = present.any(1)
+      rows = split.recorded[:, np.array(pattern)].all(axis=1)
       if not rows.any():
         continue
       columns = {"variant": variant, "pattern": missing.pattern_name(pattern, names)}
       columns |= {"num_present": sum(pattern), "n": int(rows.sum())}
-      values = measure_rows(fitted, x[:, rows], present[rows].sum(1), split.label[rows])
+      num_present = np.full(columns["n"], sum(pattern))
+      values = measure_rows(fitted, x[:, rows], num_present, split.label[rows])
       lines += [
         columns | {"metric": name, "before": before, "after": after}
         for name, (before, after) in values.items()
