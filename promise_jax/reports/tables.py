@@ -71,6 +71,8 @@ def pattern_table(
     ValueError: no test line, lines of several data sets, label rates or test rows, or a line twice.
   """
   by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
+  # The choice of rows may leave out all lines of one of two data sets.
+  _select_lines(by_pattern, metric, methods, "pattern")
   lines, note = choose_rows(by_pattern, same_rows)
   lines = _check_lines(lines, metric, methods, "pattern")
   patterns = _sort_patterns(lines["pattern"].unique())
@@ -163,7 +165,8 @@ def _note_rows(lines: pd.DataFrame) -> str:
   return ON_SOME_ROWS if lines["n"].nunique() > 1 else ""
 
 
-def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
+def _select_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
+  """The test lines of a metric and methods; ValueError for none, or lines of several settings."""
   lines = lines[(lines["split"] == "test") & lines["method"].isin(methods)]
   selected = lines[lines["metric"] == metric]
   if selected.empty:
@@ -172,6 +175,12 @@ def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.Dat
   settings = selected[["dataset", "label_rate"]].drop_duplicates().to_numpy().tolist()
   if len(settings) > 1:
     raise ValueError(f"A table is for one data set and label rate, not {settings}.")
+  return selected
+
+
+def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
+  """Those of `_select_lines`; ValueError for lines that are doubled or on several masks."""
+  selected = _select_lines(lines, metric, methods, key)
   if (selected.groupby(key)["mask_hash"].nunique() > 1).any():
     raise ValueError("A table is for the same test rows under the same masks, not for several.")
   double = selected[selected.duplicated(["method", "seed", key])]

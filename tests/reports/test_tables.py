@@ -148,6 +148,9 @@ def test_a_table_of_mixed_or_doubled_lines_is_refused():
     tables.pattern_table(frame(PATTERNS), "mae", ["robult"])
   with pytest.raises(ValueError, match="one data set and label rate"):
     tables.pattern_table(frame([line(), line(label_rate=0.5)]), "accuracy", ["robult"])
+  with_holes = [x | {"dataset": "shop", "method": "fusion"} for x in rows_of(25)]
+  with pytest.raises(ValueError, match="one data set and label rate"):
+    tables.pattern_table(frame(PATTERNS, with_holes), "accuracy", BOTH)
   with pytest.raises(ValueError, match="twice"):
     tables.pattern_table(frame([line(), line()]), "accuracy", ["robult"])
   others = [line(), line("fusion", mask_hash="decaf")]
