@@ -20,7 +20,6 @@ from promise_jax import counter_rng
 from promise_jax.patterns import all_patterns
 from promise_jax.patterns import pattern_index as pattern_index
 from promise_jax.patterns import pattern_name as pattern_name
-from promise_jax.types import Pattern
 
 BY_MODALITY = "one rate or one a modality (or FIRST..LAST)"
 # {kind of protocol: (how many rates it takes, its keywords)}; see `Protocol` for the kinds
@@ -33,11 +32,6 @@ PROTOCOLS = {
   "mplmm": ("one rate", ("frames", "redraw")),
   "frames": ("one rate", ("redraw",)),
 }
-
-
-def restrict_to_pattern(present: Bool[Array, "B M"], pattern: Pattern | None) -> Array:
-  """`present` without the modalities that a static `pattern` leaves out."""
-  return present if pattern is None else present & jnp.asarray(pattern)[None]
 
 
 def join_filled(

@@ -33,15 +33,6 @@ def test_pattern_index_inverts_all_patterns(modalities):
   np.testing.assert_array_equal(missing.pattern_index(nested), expected)
 
 
-def test_restrict_to_pattern():
-  present = jnp.array([[True, True], [False, True]])
-  assert missing.restrict_to_pattern(present, None) is present
-  assert missing.restrict_to_pattern(present, (True, False)).tolist() == [
-    [True, False],
-    [False] * 2,
-  ]
-
-
 def test_zero_absent_keeps_nan_out_of_values_and_gradients():
   x = jnp.array([[[1.0, 2.0]], [[jnp.nan, jnp.inf]]])
   present = jnp.array([True, False])

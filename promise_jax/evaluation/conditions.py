@@ -128,14 +128,10 @@ def kept_alone(
   return [frames.Kept(c.mask[0], c.steps) for c in every if c.slots is not None]
 
 
-def rate_protocols() -> list[missing.Protocol]:
-  """Bernoulli missingness that keeps one modality a row, at the rates 0 to .9."""
-  return [missing.parse_protocol(f"bernoulli({rate})") for rate in RATES]
-
-
 def tested_protocols(chosen: Sequence[missing.Protocol]) -> list[missing.Protocol]:
-  """The missing rates that are always tested, then the `chosen` protocols."""
-  rates = rate_protocols()
+  """The rates that are always tested, 0 to .9, Bernoulli that keeps one modality a row; then the
+  `chosen` protocols."""
+  rates = [missing.parse_protocol(f"bernoulli({rate})") for rate in RATES]
   return rates + [p for p in chosen if p not in rates]
 
 

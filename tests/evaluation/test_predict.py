@@ -119,7 +119,7 @@ def test_many_patterns_and_masks_are_predicted_as_few(method, params, split, log
 
 
 def test_masks_of_a_protocol_do_not_depend_on_the_order_of_rows(split):
-  protocols = conditions.rate_protocols()
+  protocols = conditions.tested_protocols(())
   assert [p.rates[0] for p in protocols] == [r / 10 for r in range(10)]
   reverse = lambda x: x[::-1] if isinstance(x, np.ndarray) else {k: v[::-1] for k, v in x.items()}
   reversed_split = Split(*map(reverse, split))

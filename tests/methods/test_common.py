@@ -16,6 +16,15 @@ def test_the_ramp_by_hand():
   np.testing.assert_allclose(step, [0, 0, 0, 1, 1, 1], atol=1e-6)
 
 
+def test_a_static_pattern_leaves_modalities_out():
+  rows = example_batches.complete_batch(
+    example_batches.spec(modalities=example_batches.VECTORS[:2]), 2
+  ).replace(present=np.array([[1, 1], [0, 1]], bool))
+  assert common.keep_pattern(rows, None) is rows
+  kept = common.keep_pattern(rows, (True, False)).present
+  assert kept.tolist() == [[True, False], [False, False]]
+
+
 def test_random_subsets_are_not_empty_and_equally_likely():
   present = np.tile([True, False, True, True], (7000, 1))
   present[:10] = False
