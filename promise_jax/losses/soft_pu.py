@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from promise_jax import missing
 from promise_jax.losses import supervised
 from promise_jax.types import Task
 
@@ -73,44 +74,48 @@ def squared_distance(a: Float[Array, "B D"], b: Float[Array, "K D"]) -> Float[Ar
   return jnp.maximum(2 - 2 * a @ b.T, 0)
 
 
-def bandwidth(code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]) -> Float[Array, ""]:
+def bandwidth(
+  code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"], *, exclusive: bool = True
+) -> Float[Array, ""]:
   """sigma^2 of the RBF kernel: the mean squared distance inside a class of the bank.
 
   If no class has two references, it is the mean squared distance from the rows `where` to all
-  references (0 would make every weight 0); for an empty bank it is 1.
+  references (0 would make every weight 0); for an empty bank it is 1. Where labels are not
+  `exclusive`, a pair with several labels in common counts once.
   """
-  # A mean and not the usual median, which would sort B K numbers in every step.
-  valid = bank.valid.astype(code.dtype)
-  pair = (bank.member @ bank.member.T > 0) * valid[:, None] * valid[None]
-  pair = pair * (1 - jnp.eye(valid.shape[0]))
-  count = jnp.sum(pair)
-  within = jnp.sum(pair * squared_distance(bank.code, bank.code)) / jnp.maximum(count, 1)
-  counted = where[:, None] & bank.valid[None]
-  total = jnp.sum(jnp.where(counted, squared_distance(code, bank.code), 0))
-  num_counted = jnp.sum(counted)
-  fallback = jnp.where(num_counted > 0, total / jnp.maximum(num_counted, 1), 1.0)
-  return jnp.maximum(jnp.where(count > 0, within, fallback), 1e-6)
+  # A mean and not the usual median, which would sort B K numbers in every step. Between two sets
+  # of unit vectors, the sum of |a - b|^2 = 2 - 2 a.b needs only the sum of each set.
+  member = bank.member * bank.valid[:, None]
+  if exclusive:
+    size, total = jnp.sum(member, axis=0), member.T @ bank.code
+    count = jnp.sum(size * (size - 1))
+    distance = 2 * jnp.sum(jnp.square(size)) - 2 * jnp.sum(jnp.square(total))
+  else:
+    pair = (member @ member.T > 0) * (1 - jnp.eye(member.shape[0]))
+    count, distance = jnp.sum(pair), jnp.sum(pair * squared_distance(bank.code, bank.code))
+  means = missing.masked_mean(code, where, 0), missing.masked_mean(bank.code, bank.valid, 0)
+  fallback = jnp.where(jnp.any(where) & jnp.any(bank.valid), 2 - 2 * jnp.dot(*means), 1.0)
+  return jnp.maximum(jnp.where(count > 0, distance / jnp.maximum(count, 1), fallback), 1e-6)
 
 
 def bank_proximity(
-  code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"]
+  code: Float[Array, "B D"], bank: Bank, where: Bool[Array, " B"], *, exclusive: bool = True
 ) -> Float[Array, "B C"]:
   """How close a code, a unit vector, is to each class of the bank, in [0, 1].
 
   The mean RBF kernel to the references of the class, divided by the mean kernel between those:
   a typical member gets 1; without the division nothing comes near 1. A class with one
   reference is divided by the mean divisor of the other classes; a class with none gives 0. The
-  rows `where` set the bandwidth.
+  rows `where` and `exclusive` are those of `bandwidth`.
   """
-  scale = 2 * bandwidth(code, bank, where)
+  scale = 2 * bandwidth(code, bank, where, exclusive=exclusive)
   member = bank.member * bank.valid[:, None]
   count = jnp.sum(member, axis=0)
   kernel = jnp.exp(-squared_distance(code, bank.code) / scale)
   mean_kernel = kernel @ member / jnp.maximum(count, 1)[None]
   bank_kernel = jnp.exp(-squared_distance(bank.code, bank.code) / scale)
   bank_kernel = bank_kernel * (1 - jnp.eye(bank_kernel.shape[0]))
-  typical = jnp.sum(member * (bank_kernel @ member), axis=0)
-  typical = typical / jnp.maximum(count * (count - 1), 1)
+  typical = jnp.sum(member * (bank_kernel @ member), axis=0) / jnp.maximum(count * (count - 1), 1)
   has_pairs = count > 1
   borrowed = jnp.sum(jnp.where(has_pairs, typical, 0)) / jnp.maximum(jnp.sum(has_pairs), 1)
   borrowed = jnp.where(jnp.any(has_pairs), borrowed, 1.0)
@@ -131,11 +136,8 @@ def class_membership(
   The guess is the proximity to the most probable class, or, where labels are not
   `exclusive`, to every label with a probability above one half.
   """
-  if exclusive:
-    top = jnp.argmax(probability, axis=1)[:, None]
-    is_guess = jnp.arange(probability.shape[1])[None] == top
-  else:
-    is_guess = probability > 0.5
+  top = jax.nn.one_hot(jnp.argmax(probability, axis=1), probability.shape[1], dtype=bool)
+  is_guess = top if exclusive else probability > 0.5
   return jnp.where(labelled[:, None], member, is_guess.astype(proximity.dtype) * proximity)
 
 
@@ -241,7 +243,7 @@ def pair_weights(
       probability = label_membership(supervised.predict_value(logits, task), task)
     else:
       probability = supervised.predict_probability(logits, task)
-    proximity = bank_proximity(code, bank, where)
+    proximity = bank_proximity(code, bank, where, exclusive=exclusive)
     member = label_membership(label, task)
     members = class_membership(probability, proximity, member, labelled, exclusive=exclusive)
     affinity = pair_affinity(members, labelled, same, ramp, exclusive=exclusive)

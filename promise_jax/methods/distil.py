@@ -58,8 +58,9 @@ def draw_subsets(
   if num_modalities <= 4:
     patterns = np.array(missing.all_patterns(num_modalities)[::-1])
     return jnp.asarray(patterns)[:, None] & present[None]
-  keys = jax.random.split(key, samples)
-  return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
+  draw = jax.vmap(common.random_subset, (0, None, None))
+  drawn = draw(jax.random.split(key, samples), ids, present)
+  return jnp.concatenate([present[None], drawn])
 
 
 def subset_terms(

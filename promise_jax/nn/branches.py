@@ -41,6 +41,30 @@ class Codes(NamedTuple):
     return Codes(*(missing.zero_absent(x, present) for x in self))
 
 
+class LinearFusion(nn.Module):
+  """f_0: a linear map of the codes of all modalities side by side, token t_i for what A lacks.
+
+    f_0(A) = b + sum_i W_i t_i + sum_{i in A} W_i (H_i - t_i)
+
+  So written, W_i multiplies a code once for all subsets A.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(
+    self, codes: Float[Array, "B M D"], visible: Bool[Array, "*P B M"], token: Float[Array, "M D"]
+  ) -> Float[Array, "*P B H"]:
+    shape = token.size, self.features
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    kernel = kernel.reshape(*token.shape, self.features)
+    unseen = bias + jnp.einsum("md,mdh->h", token, kernel)
+    seen = jnp.einsum("bmd,mdh->bmh", codes - token[None], kernel)
+    total = jnp.einsum("...bm,bmh->...bh", visible.astype(seen.dtype), seen)
+    return total + jnp.expand_dims(unseen, range(visible.ndim - 1))
+
+
 class BranchNet(precision.Network):
   """The modules f_i, f_0, g_0, g_i, c, and decoders q_i that rebuild H_i from (Z_i, U_i)."""
 
@@ -57,7 +81,7 @@ class BranchNet(precision.Network):
     if self.own_encoders:
       self.fused_encoders = ModalityEncoders(self.modalities, hidden)
     self.token = self.param("token", nn.initializers.normal(0.02), (len(self.modalities), hidden))
-    self.fuse = nn.Dense(hidden)
+    self.fuse = LinearFusion(hidden)
     self.project_shared = mlp.Mlp((hidden, self.shared))
     self.project_private = [mlp.Mlp((hidden, private)) for _ in self.modalities]
     self.decoders = [mlp.Mlp((hidden, hidden)) for _ in self.modalities]
@@ -70,7 +94,7 @@ class BranchNet(precision.Network):
     modality, S f[B, Z], and the rebuilt H_i f[B, M, H].
     """
     codes = self.encode(inputs)
-    fused = self.fuse_subset(codes.to_fuse, visible)
+    fused = self.fuse(codes.to_fuse, visible, self.token)
     logits = self.head(jnp.concatenate([fused, codes.by_modality.swapaxes(0, 1)]))
     return codes, logits, self.project_shared(fused[0]), self.decode(codes)
 
@@ -87,12 +111,6 @@ class BranchNet(precision.Network):
     codes = Codes(latent, self.project_shared(latent), jnp.stack(private, axis=1), to_fuse)
     return codes.hide(inputs.present)
 
-  def fuse_subset(
-    self, to_fuse: Float[Array, "B M H"], visible: Bool[Array, "*P B M"]
-  ) -> Float[Array, "*P B H"]:
-    """H_A of the modalities `visible`, with a learned token in place of the others."""
-    return self.fuse(missing.join_filled(to_fuse, visible, self.token))
-
   def predict(self, inputs: Inputs, pattern: Pattern | None = None, codes: Codes | None = None):
     """Codes, logits f[B, C], and what the head reads f[B, H]: [U_i; Z_i] of a row that shows one
     modality, 0 of one that shows none, else H_A. One modality alone never runs f_0. `codes` are
@@ -101,7 +119,7 @@ class BranchNet(precision.Network):
     read = jnp.sum(codes.by_modality, axis=1)
     if pattern is None or sum(pattern) > 1:
       several = jnp.sum(inputs.present, axis=1, keepdims=True) > 1
-      read = jnp.where(several, self.fuse_subset(codes.to_fuse, inputs.present), read)
+      read = jnp.where(several, self.fuse(codes.to_fuse, inputs.present, self.token), read)
     return codes, self.head(read), read
 
   def decode(self, codes: Codes) -> Float[Array, "B M H"]:

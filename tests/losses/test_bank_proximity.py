@@ -92,8 +92,10 @@ def test_proximity_equals_a_slow_loop(rng, classes):
   slow, code = Reference(rng, classes), unit(rng, 5, 4)
   where = np.array([1, 1, 0, 1, 1], bool)
   sigma2 = slow.bandwidth(code[where])
-  np.testing.assert_allclose(call(soft_pu.bandwidth, code, slow.bank, where), sigma2, 1e-5)
-  found = call(soft_pu.bank_proximity, code, slow.bank, where)
+  kind = {"exclusive": all(len(cs) == 1 for cs in classes)}
+  found = call(soft_pu.bandwidth, code, slow.bank, where, **kind)
+  np.testing.assert_allclose(found, sigma2, 1e-5)
+  found = call(soft_pu.bank_proximity, code, slow.bank, where, **kind)
   expected = [[slow.proximity(c, y, sigma2) for y in range(slow.count)] for c in code]
   np.testing.assert_allclose(found, expected, 1e-5, 1e-6)
   assert found.shape == (5, slow.count)

@@ -116,7 +116,7 @@ def test_a_static_pattern_costs_what_its_modalities_cost():
     return str(jax.make_jaxpr(run)(params, {}, batch)).count("dot_general")
 
   head = shared = 2  # their two layers; those of g_0 run once for all modalities
-  fuse = 1  # one layer
+  fuse = 3  # tokens, codes, and their sum by the mask
   one = products((True, False, False)) - head - shared
   assert one == 4  # encoder and g_i
   assert products((True, False, True)) == head + shared + 2 * one + fuse
