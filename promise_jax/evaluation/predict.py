@@ -32,16 +32,16 @@ def predict_patterns(
   patterns: Bool[Array, "P M"],
   mesh: Mesh,
   encode: Encode | None = None,
-  max_block: int = device_data.BLOCK,
+  max_block: int | None = None,
 ) -> Float[Array, "P N C"]:
   """Logits of one seed under each pattern; part of a jitted function.
 
   `rows`, as `device_data.pad_to_blocks` returns them, are computed in blocks of at most
-  `max_block`, which bounds the memory, and each block is spread over the devices of `mesh`. With
-  the `encode` of a method a row is encoded once.
+  `max_block` (default: `device_data.block_size`), which bounds the memory, and each block is
+  spread over the devices of `mesh`. With the `encode` of a method a row is encoded once.
   """
-  num_rows = rows["id"].shape[0]
-  num_blocks = -(-num_rows // device_data.block_size(mesh, max_block))
+  num_rows, size = len(rows["id"]), device_data.block_size(mesh, patterns.shape[1], max_block)
+  num_blocks = -(-num_rows // size)
   blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), rows)
 
   def predict_block(block: dict) -> Float[Array, "P B C"]:
