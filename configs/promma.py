@@ -7,7 +7,7 @@ Default: accelerometer and gyroscope (watch). Four fifths of the training steps 
 fusion of the codes of any encoder, the others the prompts, with 70 % of the rows
 incomplete, drawn again in each epoch. Baselines: MPLMM, the method without its evaluator,
 fusion, distil, the majority class. preset=clean has the MulT of MPLMM as its host, with five
-layers and all time steps: it is for sequences, and takes minutes to compile.
+layers and all time steps: it is for sequences, and takes a minute to compile.
 """
 
 from promise_jax.experiments import config as experiment_config

@@ -68,6 +68,7 @@ class Stage(NamedTuple):
   # (stage, tx) -> f(state, batch, key, step_info); None: `optim.update_rules.gradient_update`
   update: Callable | None = None
   predict: Predict | None = None  # for the validations of this stage; None: the method's
+  encode: Encode | None = None  # the part of this `predict` that is that of `Method.encode`
 
 
 def no_preprocessing(inputs: dict[str, Array]) -> dict[str, Array]:

@@ -42,7 +42,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from promise_jax import types
+from promise_jax import missing, types
 from promise_jax.checks import check_fields
 from promise_jax.method import Method, Stage
 from promise_jax.methods import prompt_stages
@@ -151,18 +151,27 @@ class MplmmNet(precision.Network):
     """Logits f[B, C], and beside them what the head reads."""
     return self.backbone.head(readout), readout
 
-  def backbone_output(
-    self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
-  ):
+  def encode(
+    self,
+    batch: Inputs,
+    present: Bool[Array, "B M"],
+    pattern: Pattern | None = None,
+    codes: host.Encoded | None = None,
+  ) -> host.Encoded:
+    """What the backbone reads, `codes` of more modalities if they are known (host "tokens")."""
+    if codes is None:
+      return self.backbone.encode(batch, present, pattern)
+    hide = lambda x: {n: missing.zero_absent(x[n], present[:, i]) for i, n in enumerate(self.names)}
+    return host.Encoded(*map(hide, codes))
+
+  def backbone_output(self, batch: Inputs, present: Bool[Array, "B M"], pattern=None, codes=None):
     """The output of the backbone alone, which does not see absent modalities."""
     del pattern  # its encoders run for every pattern
-    return self.classify(self.backbone.readout(batch, present))
+    return self.classify(self.backbone.readout(self.encode(batch, present, None, codes), present))
 
-  def prompted_output(
-    self, batch: Inputs, present: Bool[Array, "B M"], pattern: Pattern | None = None
-  ):
+  def prompted_output(self, batch: Inputs, present: Bool[Array, "B M"], pattern=None, codes=None):
     """The output of the backbone with its prompts."""
-    encoded = self.backbone.encode(batch, present, pattern)
+    encoded = self.encode(batch, present, pattern, codes)
     generated = self.generate(encoded, present, pattern)
     steps, real = self.input_steps(encoded, generated, present)
     steps, _ = self.backbone.cross_attend(steps, real)
@@ -204,5 +213,6 @@ def mplmm(config: MplmmConfig, spec: Spec) -> Method:
     return prompt_stages.reset_data_layers(config, init, key, params), model_state
 
   loss, predict = prompt_stages.loss_and_predict(net, net.prompted_output, spec.task)
-  tune = Stage("tune", loss, on_start=start_tuning, predict=predict)
+  encode = prompt_stages.make_encode(net)
+  tune = Stage("tune", loss, on_start=start_tuning, predict=predict, encode=encode)
   return prompt_stages.make_method(config, init, net, spec, tune)

@@ -28,22 +28,30 @@ def loss_and_predict(net, output_of, task: types.Task):
     term = common.supervised_loss(logits, batch, task)
     return term.value, (model_state, {"supervised": term})
 
-  def predict(params, model_state, inputs, pattern=None):
+  def predict(params, model_state, inputs, pattern=None, codes=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    logits, fused = net.apply(params, inputs, inputs.present, pattern, method=output_of)
+    logits, fused = net.apply(params, inputs, inputs.present, pattern, codes, method=output_of)
     return {"logits": logits, "fused": fused}
 
   return loss, predict
+
+
+def make_encode(net):
+  """`Method.encode`; None with host "mult", whose projections are a small part of it."""
+  if net.config.host == "mult":
+    return None
+  return lambda params, inputs: net.apply(params, inputs, inputs.present, method=net.encode)
 
 
 def make_method(config, init, net, spec: types.Spec, tune: Stage) -> Method:
   """The method with those of the three stages that have a part of the training steps."""
   loss, predict = loss_and_predict(net, net.backbone_output, spec.task)
   tune = tune._replace(trainable=(TUNED if config.frozen else ".*",), fraction=config.tune)
+  validated = {"predict": predict, "encode": make_encode(net)}
   stages = (
-    Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, False, predict=predict),
-    Stage("fit", loss, (FITTED,), config.fit, False, predict=predict),
+    Stage("pretrain", loss, ("params/backbone/.*",), config.pretrain, False, **validated),
+    Stage("fit", loss, (FITTED,), config.fit, False, **validated),
     tune,
   )
   stages = tuple(stage for stage in stages if stage.fraction)
@@ -51,7 +59,7 @@ def make_method(config, init, net, spec: types.Spec, tune: Stage) -> Method:
     return Method(init, stages[-1].predict, stages)
   stages = tuple(map(drop_modalities, stages))
   preprocess = image_features.make_preprocess(spec.modalities)
-  return Method(init, stages[-1].predict, stages, preprocess)
+  return Method(init, stages[-1].predict, stages, preprocess, stages[-1].encode)
 
 
 def drop_modalities(stage: Stage) -> Stage:

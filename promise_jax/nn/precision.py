@@ -63,11 +63,10 @@ def with_precision(method: Method, precision: str) -> Method:
     def call(params, *args, **kwargs):
       return function(cast(params, jnp.bfloat16), *args, **kwargs)
 
-    return function and call  # a stage may have no `predict`, a method no `encode`
+    return function and call  # a stage may have no `predict`, both no `encode`
 
-  stages = tuple(
-    stage._replace(loss=round_params(stage.loss), predict=round_params(stage.predict))
-    for stage in method.stages
-  )
-  encode, predict = round_params(method.encode), round_params(method.predict)
-  return method._replace(encode=encode, predict=predict, stages=stages)
+  def round_all(part, *names):
+    return part._replace(**{name: round_params(getattr(part, name)) for name in names})
+
+  stages = tuple(round_all(stage, "loss", "predict", "encode") for stage in method.stages)
+  return round_all(method, "predict", "encode")._replace(stages=stages)

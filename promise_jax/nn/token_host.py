@@ -138,11 +138,10 @@ class TokenHost(nn.Module):
 
   def __call__(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B C"]:
     """Logits. What is not `present` is not read; a "dropout" rng switches dropout on."""
-    return self.head(self.readout(inputs, present))
+    return self.head(self.readout(self.encode(inputs, present), present))
 
-  def readout(self, inputs: Inputs, present: Bool[Array, "B M"]) -> Float[Array, "B MH"]:
+  def readout(self, encoded: host.Encoded, present: Bool[Array, "B M"]) -> Float[Array, "B MH"]:
     """What the head reads, see `self_attend`."""
-    encoded = self.encode(inputs, present)
     steps = host.pad_and_stack([encoded.projected[m.name] for m in self.modalities])
     real = host.pad_and_stack([encoded.real[m.name] for m in self.modalities])
     steps, _ = self.mark_absent(steps, real, present)

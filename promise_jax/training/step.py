@@ -72,9 +72,7 @@ def make_train_block(
   "valid" f[S] (the score) and "finite" bool[S]. The loop state is donated.
   """
   update = (stage.update or update_rules.gradient_update)(stage, tx)
-  predict, encode = method.predict, method.encode
-  if stage.predict:
-    predict, encode = stage.predict, None
+  source = stage if stage.predict else method
   # A stage on complete rows, unless it is the last one, is validated on complete rows.
   on_complete = not stage.hide and stage.name != method.stages[-1].name
   select_on = "full" if on_complete else config.select_on
@@ -94,7 +92,7 @@ def make_train_block(
       state, terms = jax.lax.scan(train_step, loop_state.state, (choice, block.info))
       params, model_state = state.params, state.model_state
       logits = evaluation_predict.predict_patterns(
-        predict, params, model_state, valid, patterns, mesh, encode
+        source.predict, params, model_state, valid, patterns, mesh, source.encode
       )
       weight = selection.row_weights(valid["recorded"], valid["valid"], patterns)
       score = selection.selection_score(logits, valid["label"], weight, spec.task)

@@ -106,7 +106,7 @@ def test_at_the_start_layers_change_nothing_in_late_fusion_with_learned_tokens()
     codes = jnp.stack([tokens[n][:, 0] for n in net.num_steps], axis=1)
     fused = jnp.where(present[..., None], codes, net.embedding_absent[None])
     return (
-      net.readout(batch, present),
+      net.readout(encoded, present),
       net.self_attend(steps, real),
       fused.reshape(len(present), -1),
     )
