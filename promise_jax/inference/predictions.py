@@ -1,6 +1,7 @@
 """Writes the predictions of a file of rows into a table, in constant memory."""
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -53,10 +54,10 @@ def tabulate_block(
 ) -> pd.DataFrame:
   """The predictions of some rows: id, what is predicted, the probabilities, what was present."""
   kind, present = predictor.spec.task.kind, block.split.recorded
-  served = predictor.tabulate(block, coverage or 0.9)
+  served = predictor.tabulate(block, coverage if kind == "regression" else None)
   table = pd.DataFrame({"id": block.ids})
   if kind == "regression":
-    columns = ["value", "low", "high"] if coverage else ["value"]
+    columns = ["value", "low", "high"] if coverage is not None else ["value"]
     table[columns] = served[columns].to_numpy()
   else:
     values, names = served.to_numpy(), np.array(predictor.classes, object)
@@ -65,7 +66,7 @@ def tabulate_block(
       table["probability"] = values.max(axis=1)
     else:
       table["labels"] = join_names(values > 0.5, names)
-    if coverage:
+    if coverage is not None:
       sets = calibration.prediction_sets(
         predictor.calibration, values, present.sum(axis=1), coverage
       )
@@ -76,7 +77,9 @@ def tabulate_block(
 
 
 def join_names(mask: np.ndarray, names: np.ndarray) -> list[str]:
-  """The names where a row of a mask is True, as "text+photo"."""
+  """The names where a row of a mask is True, as "text+photo"; JSON lists if a name has a +."""
+  if any("+" in name for name in names):
+    return [json.dumps(names[row].tolist(), ensure_ascii=False) for row in mask]
   return ["+".join(names[row]) for row in mask]
 
 

@@ -64,9 +64,7 @@ class Predictor:
   def classes(self) -> tuple[str, ...]:
     """The classes or labels by name; of a regression, the one name "value"."""
     task = self.spec.task
-    if task.kind == "regression":
-      return ("value",)
-    return task.output_names
+    return ("value",) if task.kind == "regression" else task.output_names
 
   def predict(self, rows: Any) -> pd.Series | pd.DataFrame:
     """The class of every row; the value of a regression; of several labels, which are true.
@@ -75,36 +73,39 @@ class Predictor:
       rows: as `data.new_rows` describes: a DataFrame, a dict of arrays, or the path of a file.
 
     Returns:
-      A Series, or for several labels a DataFrame of bool, indexed by the ids of the rows.
+      A Series, or for several labels a DataFrame of bool, with the index of `rows` or their ids.
     """
     probabilities = self.predict_proba(rows)
     if self.spec.task.kind == "multilabel":
       return probabilities > 0.5
     if self.spec.task.kind == "regression":
       return probabilities["value"]
-    best = probabilities.to_numpy().argmax(axis=1)
-    names = np.array(self.classes, object)[best]
+    names = np.array(self.classes, object)[probabilities.to_numpy().argmax(axis=1)]
     return pd.Series(names, probabilities.index, dtype=object, name="class")
 
-  def predict_proba(self, rows: Any, coverage: float = 0.9) -> pd.DataFrame:
-    """The probability of every class, a column each, indexed by the ids of the rows.
+  def predict_proba(self, rows: Any, coverage: float | None = None) -> pd.DataFrame:
+    """The probability of every class, a column each, indexed as `predict`.
 
     Of a regression: `value`, and `low` and `high` of an interval that holds the true value in
-    `coverage` of the rows.
+    `coverage` of the rows, 0.9 by default. Of classes `coverage` adds a column `set`: lists of
+    classes that hold the true one as often. ValueError for several labels, which have no sets.
     """
-    blocks = self.iterate_blocks(rows)
-    return pd.concat([self.tabulate(block, coverage) for block in blocks])
+    parts = [self.tabulate(block, coverage) for block in self.iterate_blocks(rows)]
+    return index_as(rows, pd.concat(parts))
 
-  def tabulate(self, block: Block, coverage: float = 0.9) -> pd.DataFrame:
-    """`predict_proba` of a block."""
-    present = block.split.recorded
-    served, names = self.calibrate(block.output["logits"], present), self.classes
+  def tabulate(self, block: Block, coverage: float | None = None) -> pd.DataFrame:
+    """`predict_proba` of a block, indexed by ids."""
+    present, names = block.split.recorded, self.classes
+    served, count = self.calibrate(block.output["logits"], present), present.sum(axis=1)
     if self.spec.task.kind == "regression":
-      ends = calibration.prediction_intervals(
-        self.calibration, served, present.sum(axis=1), coverage
-      )
+      part = 0.9 if coverage is None else coverage
+      ends = calibration.prediction_intervals(self.calibration, served, count, part)
       served, names = np.concatenate([served, ends], axis=1), ("value", "low", "high")
-    return make_frame([(block.ids, served)], names)
+    table = make_frame([(block.ids, served)], names)
+    if coverage is not None and self.spec.task.kind != "regression":
+      sets = calibration.prediction_sets(self.calibration, served, count, coverage)
+      table.insert(len(names), "set", [np.array(names, object)[row].tolist() for row in sets])
+    return table
 
   def embed(self, rows: Any) -> dict[str, np.ndarray]:
     """Arrays f32[N, ...] by key: `fused`, and `shared`, `private`, `composite`, `gate` where the
@@ -132,8 +133,7 @@ class Predictor:
     patterns = np.array(missing.all_patterns(len(self.modalities)))
     is_regression = self.spec.task.kind == "regression"
     nothing = calibration.calibrate(self.calibration, self.prior[None, None], np.zeros(1, int))
-    parts = []
-    kinds = ("", "gain_")
+    parts, kinds = [], ("", "gain_")
     for block in self.iterate_blocks(rows, every_key=True):
       present = block.split.recorded
       masks = [present & pattern for pattern in patterns]
@@ -151,7 +151,8 @@ class Predictor:
         kinds = ("", "gain_", "gate_")
         columns.append(block.output["gate"].mean(axis=0))
       parts.append((block.ids, np.concatenate(columns, axis=1)))
-    return make_frame(parts, tuple(f"{kind}{m}" for kind in kinds for m in self.modalities))
+    names = tuple(f"{kind}{m}" for kind in kinds for m in self.modalities)
+    return index_as(rows, make_frame(parts, names))
 
   def evaluate(self, rows: Any) -> pd.DataFrame:
     """Metrics of the rows that have a label: columns present, metric, value, n.
@@ -166,7 +167,8 @@ class Predictor:
         parts.append([x[is_known] for x in (self.served_logits(block), label, count)])
     if not sum(len(label) for _, label, _ in parts):
       names = " or ".join(new_values.label_names(self.preprocessing))
-      raise ValueError(f"no row has a label, a column {names} is needed.")
+      words = f"every cell of {names} is missing" if parts else f"a column {names} is needed"
+      raise ValueError(f"no row has a label, {words}.")
     logits, label, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     groups = {"all rows": count >= 0}
     groups |= {f"{k} of {len(self.modalities)}": count == k for k in np.unique(count)}
@@ -184,8 +186,7 @@ class Predictor:
     row_values = sum(int(np.prod(m.shape)) for m in self.preprocessing.raw_modalities)
     block_rows = int(np.clip(BLOCK_VALUES // row_values, 64, 4096))
     reports, lines = {}, []
-    how = block_rows, self.file_options
-    for new in new_rows.read_new_rows(rows, self.preprocessing, *how):
+    for new in new_rows.read_new_rows(rows, self.preprocessing, block_rows, self.file_options):
       split, report = self.preprocessing.clean(new.rows)
       for name, found in report.items():
         reports[name] = np.add(reports.get(name, 0), found)
@@ -206,8 +207,7 @@ class Predictor:
     slices = [slice(i, i + BATCH_SIZES[-1]) for i in starts]
     parts = [self.run_batch(split, present, part, every_key) for part in slices]
     output = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
-    nothing = ~present.any(axis=1)
-    output["logits"] = np.where(nothing[:, None], self.prior, output["logits"])
+    output["logits"] = np.where(present.any(axis=1)[:, None], output["logits"], self.prior)
     return output
 
   def run_batch(
@@ -242,3 +242,8 @@ def make_frame(parts: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...
   """A DataFrame of blocks (ids [n], values [n, columns])."""
   ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
   return pd.DataFrame(values, pd.Index(ids, name="id"), list(names))
+
+
+def index_as(rows: Any, table: pd.DataFrame) -> pd.DataFrame:
+  """`table` with the index of `rows` where they are a DataFrame, so that it can be assigned."""
+  return table.set_axis(rows.index) if isinstance(rows, pd.DataFrame) else table

@@ -6,6 +6,7 @@ import pytest
 
 from inference import saved_runs
 from promise_jax.cli import main
+from promise_jax.inference import predictions
 
 CLASSES = ["hat", "shoe", "dress"]
 
@@ -42,6 +43,7 @@ def test_the_command_writes_what_the_predictor_says(classes, tmp_path, capsys, c
     ({"data": "new.doc"}, "ends in '.doc'"),
     ({"data": "none.npz"}, "No such file"),
     ({"--coverage": "2"}, "coverage is 2"),
+    ({"--coverage": "0"}, "coverage is 0"),
     ({"--seeds": "x"}, "seeds"),
     ({"model": "none"}, "none/model does not exist"),
   ],
@@ -66,3 +68,10 @@ def test_the_file_of_the_rows_is_not_written_over(classes, tmp_path, capsys):
   assert main.main(["predict", str(classes[0]), str(path), "--out", str(path)]) == 2
   assert "the file of the rows, which would be lost" in capsys.readouterr().err
   assert path.read_text() == "v_0\n1\n"
+
+
+def test_names_with_a_plus_are_in_json_lists():
+  mask = np.array([[True, True], [False, True], [False, False]])
+  names = np.array(["a", "d+é"], object)
+  assert predictions.join_names(mask, names) == ['["a", "d+é"]', '["d+é"]', "[]"]
+  assert predictions.join_names(mask, np.array(["a", "b"], object)) == ["a+b", "b", ""]

@@ -166,6 +166,37 @@ def test_metrics_equal_scikit_learn(classes):
     predictor.evaluate(dict(rows, y=np.full(10, "boot")))
   with pytest.raises(ValueError, match="no row has a label"):
     predictor.evaluate({name: x for name, x in rows.items() if name != "y"})
+  with pytest.raises(ValueError, match="no row has a label, every cell of y or label is missing"):
+    predictor.evaluate(dict(rows, y=[None] * 10))
+
+
+def test_answers_can_be_assigned_to_the_frame_of_the_rows(run):
+  """Its index is not 0, 1, ..., and repeats; the ids are a column of their own."""
+  _, _, predictor, made = run
+  rows = saved_runs.of_split(made[0], "test")
+  frame = pd.DataFrame({n: list(x) for n, x in rows.items()}, index=[7, 3, 3, *"abcdefg"])
+  for ask in (predictor.predict, predictor.predict_proba, predictor.contribution):
+    found, expected = ask(frame), ask(rows)
+    assert found.index.equals(frame.index) and expected.index.equals(pd.Index(rows["id"]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_coverage_adds_sets_to_classes(run):
+  kind, _, predictor, made = run
+  rows = saved_runs.of_split(made[0], "test")
+  for coverage in (0, 1.5):
+    with pytest.raises(ValueError, match="[Tt]he coverage is|sets are for classes"):
+      predictor.predict_proba(rows, coverage)
+  if kind == "classes":
+    found = predictor.predict_proba(rows, 0.6)
+    kept = np.array([[c in chosen for c in CLASSES] for chosen in found.pop("set")])
+    least = np.where(kept, found, 1).min(axis=1)  # a set has the most probable classes
+    assert (np.where(kept, 0, found).max(axis=1) <= least).all() and kept.any(axis=1).all()
+    assert not kept.all()
+  elif kind == "regression":
+    narrow, wide = (predictor.predict_proba(rows, part) for part in (0.5, 0.9))
+    pd.testing.assert_frame_equal(predictor.predict_proba(rows), wide)
+    assert (narrow["high"] < wide["high"]).any()
 
 
 def test_other_variants_and_single_seeds(classes):
