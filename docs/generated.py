@@ -100,8 +100,7 @@ def settings_page() -> str:
   known = {f.name for f in dataclasses.fields(Experiment)} | {"method", "dataset", "baselines"}
   check_described(set(top), set(TOP_LEVEL), "top level")
   assert set(top) <= known, set(top) - known
-  reading = PrefetchConfig()._asdict() if hasattr(PrefetchConfig, "_asdict") else None
-  reading = reading or dataclasses.asdict(PrefetchConfig())
+  reading = dataclasses.asdict(PrefetchConfig())
   check_described(set(default.data) - set(reading), set(DATA), "section data")
   header = ("setting", "default", "what it is")
   parts = ["### Top level\n", table(header, described_rows(top, TOP_LEVEL, ""))]
@@ -152,8 +151,6 @@ def field_rows(cls, prefix: str, skip=()):
     default = getattr(cls, field.target.id, None)
     if default is None or inspect.ismemberdescriptor(default) or callable(default):
       default = ast.unparse(field.value) if field.value else ""
-    if hasattr(cls, "_field_defaults"):
-      default = cls._field_defaults.get(field.target.id, default)
     text = comment_of(field, comments)
     choices = choices_of(cls, field.target.id)
     if choices:

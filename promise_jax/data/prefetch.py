@@ -5,9 +5,10 @@ any number of processes, starts there, and nothing of grain is saved. At most `t
 blocks of every worker wait, while one is on its way to the device and one in use. Ours.
 """
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,8 @@ from promise_jax.checks import check_at_least
 from promise_jax.types import Split
 
 
-class PrefetchConfig(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PrefetchConfig:
   """Who reads streamed rows."""
 
   threads: int = 2  # blocks that are read at once, in each worker
@@ -24,12 +26,9 @@ class PrefetchConfig(NamedTuple):
   # and outlive a run that is killed by SIGKILL.
   workers: int = 0
 
-
-def check_prefetch(config: PrefetchConfig) -> PrefetchConfig:
-  """`config`; ValueError for less than one thread."""
-  check_at_least("threads", config.threads, 1)
-  check_at_least("workers", config.workers, 0)
-  return config
+  def __post_init__(self):
+    check_at_least("threads", self.threads, 1)
+    check_at_least("workers", self.workers, 0)
 
 
 def is_streamed(split: Split) -> bool:
@@ -44,7 +43,6 @@ def open_reader(
   """Yields read(start) for every one of `starts`, in order, read ahead of time."""
   import grain
 
-  check_prefetch(config)
   options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
   items = grain.MapDataset.source(starts).map(read).to_iter_dataset(options)
   if config.workers:

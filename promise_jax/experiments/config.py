@@ -42,7 +42,7 @@ DATA_OPTIONS = {
   "root": "",  # the folder that paths start from
   "allow_missing_files": False,
 }
-PREFETCH_OPTIONS = prefetch.PrefetchConfig()._asdict()
+PREFETCH_OPTIONS = dataclasses.asdict(prefetch.PrefetchConfig())
 
 
 def default_config(method: str, dataset: str, label_rate: float):

@@ -147,8 +147,7 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
   count = options.get("modalities", "")
   if name == "synthetic" and isinstance(count, str) and count.isdecimal():
     options["modalities"] = int(count)  # how many to make, not which to keep
-  prefetching = prefetch.check_prefetch(prefetch.PrefetchConfig(**reading))
-  return DataConfig(name, options, prefetching)
+  return DataConfig(name, options, prefetch.PrefetchConfig(**reading))
 
 
 def parse_test_protocols(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]:

@@ -136,7 +136,7 @@ def test_few_blocks_are_read_ahead():
   blocks.close()
   assert 2 <= len(read) <= 4
   with pytest.raises(ValueError, match="threads is 0, it must be at least 1"):
-    prefetch.check_prefetch(prefetch.PrefetchConfig(0))
+    prefetch.PrefetchConfig(0)
 
 
 def test_a_split_larger_than_the_device_is_refused(monkeypatch, one_device):
