@@ -98,8 +98,8 @@ def read_header(content: IO[bytes]) -> Header:
   return Header(*(formats.read_array_header_1_0 if old else formats.read_array_header_2_0)(content))
 
 
-def check_headers(headers: dict[str, Header], has_others: bool = False) -> tuple[str, ...]:
-  """The names of the modalities; there need be none if the data `has_others`.
+def check_headers(headers: dict[str, Header], has_others: bool) -> None:
+  """Checks what the arrays are and how many rows they have; `has_others`: x_* may lack.
 
   Raises:
     ValueError: an array is unknown, cannot be what its name says, or has another number
@@ -131,7 +131,6 @@ def check_headers(headers: dict[str, Header], has_others: bool = False) -> tuple
       raise ValueError(f"{array} has {header.shape[0]} rows, y has {count}.")
   if not count:
     raise ValueError("y has no rows, expected is at least one in every split.")
-  return names
 
 
 def read_first_rows(
