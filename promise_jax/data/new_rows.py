@@ -2,9 +2,9 @@
 
 A model of a table reads the columns of that table. A model of arrays reads, for a modality m,
 
-  m or x_m       texts; numbers [N, ...]; or one array, list or JSON list a cell
+  m or x_m       texts; numbers [N, ...]; or one array, (nested) list or JSON list a cell
   m_0, m_1, ...  the features of a vector, a column each
-  present_m      optional: False where the row lacks the modality
+  present_m      optional: False or 0 where the row lacks the modality
   length_m       optional: the valid steps of a padded sequence
   id             optional: returned with the predictions; otherwise the row numbers
 
@@ -27,7 +27,6 @@ from promise_jax.data.new_values import (
   as_column,
   as_table,
   name_labels,
-  read_flags,
   read_label,
   read_lengths,
   read_modality,
@@ -102,6 +101,8 @@ def read_new_rows(
 def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
   """The columns of a file, in blocks. ValueError for a file that cannot be read."""
   ending = path.suffix.lower()
+  if path.is_dir():
+    raise ValueError(f"{path} is a folder, expected: a file that ends in {', '.join(ENDINGS)}")
   if ending not in ENDINGS:
     raise ValueError(f"{path} ends in {path.suffix!r}, new rows are read from {', '.join(ENDINGS)}")
   if ending == ".npz":
@@ -222,8 +223,7 @@ def read_inputs(
       continue
     with name_place_in_errors(m.name):
       read = read_modality(columns, m, m.name in fitted.texts, count)
-    inputs[m.name], here, texts[m.name] = read
-    recorded[:, i] = here & read_flags(columns, f"present_{m.name}", count)
+    inputs[m.name], recorded[:, i], texts[m.name] = read
     if m.name in fitted.texts:
       length[m.name] = np.array([np.count_nonzero(row) for row in inputs[m.name]])
     elif (array := f"length_{m.name}") in columns:

@@ -37,40 +37,56 @@ def as_table(columns: Columns) -> Any:
 
 
 def read_flags(columns: Columns, name: str, count: int) -> np.ndarray:
-  """A column of bool; True where there is none, and where a cell is missing."""
+  """A column of bool; True where there is none, and where a cell is None."""
   if name not in columns:
     return np.ones(count, bool)
   values = np.asarray(columns[name]).tolist()
-  read = [True if is_missing(v) else label_sets.FLAGS.get(str(v)) for v in values]
+  read = [True if v is None else label_sets.FLAGS.get(str(v)) for v in values]
   if None in read:
     bad = values[read.index(None)]
-    raise ValueError(f"{name} has {bad!r}, expected: true and false, or 1 and 0")
+    found = "an empty cell" if is_missing(bad) else repr(bad)
+    raise ValueError(f"{name} has {found}, expected: true and false, or 1 and 0")
   return np.array(read, bool)
+
+
+def hide_absent(values: Any, present: np.ndarray) -> np.ndarray:
+  """A column, with 0 or None in the rows that lack it: what stands there may be of any kind."""
+  values = np.asarray(values)
+  if present.all():
+    return values
+  if values.dtype.kind in "biuf":
+    mask = present.reshape(-1, *(1,) * (values.ndim - 1))
+    return np.where(mask, values, values.dtype.type(0))
+  return as_column([v if here else None for v, here in zip(values, present, strict=True)])
 
 
 def read_modality(
   columns: Columns, modality: Modality, is_text: bool, count: int
 ) -> tuple[Sequence[np.ndarray], np.ndarray, list[str]]:
   """The values of a modality, as `cleaning` takes them, which rows have it, bool[n], and, where
-  they are given as texts, these."""
+  they are given as texts, these. Rows that its flags call absent are not read."""
   empty = np.zeros(modality.shape, np.uint8 if modality.kind == "image" else np.float32)
   parts = [f"{modality.name}_{i}" for i in range(modality.shape[0])]
-  name = next((n for n in (modality.name, f"x_{modality.name}") if n in columns), None)
-  if name is not None:
-    values = np.asarray(columns[name])
-  elif modality.kind == "vector" and any(part in columns for part in parts):
+  names = [name for name in (modality.name, f"x_{modality.name}") if name in columns]
+  if len(names) > 1:
+    raise ValueError(f"{' and '.join(names)} are both given, expected: one of them")
+  present = read_flags(columns, f"present_{modality.name}", count)
+  if names and present.any():
+    values = hide_absent(columns[names[0]], present)
+  elif modality.kind == "vector" and present.any() and any(part in columns for part in parts):
     unknown = np.full(count, np.nan)
-    values = np.stack([read_numbers(columns.get(part, unknown)) for part in parts], axis=1)
+    values = [hide_absent(columns.get(part, unknown), present) for part in parts]
+    values = np.stack([read_numbers(column) for column in values], axis=1)
   else:
     return np.broadcast_to(empty, (count, *empty.shape)), np.zeros(count, bool), []
   if values.dtype.kind in "biuf" and values.ndim > 1:
     rows = npz_arrays.convert_numbers(modality, values, np.arange(count))
-    return rows, npz_arrays.has_value(rows), []
+    return rows, present & npz_arrays.has_value(rows), []
   if modality.shape == (1,):
     rows = read_numbers(values)[:, None]
-    return rows, npz_arrays.has_value(rows), []
+    return rows, present & npz_arrays.has_value(rows), []
   cells = [None if is_missing(cell) else cell for cell in values]
-  here = np.array([cell is not None for cell in cells], bool)
+  here = present & [cell is not None for cell in cells]
   if is_text and all(isinstance(cell, str) for cell in cells if cell is not None):
     texts = [cell or "" for cell in cells]
     return text.hash_ngrams(texts, modality.vocabulary, modality.shape[0]), here, texts
@@ -86,10 +102,17 @@ def is_scalar(cell: Any) -> bool:
   return not isinstance(cell, list | tuple | dict) and np.ndim(cell) == 0
 
 
+def unnest(cell: Any) -> Any:
+  """Lists for arrays of arrays, which Parquet and Feather files make of lists of lists."""
+  if isinstance(cell, np.ndarray) and cell.dtype.kind == "O":
+    return [unnest(part) for part in cell]
+  return cell
+
+
 def read_cell(modality: Modality, cell: Any, row: int) -> np.ndarray:
   """The value of one row. ValueError for what is no array of the kind of the modality."""
   try:
-    value = check_real(json.loads(cell) if isinstance(cell, str) else cell)
+    value = check_real(json.loads(cell) if isinstance(cell, str) else unnest(cell))
     if value.dtype.kind not in "biuf":
       value = value.astype(np.float32)
     if modality.kind == "tokens" and value.dtype.kind not in "biu":

@@ -180,6 +180,7 @@ def test_frozen_encoders_read_new_rows(tmp_path, monkeypatch):
     (3, "new rows are a int, expected: a DataFrame"),
     ("rows.xyz", "ends in '.xyz', new rows are read from .csv"),
     ("none.npz", "none.npz: No such file"),
+    (".", r"\. is a folder, expected: a file that ends in \.csv"),
   ],
 )
 def test_what_cannot_be_read_is_one_sentence(mixed, rows, words):

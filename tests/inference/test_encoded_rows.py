@@ -102,7 +102,7 @@ def test_new_rows_pass_through_the_encoder_of_the_run(tmp_path, monkeypatch):
   features = cached.inputs["photo"] * deviation + mean
   plain = promise_jax.load(tmp_path / "run")
   object.__setattr__(plain.preprocessing, "encoded", {})
-  expected = plain.predict_proba(rows | {"photo": features}).to_numpy()
+  expected = plain.predict_proba(rows | {"x_photo": features}).to_numpy()
   np.testing.assert_allclose(found, expected, atol=1e-4)
   shutil.rmtree(weights)
   pretrained.find_encoder.cache_clear()
