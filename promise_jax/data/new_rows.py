@@ -174,14 +174,15 @@ def read_ids(columns: Columns, fitted: Preprocessing, start: int, count: int) ->
 def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   """Sentences on columns that are not used and modalities that lack.
 
-  Raises:
-    ValueError: no column is of a modality.
+  ValueError where there are columns, and none is of a modality.
   """
   of_table, found, known = fitted.columns.columns if fitted.columns else {}, list(columns), {}
   for m in fitted.raw_modalities:
     if m.name not in of_table:
       parts = {f"{m.name}_{i}" for i in range(m.shape[0])} if m.kind == "vector" else set()
       known[m.name] = parts | {m.name, f"x_{m.name}", f"present_{m.name}", f"length_{m.name}"}
+  if not found:
+    return [f"no row has {' or '.join(m.name for m in fitted.raw_modalities)}."]
   used = set().union(*known.values())
   lacking = [m for m in known if not known[m].difference({f"present_{m}"}).intersection(found)]
   lacking = [m for m in lacking if m not in fitted.folders]

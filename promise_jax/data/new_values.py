@@ -32,6 +32,8 @@ def as_column(values: Any) -> np.ndarray:
 
 def as_table(columns: Columns) -> Any:
   """Columns as a DataFrame whose names are texts."""
+  if isinstance(columns, pd.DataFrame):
+    return columns.rename(columns=str)
   cells = {n: list(x) if np.ndim(x) > 1 else x for n, x in columns.items()}
   return pd.DataFrame(cells).rename(columns=str)
 

@@ -81,7 +81,7 @@ def evaluate_run(
   if not protocol:
     table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()
     text = render.to_text(tables.pattern_table(*table))
-  return f"{text}\n{len(added)} lines in {folder / 'results.jsonl'}"
+  return f"{text}\n{len(added)} lines added to {folder / 'results.jsonl'}"
 
 
 def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:

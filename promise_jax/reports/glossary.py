@@ -19,6 +19,10 @@ TERMS = (
   ("NLL", r"\bnll\b", "minus the log-probability of the true label; less is better"),
   ("Brier", r"\bbrier\b", "squared distance of probabilities to the outcome; less is better"),
   ("ECE", r"\bece\b", "how far confidence is from the fraction that is right; less is better"),
+  ("coverage", r"\bcoverage", "part of the rows whose set (or interval) holds the truth"),
+  ("size", r"\bsize before", "mean number of classes in a set; less is better"),
+  ("width", r"\bwidth before", "mean length of an interval in the label's unit; less is better"),
+  ("AUILC", r"\bauilc\b", "area under a metric over missing rates, divided by their range"),
   ("Shapley value", r"\bshapley\b", "what a modality adds, averaged over all orders of adding"),
   ("pattern", r"\bpattern", "which modalities of a row are present"),
   ("protocol", r"\bprotocol", "how the modalities that are hidden are drawn"),
@@ -30,6 +34,6 @@ TERMS = (
 
 
 def find_terms(page: str) -> list[tuple[str, str]]:
-  """(term, meaning) of the terms that occur in the text of an HTML page."""
-  text = re.sub(r"<[^>]*>", " ", page)
+  """(term, meaning) of the terms that occur in an HTML page, in its text or describing a plot."""
+  text = " ".join([re.sub(r"<[^>]*>", " ", page), *re.findall(r'\balt="([^"]*)"', page)])
   return [(term, meaning) for term, found, meaning in TERMS if re.search(found, text, re.I)]

@@ -190,3 +190,8 @@ def test_new_rows_whose_files_are_lost_are_refused_as_in_training(photos, tmp_pa
   assert read(root=str(photos)).all()
   assert not read(allow_missing=True).any()
   assert "NEW.CSV, photo: 40 of 40 files are missing or cannot be read" in caplog.text
+  (one,) = new_rows.read_new_rows({"photo": ["photos/none.png"], "name": ["thing 1"]}, fitted)
+  assert one.rows.recorded.tolist() == [[m.name == "text" for m in fitted.modalities]]
+  assert "photo: 1 of 1 files are missing" in caplog.text
+  (nothing,) = new_rows.read_new_rows(pd.DataFrame(index=["a", "b"]), fitted)
+  assert nothing.rows.recorded.shape == (2, 3) and not nothing.rows.recorded.any()

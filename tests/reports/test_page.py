@@ -111,6 +111,8 @@ def test_missing_rates_have_their_numbers():
 def test_terms_are_explained_where_they_occur():
   terms = [term for term, _ in glossary.find_terms("<p title='Brier'>ECE of 3 seeds</p>")]
   assert terms == ["ECE", "seed"]
+  plot = "<img alt='x'><img alt=\"size before and after calibration\">AUILC"
+  assert [term for term, _ in glossary.find_terms(plot)] == ["size", "AUILC"]
   text = Page(html.Report("x", results=frame(PATTERNS))).text
   assert "accuracy fraction of rows" in text and "Shapley" not in text
 

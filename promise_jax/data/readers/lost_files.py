@@ -9,7 +9,7 @@ from promise_jax.checks import shorten
 
 logger = logging.getLogger(__name__)
 
-MAX_LOST = 0.2  # part of the files of a modality
+MAX_LOST = 0.2  # part of the files of a modality; one may always be lost
 
 
 class FileOptions(NamedTuple):
@@ -53,7 +53,7 @@ def add_counts(counts: Iterable[Mapping[str, FileCount]]) -> dict[str, FileCount
 
 def check_share(line: str, num_lost: int, num_files: int, allow: bool) -> None:
   """Raises ValueError, which `line` begins, if too many files are lost and that is not allowed."""
-  if num_lost > MAX_LOST * num_files and not allow:
+  if num_lost > max(MAX_LOST * num_files, 1) and not allow:
     raise ValueError(
       f"{line}; more than {MAX_LOST:.0%} are taken for a mistake, allow_missing_files makes the "
       "modality absent there."
