@@ -33,6 +33,8 @@ AFTER = """<script>(async () => {
   found.sections = [...document.querySelectorAll("section")].map((part) => part.id);
   found.width = document.scrollingElement.scrollWidth;
   found.window = innerWidth;
+  const wide = (part) => part.getBoundingClientRect().width > part.closest(".scroll").clientWidth;
+  found.captions = [...document.querySelectorAll("caption")].map(wide);
   found.broken = [...document.images].filter((image) => !image.naturalWidth).length;
   found.images = document.images.length;
   const outer = parent.document.body.appendChild(document.createElement("pre"));
@@ -107,7 +109,7 @@ def test_the_page_in_a_browser(seen, width):
   seen = seen[width]
   assert seen["errors"] == [] and seen["broken"] == 0 and seen["images"] == 11
   assert seen["sections"] == [*SECTIONS.split(), "sources", "glossary"]
-  assert seen["width"] <= width
+  assert seen["width"] <= width and seen["captions"] and not any(seen["captions"])
   assert seen["names"] == ["copied", "copied"]
   csv, latex = seen["copied"]
   head, first, second = csv.splitlines()
