@@ -27,6 +27,7 @@ from promise_jax.data.new_values import (
   as_column,
   as_table,
   name_labels,
+  read_flags,
   read_label,
   read_lengths,
   read_modality,
@@ -221,6 +222,7 @@ def read_inputs(
     if m.name in fitted.folders and not {m.name, f"x_{m.name}"} & {*columns}:
       folder = feature_folders.find_folder(root, fitted.folders[m.name])
       inputs[m.name], recorded[:, i], files[m.name] = feature_folders.read_folder(folder, ids, m)
+      recorded[:, i] &= read_flags(columns, f"present_{m.name}", count)
       continue
     with name_place_in_errors(m.name):
       read = read_modality(columns, m, m.name in fitted.texts, count)

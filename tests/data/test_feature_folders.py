@@ -90,6 +90,9 @@ def test_new_rows_find_their_files_by_id(folder, arrays, tmp_path_factory):
     (new,) = new_rows.read_new_rows(rows, fitted, file_options=files)
     assert new.rows.recorded.tolist() == [[True, True], [False, True]]
     np.testing.assert_array_equal(new.rows.inputs["audio"][0], arrays[3][7])
+    marked = rows.assign(present_audio=[False, True])
+    (absent,) = new_rows.read_new_rows(marked, fitted, file_options=files)
+    assert absent.rows.recorded.tolist() == [[False, True], [False, True]]
     split, _ = fitted.clean(new.rows)
     assert split.length["audio"].tolist() == [2, 0]
     refused = "the new rows, audio: 2 of 3 files are missing.*allow_missing_files"
