@@ -117,7 +117,7 @@ def test_a_modality_that_test_lacks_enters_no_mean_and_no_verdict(tmp_path):
   names = lambda file, key: {x[key] for x in files.read_json(folder / file)}
   assert names("comparison.json", "rows") == {"incomplete", "all", "m0", "m0+m1"}
   assert names("contribution.json", "modality") == {"m0"}
-  assert names("calibration.json", "pattern") == {"m0", "m0+m1"}
+  assert names("calibration.json", "pattern") == {"m0"}
   card = files.read_json(folder / "model" / "model.json")["card"]
   assert card["metrics"]["fusion"].keys() == {"m0", "m0+m1"}
   shown = {x["difference"] for x in files.read_json(folder / "comparison.json")}

