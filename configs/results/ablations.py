@@ -41,6 +41,6 @@ def get_config(arguments: str = ""):
   base.train_protocol = "none" if few else "exact(0.2..0.8)"
   base.baselines = ABLATIONS[method]
   base = experiment_config.apply_arguments(base, arguments)
-  title = f"Parts of {method} on {Path(dataset).stem}"
+  title = f"Parts of {method} on {Path(dataset).stem}, {100 * base.label_rate:g} % of the labels"
   config = {"title": title, "trials": {}, "trial_seeds": 5, "runs": {"all": base.to_dict()}}
   return config_dict.ConfigDict(config)
