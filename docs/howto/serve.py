@@ -25,8 +25,8 @@ def answer(body: bytes) -> list[dict]:
     raise ValueError(f'expected: {{"rows": [{{...}}]}} with 1 to {MAX_ROWS} rows.')
   names = dict.fromkeys(name for row in rows for name in row)
   columns = {name: [row.get(name) for row in rows] for name in names}
-  asked = columns or pd.DataFrame(index=range(len(rows)))  # rows without any field
-  return files.to_plain(model.predict_proba(asked).to_dict("records"))
+  table = columns or pd.DataFrame(index=range(len(rows)))  # rows without any field
+  return files.to_plain(model.predict_proba(table).to_dict("records"))
 
 
 @app.post("/predict")

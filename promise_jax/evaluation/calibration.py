@@ -162,9 +162,8 @@ def _mean_log_probability(kind: str, logits: Float[np.ndarray, "S N C"]) -> np.n
   x = np.asarray(logits, np.float64)
   if kind == "multilabel":
     x = np.stack([np.zeros_like(x), x], axis=-1)
-  return temperature_scaling.log_sum(x - temperature_scaling.log_sum(x, -1), 0)[0] - math.log(
-    len(x)
-  )
+  log_p = x - temperature_scaling.log_sum(x, -1)
+  return temperature_scaling.log_sum(log_p, 0)[0] - math.log(len(x))
 
 
 def _keep_quantiles(scores: Float[np.ndarray, " N"]) -> tuple[float, ...]:

@@ -71,10 +71,10 @@ def pattern_table(
     ValueError: no test line, lines of several data sets, label rates or test rows, or a line twice.
   """
   by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
-  # The choice of rows may leave out all lines of one of two data sets.
-  _select_lines(by_pattern, metric, methods, "pattern")
-  lines, note = choose_rows(by_pattern, same_rows)
-  lines = _check_lines(lines, metric, methods, "pattern")
+  # First, because the choice of rows may leave out all lines of one of two data sets.
+  selected = _select_lines(by_pattern, metric, methods, "pattern")
+  lines, note = choose_rows(selected, same_rows)
+  _check_lines(lines, "pattern")
   patterns = _sort_patterns(lines["pattern"].unique())
   size = lambda pattern: len(pattern.split("+"))
   rows = {p.replace("+", " + "): [p] for p in patterns}
@@ -123,7 +123,7 @@ def protocol_table(
     ValueError: as `pattern_table`, or for a protocol without a line.
   """
   lines = results[results["protocol"].isin(protocols) & results["pattern"].isna()]
-  lines = _check_lines(lines, metric, methods, "protocol")
+  lines = _check_lines(_select_lines(lines, metric, methods, "protocol"), "protocol")
   for name in protocols:
     check_choice("protocol", name, lines["protocol"].unique())
   summary = _summarise(lines, "protocol", methods, {p: [p] for p in protocols})
@@ -149,7 +149,7 @@ def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> l
   family = lines["protocol"].str.replace(r"\([^,)]*", "(rate", n=1, regex=True)
   tables = []
   for name, part in lines.groupby(family, sort=False):
-    part = _check_lines(part, metric, methods, "protocol")
+    part = _check_lines(_select_lines(part, metric, methods, "protocol"), "protocol")
     protocols = part.drop_duplicates("protocol").set_index("rate")["protocol"].sort_index()
     rows = {f"{rate:g}": [protocol] for rate, protocol in protocols.items()}
     area = f"area {protocols.index[0]:g} to {protocols.index[-1]:g} (AUILC)"
@@ -178,15 +178,14 @@ def _select_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.Da
   return selected
 
 
-def _check_lines(lines, metric: str, methods: Sequence[str], key: str) -> pd.DataFrame:
-  """Those of `_select_lines`; ValueError for lines that are doubled or on several masks."""
-  selected = _select_lines(lines, metric, methods, key)
+def _check_lines(selected: pd.DataFrame, key: str) -> pd.DataFrame:
+  """`selected`; ValueError for lines that are doubled or on several masks."""
   if (selected.groupby(key)["mask_hash"].nunique() > 1).any():
     raise ValueError("A table is for the same test rows under the same masks, not for several.")
   double = selected[selected.duplicated(["method", "seed", key])]
   if len(double):
-    where = tuple(double.iloc[0][["method", "seed", key]])
-    raise ValueError(f"The results hold {metric} of {where} twice.")
+    metric, *where = double.iloc[0][["metric", "method", "seed", key]]
+    raise ValueError(f"The results hold {metric} of {tuple(where)} twice.")
   return selected
 
 
