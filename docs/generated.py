@@ -17,7 +17,7 @@ import api_pages
 from bench import report
 from setting_texts import DATA, PRESET_TEXTS, TOP_LEVEL
 
-from promise_jax import methods
+from promise_jax import files, methods
 from promise_jax.cli import list_names
 from promise_jax.cli.main import make_parser
 from promise_jax.data.prefetch import PrefetchConfig
@@ -200,7 +200,7 @@ def presets_table() -> str:
   check_described(set(PRESETS), set(PRESET_TEXTS), "presets")
   rows = []
   for name, sections in PRESETS.items():
-    flat = experiment_config.flatten(sections)
+    flat = files.flatten(sections)
     fields = [f"`{k}={v}`" for k, v in flat.items()]
     more = f" and {len(fields) - 6} more" if len(fields) > 6 else ""
     rows.append((f"`{name}`", PRESET_TEXTS[name], ", ".join(fields[:6]) + more))

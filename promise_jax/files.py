@@ -149,6 +149,17 @@ def to_line(row: dict) -> str:
   return json.dumps(to_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"train.optim.lr": 0.001, ...} of nested dicts; tuples become lists, as in JSON."""
+  fields = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      fields |= flatten(value, f"{prefix}{key}.")
+    else:
+      fields[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return fields
+
+
 def to_plain(value):
   """What JSON can hold: arrays become lists, NaN and infinity null."""
   if isinstance(value, dict):

@@ -42,14 +42,13 @@ def config_names() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
   """The config file that `name` means. ValueError if there is none."""
-  path = Path(name).expanduser()
+  path, known = Path(name).expanduser(), config_names()
   if path.suffix == ".py" and path.is_file():
     return path
-  known = config_names()
   short = name.removesuffix(".py").removeprefix("configs/")
-  if short in known:
-    return known[short]
-  raise ValueError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
+  if short not in known:
+    raise ValueError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
+  return known[short]
 
 
 def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], example: str):
@@ -89,14 +88,15 @@ def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], e
 
 def set_field(config, field: str, text: str | None) -> None:
   """Sets `field`, as "train.optim.lr", of a ConfigDict to `text`, as its type reads it."""
-  from promise_jax.experiments.config import convert_value, flatten
+  from promise_jax import files
+  from promise_jax.experiments.config import convert_value
 
   *parents, last = field.split(".")
-  section = config
+  section, is_section = config, lambda value: hasattr(value, "items")
   for name in parents:
     section = section[name] if is_section(section) and name in section else {}
   if last not in section:
-    fields = {f: f.rpartition(".")[2] for f in flatten(config.to_dict())}
+    fields = {f: f.rpartition(".")[2] for f in files.flatten(config.to_dict())}
     near = difflib.get_close_matches(last, fields.values(), 1)
     meant = [f"--config.{f}" for f, end in fields.items() if end in near][:3]
     hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
@@ -106,12 +106,4 @@ def set_field(config, field: str, text: str | None) -> None:
     raise ValueError(f"{field} is a group of settings: {', '.join(default)}")
   if text is None and not isinstance(default, bool):
     raise ValueError(f"--config.{field} needs a value")
-  try:
-    section[last] = convert_value(field, "true" if text is None else text, default)
-  except ValueError as error:
-    raise ValueError(str(error)) from None
-
-
-def is_section(value) -> bool:
-  """Whether a value of a ConfigDict is a group of fields."""
-  return hasattr(value, "items")
+  section[last] = convert_value(field, "true" if text is None else text, default)

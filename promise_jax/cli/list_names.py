@@ -70,10 +70,11 @@ def list_configs() -> dict[str, str]:
 
 
 def list_settings() -> dict[str, str]:
+  from promise_jax import files
   from promise_jax.experiments import config
 
   default = config.default_config(method="robult", dataset="mfeat", label_rate=0.05)
-  return {f"--config.{k}": f"{v!r}" for k, v in config.flatten(default.to_dict()).items()}
+  return {f"--config.{k}": f"{v!r}" for k, v in files.flatten(default.to_dict()).items()}
 
 
 def first_line(text: str | None) -> str:

@@ -8,16 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import promise_jax
-from promise_jax.cli import (
-  benchmark,
-  compare,
-  evaluate,
-  export,
-  list_names,
-  predict,
-  table,
-  train,
-)
+from promise_jax.cli import benchmark, compare, evaluate, export, list_names, predict, table, train
 from promise_jax.cli.errors import exit_code
 
 COMMANDS = {
@@ -80,13 +71,10 @@ def run(words: Sequence[str]) -> None:
       f"{args.command} does not take {' '.join(unknown)}; promise-jax {args.command} --help lists "
       "what it takes, and promise-jax list settings what is set by --config.FIELD=VALUE"
     )
-  module = COMMANDS[args.command]
-  if hasattr(module, "run_with_config"):
-    module.run_with_config(args, overrides)
-  elif overrides:
+  if overrides and "config" not in args:
     raise ValueError(f"{args.command} takes no --config.{overrides[0][0]}")
-  else:
-    module.run(args)
+  args.overrides = overrides
+  COMMANDS[args.command].run(args)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -95,18 +83,15 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, st
   Returns:
     The other words, and pairs (field, value); the value of a bare --config.FIELD is None.
   """
-  rest, overrides = [], []
-  words = list(words)
+  rest, overrides, words = [], [], list(words)
   while words:
     word = words.pop(0)
     match = re.fullmatch(r"--(no)?config\.([^=]+)(?:=(.*))?", word, re.DOTALL)
     if not match:
       rest.append(word)
       continue
-    value = match[3]
-    if match[1]:
-      value = "false"
-    elif value is None and words and not words[0].startswith("--"):
+    value = "false" if match[1] else match[3]
+    if value is None and words and not words[0].startswith("--"):
       value = words.pop(0)
     overrides.append((match[2], value))
   return rest, overrides

@@ -43,22 +43,22 @@ def add_arguments(parser) -> None:
   parser.add_argument("--heartbeat", type=int, default=100, metavar="S", help=heartbeat)
 
 
-def run_with_config(args, overrides) -> None:
+def run(args) -> None:
   given = {setting: getattr(args, flag) for flag, (setting, *_) in TABLE_FLAGS.items()}
   given = [(field, text) for field, text in {"dataset": args.table, **given}.items() if text]
-  overrides = [*given, *overrides]
   flag = args.config or (args.table and TABLE_CONFIG)
-  config, name = configs.load_config(flag, overrides, EXAMPLE)
+  config, name = configs.load_config(flag, [*given, *args.overrides], EXAMPLE)
   name = Path(args.table).stem if args.table else name
   if "method" not in config:
     raise ValueError("--config has no method; one with runs is for `promise-jax compare`")
   startup.enable_compilation_cache()
   from promise_jax.devices import distributed
-  from promise_jax.experiments import run, run_dir
+  from promise_jax.experiments import run_dir
+  from promise_jax.experiments.run import run_experiment
 
   folder = Path(args.workdir or f"runs/{name}-{run_dir.config_hash(config)}")
   distributed.initialize(args.coordinator, args.processes, args.process, args.heartbeat)
-  table = run.run_experiment(config, folder, to_tensorboard=bool(args.log))
+  table = run_experiment(config, folder, to_tensorboard=bool(args.log))
   if distributed.is_primary():
     print(table)
     print(f"\nfiles: {folder}/  (report.html, results.jsonl, predictions.npz, model/)")

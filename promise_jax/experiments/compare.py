@@ -16,8 +16,8 @@ import pandas as pd
 from promise_jax import files, methods
 from promise_jax.evaluation import verdicts
 from promise_jax.experiments import compare_config, result_files, run_dir, tensorboard
-from promise_jax.experiments import run as experiment_run
 from promise_jax.experiments.experiment import parse_experiment
+from promise_jax.experiments.run import run_experiment
 from promise_jax.experiments.setup import set_up
 from promise_jax.experiments.train_variant import train_variant
 from promise_jax.inference import saved_model
@@ -71,8 +71,7 @@ def run_comparison(
   runs = {name: compare_config.fill_choices(run, choice) for name, run in runs.items()}
   for name, run in runs.items():
     show(f"\n{name}:")
-    options = {"show": show, "to_tensorboard": to_tensorboard}
-    show(experiment_run.run_experiment(run, folder / name, **options))
+    show(run_experiment(run, folder / name, show=show, to_tensorboard=to_tensorboard))
   against = config.get("against") or (runs[first]["method"],)
   merged = merge_variants([folder / name for name in runs])
   differences = pd.concat([compare_all(name, merged, folder / first) for name in against])
@@ -131,26 +130,22 @@ def compare_all(baseline: str, merged: dict[str, MergedVariant], folder: Path) -
   with np.load(folder / "predictions.npz") as file:
     split = Split({}, {}, file["recorded"], file["label"], file["id"])
     patterns, group = file["pattern"], file.get("group")
-  other, frames = merged[baseline], []
-  for name, ours in merged.items():
-    if name == baseline:
-      continue
+  other, frames = merged[baseline], [pd.DataFrame()]
+  for name in [name for name in merged if name != baseline]:
+    ours = merged[name]
     common = [seed for seed in ours.seeds if seed in other.seeds]
     pair = (v.logits[[v.seeds.index(seed) for seed in common]] for v in (ours, other))
     lines = verdicts.compare_variants(spec.task, *pair, split, patterns, spec.names, group)
     shared = {"method": name, "baseline": baseline, "seeds": len(common)}
-    frames.append(pd.concat([pd.DataFrame(shared, lines.index), lines], axis=1))
-  return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    frames.append(pd.DataFrame(shared, lines.index).join(lines))
+  return pd.concat(frames, ignore_index=True)
 
 
 def write_comparison(
   config: dict, choice: dict, against: tuple, merged: dict, differences: pd.DataFrame, folder: Path
 ) -> str:
-  """Writes the files of the comparison; returns the markdown.
-
-  A table of all variants and how they differ from those in `against`, then tables by pattern and
-  test protocol of the variants with the most seeds.
-  """
+  """Writes the files of the comparison; returns the markdown: a table of all variants and how they
+  differ from those in `against`, then tables of the variants with the most seeds."""
   first, one = next(iter(config["runs"].items()))
   results = pd.concat([variant.results for variant in merged.values()])
   metric = results.loc[results["pattern"].notna(), "metric"].iloc[0]
@@ -174,7 +169,8 @@ def write_comparison(
   files.write_json(folder / "comparison.json", differences.to_dict("records"))
   files.write_text(folder / "comparison.md", text)
   made_by = files.read_json(folder / first / "config.json")
-  parts = {"comparison": differences, "test_protocols": tests, "rows": rows}
-  run = html.Report(config["title"], made_by, results, **parts)
+  run = html.Report(
+    config["title"], made_by, results, comparison=differences, test_protocols=tests, rows=rows
+  )
   files.write_text(folder / "report.html", html.render_page(run))
   return text

@@ -5,6 +5,7 @@ reads the `key=value,...` after the colon of `--config robult:...`.
 """
 
 import ast
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from promise_jax import methods
 from promise_jax.checks import check_choice
 from promise_jax.data import prefetch
 from promise_jax.evaluation import conditions
+from promise_jax.files import flatten
 from promise_jax.methods.constant import CONSTANT_VARIANT
 from promise_jax.methods.presets import METHOD_PRESETS, PRESET_TRAINING, PRESETS
 from promise_jax.training.config import TrainConfig
@@ -49,11 +51,9 @@ def default_config(method: str, dataset: str, label_rate: float):
   """The ConfigDict of an experiment with `method` on `dataset`, with every setting in it."""
   from ml_collections import config_dict
 
-  config = config_dict.ConfigDict()
-  config.method = method
-  config.dataset = dataset
-  config.label_rate = label_rate
-  config.class_weight = "none"
+  config = config_dict.ConfigDict(
+    {"method": method, "dataset": dataset, "label_rate": label_rate, "class_weight": "none"}
+  )
   config.train_protocol = "none"
   config.test_protocols = ()
   config.seeds = 5
@@ -142,9 +142,12 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 def convert_value(key: str, text: str, default: Any) -> Any:
   """`text` as a value of the type of `default`. ValueError, with `key`, if it is none."""
+  if isinstance(default, tuple) and text.startswith(("(", "[")):
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+      if isinstance(value := ast.literal_eval(text), tuple | list):
+        return tuple(value)
+    raise ValueError(f"{key} is {text!r}, expected values joined by +, or none")
   if isinstance(default, tuple):
-    if text.startswith(("(", "[")):
-      return tuple(parse_literal(key, text))
     return () if text in ("", "none") else tuple(re.split(r"\+(?![^(]*\))", text))
   if isinstance(default, bool):
     if text.lower() not in ("true", "false"):
@@ -155,17 +158,6 @@ def convert_value(key: str, text: str, default: Any) -> Any:
   except ValueError:
     kind = {int: "a whole number", float: "a number"}[type(default)]
     raise ValueError(f"{key} is {text!r}, expected {kind}") from None
-
-
-def parse_literal(key: str, text: str) -> tuple | list:
-  """A tuple or list as Python writes it. ValueError, with `key`, if `text` is none."""
-  try:
-    value = ast.literal_eval(text)
-  except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-    value = None
-  if not isinstance(value, tuple | list):
-    raise ValueError(f"{key} is {text!r}, expected values joined by +, or none")
-  return value
 
 
 def check_types(config: Mapping[str, Any]) -> None:
@@ -183,14 +175,3 @@ def check_types(config: Mapping[str, Any]) -> None:
     good &= kind is bool or not isinstance(value, bool)
     if not good or (kind is list and not all(isinstance(x, str) for x in value)):
       raise ValueError(f"{field} is {value!r}, expected {words.get(kind, 'a list of texts')}")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """{"train.optim.lr": 0.001, ...} of nested dicts; tuples become lists, as in JSON."""
-  fields = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      fields |= flatten(value, f"{prefix}{key}.")
-    else:
-      fields[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return fields

@@ -51,9 +51,7 @@ def evaluate_run(
       data of the run that have changed.
   """
   parsed = [missing.parse_protocol(protocol)] if protocol else []
-  experiment = parse_experiment(run_dir.read_config(folder))
-  if not run_dir.is_finished(folder):
-    raise ValueError(f"{folder} is not finished: it has no results.jsonl{run_dir.GO_ON}")
+  experiment = parse_experiment(run_dir.read_finished(folder))
   model = saved_model.read_model(folder / "model")
   for sentence in run_dir.describe_versions(folder):
     logger.warning("%s.", sentence)
@@ -72,16 +70,21 @@ def evaluate_run(
     of_rows = rows.id, parsed[0], model.spec.names, cases[0].steps
     mask_files.export_masks(masks, cases[0].mask[0], *of_rows)
   with run_dir.open_run(folder, experiment):
-    logits = predictions.predict_saved(folder / "model", model, rows, tested, alone)
+    load = lambda v: saved_model.load_variant(folder / "model", model, v.name)
+    models = {v.name: load(v) for v in model.variants}
+    logits = predictions.predict_models(models, rows, tested, alone)
     added = results.measure_variants(experiment, model.spec.task, logits, rows, cases)
     added = results.add_run_columns(added, experiment, model.card["dataset"], name)
-    add_results(folder / "results.jsonl", added)
+    path, keys = folder / "results.jsonl", ["split", "protocol", "pattern"]
+    before = result_files.read_results(path)
+    old, new = (pd.MultiIndex.from_frame(x[keys].fillna("")) for x in (before, added))
+    result_files.write_results(path, pd.concat([before[~old.isin(new)], added]))
     files.write_text(folder / "report.html", html.render_page(result_files.read_run(folder)))
   text = comparison.metric_text(added)
   if not protocol:
     table = added.assign(split="test"), added["metric"].iloc[0], added["method"].unique()
     text = render.to_text(tables.pattern_table(*table))
-  return f"{text}\n{len(added)} lines added to {folder / 'results.jsonl'}"
+  return f"{text}\n{len(added)} lines added to {path}"
 
 
 def read_own_rows(folder: Path, experiment: Experiment, split: str) -> Split:
@@ -126,11 +129,3 @@ def read_other_rows(path: Path, model: SavedModel, file_options: FileOptions) ->
   rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   check_labelled(str(path), len(rows.id), num_rows)
   return rows
-
-
-def add_results(path: Path, added: pd.DataFrame) -> None:
-  """Adds lines to results.jsonl, in place of those on the same split, protocol and pattern."""
-  before = result_files.read_results(path)
-  keys = ["split", "protocol", "pattern"]
-  old, new = (pd.MultiIndex.from_frame(x[keys].fillna("")) for x in (before, added))
-  result_files.write_results(path, pd.concat([before[~old.isin(new)], added]))

@@ -95,6 +95,12 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
   init_from = config["init_from"]
   if init_from and config["method"] == CONSTANT_VARIANT:
     raise ValueError(f"init_from is {init_from!r}, {CONSTANT_VARIANT} has no parameters to start")
+  protocols = tuple(missing.parse_protocol(text) for text in config["test_protocols"])
+  for i, protocol in enumerate(protocols):  # whether they fit the data is checked in `setup`
+    if protocol.redraw:
+      raise ValueError(f"test_protocols has {protocol}, test masks are never redrawn")
+    if protocol in protocols[:i]:
+      raise ValueError(f"test_protocols repeats {protocol}, each is measured once")
   train = config["train"]
   return Experiment(
     variants=variants,
@@ -103,7 +109,7 @@ def parse_experiment(config: Mapping[str, Any]) -> Experiment:
     class_weight=config["class_weight"],
     seeds=tuple(range(config["seeds"])),
     train_protocol=missing.parse_protocol(config["train_protocol"]),
-    test_protocols=parse_test_protocols(config["test_protocols"]),
+    test_protocols=protocols,
     metrics=tuple(config["metrics"]),
     train=TrainConfig(**(train | {"optim": optimizer.OptimConfig(**train.get("optim", {}))})),
     init_from=init_from,
@@ -125,13 +131,12 @@ def parse_variant(text: str, config: Mapping[str, Any]) -> VariantConfig:
   settings, given = dict(config[name]), parse_pairs(match[2] or "")
   if "preset" in given:
     settings |= PRESETS[check_preset(given.pop("preset"), name)].get(name, {})
-  changed = {}
   for key, value in given.items():
     if key not in settings:
       raise ValueError(f"{key!r} is no setting of {name}, known are {', '.join(settings)}")
-    changed[key] = convert_value(f"{name}.{key}", value, settings[key])
-  methods.make_config(name, settings | changed)  # raises for a wrong value
-  return VariantConfig(text.strip(), name, settings | changed)
+    settings[key] = convert_value(f"{name}.{key}", value, settings[key])
+  methods.make_config(name, settings)  # raises for a wrong value
+  return VariantConfig(text.strip(), name, settings)
 
 
 def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
@@ -148,14 +153,3 @@ def parse_data(name: str, values: Mapping[str, Any]) -> DataConfig:
   if name == "synthetic" and isinstance(count, str) and count.isdecimal():
     options["modalities"] = int(count)  # how many to make, not which to keep
   return DataConfig(name, options, prefetch.PrefetchConfig(**reading))
-
-
-def parse_test_protocols(texts: tuple[str, ...]) -> tuple[missing.Protocol, ...]:
-  """The protocols of `test_protocols`. Whether they fit the data is checked in `setup`."""
-  protocols = tuple(missing.parse_protocol(text) for text in texts)
-  for i, protocol in enumerate(protocols):
-    if protocol.redraw:
-      raise ValueError(f"test_protocols has {protocol}, test masks are never redrawn")
-    if protocol in protocols[:i]:
-      raise ValueError(f"test_protocols repeats {protocol}, each is measured once")
-  return protocols

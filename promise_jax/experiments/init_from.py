@@ -46,9 +46,7 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
     return None
   folder = Path(experiment.init_from)
   try:
-    run_dir.read_config(folder)
-    if not run_dir.is_finished(folder):
-      raise ValueError(f"{folder} is not finished: it has no results.jsonl{run_dir.GO_ON}")
+    run_dir.read_finished(folder)
     model = saved_model.read_model(folder / "model")
     if len(model.seeds) < len(experiment.seeds):
       found, needed = len(model.seeds), len(experiment.seeds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -39,36 +40,29 @@ def read_results(path: Path) -> pd.DataFrame:
   return make_frame(lines, "value").assign(pattern=pd.Series(patterns, dtype=object))
 
 
-def read_run(folder: Path) -> html.Report:
-  """A finished run for its report."""
-  lines = files.read_json(folder / "comparison.json")
-  differences = make_frame(lines, "difference", "low", "high")
-  return make_report(folder, read_results(folder / "results.jsonl"), differences)
+def read_run(folder: Path, results: pd.DataFrame | None = None) -> html.Report:
+  """A run for its report, by those of its files that exist; `results` before they are written."""
 
-
-def make_report(folder: Path, results: pd.DataFrame, differences: pd.DataFrame) -> html.Report:
-  """The report of a run: results and differences as passed, all else from files that exist."""
-  config = files.read_json(folder / "config.json")
-
-  def read(name: str, *numbers: str) -> pd.DataFrame:
+  def read(name: str, empty: list | dict) -> Any:
     path = folder / name
     reader = files.read_jsonl if path.suffix == ".jsonl" else files.read_json
-    return make_frame(reader(path) if path.exists() else [], *numbers)
+    return reader(path) if path.exists() else empty
 
-  rows, data = folder / "rows.json", folder / "data.json"
+  frame = lambda name, *numbers: make_frame(read(name, []), *numbers)
+  config = files.read_json(folder / "config.json")
   return html.Report(
     folder.resolve().name,
     config,
-    results,
-    read("metrics.jsonl", "loss", "valid"),
-    differences,
-    read("speed.jsonl"),
+    read_results(folder / "results.jsonl") if results is None else results,
+    frame("metrics.jsonl", "loss", "valid"),
+    frame("comparison.json", "difference", "low", "high"),
+    frame("speed.jsonl"),
     canonical_protocols(config["config"].get("test_protocols")),
-    rows=files.read_json(rows) if rows.exists() else {},
-    data=files.read_json(data) if data.exists() else {},
-    classes=read("classes.json", "precision", "recall", "f1"),
-    calibration=read("calibration.json", "before", "after"),
-    contribution=read("contribution.json", "value", "low", "high"),
+    rows=read("rows.json", {}),
+    data=read("data.json", {}),
+    classes=frame("classes.json", "precision", "recall", "f1"),
+    calibration=frame("calibration.json", "before", "after"),
+    contribution=frame("contribution.json", "value", "low", "high"),
   )
 
 

@@ -38,33 +38,31 @@ def write_test_results(
   setup: Setup, variants: list[TrainedVariant], split: Split, predicted: dict, folder: Path
 ) -> html.Report:
   """Writes all files of results from `predicted`, see `predictions`; returns the report."""
-  num_patterns, group = len(setup.patterns), setup.dataset.groups.get("test")
-  logits = {name: values[:, :num_patterns] for name, values in predicted["test"].items()}
-  calibrations = validation_fits.fit_calibrations(setup, predicted["valid"])
-  gains = validation_fits.fit_gains(setup, predicted["valid"], calibrations)
-  measured = reliability.measure_calibration(
-    calibrations, logits, split, setup.patterns, setup.spec.names
-  )
-  files.write_json(folder / "calibration.json", measured.to_dict("records"))
-  experiment, spec, name = setup.experiment, setup.spec, setup.dataset.name
-  cases = make_conditions(spec, experiment.test_protocols, split)
-  frame = measure_variants(experiment, spec.task, predicted["test"], split, cases)
-  results = [add_run_columns(frame, experiment, name, "test")]
-  results += [validation_scores(setup, v) for v in variants]
-  valid_scores = {v.name: float(np.mean(v.best_score)) for v in variants}
-  differences = compare_with_baseline(setup, valid_scores, logits, split, group)
+  experiment, spec, group = setup.experiment, setup.spec, setup.dataset.groups.get("test")
+  logits = {name: values[:, : len(setup.patterns)] for name, values in predicted["test"].items()}
   arrays = {f"logits/{name}": values for name, values in logits.items()}
   ids = setup.dataset.keys.get("test", split.id)  # as they are written
   arrays |= {"pattern": np.array(setup.patterns), "id": ids, "label": split.label}
-  arrays |= {"recorded": split.recorded, "seed": np.array(setup.experiment.seeds)}
+  arrays |= {"recorded": split.recorded, "seed": np.array(experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
+  calibrations = validation_fits.fit_calibrations(setup, predicted["valid"])
+  gains = validation_fits.fit_gains(setup, predicted["valid"], calibrations)
+  found = {
+    "calibration": reliability.measure_calibration(
+      calibrations, logits, split, setup.patterns, spec.names
+    ),
+    "classes": score_best_variant(setup, save_model.find_best(variants), logits, split),
+    "comparison": compare_with_baseline(setup, variants, logits, split, group),
+    "contribution": measure_contributions(setup, logits, split, group),
+  }
+  for name, frame in found.items():
+    files.write_json(folder / f"{name}.json", frame.to_dict("records"))
   files.write_json(folder / "rows.json", count_rows(setup, split))
-  scores = score_best_variant(setup, save_model.find_best(variants), logits, split)
-  files.write_json(folder / "classes.json", scores.to_dict("records"))
-  files.write_json(folder / "comparison.json", differences.to_dict("records"))
-  worth = measure_contributions(setup, logits, split, group)
-  files.write_json(folder / "contribution.json", worth.to_dict("records"))
-  run = result_files.make_report(folder, pd.concat(results, ignore_index=True), differences)
+  cases = make_conditions(spec, experiment.test_protocols, split)
+  frame = measure_variants(experiment, spec.task, predicted["test"], split, cases)
+  results = [add_run_columns(frame, experiment, setup.dataset.name, "test")]
+  results += [validation_scores(setup, v) for v in variants]
+  run = result_files.read_run(folder, pd.concat(results, ignore_index=True))
   files.write_text(folder / "report.html", html.render_page(run))
   save_model.save_model(setup, variants, folder, run, calibrations, gains)
   # The last file: a run that has it is finished.
@@ -104,26 +102,20 @@ def add_run_columns(
   frame: pd.DataFrame, experiment: Experiment, dataset: str, split_name: str
 ) -> pd.DataFrame:
   """`frame`, after the columns that all results on one split share; `method` is the first."""
-  shared = {
-    "method": frame["method"],
-    "dataset": dataset,
-    "split": split_name,
-    "label_rate": experiment.label_rate,
-    "train_protocol": str(experiment.train_protocol),
-  }
-  shared = pd.DataFrame(shared, frame.index)
-  return pd.concat([shared, frame.drop(columns="method")], axis=1)
+  shared = {"method": frame["method"], "dataset": dataset, "split": split_name}
+  shared |= {"label_rate": experiment.label_rate, "train_protocol": str(experiment.train_protocol)}
+  return pd.DataFrame(shared, frame.index).join(frame.drop(columns="method"))
 
 
 def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
   """The validation score of the selected step of each seed, as rows of `results`."""
   name, sign = metrics.primary_metric(setup.spec.task)
-  on_patterns = {"all": "mean over patterns", "full": "full pattern"}
+  selects = {"all": "mean over patterns", "full": "full pattern"}
   ids = setup.train_data.split.id
   columns = {
     "method": trained.name,
     "pattern": None,
-    "protocol": on_patterns[setup.experiment.train.select_on],
+    "protocol": selects[setup.experiment.train.select_on],
     "mask_hash": mask_files.mask_hash(setup.valid_data.recorded, setup.valid_data.id),
     "metric": name,
     "value": sign * np.asarray(trained.best_score, float),
@@ -132,31 +124,32 @@ def validation_scores(setup: Setup, trained: TrainedVariant) -> pd.DataFrame:
     "step": trained.best_step,
     "train_mask_hash": [mask_files.mask_hash(mask, ids) for mask in first_masks(setup)],
   }
-  frame = pd.DataFrame(columns)
-  return add_run_columns(frame, setup.experiment, setup.dataset.name, "valid")
+  columns = pd.DataFrame(columns)
+  return add_run_columns(columns, setup.experiment, setup.dataset.name, "valid")
 
 
 def first_masks(setup: Setup) -> Bool[np.ndarray, "S N M"]:
   """What training may read of every train row, in its first epoch."""
-  rows = setup.train_data
-  every = np.arange(len(rows.split.id))
+  rows, every = setup.train_data, np.arange(len(setup.train_data.split.id))
   masks = [batches.draw_kept(rows, seed, 0, every).mask for seed in rows.seeds]
   return rows.split.recorded & np.stack(masks)
 
 
 def compare_with_baseline(
-  setup: Setup, valid_scores: dict, logits: dict, split: Split, group: np.ndarray | None
+  setup: Setup,
+  variants: list[TrainedVariant],
+  logits: dict,
+  split: Split,
+  group: np.ndarray | None,
 ) -> pd.DataFrame:
-  """The method, the first in `logits`, minus the baseline with the best validation score."""
-  if len(logits) < 2:
+  """The method, the first of `variants`, minus the baseline with the best validation score."""
+  if len(variants) < 2:
     return pd.DataFrame()
-  method = next(iter(logits))
+  method, valid_scores = variants[0].name, {v.name: v.best_score.mean() for v in variants}
   best = verdicts.best_baseline(method, valid_scores, CONSTANT_VARIANT)
   spec, pair = setup.spec, (logits[method], logits[best])
-  frame = verdicts.compare_variants(spec.task, *pair, split, setup.patterns, spec.names, group)
-  frame.insert(0, "method", method)
-  frame.insert(1, "baseline", best)
-  return frame
+  lines = verdicts.compare_variants(spec.task, *pair, split, setup.patterns, spec.names, group)
+  return pd.DataFrame({"method": method, "baseline": best}, lines.index).join(lines)
 
 
 def score_best_variant(setup: Setup, best: str, logits: dict, split: Split) -> pd.DataFrame:
@@ -164,7 +157,7 @@ def score_best_variant(setup: Setup, best: str, logits: dict, split: Split) -> p
   rows = split.recorded.any(axis=1)
   complete, seeds = logits[best][:, -1, rows], setup.experiment.seeds
   scores = class_scores.score_classes(setup.spec.task, complete, split.label[rows], seeds)
-  return pd.concat([pd.DataFrame({"variant": best}, scores.index), scores], axis=1)
+  return pd.DataFrame({"variant": best}, scores.index).join(scores)
 
 
 def measure_contributions(
@@ -173,11 +166,10 @@ def measure_contributions(
   """What each modality is worth to every trained variant, see `evaluation.contribution`."""
   frames, constant = [pd.DataFrame()], constant_logits(setup)
   for name in [name for name in logits if name != CONSTANT_VARIANT]:
-    frame = contribution.measure_contribution(
+    worth = contribution.measure_contribution(
       setup.spec.task, logits[name], constant, split, setup.spec.names, group=group
     )
-    frame.insert(0, "variant", name)
-    frames.append(frame)
+    frames.append(pd.DataFrame({"variant": name}, worth.index).join(worth))
   return pd.concat(frames, ignore_index=True)
 
 
@@ -209,9 +201,7 @@ def count_rows(setup: Setup, test_split: Split) -> dict:
 def render_console(run: html.Report) -> str:
   """The tables of a finished run as text, and its differences to the best baseline."""
   config, results = run.config["config"], run.results
-  names = [config["method"], *config["baselines"]]
-  has_constant = (results["method"] == BEST_CONSTANT).any()
-  names += [BEST_CONSTANT] if has_constant else []
+  names, has_constant = list(results["method"].unique()), BEST_CONSTANT in results["method"].values
   metric = results.loc[results["pattern"].notna(), "metric"].iloc[0]
   found = [tables.pattern_table(results, metric, names)]
   if run.test_protocols:

@@ -15,7 +15,6 @@ from promise_jax.experiments.experiment import Experiment, parse_experiment
 from promise_jax.experiments.setup import Setup, load_dataset, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
 from promise_jax.training import checkpoint, loop
-from promise_jax.types import Split
 
 
 def run_experiment(
@@ -45,8 +44,16 @@ def run_experiment(
       clean_up(folder, experiment)
       show(f"{folder} is finished; nothing was trained.")
     return results.render_console(result_files.read_run(folder)) if primary else ""
-  setup = on_all_processes(lambda: set_up(experiment, folder))
-  rows = on_all_processes(lambda: read_splits(setup, folder))
+
+  def load():
+    setup = set_up(experiment, folder)
+    # The test rows are read to be described and checked, for nothing else: what is wrong with them
+    # is said before hours of training.
+    rows = {name: setup.dataset.split(name) for name in SPLITS}
+    run_dir.check_data(folder, setup.dataset, {"test": rows["test"]})
+    return setup, rows
+
+  setup, rows = on_all_processes(load)
   with run_dir.open_run(folder, experiment):
     if primary:
       lines = run_dir.write_data(folder, setup.dataset, rows)
@@ -56,23 +63,14 @@ def run_experiment(
     trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 
     def finish():
-      split = rows["test"]
-      predicted = predictions.predict_variants(setup, trained, split)
+      predicted = predictions.predict_variants(setup, trained, rows["test"])
       if primary:
-        return results.write_test_results(setup, trained, split, predicted, folder)
+        return results.write_test_results(setup, trained, rows["test"], predicted, folder)
 
     run = on_all_processes(finish)
     if primary:
       clean_up(folder, experiment)
   return results.render_console(run) if primary else ""
-
-
-def read_splits(setup: Setup, folder: Path) -> dict[str, Split]:
-  """All splits {name: rows}. The test rows are read to be described and checked, for nothing else:
-  what is wrong with them is said before hours of training."""
-  rows = {name: setup.dataset.split(name) for name in SPLITS}
-  run_dir.check_data(folder, setup.dataset, {"test": rows["test"]})
-  return rows
 
 
 def check_finished(folder: Path, experiment: Experiment, show: Callable[[str], None]) -> None:

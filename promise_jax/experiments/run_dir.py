@@ -38,7 +38,7 @@ from promise_jax import files
 from promise_jax.data import describe, fingerprint
 from promise_jax.data.dataset import Dataset
 from promise_jax.devices import distributed
-from promise_jax.experiments.config import PREFETCH_OPTIONS, flatten
+from promise_jax.experiments.config import PREFETCH_OPTIONS
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.types import Split
 
@@ -53,7 +53,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def result_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """The fields of a config, or of a comparison of several, that can change a result."""
-  return {k: v for k, v in flatten(config).items() if not k.endswith(NEUTRAL_FIELDS)}
+  return {k: v for k, v in files.flatten(config).items() if not k.endswith(NEUTRAL_FIELDS)}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -107,10 +107,8 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
       )
     return
   before, now = result_fields(read_config(folder)), result_fields(experiment.config)
-  fields = sorted(before.keys() | now.keys())
-  pairs = {f: (before.get(f), now.get(f)) for f in fields}
-  changed = [f"{f} was {old!r}, is {new!r}" for f, (old, new) in pairs.items() if old != new]
-  if changed:
+  fields = [f for f in sorted(before.keys() | now.keys()) if before.get(f) != now.get(f)]
+  if changed := [f"{f} was {before.get(f)!r}, is {now.get(f)!r}" for f in fields]:
     words = f"workdir {folder} belongs to another config: {'; '.join(changed)}"
     raise ValueError(f"{words}; another --workdir trains with these settings")
 
@@ -118,7 +116,6 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
 def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> list[str]:
   """Writes data.json: lines on what the data were taken for, which are returned, what was dropped
   or changed in which split and modality, and the fingerprint of `splits`."""
-  found = fingerprint.take_fingerprint(dataset, splits)
   folder.mkdir(parents=True, exist_ok=True)
   lines = [*dataset.notes, *describe.describe_data(dataset, splits)]
   changed = {
@@ -127,8 +124,8 @@ def write_data(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> l
     for modality, faults in dataset.report.get(name, {}).items()
     if any(faults)
   }
-  content = {"lines": lines, "changed": changed, "fingerprint": found}
-  files.write_json(folder / "data.json", content)
+  found = fingerprint.take_fingerprint(dataset, splits)
+  files.write_json(folder / "data.json", {"lines": lines, "changed": changed, "fingerprint": found})
   return lines
 
 
@@ -161,20 +158,26 @@ def describe_versions(folder: Path) -> list[str]:
   path = folder / "config.json"
   if not path.exists():
     return []
-  before, now = read_versions(files.read_json(path)), read_versions(provenance())
+  before, now = (
+    made.get("versions", {}) | {"commit": str(made.get("commit"))[:12]}
+    for made in (files.read_json(path), provenance())
+  )
   changed = [name for name in before if name in now and before[name] != now[name]]
   old, new = (", ".join(f"{name} {found[name]}" for name in changed) for found in (before, now))
   return [f"{folder} was begun with {old}, this is {new}; numbers may differ"] if changed else []
 
 
-def read_versions(value: Mapping[str, Any]) -> dict[str, str]:
-  """The versions in what `provenance` returned, with the commit."""
-  return value.get("versions", {}) | {"commit": str(value.get("commit"))[:12]}
-
-
 def is_finished(folder: Path) -> bool:
   """Whether the run in `folder` has its results."""
   return (folder / "results.jsonl").exists()
+
+
+def read_finished(folder: Path) -> dict[str, Any]:
+  """The config of the run in `folder`. ValueError unless it is finished."""
+  config = read_config(folder)
+  if not is_finished(folder):
+    raise ValueError(f"{folder} is not finished: it has no results.jsonl{GO_ON}")
+  return config
 
 
 def read_config(folder: Path) -> dict[str, Any]:

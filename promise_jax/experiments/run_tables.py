@@ -55,7 +55,8 @@ def make_tables(
   for name in variants:
     check_choice("a variant", name, known)
   columns = list(variants) or known
-  wanted = {name for run in runs for name in read_test_protocols(run)}
+  given = [run_dir.read_config(run).get("test_protocols") for run in runs]
+  wanted = {name for texts in given for name in result_files.canonical_protocols(texts)}
   protocols = tables.find_protocols(results, wanted)
   if "protocols" in rows and not protocols:
     raise ValueError(
@@ -116,8 +117,3 @@ def read_all_results(runs: Sequence[Path]) -> pd.DataFrame:
   ambiguous = lines["method"].isin(lines.loc[differs, "method"])
   lines.loc[ambiguous, "method"] = lines["run"] + "/" + lines["method"]
   return lines.drop_duplicates([*KEY, "dataset", "label_rate", "mask_hash"], ignore_index=True)
-
-
-def read_test_protocols(run: Path) -> tuple[str, ...]:
-  """The test protocols of the config of a run, as the results name them."""
-  return result_files.canonical_protocols(run_dir.read_config(run).get("test_protocols"))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +24,10 @@ def save_model(
   gains: Mapping[str, Gain],
 ) -> None:
   """Writes the model of the run in `folder`, of which `run` has the test results."""
+  experiment = setup.experiment
   saved = tuple(
     saved_model.SavedVariant(v.name, v.method, v.settings, v.folder, float(x.best_score.mean()))
-    for v, x in zip(setup.experiment.variants, variants, strict=True)
+    for v, x in zip(experiment.variants, variants, strict=True)
   )
   model = saved_model.SavedModel(
     name=run.title,
@@ -35,12 +35,23 @@ def save_model(
     preprocessing=setup.dataset.preprocessing,
     variants=saved,
     best=find_best(variants),
-    seeds=setup.experiment.seeds,
-    precision=setup.experiment.precision,
+    seeds=experiment.seeds,
+    precision=experiment.precision,
     prior=constant_logits(setup).mean(axis=0),
     calibration={name: fitted.to_json() for name, fitted in calibrations.items()},
     gains={name: fitted.to_json() for name, fitted in gains.items()},
-    card=make_card(setup, run, folder),
+    card={
+      "dataset": setup.dataset.name,
+      "about": setup.dataset.card,
+      "data": run_dir.read_fingerprint(folder),
+      "versions": run.config["versions"],
+      "rows": run.rows,
+      "label_rate": experiment.label_rate,
+      "train_protocol": str(experiment.train_protocol),
+      "test_protocols": [str(protocol) for protocol in experiment.test_protocols],
+      "samples": run.rows["samples"],
+      "metrics": average_metrics(run.results),
+    },
   )
   arrays = {v.name: (v.params, v.model_state) for v in variants}
   saved_model.write_model(folder / "model", model, arrays)
@@ -53,31 +64,12 @@ def find_best(variants: list[TrainedVariant]) -> str:
   return max(trained, key=lambda v: np.mean(v.best_score)).name
 
 
-def make_card(setup: Setup, run: html.Report, folder: Path) -> dict[str, Any]:
-  """What was trained on which data, and how well it does on the test rows."""
-  experiment = setup.experiment
-  return {
-    "dataset": setup.dataset.name,
-    "about": setup.dataset.card,
-    "data": run_dir.read_fingerprint(folder),
-    "versions": run.config["versions"],
-    "rows": run.rows,
-    "label_rate": experiment.label_rate,
-    "train_protocol": str(experiment.train_protocol),
-    "test_protocols": [str(protocol) for protocol in experiment.test_protocols],
-    "samples": run.rows["samples"],
-    "metrics": average_metrics(run.results),
-  }
-
-
-def average_metrics(results: pd.DataFrame) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+def average_metrics(results: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
   """{variant: {pattern: {metric: mean over seeds}}} on the test rows, as in the pattern table; `n`
   of a pattern is how many rows."""
   by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
-  lines, _ = tables.choose_rows(by_pattern)
-  metrics = {}
-  for key, part in lines.groupby(["method", "pattern", "metric"], sort=False):
-    method, pattern, metric = key
+  metrics, (lines, _) = {}, tables.choose_rows(by_pattern)
+  for (method, pattern, metric), part in lines.groupby(["method", "pattern", "metric"], sort=False):
     of_pattern = metrics.setdefault(method, {}).setdefault(pattern, {"n": int(part["n"].iloc[0])})
     of_pattern[metric] = part["value"].mean()
   return metrics

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from promise_jax import data, methods, patterns
 from promise_jax.checks import name_place_in_errors
 from promise_jax.data import batches, sampling
+from promise_jax.data.source import SPLITS
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.evaluation import conditions, measure
 from promise_jax.experiments import init_from, run_dir
@@ -67,14 +68,8 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
     # labels together. The subsets of seeds are stratified alike.
     task = supervised.balance_classes(task, np.concatenate([train.label[m] for m in masks]))
   spec = dataset.spec._replace(task=task, num_labelled=int(labelled.sum(axis=1).max()))
-  train_data = batches.TrainData(
-    train,
-    labelled,
-    experiment.seeds,
-    experiment.train_protocol,
-    experiment.data.prefetch,
-    spec.names,
-  )
+  how = experiment.seeds, experiment.train_protocol, experiment.data.prefetch
+  train_data = batches.TrainData(train, labelled, *how, spec.names)
   # These three raise ValueError for protocols and metrics that do not fit, before training.
   with name_place_in_errors("train_protocol"):
     batches.draw_kept(train_data, experiment.seeds[0], 0, np.arange(len(train.id)))
@@ -99,7 +94,7 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
 def load_dataset(config: DataConfig) -> data.Dataset:
   """The data set of an experiment. ValueError if it lacks a split."""
   dataset = data.load(config.name, **config.options)
-  for name in ("train", "valid", "test"):
+  for name in SPLITS:
     if name not in dataset.splits:
       raise ValueError(
         f"data set {dataset.name!r} has no {name} split, a run needs train, valid and "

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +78,7 @@ def train_variant(
     others = [x for x in files.read_jsonl(path) if x["method"] != name] if path.exists() else []
     files.write_jsonl(path, [*others, {"method": name} | trained.speed])
     show(describe_speed(trained.speed))
-  best = trained.params, trained.model_state, trained.best_score, trained.best_step
-  return TrainedVariant(name, variant.method, *best)
+  return TrainedVariant(name, variant.method, *trained[:4])  # all but the speed
 
 
 def load_initial_params(
@@ -91,8 +89,8 @@ def load_initial_params(
   if plan := variant.init:
     if distributed.is_primary():
       path = folder / "init.json"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      entries = json.loads(path.read_text("utf-8")) if path.exists() else {}
+      folder.mkdir(parents=True, exist_ok=True)
+      entries = files.read_json(path) if path.exists() else {}
       files.write_json(path, entries | {variant.name: dataclasses.asdict(plan)})
     show(init_from.describe_init(plan, variant.name))
     params = init_from.load_init_params(plan, len(setup.experiment.seeds))
@@ -144,9 +142,8 @@ def describe_speed(speed: dict[str, Any]) -> str:
 
 def constant_logits(setup: Setup) -> Float[np.ndarray, "S C"]:
   """The constant predictor, fitted to the labelled rows of every seed."""
-  label, task = setup.train_data.split.label, setup.spec.task
-  labelled = setup.train_data.labelled
-  return np.stack([constant.constant_logits(label, mask, task) for mask in labelled])
+  rows, task = setup.train_data, setup.spec.task
+  return np.stack([constant.constant_logits(rows.split.label, x, task) for x in rows.labelled])
 
 
 def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:

@@ -62,7 +62,9 @@ def export_run(
   encoders = {m: encoded.encoder for m, encoded in model.preprocessing.encoded.items()}
   for modality, encoder in encoders.items():
     logger.warning("%s is read as the features that %s makes of it.", modality, encoder)
-  lines = read_calibration(run, name)
+  path = run / "calibration.json"
+  lines = files.read_json(path) if path.exists() else []
+  lines = [line for line in lines if line["variant"] == name]
   contents |= describe(keep_variant(model, name, chosen), contents, encoders, lines)
   write_folder(out, contents)
   return {name: len(content) for name, content in contents.items()}
@@ -72,7 +74,7 @@ def check_folder(out: Path) -> None:
   """Raises ValueError if files of `out` would be lost."""
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
-  if not out.is_dir() or not exported.is_export(out):
+  if not exported.is_export(out):
     raise ValueError(f"{out} has files and is no exported model; a new or empty folder is expected")
   known = {exported.ARRAYS, exported.DESCRIPTION, CARD}
   others = [p.name for p in out.iterdir() if p.name not in known and p.suffix != ".stablehlo"]
@@ -122,11 +124,8 @@ def describe(
 ) -> dict[str, bytes]:
   """{file: content} of model.json and the model card.
 
-  Args:
-    model: what is exported.
-    contents: of the other files.
-    encoders: {modality: the encoder whose features it is read as}.
-    calibration: lines of the run's calibration.json.
+  `contents` are those of the other files, `encoders` {modality: the encoder whose features it is
+  read as}, `calibration` lines of the run's calibration.json.
   """
   facts = {
     "format": exported.FORMAT,
@@ -145,13 +144,6 @@ def describe(
     exported.DESCRIPTION: files.to_line(saved_model.seal(value)).encode(),
     CARD: card.encode(),
   }
-
-
-def read_calibration(run: Path, variant: str) -> list[dict]:
-  """How well calibrated the variant is on the test rows, as in the run's calibration.json."""
-  path = run / "calibration.json"
-  lines = files.read_json(path) if path.exists() else []
-  return [line for line in lines if line["variant"] == variant]
 
 
 def write_folder(out: Path, contents: Mapping[str, bytes]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from promise_jax import files
 from promise_jax.checks import check_choice
-from promise_jax.evaluation import calibration
 from promise_jax.inference.predictor import Block, Predictor
 
 
@@ -53,34 +52,31 @@ def tabulate_block(
   predictor: Predictor, block: Block, coverage: float | None = None
 ) -> pd.DataFrame:
   """The predictions of some rows: id, what is predicted, the probabilities, what was present."""
-  kind, present = predictor.spec.task.kind, block.split.recorded
-  served = predictor.tabulate(block, coverage if kind == "regression" else None)
-  table = pd.DataFrame({"id": block.ids})
+  kind, names = predictor.spec.task.kind, np.array(predictor.classes, object)
+  served, table = predictor.tabulate(block, coverage), pd.DataFrame({"id": block.ids})
   if kind == "regression":
     columns = ["value", "low", "high"] if coverage is not None else ["value"]
     table[columns] = served[columns].to_numpy()
   else:
-    values, names = served.to_numpy(), np.array(predictor.classes, object)
+    values = served.iloc[:, : len(names)].to_numpy(float)
     if kind == "classes":
       table["class"] = names[values.argmax(axis=1)]
       table["probability"] = values.max(axis=1)
     else:
-      table["labels"] = join_names(values > 0.5, names)
+      table["labels"] = join_names([names[row] for row in values > 0.5], names)
     if coverage is not None:
-      sets = calibration.prediction_sets(
-        predictor.calibration, values, present.sum(axis=1), coverage
-      )
-      table["set"] = join_names(sets, names)
+      table["set"] = join_names(served.iloc[:, -1], names)
     table[[f"p_{name}" for name in names]] = values
-  table["present"] = join_names(present, np.array(predictor.modalities, object))
+  modalities = np.array(predictor.modalities, object)
+  table["present"] = join_names([modalities[row] for row in block.split.recorded], modalities)
   return table
 
 
-def join_names(mask: np.ndarray, names: np.ndarray) -> list[str]:
-  """The names where a row of a mask is True, as "text+photo"; JSON lists if a name has a +."""
+def join_names(chosen: Iterable[Sequence[str]], names: Sequence[str]) -> list[str]:
+  """The `chosen` of some names, as "text+photo"; as JSON lists if one of `names` has a +."""
   if any("+" in name for name in names):
-    return [json.dumps(names[row].tolist(), ensure_ascii=False) for row in mask]
-  return ["+".join(names[row]) for row in mask]
+    return [json.dumps([*row], ensure_ascii=False) for row in chosen]
+  return ["+".join(row) for row in chosen]
 
 
 @contextlib.contextmanager

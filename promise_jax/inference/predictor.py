@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float
@@ -34,7 +35,7 @@ Forward = Callable[[Inputs], Mapping[str, Array]]  # "logits" [S, B, C] and embe
 class Block(NamedTuple):
   """Some predicted rows."""
 
-  ids: np.ndarray  # [n]
+  ids: pd.Index  # [n]
   label: np.ndarray | None  # [n], as given
   split: Split  # cleaned
   output: dict[str, np.ndarray]  # [S, n, ...]
@@ -101,10 +102,11 @@ class Predictor:
       part = 0.9 if coverage is None else coverage
       ends = calibration.prediction_intervals(self.calibration, served, count, part)
       served, names = np.concatenate([served, ends], axis=1), ("value", "low", "high")
-    table = make_frame([(block.ids, served)], names)
+    table = pd.DataFrame(served, block.ids, list(names))
     if coverage is not None and self.spec.task.kind != "regression":
       sets = calibration.prediction_sets(self.calibration, served, count, coverage)
-      table.insert(len(names), "set", [np.array(names, object)[row].tolist() for row in sets])
+      chosen = [np.array(names, object)[row].tolist() for row in sets]
+      table.insert(len(names), "set", chosen, allow_duplicates=True)  # a class may be called so
     return table
 
   def embed(self, rows: Any) -> dict[str, np.ndarray]:
@@ -133,7 +135,7 @@ class Predictor:
     patterns = np.array(missing.all_patterns(len(self.modalities)))
     is_regression = self.spec.task.kind == "regression"
     nothing = calibration.calibrate(self.calibration, self.prior[None, None], np.zeros(1, int))
-    parts, kinds = [], ("", "gain_")
+    parts = []
     for block in self.iterate_blocks(rows, every_key=True):
       present = block.split.recorded
       masks = [present & pattern for pattern in patterns]
@@ -146,13 +148,12 @@ class Predictor:
       expected = np.full(present.shape, np.nan)
       if self.gain is not None:
         expected = gain.expected_gain(self.gain, index, own)
-      columns = [shapley, expected]
+      columns = {"": shapley, "gain_": expected}
       if "gate" in block.output:
-        kinds = ("", "gain_", "gate_")
-        columns.append(block.output["gate"].mean(axis=0))
-      parts.append((block.ids, np.concatenate(columns, axis=1)))
-    names = tuple(f"{kind}{m}" for kind in kinds for m in self.modalities)
-    return index_as(rows, make_frame(parts, names))
+        columns["gate_"] = block.output["gate"].mean(axis=0)
+      names = [f"{kind}{m}" for kind in columns for m in self.modalities]
+      parts.append(pd.DataFrame(np.concatenate([*columns.values()], axis=1), block.ids, names))
+    return index_as(rows, pd.concat(parts))
 
   def evaluate(self, rows: Any) -> pd.DataFrame:
     """Metrics of the rows that have a label: columns present, metric, value, n.
@@ -191,7 +192,8 @@ class Predictor:
       for name, found in report.items():
         reports[name] = np.add(reports.get(name, 0), found)
       lines = lines or split_checks.describe_units(self.preprocessing.modalities, split)
-      yield Block(new.ids, new.label, split, self.run(split, split.recorded, every_key))
+      ids = pd.Index(new.ids, name="id")
+      yield Block(ids, new.label, split, self.run(split, split.recorded, every_key))
     for name, found in reports.items():
       if any(found):
         lines.append(f"{name}: {cleaning.CleaningReport(*found).describe()}")
@@ -214,13 +216,11 @@ class Predictor:
     self, split: Split, present: np.ndarray, part: slice, every_key: bool
   ) -> dict[str, np.ndarray]:
     """`run` for a slice of rows, padded to one of `BATCH_SIZES`."""
-    present = present[part]
-    count = len(present)
+    count = len(present[part])
     size = next(size for size in BATCH_SIZES if size >= count)
     pad = lambda x: np.pad(x[part], [(0, size - count)] + [(0, 0)] * (x.ndim - 1))
-    inputs, length = ({m: pad(x) for m, x in d.items()} for d in (split.inputs, split.length))
-    present = np.pad(present, [(0, size - count), (0, 0)])
-    output = self.forward(Inputs(inputs, length, present, np.zeros(size, np.int32)))
+    given = jax.tree.map(pad, (split.inputs, split.length, present))
+    output = self.forward(Inputs(*given, np.zeros(size, np.int32)))
     keys = output if every_key else ("logits",)
     return {key: np.asarray(output[key])[:, :count] for key in keys}
 
@@ -236,12 +236,6 @@ class Predictor:
     log_p = np.log(np.maximum(served, TINY))
     is_multilabel = self.spec.task.kind == "multilabel"
     return log_p - np.log(np.maximum(1 - served, TINY)) if is_multilabel else log_p
-
-
-def make_frame(parts: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]) -> pd.DataFrame:
-  """A DataFrame of blocks (ids [n], values [n, columns])."""
-  ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-  return pd.DataFrame(values, pd.Index(ids, name="id"), list(names))
 
 
 def index_as(rows: Any, table: pd.DataFrame) -> pd.DataFrame:

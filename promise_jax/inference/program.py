@@ -6,7 +6,6 @@ The arrays of the model are arguments of the program, so that the program itself
 import jax
 import jax.numpy as jnp
 from jax import export
-from jaxtyping import Array
 
 from promise_jax import types
 from promise_jax.method import Method
@@ -37,7 +36,10 @@ def export_program(
 
   def predict(arrays, inputs, length, present):
     ids = jnp.zeros(present.shape[0], jnp.int32)  # new rows have no noise of their own
-    rows = Inputs(preprocess_rows(method, inputs), length, present, ids)
+    # Each row alone: `preprocess` may work in blocks, and a free number of rows has no blocks.
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    one = lambda row: first(method.preprocess(jax.tree.map(lambda x: x[None], row)))
+    rows = Inputs(jax.vmap(one)(inputs), length, present, ids)
     unread = {path: jnp.zeros(x.shape[1:], x.dtype) for path, x in leaves.items()}
 
     def predict_seed(arrays):
@@ -60,14 +62,3 @@ def shape_rows(spec: Spec, count) -> tuple:
   batch = types.example_batch(spec, 1)
   like = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
   return jax.tree.map(like, (batch.inputs, batch.length, batch.present))
-
-
-def preprocess_rows(method: Method, inputs: dict[str, Array]) -> dict[str, Array]:
-  """`method.preprocess` of each row alone: it may work in blocks of rows, and a free number of
-  rows has no blocks."""
-
-  def preprocess_row(row):
-    made = method.preprocess(jax.tree.map(lambda x: x[None], row))
-    return jax.tree.map(lambda x: x[0], made)
-
-  return jax.vmap(preprocess_row)(inputs)

@@ -181,23 +181,18 @@ def fill_leaves(like: tuple[PyTree, PyTree], arrays: dict, num_seeds: int) -> tu
   Raises:
     ValueError: an array is missing, has another shape or dtype, or belongs to nothing.
   """
-  params, model_state = like
-  rest = dict(arrays)
-
-  def fill(path, leaf):
-    name = param_paths.path_to_string(path)
-    if name not in rest:
+  named = dict(zip(("params", "state"), like, strict=True))
+  leaves = param_paths.leaves_by_path(named)
+  for name, leaf in leaves.items():
+    if name not in arrays:
       raise ValueError(f"{name} is missing")
-    found, shape = rest.pop(name), (num_seeds, *leaf.shape)
+    found, shape = arrays[name], (num_seeds, *leaf.shape)
     if (found.shape, found.dtype) != (shape, leaf.dtype):
       expected = f"{leaf.dtype}{[*shape]} is needed"
       raise ValueError(f"{name} is {found.dtype}{[*found.shape]}, {expected}")
-    return found
-
-  named = {"params": params, "state": model_state}
-  tree = jax.tree_util.tree_map_with_path(fill, named)
-  if rest:
-    raise ValueError(f"{next(iter(rest))} belongs to nothing in the method")
+  if others := arrays.keys() - leaves.keys():
+    raise ValueError(f"{min(others)} belongs to nothing in the method")
+  tree = jax.tree.unflatten(jax.tree.structure(named), [arrays[name] for name in leaves])
   return tree["params"], tree["state"]
 
 

@@ -54,14 +54,14 @@ def describe_verdict(line: pd.Series) -> str:
   return f"{line['rows']}: {pair} = {show_interval(line)}, {line['verdict']}"
 
 
-def comparison_lines(lines: pd.DataFrame) -> list[list[str]]:
-  """A comparison as cells of text, the header first and the verdict last."""
+def interval_lines(lines: pd.DataFrame, by: Sequence[str], name: str) -> list[list[str]]:
+  """The column `name` with its intervals as cells of text, the header first; verdicts are last."""
   body = [
-    [*line[["rows", "method", "baseline"]], formatting.metric_label(line["metric"])]
-    + [show_interval(line), line["verdict"]]
+    [*line[by], formatting.metric_label(line["metric"]), show_interval(line, name)]
+    + ([line["verdict"]] if "verdict" in line else [])
     for _, line in lines.iterrows()
   ]
-  return [["rows", "method", "baseline", "metric", "difference [95 % interval]", ""], *body]
+  return [[*by, "metric", f"{name} [95 % interval]", *[""] * ("verdict" in lines)], *body]
 
 
 def variant_table(
@@ -84,15 +84,14 @@ def variant_table(
   for name in names:
     own = results[results["method"] == name]
     table = tables.pattern_table(own, metric, [name])
-    cells = table.cells[name]
-    text = f"`{name}`" if name != best else f"**`{name}`**"
-    row = [text, str(own["seed"].nunique())]
-    row.append(show_value(metric, own.loc[is_selected(own), "value"].mean()))
-    for cell in (cells.get("mean, incomplete"), cells.iloc[table.num_plain - 1]):
-      row.append(show_cell(metric, cell))
-    pairs = [(name, other) for other in against]
-    row += [show_verdict(lines.loc[pair]) if pair in lines.index else "" for pair in pairs]
-    texts.append(row)
+    cells, pairs = table.cells[name], [(name, other) for other in against]
+    texts.append(
+      [f"`{name}`" if name != best else f"**`{name}`**", str(own["seed"].nunique())]
+      + [show_value(metric, own.loc[is_selected(own), "value"].mean())]
+      + [show_cell(metric, cells.get("mean, incomplete"))]
+      + [show_cell(metric, cells.iloc[table.num_plain - 1])]
+      + [show_verdict(lines.loc[pair]) if pair in lines.index else "" for pair in pairs]
+    )
   return f"{formatting.markdown_rows(texts)}\n{LEGEND}\n"
 
 
@@ -119,16 +118,6 @@ def class_lines(classes: pd.DataFrame) -> list[list[str]]:
     cells = [show_cell(k, formatting.make_cell(part[k])) for k in names]
     lines.append([name, str(part["n"].iloc[0]), *cells])
   return lines
-
-
-def contribution_lines(contribution: pd.DataFrame) -> list[list[str]]:
-  """Values of modalities as cells of text, the header first."""
-  by = ["variant", "rows", "kind", "modality"]
-  body = [
-    [*line[by], formatting.metric_label(line["metric"]), show_interval(line, "value")]
-    for _, line in contribution.iterrows()
-  ]
-  return [[*by, "metric", "value [95 % interval]"], *body]
 
 
 def metric_text(lines: pd.DataFrame) -> str:

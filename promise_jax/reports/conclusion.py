@@ -33,25 +33,28 @@ def describe_run(
 
 
 def describe_best(results: pd.DataFrame, contribution: pd.DataFrame) -> list[str]:
-  """The variant best on validation, and the modality that it can least do without."""
-  best = best_on_validation(results)
+  """The variant best on validation, its primary metric with all modalities and with some missing,
+  whether it has learnt anything, and the modality that it can least do without."""
+  best, means = best_on_validation(results), validation_means(results)
   if best is None:
     return []
-  own = contribution[contribution["variant"] == best] if len(contribution) else contribution
-  return [describe_level(results, best), *describe_constant(results, best), *describe_loss(own)]
-
-
-def describe_level(results: pd.DataFrame, best: str) -> str:
-  """The variant, and its primary metric with all modalities and with some missing."""
   metric = results.loc[is_selected(results), "metric"].iloc[0]
   table = tables.pattern_table(results, metric, [best])
-  cells, has_others = table.cells[best], results["method"].nunique() > 1
-  unit = " %" if formatting.is_share(metric) else ""
+  cells, unit = table.cells[best], " %" if formatting.is_share(metric) else ""
   level = lambda cell: show_value(metric, cell.mean) + unit
   text = f"{metric} on test {level(cells.iloc[table.num_plain - 1])} with every modality"
   if "mean, incomplete" in cells:
     text += f", {level(cells['mean, incomplete'])} {WHERE['incomplete']}"
-  return f"Use {best}, the best on validation ({text})." if has_others else f"{best} ({text})."
+  has_others = results["method"].nunique() > 1
+  sentences = [
+    f"Use {best}, the best on validation ({text})." if has_others else f"{best} ({text})."
+  ]
+  if best != CONSTANT and means.get(CONSTANT, -np.inf) >= means[best]:
+    sentences.append(
+      f"But {CONSTANT}, which reads nothing, is as good on validation: nothing was learnt."
+    )
+  own = contribution[contribution["variant"] == best] if len(contribution) else contribution
+  return sentences + describe_loss(own)
 
 
 def describe_few_rows(results: pd.DataFrame) -> list[str]:
@@ -60,18 +63,10 @@ def describe_few_rows(results: pd.DataFrame) -> list[str]:
   total, count = (lines.loc[lines["protocol"] == p, "n"].max() for p in ("none", COMPLETE_ROWS))
   if not 0 < count < min(FEW_ROWS, total):
     return []
-  sentence = (
-    f"Patterns are measured on the {count:g} of {total:g} test rows that have every modality"
-  )
-  return [f"{sentence}; promise-jax table RUN --test-rows every takes all rows of each pattern."]
-
-
-def describe_constant(results: pd.DataFrame, best: str) -> list[str]:
-  """That nothing was learnt, if the best variant is no better on validation than the constant."""
-  means = validation_means(results)
-  if best == CONSTANT or not means.get(CONSTANT, -np.inf) >= means[best]:
-    return []
-  return [f"But {CONSTANT}, which reads nothing, is as good on validation: nothing was learnt."]
+  return [
+    f"Patterns are measured on the {count:g} of {total:g} test rows that have every modality; "
+    "promise-jax table RUN --test-rows every takes all rows of each pattern."
+  ]
 
 
 def describe_loss(lines: pd.DataFrame) -> list[str]:

@@ -11,16 +11,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from promise_jax import files
 from promise_jax.evaluation import metrics
-from promise_jax.reports import (
-  comparison,
-  conclusion,
-  glossary,
-  plots,
-  points,
-  render,
-  tables,
-)
+from promise_jax.reports import comparison, conclusion, glossary, plots, points, render, tables
 
 SOURCES = ("versions", "commit", "device")
 
@@ -55,23 +48,15 @@ def render_page(run: Report) -> str:
   modules = (comparison, conclusion, glossary, metrics, plots, points, render, tables)
   environment.globals |= {module.__name__.split(".")[-1]: module for module in modules}
   methods = list(run.results["method"].unique()) if len(run.results) else []
+  fields = files.flatten(run.config).items()
   return environment.get_template("page.html.j2").render(
     run=run,
     methods=methods,
     settings=list(_by_setting(run, methods)) if methods else [],
-    config=flatten({k: v for k, v in run.config.items() if k not in SOURCES}),
-    sources=flatten({k: run.config[k] for k in SOURCES if k in run.config}),
+    fields=[[k, v] for k, v in fields if not k.startswith(SOURCES)],
+    sources=[[k, v] for k, v in fields if k.startswith(SOURCES)],
     speed=list(_speed_tables(run.speed)),
   )
-
-
-def flatten(config: dict, prefix: str = "") -> list[list]:
-  """[["train.optim.lr", 0.001], ...] of nested dicts."""
-  rows = []
-  for key, value in config.items():
-    nested = isinstance(value, dict) and value
-    rows += flatten(value, f"{prefix}{key}.") if nested else [[f"{prefix}{key}", value]]
-  return rows
 
 
 def _by_setting(run: Report, methods: list[str]) -> Iterator[dict[str, Any]]:

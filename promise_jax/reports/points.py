@@ -49,14 +49,10 @@ def modality_points(log: pd.DataFrame, group: str, names: Sequence[str]) -> pd.D
 
 
 def _over_steps(lines: pd.DataFrame) -> pd.DataFrame:
-  seeds = (
-    lines.groupby(["series", "step"], sort=False)["value"]
-    .agg(["mean", "std"])
-    .dropna(subset="mean")
-  )
-  ends = {"low": seeds["mean"] - seeds["std"], "high": seeds["mean"] + seeds["std"]}
-  points = seeds.assign(**ends).reset_index().rename(columns={"step": "row", "mean": "value"})
-  return points[COLUMNS].sort_values("row", kind="stable")
+  values = lines.groupby(["series", "step"], sort=False)["value"]
+  mean, std = values.mean().dropna(), values.std()
+  points = pd.DataFrame({"value": mean, "low": mean - std, "high": mean + std}, mean.index)
+  return points.rename_axis(["series", "row"]).reset_index().sort_values("row", kind="stable")
 
 
 def modality_terms(log: pd.DataFrame) -> dict[str, list[str]]:
@@ -81,12 +77,6 @@ def difference_points(comparison: pd.DataFrame) -> tuple[pd.DataFrame, list[str]
   sign = metrics.metric_sign(comparison["metric"].iloc[0])
   means, far = split_far(means, -sign)
   return means.rename(columns={"row": "series", "series": "row"})[COLUMNS], far
-
-
-def contribution_points(lines: pd.DataFrame, row: str, series: str) -> pd.DataFrame:
-  """Lines of contribution.json by two of its columns."""
-  points = pd.DataFrame({"row": lines[row], "series": lines[series]})
-  return pd.concat([points, lines[COLUMNS[2:]]], axis=1)
 
 
 def calibration_points(lines: pd.DataFrame) -> pd.DataFrame:

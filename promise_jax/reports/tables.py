@@ -93,7 +93,12 @@ def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFra
   Patterns without a row are left out, and the modalities named that no row has.
   """
   every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
-  note = _describe_patterns(every)
+  lacking = [p for p in every.loc[every["n"] == 0, "pattern"].unique() if "+" not in p]
+  note = f"no row has {', '.join(lacking)}, which is left out; " if lacking else ""
+  found = set(every["pattern"])
+  total = max((len(pattern.split("+")) for pattern in found), default=0)
+  if total > patterns.MAX_ALL_TESTED:
+    note += f"a fixed sample of {len(found)} of the {2**total - 1:,} patterns; "
   every, same = (x[x["n"] > 0] if x["n"].any() else x for x in (every, same))
   if same_rows and same["n"].any():
     count = f"{same['n'].max()} of {every['n'].max()}"
@@ -101,17 +106,6 @@ def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFra
   if len(same) and not same["n"].any():
     return every, note + f"no row has every modality: {ON_SOME_ROWS}"
   return every, (note + _note_rows(every)).removesuffix("; ")
-
-
-def _describe_patterns(lines: pd.DataFrame) -> str:
-  """The begin of a note where patterns are left out: for lack of rows, or as they are too many."""
-  found = set(lines["pattern"])
-  total = max((len(pattern.split("+")) for pattern in found), default=0)
-  lacking = [p for p in lines.loc[lines["n"] == 0, "pattern"].unique() if "+" not in p]
-  note = f"no row has {', '.join(lacking)}, which is left out; " if lacking else ""
-  if total > patterns.MAX_ALL_TESTED:
-    note += f"a fixed sample of {len(found)} of the {2**total - 1:,} patterns; "
-  return note
 
 
 def protocol_table(

@@ -73,5 +73,7 @@ def test_the_file_of_the_rows_is_not_written_over(classes, tmp_path, capsys):
 def test_names_with_a_plus_are_in_json_lists():
   mask = np.array([[True, True], [False, True], [False, False]])
   names = np.array(["a", "d+é"], object)
-  assert predictions.join_names(mask, names) == ['["a", "d+é"]', '["d+é"]', "[]"]
-  assert predictions.join_names(mask, np.array(["a", "b"], object)) == ["a+b", "b", ""]
+  chosen = [names[row] for row in mask]
+  assert predictions.join_names(chosen, names) == ['["a", "d+é"]', '["d+é"]', "[]"]
+  names = np.array(["a", "b"], object)
+  assert predictions.join_names([names[row] for row in mask], names) == ["a+b", "b", ""]
