@@ -52,15 +52,10 @@ def find_config(name: str) -> Path:
 
 
 def load_config(flag: str | None, overrides: Sequence[tuple[str, str | None]], example: str):
-  """Loads a config file and applies the settings of the command line.
+  """The config of `flag`, the value of --config, as a dict, and the name of its file.
 
-  Args:
-    flag: value of --config, a name or path with `key=value,...` after a colon.
-    overrides: (field, value) of every --config.FIELD=VALUE.
-    example: a config to name where `flag` is missing.
-
-  Returns:
-    The config as a dict, and the name of its file.
+  `overrides` are (field, value) of every --config.FIELD=VALUE; `example` is a config to name where
+  `flag` is missing.
   """
   if not flag:
     raise ValueError(f"--config is missing, for instance --config {example}")

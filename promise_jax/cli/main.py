@@ -78,11 +78,8 @@ def run(words: Sequence[str]) -> None:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-  """Takes the words --config.FIELD=VALUE, which argparse does not know, off the command line.
-
-  Returns:
-    The other words, and pairs (field, value); the value of a bare --config.FIELD is None.
-  """
+  """(the other words, (field, value) of the words --config.FIELD=VALUE, which argparse does not
+  know); the value of a bare --config.FIELD is None."""
   rest, overrides, words = [], [], list(words)
   while words:
     word = words.pop(0)

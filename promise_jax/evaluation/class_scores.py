@@ -17,9 +17,9 @@ def score_classes(
 ) -> pd.DataFrame:
   """Precision, recall and F1 of every class and seed; an empty frame for a regression.
 
-  `n` is the number of rows of the class. In `predicted`, for up to `MAX_COUNTED` classes, they are
-  counted by the class that was predicted. Precision without predictions, recall without rows and
-  all numbers of a seed with a NaN logit are NaN; as in `metrics`, an F1 of 0 / 0 is 0.
+  `predicted` counts the `n` rows of a class by the class that was predicted, for up to MAX_COUNTED
+  classes. Precision without predictions, recall without rows and all numbers of a seed with a NaN
+  logit are NaN; as in `metrics`, an F1 of 0 / 0 is 0.
   """
   if task.kind == "regression":
     return pd.DataFrame()

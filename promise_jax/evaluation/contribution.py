@@ -140,9 +140,8 @@ def _make_games(
     games.append(_Game(name, int(support[c]), "recall", [ratio]))
   if len(others := by_support[MAX_CLASSES:]):
     ratio = right[..., others].sum(axis=-1), actual[:, others].sum(axis=-1)
-    games.append(
-      _Game(f"{len(others)} other classes", int(support[others].sum()), "recall", [ratio])
-    )
+    name, count = f"{len(others)} other classes", int(support[others].sum())
+    games.append(_Game(name, count, "recall", [ratio]))
   return games
 
 
@@ -172,9 +171,8 @@ def _resample_worths(
   if not num_rows:
     return np.full((len(games), 1, num_coalitions), np.nan)
   groups, group = np.unique(group, return_inverse=True)
-  drawn = bootstrap.draw_resamples(
-    seed, num_seeds=num_seeds, num_groups=len(groups), resamples=resamples
-  )
+  sizes = {"num_seeds": num_seeds, "num_groups": len(groups), "resamples": resamples}
+  drawn = bootstrap.draw_resamples(seed, **sizes)
   counts = [np.concatenate([np.ones((1, x.shape[1]), np.uint8), x]) for x in drawn]
   num_chunks = -(-(resamples + 1) * num_rows // CHUNK)
   broken = np.isnan(logits).any(axis=(2, 3))

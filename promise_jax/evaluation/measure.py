@@ -25,13 +25,8 @@ def known_metrics(kind: str) -> dict[str, Callable]:
 
 
 def metrics_for(task: Task, extra: Sequence[str] = ()) -> dict[str, Callable]:
-  """The metrics of a task and the `extra` ones by name, the primary one first.
-
-  A regression has mae, corr and those of `sentiment_metrics.sentiment_set`.
-
-  Raises:
-    ValueError: an unknown kind of task, or a name that is no metric of its kind.
-  """
+  """The metrics of a task, with those of `sentiment_metrics.sentiment_set`, and the `extra` ones by
+  name, the primary one first. ValueError for a name that is no metric of its kind."""
   primary, _ = metrics.primary_metric(task)
   known, names = known_metrics(task.kind), [primary, *METRICS[task.kind].split()]
   names += [metric.__name__ for metric in sentiment_metrics.sentiment_set(task)]
@@ -66,10 +61,8 @@ def measure_conditions(
   seeds: Sequence[int],
   extra: Sequence[str] = (),
 ) -> pd.DataFrame:
-  """One row for every condition, metric and seed, from the logits under all patterns.
-
-  Rows with no modality left are left out; `n` is the number of the others.
-  """
+  """One row for every condition, metric and seed, from the logits under all patterns; `n` is the
+  number of rows with a modality left, the others are left out."""
   lines = []
   for condition in conditions:
     selected, rows = select_logits(logits, condition)

@@ -23,11 +23,8 @@ Decisions = Bool[np.ndarray, "... N C"]
 
 
 def primary_metric(task: Task) -> tuple[str, int]:
-  """(name, sign) of the metric that selects and that tables show first.
-
-  Raises:
-    ValueError: an unknown kind of task, or a `task.metric` that is not auroc of two classes.
-  """
+  """(name, sign) of the metric that selects and that tables show first. ValueError for an unknown
+  kind of task, or a `task.metric` that is not auroc of two classes."""
   names = {"classes": "accuracy", "multilabel": "macro_f1", "regression": "mae"}
   if task.kind not in names:
     raise ValueError(f"Task kind {task.kind!r} is not one of {tuple(names)}.")

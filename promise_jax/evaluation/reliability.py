@@ -75,11 +75,10 @@ def measure_calibration(
   patterns: Sequence[Pattern],
   names: Sequence[str],
 ) -> pd.DataFrame:
-  """A row for each variant, pattern and metric: all seeds served together, before and after.
+  """A row for each variant, pattern and metric, all seeds served together: variant, pattern,
+  num_present, n (rows that have all of the pattern), metric, before (with temperature 1) and after.
 
-  The columns are variant, pattern, num_present, n (rows that have all of the pattern), metric,
-  before (with temperature 1) and after. Sets and intervals have no value before. A pattern without
-  rows is left out; NaN where a logit is NaN.
+  Sets and intervals have no value before. A pattern without rows is left out; NaN where a logit is.
   """
   lines = []
   for variant, fitted in calibrations.items():

@@ -12,11 +12,9 @@ from promise_jax.types import Pattern, Split, Task
 
 
 def best_baseline(method: str, valid_scores: Mapping[str, float], constant: str) -> str:
-  """The variant to beat: the best on validation among variants of other methods.
-
-  Variants of the same method, and then the predictor `constant`, only where nothing else is.
-  `valid_scores` is {variant: score}, larger is better; `method` may be among them.
-  """
+  """The variant to beat: the best on validation among variants of other methods; one of the same
+  method, and then the predictor `constant`, only where nothing else is. `method` may be among the
+  `valid_scores` {variant: score}, of which larger ones are better."""
   others = [name for name in valid_scores if name != method]
   trained = [name for name in others if name != constant]
   foreign = [n for n in trained if n.partition("(")[0] != method.partition("(")[0]]

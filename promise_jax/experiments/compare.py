@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from promise_jax import files, methods
+from promise_jax.checks import check_choice
 from promise_jax.evaluation import verdicts
-from promise_jax.experiments import compare_config, result_files, run_dir, tensorboard
+from promise_jax.experiments import result_files, run_dir, tensorboard
 from promise_jax.experiments.experiment import parse_experiment
 from promise_jax.experiments.run import run_experiment
 from promise_jax.experiments.setup import set_up
@@ -45,7 +46,7 @@ def run_comparison(
   """Runs several experiments and compares their variants; returns the text of comparison.md.
 
   Writes comparison.md, comparison.json and report.html into `folder`. Finished runs in it are
-  skipped, unfinished ones resumed.
+  skipped, unfinished ones resumed. ValueError for settings that do not fit, before any training.
 
   Args:
     config: `title`; `runs` {name: config of an experiment}, in which "{name}" stands for a variant
@@ -53,13 +54,9 @@ def run_comparison(
       `against`, the variants that all others are compared with, by default the method of the
       first run; `command`, which makes the comparison.
     folder: of the comparison; every run has a folder inside.
-    show: prints a line.
-    to_tensorboard: see `run_experiment`; trials are not written.
-
-  Raises:
-    ValueError: settings that do not fit, before anything is trained.
+    show, to_tensorboard: see `run_experiment`; trials are not written for TensorBoard.
   """
-  compare_config.check_comparison(config)
+  check_comparison(config)
   if to_tensorboard:
     tensorboard.import_writer()
   runs = config["runs"]
@@ -68,7 +65,7 @@ def run_comparison(
     name: choose_variant(runs[first], trials, seeds, folder / "trials", show)
     for name, trials in config["trials"].items()
   }
-  runs = {name: compare_config.fill_choices(run, choice) for name, run in runs.items()}
+  runs = {name: fill_choices(run, choice) for name, run in runs.items()}
   for name, run in runs.items():
     show(f"\n{name}:")
     show(run_experiment(run, folder / name, show=show, to_tensorboard=to_tensorboard))
@@ -174,3 +171,31 @@ def write_comparison(
   )
   files.write_text(folder / "report.html", html.render_page(run))
   return text
+
+
+def check_comparison(config: dict) -> None:
+  """ValueError unless the runs share data and protocols, and all lists of trials are as long."""
+  if not config["runs"]:
+    raise ValueError("runs is empty, at least one experiment is needed")
+  counts = {name: len(trials) for name, trials in config["trials"].items()}
+  if len(set(counts.values())) > 1:
+    raise ValueError(f"trials must be equally many for every variant, found {counts}")
+  for field in ("dataset", "data", "label_rate", "train_protocol", "test_protocols"):
+    values = [one[field] for one in config["runs"].values()]
+    if any(value != values[0] for value in values):
+      raise ValueError(f"the runs of a comparison share {field}, found {values}")
+  example = {name: trials[0] for name, trials in config["trials"].items()}
+  runs = [fill_choices(one, example) for one in config["runs"].values()]
+  for one in runs:
+    parse_experiment(one)
+  known = sorted({name for one in runs for name in (one["method"], *one["baselines"])})
+  for name in config.get("against", ()):
+    check_choice("against", name, known)
+
+
+def fill_choices(config: dict, chosen: dict[str, str]) -> dict:
+  """The config with every "{name}" in its variants replaced by the variant chosen."""
+  names = [config["method"], *config["baselines"]]
+  for name, text in chosen.items():
+    names = [n.replace("{" + name + "}", text) for n in names]
+  return config | {"method": names[0], "baselines": tuple(names[1:])}

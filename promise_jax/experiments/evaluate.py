@@ -46,9 +46,7 @@ def evaluate_run(
       were; in the results their split is the name of the file.
     file_options: how files are found that `data` names.
 
-  Raises:
-    ValueError: no finished run, an unknown protocol or split, data that do not fit the model, or
-      data of the run that have changed.
+  ValueError for no finished run, data that do not fit the model or have changed, unknown names.
   """
   parsed = [missing.parse_protocol(protocol)] if protocol else []
   experiment = parse_experiment(run_dir.read_finished(folder))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from promise_jax import methods
 from promise_jax.experiments import run_dir
@@ -54,7 +53,7 @@ def plan_init(experiment: Experiment, variant: VariantConfig, method: Method) ->
     if not (source := find_variant(model, variant)):
       names = ", ".join(v.name for v in model.variants)
       raise ValueError(f"{folder} has no variant of {own_family}, it has {names}")
-    theirs = read_params(folder, source)
+    theirs = read_params(folder, source.name)
   except ValueError as error:
     raise ValueError(f"init_from: {error}") from error
   ours = param_paths.leaves_by_path(init_shapes(method))
@@ -92,17 +91,10 @@ def init_shapes(method: Method):
   return jax.eval_shape(method.init, jax.eval_shape(lambda: jax.random.key(0)))[0]
 
 
-def load_init_params(plan: InitPlan, num_seeds: int) -> dict[str, Array]:
-  """The parameters to copy, {path: [S, ...]}."""
-  folder = Path(plan.folder)
-  by_name = {v.name: v for v in saved_model.read_model(folder / "model").variants}
-  params = read_params(folder, by_name[plan.source])
-  return {path: params[path][:num_seeds] for path in plan.loaded}
-
-
-def read_params(folder: Path, variant: SavedVariant) -> dict[str, np.ndarray]:
+def read_params(folder: Path, name: str) -> dict[str, np.ndarray]:
   """The best parameters of a variant of the run in `folder`, {path: [S, ...]}."""
-  arrays = saved_model.read_arrays(folder / "model", variant)
+  by_name = {v.name: v for v in saved_model.read_model(folder / "model").variants}
+  arrays = saved_model.read_arrays(folder / "model", by_name[name])
   return {
     path.removeprefix("params/"): x for path, x in arrays.items() if path.startswith("params/")
   }

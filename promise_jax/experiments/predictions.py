@@ -1,4 +1,4 @@
-"""The logits of trained variants under all that is tested, with a bar of progress."""
+"""Logits of variants under all that is tested, and what is fitted to those of validation rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,9 +8,10 @@ import tqdm
 
 from promise_jax import frames
 from promise_jax.devices import distributed
-from promise_jax.evaluation import conditions, predict
+from promise_jax.evaluation import calibration, conditions, gain, predict
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant
+from promise_jax.patterns import MAX_ALL_TESTED
 from promise_jax.types import Pattern, Split
 
 Logits = dict[str, np.ndarray]  # of every variant [S, P, N, C]
@@ -53,3 +54,31 @@ def predict_models(
       name: predict.predict_split(*model, rows, tested, alone=alone, move=shown.update)
       for name, model in models.items()
     }
+
+
+def fit_calibrations(setup: Setup, logits: Logits) -> dict[str, calibration.Calibration]:
+  """{variant: its calibration}, fitted to its logits on the validation rows."""
+  rows, task = setup.valid_data, setup.spec.task
+  known = rows.label, rows.recorded, setup.patterns, setup.dataset.groups.get("valid")
+  return {name: calibration.fit_calibration(task, x, *known) for name, x in logits.items()}
+
+
+def fit_gains(
+  setup: Setup, logits: Logits, calibrations: Mapping[str, calibration.Calibration]
+) -> dict[str, gain.Gain]:
+  """{variant: its gain of asking}, fitted to its calibrated probabilities of the same rows.
+
+  Empty where only a sample of patterns is predicted: a pattern and one more may not be in it.
+  """
+  if len(setup.spec.modalities) > MAX_ALL_TESTED:
+    return {}
+  rows, patterns = setup.valid_data, np.array(setup.patterns)
+  num_present = (rows.recorded & patterns[:, None]).sum(axis=-1)
+  gains = {}
+  for name, x in logits.items():
+    pairs = zip(x.swapaxes(0, 1), num_present, strict=True)
+    probabilities = [calibration.calibrate(calibrations[name], *pair) for pair in pairs]
+    gains[name] = gain.fit_expected_gain(
+      setup.spec.task, np.stack(probabilities), rows.recorded, setup.patterns
+    )
+  return gains

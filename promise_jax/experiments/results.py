@@ -23,7 +23,7 @@ from promise_jax.evaluation import (
   reliability,
   verdicts,
 )
-from promise_jax.experiments import result_files, save_model, validation_fits
+from promise_jax.experiments import predictions, result_files, save_model
 from promise_jax.experiments.experiment import Experiment
 from promise_jax.experiments.setup import Setup
 from promise_jax.experiments.train_variant import TrainedVariant, constant_logits
@@ -45,13 +45,16 @@ def write_test_results(
   arrays |= {"pattern": np.array(setup.patterns), "id": ids, "label": split.label}
   arrays |= {"recorded": split.recorded, "seed": np.array(experiment.seeds)}
   files.write_npz(folder / "predictions.npz", arrays | ({} if group is None else {"group": group}))
-  calibrations = validation_fits.fit_calibrations(setup, predicted["valid"])
-  gains = validation_fits.fit_gains(setup, predicted["valid"], calibrations)
+  calibrations = predictions.fit_calibrations(setup, predicted["valid"])
+  gains = predictions.fit_gains(setup, predicted["valid"], calibrations)
+  best, rows = save_model.find_best(variants), split.recorded.any(axis=1)
+  complete = logits[best][:, -1, rows], split.label[rows]  # with every modality present
+  classes = class_scores.score_classes(spec.task, *complete, experiment.seeds)
   found = {
     "calibration": reliability.measure_calibration(
       calibrations, logits, split, setup.patterns, spec.names
     ),
-    "classes": score_best_variant(setup, save_model.find_best(variants), logits, split),
+    "classes": pd.DataFrame({"variant": best}, classes.index).join(classes),
     "comparison": compare_with_baseline(setup, variants, logits, split, group),
     "contribution": measure_contributions(setup, logits, split, group),
   }
@@ -152,14 +155,6 @@ def compare_with_baseline(
   return pd.DataFrame({"method": method, "baseline": best}, lines.index).join(lines)
 
 
-def score_best_variant(setup: Setup, best: str, logits: dict, split: Split) -> pd.DataFrame:
-  """The content of classes.json: the variant best on validation, every modality present."""
-  rows = split.recorded.any(axis=1)
-  complete, seeds = logits[best][:, -1, rows], setup.experiment.seeds
-  scores = class_scores.score_classes(setup.spec.task, complete, split.label[rows], seeds)
-  return pd.DataFrame({"variant": best}, scores.index).join(scores)
-
-
 def measure_contributions(
   setup: Setup, logits: dict, split: Split, group: np.ndarray | None
 ) -> pd.DataFrame:
@@ -174,14 +169,10 @@ def measure_contributions(
 
 
 def count_rows(setup: Setup, test_split: Split) -> dict:
-  """The content of rows.json.
-
-  Of every split the number of `rows` and, if they come in groups, of `groups`; of each seed that
-  of `labelled` train rows; and, in the first epoch, averaged over seeds, the fraction of train
-  rows that lack each modality (`missing`) or all of them (`empty`). `unrecorded` is the fraction
-  of rows of every split that lack each modality in the data. `samples` says where not all patterns
-  of modalities are used.
-  """
+  """The content of rows.json: how many `rows` and `groups` a split has, how many `labelled` train
+  rows a seed; the fraction of train rows that lack each modality (`missing`) or all of them
+  (`empty`), in the first epoch, averaged over seeds; that of rows of every split that lack each
+  modality in the data (`unrecorded`); and `patterns.describe_samples`."""
   masks = first_masks(setup)
   splits = {"train": setup.train_data.split, "valid": setup.valid_data, "test": test_split}
   lacking = lambda masks: dict(
@@ -210,7 +201,9 @@ def render_console(run: html.Report) -> str:
   text += [comparison.means_text(results, names)] if has_constant else []
   if missing.parse_protocol(config["train_protocol"]).redraw:
     text.append("training masks were redrawn each epoch: augmentation, not missing data\n")
-  text += [comparison.describe_verdict(line) for _, line in run.comparison[:2].iterrows()]
+  for _, line in run.comparison[:2].iterrows():
+    pair, difference = f"{line['method']} - {line['baseline']}", comparison.show_interval(line)
+    text.append(f"{line['rows']}: {pair} = {difference}, {line['verdict']}")
   text += conclusion.describe_best(results, run.contribution)
   text += conclusion.describe_kinds(run.contribution)
   return "\n".join(text + comparison.describe_upper_levels(run.training))

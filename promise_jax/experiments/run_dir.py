@@ -66,9 +66,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def open_run(folder: Path, experiment: Experiment) -> Iterator[None]:
   """Makes or opens the folder of a run; the primary process locks it while the context lasts.
 
-  Raises:
-    ValueError: another config made the folder, it holds something else, another process has it
-      open, or not all processes of this run see it.
+  ValueError if the folder holds something else or another config's run, another process has it
+  open, or not all processes of this run see it.
   """
   path = folder / "config.json"
   with contextlib.ExitStack() as stack:

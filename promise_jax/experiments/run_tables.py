@@ -39,8 +39,7 @@ def make_tables(
     error: what stands behind ±, one of ERRORS.
     same_rows: see `tables.pattern_table`.
 
-  Raises:
-    ValueError: no finished run, a name that the runs do not have, runs that do not fit in a table.
+  ValueError for no finished run, a name that no run has, runs that do not fit in a table.
   """
   for name in rows:
     check_choice("a kind of rows", name, ROWS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from promise_jax import files
 from promise_jax.devices import distributed
@@ -83,7 +83,7 @@ def train_variant(
 
 def load_initial_params(
   setup: Setup, variant: Variant, folder: Path, show: Callable[[str], None]
-) -> dict[str, Array]:
+) -> dict[str, np.ndarray]:
   """{path: parameter} to copy from another run, empty without `init_from`; noted in init.json."""
   params = {}
   if plan := variant.init:
@@ -93,7 +93,8 @@ def load_initial_params(
       entries = files.read_json(path) if path.exists() else {}
       files.write_json(path, entries | {variant.name: dataclasses.asdict(plan)})
     show(init_from.describe_init(plan, variant.name))
-    params = init_from.load_init_params(plan, len(setup.experiment.seeds))
+    theirs = init_from.read_params(Path(plan.folder), plan.source)
+    params = {path: theirs[path][: len(setup.experiment.seeds)] for path in plan.loaded}
   if untrained := init_from.describe_untrained(variant.method, params):
     show(f"note: {variant.name} {untrained}")
   return params

@@ -63,11 +63,8 @@ def describe_file(content: bytes) -> dict[str, Any]:
 
 
 def read_export(folder: Path) -> tuple[SavedModel, Forward]:
-  """The model, of one variant, and its forward pass.
-
-  Raises:
-    ValueError: a file is missing, damaged or of another version, or does not fit the others.
-  """
+  """The model, of one variant, and its forward pass. ValueError for a file that is missing, damaged
+  or of another version, or does not fit the others."""
   version = None
   try:
     value = json.loads(read_file(folder / DESCRIPTION, MAX_DESCRIPTION))

@@ -21,16 +21,10 @@ from promise_jax.inference.predictor import Block, Predictor
 def write_predictions(
   predictor: Predictor, rows: Any, path: pathlib.Path, coverage: float | None = None
 ) -> int:
-  """Writes a line a row into `path`, whole or not at all; returns the number of rows.
+  """Writes a line a row into `path`, *.csv or *.parquet, whole or not at all; returns their number.
 
-  Args:
-    predictor: the model.
-    rows: as `data.new_rows` describes.
-    path: a file *.csv or *.parquet.
-    coverage: of the sets of classes, or the interval, that a column holds; None: no such column.
-
-  Raises:
-    ValueError: rows that cannot be read, an ending or coverage that is not allowed.
+  `rows` are as `data.new_rows` describes. A column holds sets of classes, or an interval, of this
+  `coverage`; without it there is none. ValueError for what cannot be read or is not allowed.
   """
   check_choice("the ending of --out", path.suffix, (".csv", ".parquet"))
   if not path.parent.is_dir():

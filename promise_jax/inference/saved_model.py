@@ -176,11 +176,8 @@ def describe_arrays(model: SavedModel, variant: SavedVariant) -> tuple[Method | 
 
 
 def fill_leaves(like: tuple[PyTree, PyTree], arrays: dict, num_seeds: int) -> tuple:
-  """(params, model_state) in the form of `like`, with `arrays` {path: [S, ...]} as leaves.
-
-  Raises:
-    ValueError: an array is missing, has another shape or dtype, or belongs to nothing.
-  """
+  """(params, model_state) in the form of `like`, with `arrays` {path: [S, ...]} as leaves;
+  ValueError if one is missing, has another shape or dtype, or belongs to nothing."""
   named = dict(zip(("params", "state"), like, strict=True))
   leaves = param_paths.leaves_by_path(named)
   for name, leaf in leaves.items():
@@ -198,14 +195,15 @@ def fill_leaves(like: tuple[PyTree, PyTree], arrays: dict, num_seeds: int) -> tu
 
 def describe_versions(version: str | None) -> str:
   """Which version made a file and which one reads it, as the end of a message."""
-  made = f"made by version {version}" if version else "made by an unknown version"
-  return f"; it was {made}, this is {promise_jax.__version__}"
+  made = f"version {version}" if version else "an unknown version"
+  return f"; it was made by {made}, this is {promise_jax.__version__}"
 
 
 def model_to_json(model: SavedModel) -> dict[str, Any]:
   """The content of model.json."""
   return vars(model) | {
-    "spec": spec_to_json(model.spec),
+    # The preprocessing has the others.
+    "spec": {"task": model.spec.task._asdict(), "labelled": model.spec.num_labelled},
     "preprocessing": model.preprocessing.to_json(),
     "variants": [vars(variant) for variant in model.variants],
   }
@@ -213,23 +211,13 @@ def model_to_json(model: SavedModel) -> dict[str, Any]:
 
 def model_from_json(value: dict[str, Any]) -> SavedModel:
   """The model of the content of model.json."""
-  prepared = preprocessing.from_json(value["preprocessing"])
+  prepared, part = preprocessing.from_json(value["preprocessing"]), value["spec"]
+  scale = {name: (fitted.mean, fitted.std) for name, fitted in prepared.scale.items()}
   changed = {
-    "spec": spec_from_json(value["spec"], prepared),
+    "spec": Spec(prepared.modalities, Task.from_json(part["task"]), scale, part["labelled"]),
     "preprocessing": prepared,
     "variants": tuple(SavedVariant(**v) for v in value["variants"]),
     "seeds": tuple(value["seeds"]),
     "prior": np.array(value["prior"], np.float32),
   }
   return SavedModel(**value | changed)
-
-
-def spec_to_json(spec: Spec) -> dict[str, Any]:
-  """What the preprocessing does not know of a spec, as plain values."""
-  return {"task": spec.task._asdict(), "labelled": spec.num_labelled}
-
-
-def spec_from_json(value: dict[str, Any], prepared: Preprocessing) -> Spec:
-  """The spec of which `spec_to_json` wrote a part, and the preprocessing has the others."""
-  scale = {name: (fitted.mean, fitted.std) for name, fitted in prepared.scale.items()}
-  return Spec(prepared.modalities, Task.from_json(value["task"]), scale, value["labelled"])

@@ -48,12 +48,6 @@ def show_interval(line: pd.Series, name: str = "difference") -> str:
   return "{} [{}, {}]".format(*values)
 
 
-def describe_verdict(line: pd.Series) -> str:
-  """One line of a comparison as a sentence."""
-  pair = f"{line['method']} - {line['baseline']}"
-  return f"{line['rows']}: {pair} = {show_interval(line)}, {line['verdict']}"
-
-
 def interval_lines(lines: pd.DataFrame, by: Sequence[str], name: str) -> list[list[str]]:
   """The column `name` with its intervals as cells of text, the header first; verdicts are last."""
   body = [
@@ -71,10 +65,8 @@ def variant_table(
   comparison: pd.DataFrame,
   metric: str,
 ) -> str:
-  """A markdown row a variant: its means, and how it differs from each one in `against`.
-
-  `results` has the validation scores too; the best variant on validation is in bold.
-  """
+  """A markdown row a variant: its means, and how it differs from each one in `against`; the best on
+  validation is in bold."""
   rows = "incomplete" if (comparison["rows"] == "incomplete").any() else "all"
   lines = comparison[comparison["rows"] == rows].set_index(["method", "baseline"])
   best = best_on_validation(results)
@@ -141,10 +133,8 @@ def means_text(results: pd.DataFrame, methods: Sequence[str]) -> str:
 
 
 def describe_upper_levels(training: pd.DataFrame) -> list[str]:
-  """For each method with an upper level, a sentence on how far it has moved in the end.
-
-  Reads the term "moved" = |beta - beta0| of the last lines, each a mean over a block of steps.
-  """
+  """For each method with an upper level, a sentence on how far it has moved in the end: the term
+  "moved" = |beta - beta0| of the last lines, each a mean over a block of steps."""
   if "moved" not in training:
     return []
   sentences = []

@@ -24,10 +24,8 @@ def table_points(table: tables.Table) -> pd.DataFrame:
 
 
 def split_far(points: pd.DataFrame, sign: int) -> tuple[pd.DataFrame, list[str]]:
-  """The points without series far below the others (for sign -1 above), and the names of these.
-
-  Far is more than what the others span. A constant predictor on the same axis would squeeze them.
-  """
+  """The points without series far below the others (for sign -1 above), and the names of these: by
+  more than what the others span. A constant predictor on the same axis would squeeze them."""
   values = (sign * points["value"]).groupby(points["series"])
   spans = values.agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
   low, high = spans["min"].cummin(), spans["max"].cummax()

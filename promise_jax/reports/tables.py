@@ -67,8 +67,7 @@ def pattern_table(
   pattern is measured on the test rows that have all modalities (`same_rows`), so that the lines of
   the table can be compared, or on those that have something left.
 
-  Raises:
-    ValueError: no test line, lines of several data sets, label rates or test rows, or a line twice.
+  ValueError for no test line, lines of several data sets, label rates or test rows, or one twice.
   """
   by_pattern = results[(results["split"] == "test") & results["pattern"].notna()]
   # First, because the choice of rows may leave out all lines of one of two data sets.
@@ -88,10 +87,8 @@ def pattern_table(
 
 
 def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFrame, str]:
-  """Of lines by pattern those on the same rows, or on all, and a note where there is a choice.
-
-  Patterns without a row are left out, and the modalities named that no row has.
-  """
+  """Of lines by pattern those on the same rows, or on all, and a note where there is a choice; it
+  names the modalities that no row has. Patterns without a row are left out."""
   every, same = (lines[lines["protocol"] == p] for p in ("none", conditions.COMPLETE_ROWS))
   lacking = [p for p in every.loc[every["n"] == 0, "pattern"].unique() if "+" not in p]
   note = f"no row has {', '.join(lacking)}, which is left out; " if lacking else ""
@@ -111,11 +108,8 @@ def choose_rows(lines: pd.DataFrame, same_rows: bool = True) -> tuple[pd.DataFra
 def protocol_table(
   results: pd.DataFrame, metric: str, methods: Sequence[str], protocols: Sequence[str]
 ) -> Table:
-  """The metric under each of `protocols`, which are written as in the results.
-
-  Raises:
-    ValueError: as `pattern_table`, or for a protocol without a line.
-  """
+  """The metric under each of `protocols`, which are written as in the results; ValueError as in
+  `pattern_table`, or for a protocol without a line."""
   lines = results[results["protocol"].isin(protocols) & results["pattern"].isna()]
   lines = _check_lines(_select_lines(lines, metric, methods, "protocol"), "protocol")
   for name in protocols:
@@ -133,10 +127,8 @@ def find_protocols(results: pd.DataFrame, wanted: Iterable[str]) -> list[str]:
 
 
 def rate_tables(results: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Table]:
-  """For each protocol with a rate, the metric at every rate, and the area under this curve.
-
-  The area is that of a seed, by trapezoids, divided by the range of rates (AUILC).
-  """
+  """For each protocol with a rate, the metric at every rate, and the area under this curve: that of
+  a seed, by trapezoids, divided by the range of rates (AUILC)."""
   if "rate" not in results:
     return []
   lines = results[results["rate"].notna()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from promise_jax.experiments import compare_config
+from promise_jax.experiments import compare
 from promise_jax.experiments import config as experiment_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "results"
@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "results"
 )
 def test_the_comparisons_of_the_results_fit(arguments, seeds):
   given = runpy.run_path(str(CONFIGS / "methods.py"))["get_config"](arguments).to_dict()
-  compare_config.check_comparison(given)
+  compare.check_comparison(given)
   runs = list(given["runs"].values())
   assert [one["seeds"] for one in runs] == seeds
   assert runs[0]["method"] == given["against"][0] == "distil"
@@ -38,5 +38,5 @@ def test_the_comparisons_of_the_results_fit(arguments, seeds):
 @pytest.mark.parametrize("method", ["robult", "redcore", "promise", "promma"])
 def test_the_ablations_fit(method):
   given = runpy.run_path(str(CONFIGS / "ablations.py"))["get_config"](f"method={method}").to_dict()
-  compare_config.check_comparison(given)
+  compare.check_comparison(given)
   assert given["runs"]["all"]["method"] == method

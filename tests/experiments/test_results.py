@@ -10,7 +10,7 @@ import tiny_runs
 from promise_jax import files, missing
 from promise_jax.evaluation import calibration, sentiment_metrics
 from promise_jax.experiments import config as experiment_config
-from promise_jax.experiments import predictions, result_files, results, run, validation_fits
+from promise_jax.experiments import predictions, result_files, results, run
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_calibrations_are_fitted_to_validation_rows_alone(monkeypatch):
     predicted = predictions.predict_variants(given, variants, split)
     np.testing.assert_array_equal(predicted["test"]["a"], predict(*own, split))
     np.testing.assert_array_equal(predicted["valid"]["a"], predict(*own, valid))
-    fitted.append(validation_fits.fit_calibrations(given, predicted["valid"]))
+    fitted.append(predictions.fit_calibrations(given, predicted["valid"]))
   assert fitted[0] == fitted[1] and fitted[0]["a"].num_rows == (0, 20, 20)
 
 
@@ -87,8 +87,8 @@ def test_gains_are_of_calibrated_probabilities():
   valid = rows.split("valid")
   given = SimpleNamespace(dataset=rows, valid_data=valid, spec=rows.spec, patterns=patterns)
   logits = 3 * np.random.default_rng(0).normal(size=(2, 3, 20, 2))
-  fitted = validation_fits.fit_calibrations(given, {"a": logits})
-  found = validation_fits.fit_gains(given, {"a": logits}, fitted)["a"]
+  fitted = predictions.fit_calibrations(given, {"a": logits})
+  found = predictions.fit_gains(given, {"a": logits}, fitted)["a"]
   entropy = []
   for p in (0, 2):
     num_present = np.full(20, sum(patterns[p]))

@@ -14,7 +14,7 @@ import promise_jax
 from inference import saved_runs
 from promise_jax import methods, missing
 from promise_jax.cli import main
-from promise_jax.inference import export, exported, program, saved_model
+from promise_jax.inference import export, exported, saved_model
 from promise_jax.optim import param_paths
 
 SEEDS = 2
@@ -63,7 +63,7 @@ def test_a_program_predicts_as_its_method_under_every_pattern(name):
   spec = example_batches.spec(case.task, case.modalities)
   method = methods.build_method(case.method, case.values, spec)
   variables, rows = make_variables(method), make_rows(spec)
-  made = exported.read_program(bytes(program.export_program(method, variables, spec).serialize()))
+  made = exported.read_program(bytes(export.export_program(method, variables, spec).serialize()))
   arrays = param_paths.leaves_by_path(variables)
   found = exported.make_forward({None: made}, arrays)(rows)
 

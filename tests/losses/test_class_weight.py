@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import example_batches
 import method_cases
-from promise_jax import methods
+import saved_models
+from promise_jax import files, methods
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.inference import saved_model
 from promise_jax.losses import supervised
@@ -59,8 +60,9 @@ def test_a_regression_has_no_class_weights():
 def test_they_are_saved_with_the_task():
   spec = example_batches.spec()
   spec = spec._replace(task=supervised.balance_classes(Task("classes", 4), RARE))
-  value = json.loads(json.dumps(saved_model.spec_to_json(spec)))
-  assert saved_model.spec_from_json(value, Preprocessing(spec.modalities, {})) == spec
+  model = saved_models.make_model(spec, preprocessing=Preprocessing(spec.modalities, {}))
+  value = json.loads(files.to_line(saved_model.model_to_json(model)))
+  assert saved_model.model_from_json(value).spec == spec
 
 
 @method_cases.every_method

@@ -18,7 +18,7 @@ import shortcuts
 import tiny_runs
 from promise_jax import methods
 from promise_jax.cli import configs, list_names, main
-from promise_jax.experiments import compare_config
+from promise_jax.experiments import compare
 from promise_jax.experiments.experiment import parse_experiment, parse_variant
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def check_command(command: str) -> None:
     return
   config, _ = configs.load_config(args.config or "table", overrides, "robult")
   assert ("runs" in config) == (args.command == "compare")
-  compare_config.check_comparison(config) if "runs" in config else parse_experiment(config)
+  compare.check_comparison(config) if "runs" in config else parse_experiment(config)
 
 
 def run_command(command: str) -> None:
