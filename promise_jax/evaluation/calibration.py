@@ -79,10 +79,7 @@ def calibrate(
 ) -> Float[np.ndarray, "N C"]:
   """Probabilities of classes or of labels; for a regression the value, in the unit of the label.
 
-  Args:
-    calibration: `calibration.seeds[s]` where seed s is served alone.
-    logits: of all seeds that are served.
-    num_present: how many modalities each row has.
+  `logits` are of all seeds that are served; one served alone has its own `calibration.seeds[s]`.
   """
   if calibration.kind == "regression":
     return np.mean(logits, axis=0) * calibration.scale

@@ -63,14 +63,9 @@ def measure_contribution(
 
   A coalition is worth its primary metric, a mean over seeds; of a regression that is the negative
   mean absolute error ("-mae"), so that more is better everywhere. For the rows of a class it is
-  the recall. Intervals are by the bootstrap of `bootstrap`: seeds and rows (or whole groups) are
-  drawn, the same for all values. Accuracy takes the place of an AUROC, which is no mean of rows.
-
-  Args:
-    logits: under `patterns.tested_patterns`.
-    constant: logits of the predictor that reads nothing.
-    names: of the modalities.
-    group: [N], equal where rows belong together.
+  the recall. Accuracy takes the place of an AUROC, which is no mean of rows. Intervals are by the
+  resamples of `bootstrap`, of whole groups where `group` [N] is equal. `logits` are under
+  `patterns.tested_patterns`, `constant` those of the predictor that reads nothing.
 
   Returns:
     A line for each modality, kind ("shapley", or "without": the change from all modalities to all
@@ -195,9 +190,8 @@ def row_shapley(
   Only the recorded modalities share it, absent ones get 0.
 
   Args:
-    log_probability: under no modality (of the constant), then under every pattern, all finite. Of
-      a regression the prediction in the unit of the label [P+1, N, 1]: the values are in that
-      unit. Of a task of several labels the log-probabilities that a label applies.
+    log_probability: under no modality (of the constant), then under every pattern, all finite; of
+      several labels that one applies, of a regression the prediction [P+1, N, 1] in its unit.
     chosen: whose log-probability is explained, as the predicted class; of a regression all 0.
     recorded: what each row has.
   """

@@ -1,4 +1,4 @@
-"""Which metrics a task has, and their values under many conditions as one DataFrame."""
+"""Which metrics a task has, and their values under conditions and by class as DataFrames."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,6 +15,7 @@ METRICS = {
   "multilabel": "macro_f1 micro_f1 weighted_f1 samples_f1 samples_accuracy auroc",
   "regression": "mae corr",
 }
+MAX_COUNTED = 20  # classes; nobody reads a larger table of confusions
 
 
 def known_metrics(kind: str) -> dict[str, Callable]:
@@ -100,3 +101,34 @@ def measure_best_constant(
   best = scores.groupby(same, dropna=False, sort=False, as_index=False).max()
   best["value"] *= best["metric"].map(metrics.metric_sign)
   return best.drop(columns="seed").merge(pd.DataFrame({"seed": list(seeds)}), how="cross")
+
+
+def score_classes(
+  task: Task, logits: Float[np.ndarray, "S N C"], label: np.ndarray, seeds: Sequence[int]
+) -> pd.DataFrame:
+  """Precision, recall and F1 of every class and seed; an empty frame for a regression.
+
+  `predicted` counts the `n` rows of a class by the class that was predicted, for up to MAX_COUNTED
+  classes. Precision without predictions, recall without rows and all numbers of a seed with a NaN
+  logit are NaN; as in `metrics`, an F1 of 0 / 0 is 0.
+  """
+  if task.kind == "regression":
+    return pd.DataFrame()
+  predicted, actual = metrics.one_hot_decisions(logits, label)
+  f1, _, support = metrics.f1_by_class(predicted, actual)
+  correct = (predicted & actual).sum(axis=-2)
+  precision = metrics.divide(correct, predicted.sum(axis=-2))
+  recall = metrics.divide(correct, np.broadcast_to(support, correct.shape))
+  names = task.output_names
+  scores = {"precision": precision, "recall": recall, "f1": f1}
+  if task.kind == "classes" and len(names) <= MAX_COUNTED:
+    scores["predicted"] = np.einsum("nc,snp->scp", actual, predicted, dtype=float)
+  for values in scores.values():
+    values[np.isnan(logits).any(axis=(1, 2))] = np.nan
+  lines = [
+    {"class": name, "seed": seed, "n": support[c]}
+    | {k: v[s, c].tolist() for k, v in scores.items()}
+    for c, name in enumerate(names)
+    for s, seed in enumerate(seeds)
+  ]
+  return pd.DataFrame(lines)

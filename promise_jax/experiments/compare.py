@@ -37,11 +37,7 @@ class MergedVariant(NamedTuple):
 
 
 def run_comparison(
-  config: dict,
-  folder: Path,
-  *,
-  show: Callable[[str], None] = print,
-  to_tensorboard: bool = False,
+  config: dict, folder: Path, *, show: Callable[[str], None] = print, to_tensorboard: bool = False
 ) -> str:
   """Runs several experiments and compares their variants; returns the text of comparison.md.
 

@@ -40,10 +40,7 @@ def predict_variants(
 
 
 def predict_models(
-  models: Mapping[str, tuple],
-  rows: Split,
-  tested: Sequence[Pattern],
-  alone: Sequence[frames.Kept],
+  models: Mapping[str, tuple], rows: Split, tested: Sequence[Pattern], alone: Sequence[frames.Kept]
 ) -> Logits:
   """The logits of `models` {name: (method, params, model_state)} under the `tested` patterns, then
   on what is left of the rows by `alone`; a bar on a terminal shows the time left."""

@@ -14,7 +14,6 @@ from jaxtyping import Bool
 from promise_jax import files, missing, patterns
 from promise_jax.data import batches
 from promise_jax.evaluation import (
-  class_scores,
   conditions,
   contribution,
   mask_files,
@@ -49,7 +48,7 @@ def write_test_results(
   gains = predictions.fit_gains(setup, predicted["valid"], calibrations)
   best, rows = save_model.find_best(variants), split.recorded.any(axis=1)
   complete = logits[best][:, -1, rows], split.label[rows]  # with every modality present
-  classes = class_scores.score_classes(spec.task, *complete, experiment.seeds)
+  classes = measure.score_classes(spec.task, *complete, experiment.seeds)
   found = {
     "calibration": reliability.measure_calibration(
       calibrations, logits, split, setup.patterns, spec.names
@@ -139,11 +138,7 @@ def first_masks(setup: Setup) -> Bool[np.ndarray, "S N M"]:
 
 
 def compare_with_baseline(
-  setup: Setup,
-  variants: list[TrainedVariant],
-  logits: dict,
-  split: Split,
-  group: np.ndarray | None,
+  setup: Setup, variants: list[TrainedVariant], logits: dict, split: Split, group: np.ndarray | None
 ) -> pd.DataFrame:
   """The method, the first of `variants`, minus the baseline with the best validation score."""
   if len(variants) < 2:

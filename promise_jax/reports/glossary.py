@@ -6,11 +6,7 @@ import re
 TERMS = (
   ("accuracy", r"\baccuracy", "fraction of rows whose class is predicted correctly"),
   ("macro F1", r"\bmacro[_ ]f1", "mean of F1 over classes: a rare one counts as much as any"),
-  (
-    "precision",
-    r"\bprecision \(%\)",
-    "of the rows predicted as a class, the part that is of it",
-  ),
+  ("precision", r"\bprecision \(%\)", "of the rows predicted as a class, the part that is of it"),
   ("recall", r"\brecall\b", "of the rows of a class, the part that is predicted as it"),
   ("F1", r"\bf1\b", "harmonic mean of precision and recall"),
   ("UAR", r"\buar\b", "mean of recall over classes"),

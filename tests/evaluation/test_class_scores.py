@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from promise_jax.evaluation import class_scores
+from promise_jax.evaluation import measure
 from promise_jax.types import Task
 
 
@@ -18,7 +18,7 @@ def draw(kind: str, rng: np.random.Generator):
 @pytest.mark.parametrize("kind", ["classes", "multilabel"])
 def test_scores_agree_with_scikit_learn(kind, rng):
   logits, label = draw(kind, rng)
-  found = class_scores.score_classes(Task(kind, 4, tuple("abcd")), logits, label, (7, 8))
+  found = measure.score_classes(Task(kind, 4, tuple("abcd")), logits, label, (7, 8))
   assert found["class"].tolist() == [*"aabbccdd"] and found["seed"].tolist() == [7, 8] * 4
   for seed, x in zip((7, 8), logits, strict=True):
     guess = x.argmax(axis=1) if kind == "classes" else x > 0
@@ -37,7 +37,7 @@ def test_scores_agree_with_scikit_learn(kind, rng):
 def test_a_case_by_hand():
   """Two rows of class 0, one of class 1; the second row is taken for class 1."""
   logits = np.array([[[2, 0, 0], [0, 2, 0], [0, 2, 0]], [[np.nan, 2, 0], [0, 2, 0], [0, 2, 0]]])
-  found = class_scores.score_classes(Task("classes", 3), logits, np.array([0, 0, 1]), (0, 1))
+  found = measure.score_classes(Task("classes", 3), logits, np.array([0, 0, 1]), (0, 1))
   one, broken = (found[found["seed"] == seed].drop(columns="seed") for seed in (0, 1))
   nan = pytest.approx(np.nan, nan_ok=True)
   assert one.to_numpy().tolist() == [
@@ -50,11 +50,11 @@ def test_a_case_by_hand():
 
 
 def test_confusions_are_counted_for_few_classes_only(rng):
-  many = class_scores.MAX_COUNTED + 1
+  many = measure.MAX_COUNTED + 1
   arguments = rng.normal(size=(1, 5, many)), np.arange(5), (0,)
-  found = class_scores.score_classes(Task("classes", many), *arguments)
+  found = measure.score_classes(Task("classes", many), *arguments)
   assert "predicted" not in found and len(found) == many
 
 
 def test_a_regression_has_no_classes():
-  assert not len(class_scores.score_classes(Task("regression", 1), np.ones((1, 3, 1)), None, (0,)))
+  assert not len(measure.score_classes(Task("regression", 1), np.ones((1, 3, 1)), None, (0,)))
