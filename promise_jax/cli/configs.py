@@ -42,10 +42,10 @@ def config_names() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
   """The config file that `name` means. ValueError if there is none."""
-  path, known = Path(name).expanduser(), config_names()
+  path = Path(name).expanduser()
   if path.suffix == ".py" and path.is_file():
     return path
-  short = name.removesuffix(".py").removeprefix("configs/")
+  known, short = config_names(), name.removesuffix(".py").removeprefix("configs/")
   if short not in known:
     raise ValueError(f"there is no config {name!r}; known are {', '.join(known)}, or a path")
   return known[short]
