@@ -27,7 +27,7 @@ def dots(points: pd.DataFrame, metric: str, order: Sequence[str] = (), zero: boo
   """
   rows, names = points["row"].unique().tolist(), points["series"].unique().tolist()
   labels = [_literal(name, 28) for name in rows]
-  step = max(0.34, 0.19 * len(names), *(0.17 * _num_lines(x) for x in labels))  # inches a row
+  step = max(0.34, 0.19 * len(names), *(0.17 * len(x.splitlines()) for x in labels))  # inches a row
   fig, ax = _figure(WIDTH, 0.6 + step * len(rows), "x")
   for i in range(1, len(rows), 2):
     ax.axhspan(i - 0.5, i + 0.5, color="#f5f7fa", lw=0, zorder=0)
@@ -112,8 +112,9 @@ def _svg(fig, ax) -> bytes:
   """The figure, made higher by a legend above the axes if there are several series."""
   handles, labels = ax.get_legend_handles_labels()
   if len(labels) > 1:
-    columns = max(1, 64 // (7 + max(len(line) for name in labels for line in name.splitlines())))
-    num_lines = -(-len(labels) // columns) * max(map(_num_lines, labels))
+    wrapped = [name.splitlines() for name in labels]
+    columns = max(1, 64 // (7 + max(len(line) for lines in wrapped for line in lines)))
+    num_lines = -(-len(labels) // columns) * max(map(len, wrapped))
     fig.set_figheight(fig.get_figheight() + 0.2 * num_lines)
     place = {"loc": "outside upper left", "frameon": False, "columnspacing": 1.2}
     by_column = [i for c in range(columns) for i in range(len(labels))[c::columns]]
@@ -130,7 +131,3 @@ def _svg(fig, ax) -> bytes:
 def _literal(name: str, width: int = 56) -> str:
   """A name as a plot label: no mathematics, no leading "_", which would hide it, and wrapped."""
   return "\N{ZERO WIDTH SPACE}" + textwrap.fill(name.replace("$", r"\$"), width)
-
-
-def _num_lines(label: str) -> int:
-  return label.count("\n") + 1
