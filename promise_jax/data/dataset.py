@@ -24,12 +24,10 @@ class FittedTrain(NamedTuple):
 
   modalities: tuple[Modality, ...]  # no open dimension any more
   scale: dict[str, scaling.Scale]
-  recorded: np.ndarray  # bool[N, M]
-  label: np.ndarray
+  split: Split
   group: np.ndarray | None
   labelled: np.ndarray | None
   report: dict[str, CleaningReport]
-  make_split: Callable[[], Split]
   notes: tuple[str, ...] = ()
 
 
@@ -91,10 +89,8 @@ def fit_in_memory(source: data_source.Source, rules: Rules) -> FittedTrain:
   scale = {m.name: fit_scale(cleaned[m.name]) for m in modalities if m.kind in FLOAT_KINDS}
   cleaned = preprocessing.report_clipped(cleaned, scale)
   report = {name: part.report for name, part in cleaned.items()}
-  recorded = np.stack([part.recorded for part in cleaned.values()], axis=1)
-  finish = lambda: preprocessing.make_split(modalities, rows, cleaned, scale)
-  known = rows.label, rows.group, rows.labelled
-  return FittedTrain(modalities, scale, recorded, *known, report, finish)
+  split = preprocessing.make_split(modalities, rows, cleaned, scale)
+  return FittedTrain(modalities, scale, split, rows.group, rows.labelled, report)
 
 
 def fit_scale(part: CleanModality) -> scaling.Scale:
@@ -131,7 +127,8 @@ def assemble(
   train = fit(source, rules)
   modalities, scale = train.modalities, train.scale
   keep_report("train", train.report, train.group)
-  known = train.label if train.labelled is None else train.label[train.labelled]
+  label = train.split.label
+  known = label if train.labelled is None else label[train.labelled]
   data_source.check_labels(source, known)
   if sentence := data_source.describe_missing_labels(source.task, known):
     logger.warning("%s: %s", source.name, sentence)
@@ -140,16 +137,14 @@ def assemble(
   # The level "other" of a category is 0 in most tables: not worth a line.
   of_table = source.columns.columns if source.columns else {}
   arrays = [n for n in scale if n not in of_table or of_table[n][0].role == "array"]
-  lines = split_checks.describe_train(names, train.recorded, {n: scale[n] for n in arrays})
+  lines = split_checks.describe_train(names, train.split.recorded, {n: scale[n] for n in arrays})
   lines += split_checks.describe_resolution(scale)
   notes = (*source.notes, *(f"{source.name}, {line}." for line in lines), *train.notes)
-  # Dropped once the split is made of it, so that the raw rows can be freed.
-  unused = {"train": train.make_split}
 
   @functools.cache
   def read(split: str) -> Split:
-    if split in unused:
-      return unused.pop(split)()
+    if split == "train":
+      return train.split
     rows = source.rows(split)
     cleaned = clean_rows(source, split, modalities, rows, rules)
     cleaned = preprocessing.report_clipped(cleaned, scale)

@@ -5,7 +5,7 @@ be read, the row lacks the modality.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,35 +40,27 @@ def add_folders(
     added.append(describe_arrays(name, place, paths))
     identity += f" {name} {images.hash_files(paths)}" if identity else ""
 
-  def add(rows: data_source.Rows) -> tuple[data_source.Rows, dict]:
-    keys = rows.id if rows.key is None else rows.key
-    inputs, recorded, counts = dict(rows.inputs), [rows.recorded], {}
-    for m in added:
-      inputs[m.name], here, counts[m.name] = read_folder(places[m.name], keys, m)
-      recorded.append(here[:, None])
-    return rows._replace(inputs=inputs, recorded=np.concatenate(recorded, axis=1)), counts
-
-  def check(split: str, counts: Sequence[Mapping[str, lost_files.FileCount]]) -> None:
+  def add(split: str, blocks: Iterable[data_source.Rows]) -> Iterator[data_source.Rows]:
+    lost = []
+    for rows in blocks:
+      keys = rows.id if rows.key is None else rows.key
+      inputs, recorded, counts = dict(rows.inputs), [rows.recorded], {}
+      for m in added:
+        inputs[m.name], here, counts[m.name] = read_folder(places[m.name], keys, m)
+        recorded.append(here[:, None])
+      lost.append(counts)
+      yield rows._replace(inputs=inputs, recorded=np.concatenate(recorded, axis=1))
     place = data_source.describe_place(source, split)
-    lost_files.report_split(place, split, counts, allow_missing_files)
+    lost_files.report_split(place, split, lost, allow_missing_files)
 
   def read(split: str) -> data_source.Rows:
-    rows, counts = add(source.rows(split))
-    check(split, [counts])
+    (rows,) = add(split, [source.rows(split)])
     return rows
-
-  def read_blocks(split: str) -> Iterator[data_source.Rows]:
-    every = []
-    for block in source.blocks(split):
-      rows, counts = add(block)
-      every.append(counts)
-      yield rows
-    check(split, every)
 
   return source._replace(
     modalities=(*source.modalities, *added),
     rows=read,
-    blocks=source.blocks and read_blocks,
+    blocks=source.blocks and (lambda split: add(split, source.blocks(split))),
     notes=(*source.notes, *(describe_folder(source.name, m, places[m.name]) for m in added)),
     identity=identity,
     folders={**folders},

@@ -89,7 +89,8 @@ def load(
   own, common = parse_options(name, options, kind, CommonOptions)
   if common.encoders and common.stream:
     raise ValueError("stream and encoders are given, encoders read all rows into memory; give one.")
-  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or files.cache_folder("tfds"))
+  root = root.expanduser()
   path = cdda.make_file(root) if name == CDDA else pathlib.Path(name).expanduser()
   if isinstance(own, table.TableOptions) and "=" in common.modalities:
     own = dataclasses.replace(own, groups=common.modalities)
@@ -109,11 +110,6 @@ def load(
     source = features.extract_features(source, common.encoders, rules)
   assemble = streaming.assemble_stream if common.stream else dataset.assemble
   return assemble(source, rules)
-
-
-def default_data_dir() -> str:
-  """Where prepared data sets are kept."""
-  return os.environ.get("TFDS_DATA_DIR") or str(files.cache_folder("tfds"))
 
 
 def find_reader(name: str) -> tuple[type, Callable | None]:

@@ -216,12 +216,10 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
   return dataset.FittedTrain(
     modalities,
     scale={name: scaling.Scale(*small[f"scale_{name}"]) for name in floats},
-    recorded=small["recorded"],
-    label=small["label"],
+    split=split,
     group=small.get("group"),
     labelled=small.get("labelled"),
     report={name: cleaning.CleaningReport(*found) for name, found in counts.items()},
-    make_split=lambda: split,
     notes=(f"{source.name}: {count} train rows are streamed from {path}, {size:.2f} GB.",),
   )
 

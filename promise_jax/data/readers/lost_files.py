@@ -43,11 +43,10 @@ class FileCount(NamedTuple):
 def add_counts(counts: Iterable[Mapping[str, FileCount]]) -> dict[str, FileCount]:
   """{modality: files} of several blocks of rows together."""
   every = collections.defaultdict(FileCount)
-  for one in counts:
-    for name, more in one.items():
-      old = every[name]
-      total, lost = old.total + more.total, old.lost + more.lost
-      every[name] = FileCount(total, lost, old.first or more.first)
+  for name, more in (pair for one in counts for pair in one.items()):
+    old = every[name]
+    total, lost = old.total + more.total, old.lost + more.lost
+    every[name] = FileCount(total, lost, old.first or more.first)
   return dict(every)
 
 

@@ -39,42 +39,34 @@ def source(
   """
   guesses = {m.name: channels.TURNED for m in modalities if channels.turn_modality(m) != m}
   modalities = tuple(map(channels.turn_modality, modalities))
-  numbers = lambda split: range(len(splits[split]))
+  row_bytes = sum(
+    np.prod([OPEN_STEPS if d is None else d for d in m.shape]) * (1 if m.kind == "image" else 4)
+    for m in modalities
+  )
+  size = int(np.clip(BLOCK_BYTES // max(row_bytes, 1), 1, 4096))
+
+  def read(split: str, numbers: Sequence[int]) -> data_source.Rows:
+    records = splits[split]
+    many = hasattr(records, "__getitems__")
+    found = list(records.__getitems__(numbers)) if many else [records[i] for i in numbers]
+    return make_rows(found, modalities, task)
+
+  def read_blocks(split: str) -> Iterator[data_source.Rows]:
+    numbers = range(len(splits[split]))
+    for start in range(0, max(len(numbers), 1), size):
+      yield read(split, numbers[start : start + size])
+
   return data_source.Source(
     name=name,
     card=f"Records of {name}.",
     modalities=modalities,
     task=task,
     splits=tuple(splits),
-    rows=lambda s: make_rows(take_records(splits[s], numbers(s)), modalities, task),
-    blocks=lambda s: read_blocks(splits[s], numbers(s), modalities, task),
+    rows=lambda split: read(split, range(len(splits[split]))),
+    blocks=read_blocks,
     identity=identity,
     guesses=guesses,
   )
-
-
-def take_records(records: Sequence[Mapping], numbers: Sequence[int]) -> list[Mapping]:
-  """The records with these numbers, in their order."""
-  if hasattr(records, "__getitems__"):
-    return list(records.__getitems__(numbers))
-  return [records[i] for i in numbers]
-
-
-def read_blocks(
-  records: Sequence[Mapping],
-  numbers: Sequence[int],
-  modalities: tuple[Modality, ...],
-  task: Task,
-) -> Iterator[data_source.Rows]:
-  """The rows with these numbers, in their order, a few at a time; at least one block."""
-  row_bytes = sum(
-    np.prod([OPEN_STEPS if d is None else d for d in m.shape]) * (1 if m.kind == "image" else 4)
-    for m in modalities
-  )
-  size = int(np.clip(BLOCK_BYTES // max(row_bytes, 1), 1, 4096))
-  for start in range(0, max(len(numbers), 1), size):
-    block = take_records(records, numbers[start : start + size])
-    yield make_rows(block, modalities, task)
 
 
 def make_rows(

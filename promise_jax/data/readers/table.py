@@ -28,11 +28,7 @@ from promise_jax.data.readers import (
   table_labels,
 )
 from promise_jax.data.readers.fit_columns import fit_modality
-from promise_jax.data.readers.table_columns import (
-  TableColumns,
-  TableInputs,
-  read_table_inputs,
-)
+from promise_jax.data.readers.table_columns import TableColumns, read_table_inputs
 from promise_jax.types import Task
 
 BLOCK_ROWS = 1024  # that are streamed at a time
@@ -71,30 +67,22 @@ class Table:
 
   def rows(self, split: str) -> data_source.Rows:
     """All rows of a split."""
-    (index,) = np.nonzero(self.split == split)
-    rows, found = self._read(index)
-    self._report_lost(split, [found.files])
+    (rows,) = self.blocks(split, len(self.split))
     return rows
 
-  def blocks(self, split: str) -> Iterator[data_source.Rows]:
-    """The rows of a split, a few at a time."""
+  def blocks(self, split: str, size: int = BLOCK_ROWS) -> Iterator[data_source.Rows]:
+    """The rows of a split, a few at a time; then says which files are lost."""
     (index,) = np.nonzero(self.split == split)
-    every = []
-    for start in range(0, len(index), BLOCK_ROWS):
-      rows, found = self._read(index[start : start + BLOCK_ROWS])
-      every.append(found.files)
-      yield rows
-    self._report_lost(split, every)
-
-  def _read(self, index: np.ndarray) -> tuple[data_source.Rows, TableInputs]:
-    frame, cache = self.frame.iloc[index], files.cache_folder("files")
-    found = read_table_inputs(self.columns, frame, self.root, cache)
-    read = {name: getattr(found, name) for name in ("inputs", "length", "recorded", "texts")}
-    return self.small.take(index)._replace(**read), found
-
-  def _report_lost(self, split: str, parts: list[Mapping[str, lost_files.FileCount]]) -> None:
+    lost = []
+    for start in range(0, len(index), size):
+      part = index[start : start + size]
+      frame, cache = self.frame.iloc[part], files.cache_folder("files")
+      found = read_table_inputs(self.columns, frame, self.root, cache)
+      lost.append(found.files)
+      read = {name: getattr(found, name) for name in ("inputs", "length", "recorded", "texts")}
+      yield self.small.take(part)._replace(**read)
     place, allow = f"{self.place}, split {split!r}", self.options.allow_missing_files
-    lost_files.report_split(place, split, parts, allow)
+    lost_files.report_split(place, split, lost, allow)
 
 
 def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:

@@ -1,7 +1,8 @@
 """Reads a data set that tensorflow-datasets prepared; `builders` has the convention."""
 
+import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,35 +34,38 @@ def read_tfds(folder: pathlib.Path, options: data_source.ReadOptions) -> data_so
   check_features(features, place)
   splits = {"valid" if s == "validation" else s: s for s in info.splits}
   modalities, guesses = describe_inputs(builder, options, place)
-  inputs = features["inputs"]
-  read_all = lambda: np.concatenate([read_labels(builder, s, inputs) for s in info.splits])
+  read_all = lambda: np.concatenate([read_field(builder, s, "label") for s in info.splits])
   scale = options.scale or metadata.get("scale", 1.0)
   task, guess = make_task(features["label"], scale, place, options.task, read_all)
   guesses |= {data_source.TASK: guess} if guess else {}
-
-  def rows(split: str) -> data_source.Rows:
-    examples = builder.as_data_source(splits[split])
-    ordered = sorted(examples.__getitems__(range(len(examples))), key=lambda r: r["id"])
-    return records.make_rows(ordered, modalities, task)
-
-  def blocks(split: str) -> Iterator[data_source.Rows]:
-    order = sort_by_id(builder, splits[split], inputs)
-    examples = builder.as_data_source(splits[split])
-    return records.read_blocks(examples, order.tolist(), modalities, task)
-
-  return data_source.Source(
-    name=builder.name,
+  examples = {split: Examples(builder, stored) for split, stored in splits.items()}
+  identity = f"{folder.resolve()} {images.hash_files(sorted(folder.iterdir()))}"
+  source = records.source(builder.name, examples, modalities, task, identity=identity)
+  return source._replace(
     card=info.description,
-    modalities=modalities,
-    task=task,
-    splits=tuple(splits),
-    rows=rows,
     place=place,
-    blocks=blocks,
     guesses=guesses,
-    identity=f"{folder.resolve()} {images.hash_files(sorted(folder.iterdir()))}",
     train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
+
+
+class Examples:
+  """The records of a split in the order of their ids: tfds shuffles rows as it writes them."""
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+    self.builder, self.split = builder, split
+    self.stored = builder.as_data_source(split)
+
+  def __len__(self) -> int:
+    return len(self.stored)
+
+  @functools.cached_property
+  def order(self) -> np.ndarray:
+    """Numbers of stored records."""
+    return np.argsort(read_field(self.builder, self.split, "id"), kind="stable")
+
+  def __getitems__(self, numbers: Sequence[int]) -> Sequence[Mapping]:
+    return self.stored.__getitems__(self.order[list(numbers)].tolist())
 
 
 def check_features(features: tfds.features.FeaturesDict, place: str) -> None:
@@ -94,7 +98,7 @@ def describe_inputs(
     name, kind = modality.name, options.kinds.get(modality.name)
     if name in unsure and not kind and name not in with_length:
       with data_source.name_file_in_errors(place, "a prepared data set"):
-        kind, guesses[name] = integers.guess_kind_of(name, sample_values(builder, name, inputs))
+        kind, guesses[name] = integers.guess_kind_of(name, sample_values(builder, name))
     if kind == "vector":
       found[i] = Modality(name, kind, modality.shape)
     elif (turned := channels.turn_modality(modality)) != modality:
@@ -157,41 +161,25 @@ def make_task(
   )
 
 
-def skip_inputs(inputs: tfds.features.FeaturesDict, kept: str = "") -> dict:
+def skip_inputs(builder: tfds.core.DatasetBuilder, kept: str = "") -> dict:
   """Decoders that leave all inputs but one as they are stored."""
-  return {"inputs": {m: tfds.decode.SkipDecoding() for m in inputs.keys() if m != kept}}
+  names = builder.info.features["inputs"].keys()
+  return {"inputs": {m: tfds.decode.SkipDecoding() for m in names if m != kept}}
 
 
-def sample_values(
-  builder: tfds.core.DatasetBuilder, name: str, inputs: tfds.features.FeaturesDict
-) -> np.ndarray:
+def sample_values(builder: tfds.core.DatasetBuilder, name: str) -> np.ndarray:
   """The values of one modality in some train rows that have it."""
   split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
-  examples = builder.as_data_source(split, decoders=skip_inputs(inputs, name))
+  examples = builder.as_data_source(split, decoders=skip_inputs(builder, name))
   rows = examples.__getitems__(range(min(len(examples), BLOCK_IDS)))
   values = [r["inputs"][name] for r in rows if r.get("present", {}).get(name, True)]
-  return np.array(values).reshape(len(values), *inputs[name].shape)
+  shape = builder.info.features["inputs"][name].shape
+  return np.array(values).reshape(len(values), *shape)
 
 
-def read_labels(
-  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
-) -> np.ndarray:
-  """The labels of a split, in the order of the file."""
-  return np.array([row["label"] for row in read_small(builder, split, inputs)])
-
-
-def sort_by_id(
-  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
-) -> np.ndarray:
-  """Record numbers in the order of their ids: tfds shuffles rows as it writes them."""
-  ids = [row["id"] for row in read_small(builder, split, inputs)]
-  return np.argsort(np.array(ids, np.int64), kind="stable")
-
-
-def read_small(
-  builder: tfds.core.DatasetBuilder, split: str, inputs: tfds.features.FeaturesDict
-) -> Iterator[Mapping]:
-  """The records of a split, with undecoded inputs."""
-  examples = builder.as_data_source(split, decoders=skip_inputs(inputs))
-  for start in range(0, len(examples), BLOCK_IDS):
-    yield from examples.__getitems__(range(start, min(start + BLOCK_IDS, len(examples))))
+def read_field(builder: tfds.core.DatasetBuilder, split: str, field: str) -> np.ndarray:
+  """The labels or ids of a split as it is stored; inputs are not decoded."""
+  examples = builder.as_data_source(split, decoders=skip_inputs(builder))
+  numbers = range(len(examples))
+  parts = (numbers[start : start + BLOCK_IDS] for start in numbers[::BLOCK_IDS])
+  return np.array([row[field] for part in parts for row in examples.__getitems__(part)])
