@@ -4,12 +4,13 @@ An image is turned as its EXIF says, laid on white where it is transparent, scal
 that its longer side fits, and centred on white. 16 bits become 8.
 """
 
+import functools
 import hashlib
 import io
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,10 +32,13 @@ def read_images(
     size: height and width of the results; zeros where nothing could be read.
     cache: a folder for results, named by a hash of paths, sizes and times of change.
   """
-  path = cache and cache_path(contents, f"{size}-{FORMAT}", cache)
-  if path and path.exists():
-    with np.load(path) as file:
-      return file["images"], file["readable"]
+  make = functools.partial(decode_images, contents, size)
+  found = load_or_make(make, contents, f"{size}-{FORMAT}", cache)
+  return found["images"], found["readable"]
+
+
+def decode_images(contents: Sequence[pathlib.Path | bytes | None], size: int) -> dict:
+  """The "images", and which are "readable"."""
   images = np.zeros((len(contents), size, size, 3), np.uint8)
   readable = np.zeros(len(contents), bool)
 
@@ -50,19 +54,25 @@ def read_images(
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     list(pool.map(read, [i for i, content in enumerate(contents) if content is not None]))
-  if path:
-    cache.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()
-    np.savez(file, images=images, readable=readable)  # photos are not smaller when compressed
-    files.write_bytes(path, file.getvalue())
-  return images, readable
+  return {"images": images, "readable": readable}
 
 
-def cache_path(contents: Sequence, form: str, cache: pathlib.Path) -> pathlib.Path | None:
-  """Where decoded files are kept; None unless all of them are files. `form` says how they are."""
-  if any(content is not None and not isinstance(content, pathlib.Path) for content in contents):
-    return None
-  return cache / f"{hash_files(contents)}-{form}.npz"
+def load_or_make(
+  make: Callable[[], dict], contents: Sequence, form: str, cache: pathlib.Path | None
+) -> dict[str, np.ndarray]:
+  """The arrays that `make()` returns of `contents`; where all of these are files, they are kept in
+  `cache`, under a name with `form`."""
+  if not cache or not all(isinstance(one, pathlib.Path | None) for one in contents):
+    return make()
+  path = cache / f"{hash_files(contents)}-{form}.npz"
+  if path.exists():
+    with np.load(path) as file:
+      return dict(file)
+  arrays, content = make(), io.BytesIO()
+  np.savez(content, **arrays)  # photos are not smaller when compressed
+  cache.mkdir(parents=True, exist_ok=True)
+  files.write_bytes(path, content.getvalue())
+  return arrays
 
 
 def hash_files(contents: Sequence) -> str:

@@ -89,11 +89,8 @@ def read_mmin(path: pathlib.Path, options: MminOptions) -> data_source.Source:
     Task("classes", count, tuple(map(str, range(count)))),
     identity=f"{fold.resolve()} {images.hash_files([*files.values(), *fold.iterdir()])}",
   )
-  keys = [name for part in names.values() for name in part]
   notes = [f"fold {options.fold} of {', '.join(folds)}; fold=N chooses another."]
-  notes += row_names.describe_alike("utterances", keys)
-  split = np.repeat([*names], [len(part) for part in names.values()])
-  notes += row_names.describe_ids(keys, split, count)
+  notes += row_names.describe_names("utterances", names, count)
   return source._replace(place=str(path), notes=tuple(f"{path.name}: {note}" for note in notes))
 
 

@@ -75,7 +75,9 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     is_polarity = target == "classification_labels"
     task, note = mmsa_labels.make_task(every, kind, options.scale, is_polarity)
     ids, groups = number_clips(parts)
-    about_ids = describe_names(parts) if groups["train"] is None else []
+    # A video in two splits, say, makes no groups.
+    names = {split: part.names or () for split, part in parts.items()}
+    about_ids = row_names.describe_names("ids", names) if groups["train"] is None else []
   sizes = ", ".join(f"{len(part.label)} {s}" for s, part in parts.items())
   shapes = ", ".join(f"{m.name} {' x '.join(map(str, m.shape))}" for m in modalities)
   notes = [note] if note else []
@@ -130,13 +132,6 @@ def number_clips(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[st
   disjoint = len(set(videos)) == sum(len(set(g.tolist())) for g in groups.values())
   named = all("$_$" in name for name in names)
   return by_split(rank), groups if disjoint and named else dict.fromkeys(parts)
-
-
-def describe_names(parts: dict[str, Part]) -> list[str]:
-  """Sentences on the names of clips that are in no groups, as where a video is in two splits."""
-  names = [name for part in parts.values() for name in part.names or ()]
-  split = np.repeat([*parts], [len(part.names or ()) for part in parts.values()])
-  return row_names.describe_alike("ids", names) + row_names.describe_ids(names, split)
 
 
 def describe_modality(

@@ -46,8 +46,10 @@ def read_parts(path: pathlib.Path, kind: str) -> tuple[dict[str, Part], str]:
     ValueError: for the first field that is wrong.
   """
   data = read_dict("the pickle", safe_pickle.load(path), SPLITS)
-  data = {split: drop_none(read_dict(split, data[split], ())) for split in SPLITS}
-  found = {key for fields in data.values() for key in fields}
+  for split in SPLITS:
+    fields = read_dict(split, data[split], ())
+    data[split] = {key: value for key, value in fields.items() if value is not None}
+  found = {key for split in SPLITS for key in data[split]}
   modalities = [m for m in MODALITIES if m in found or (m == "text" and "raw_text" in found)]
   if not modalities:
     raise ValueError(
@@ -65,11 +67,6 @@ def read_parts(path: pathlib.Path, kind: str) -> tuple[dict[str, Part], str]:
       words = f"{split}, {target} has rows of shape {part.label.shape[1:]}"
       raise ValueError(f"{words}, those of train have {shape}.")
   return parts, target
-
-
-def drop_none(fields: dict) -> dict:
-  """The fields that hold something."""
-  return {key: value for key, value in fields.items() if value is not None}
 
 
 def read_part(split: str, fields: dict, modalities: list[str], is_raw: bool, target: str) -> Part:

@@ -107,20 +107,9 @@ def describe_arrays(
   read_first: Callable,
   options: NpzOptions,
 ) -> ArrayFile:
-  """Describes a file by its headers, its `small` arrays and the first rows of the others.
-
-  Args:
-    path: of the file.
-    headers: of all arrays.
-    small: {array: values} of all but the inputs x_*.
-    read_first: (array, header) -> its first rows.
-    options: how the file is read.
-  """
-  inputs = [array[2:] for array in headers if array.startswith("x_")]
-  present = {modality: small.get(f"present_{modality}") for modality in inputs}
-  modalities, guesses = npz_kinds.describe_modalities(
-    read_first, headers, present, options.kinds, options.vocabulary
-  )
+  """Describes a file by the headers of all arrays, the values of the `small` ones, which are no
+  inputs x_*, and the first rows of the others, `read_first(array, header)`."""
+  modalities, guesses = npz_kinds.describe_modalities(read_first, headers, small, options)
   task, guess, rows = npz_labels.read_rows(small, modalities, options.scale, options.task)
   split, notes = npz_labels.read_split(small, rows, task, options.split_seed)
   guesses |= {data_source.TASK: guess} if guess else {}

@@ -8,6 +8,7 @@ import numpy as np
 from promise_jax.checks import check_choice
 from promise_jax.data import channels
 from promise_jax.data.readers import cells, column_roles, integers, npz_arrays
+from promise_jax.data.source import ReadOptions
 from promise_jax.types import KINDS, Modality
 
 RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis may be missing
@@ -15,25 +16,23 @@ RANKS = {"image": 4, "tokens": 2, "sequence": 3, "vector": 2}  # the last axis m
 
 def describe_modalities(
   read_first: Callable[[str, npz_arrays.Header], np.ndarray],
-  headers: dict[str, npz_arrays.Header],
-  present: Mapping[str, np.ndarray | None],
-  kinds: Mapping[str, str],
-  vocabulary: int,
+  headers: Mapping[str, npz_arrays.Header],
+  small: Mapping[str, np.ndarray],
+  options: ReadOptions,
 ) -> tuple[tuple[Modality, ...], dict[str, str]]:
-  """The modalities in `present` {modality: bool[N], which rows have it, or None}, of the `kinds`
-  {modality: kind} that are given or guessed, and {modality: words on what was guessed}.
-  `read_first` reads the rows at the start of an array."""
-  for name, kind in kinds.items():
-    check_choice("a modality in kinds", name, list(present))
+  """The modalities x_*, of the kinds that are given or guessed, and {modality: words on what was
+  guessed}. `read_first` reads the rows at the start of an array."""
+  names, modalities, guesses = [a[2:] for a in headers if a.startswith("x_")], [], {}
+  for name, kind in options.kinds.items():
+    check_choice("a modality in kinds", name, names)
     check_choice(f"kinds.{name}", kind, KINDS)
-  modalities, guesses = [], {}
-  for name, rows in present.items():
-    header = headers[f"x_{name}"]
-    kind, guess = kinds.get(name), ""
+  for name in names:
+    header, present = headers[f"x_{name}"], small.get(f"present_{name}")
+    kind, guess = options.kinds.get(name), ""
     if kind is None:
       read = functools.partial(read_first, f"x_{name}", header)
-      kind, guess = guess_kind(read, name, header, rows, f"length_{name}" in headers)
-    modality = describe_modality(name, header, kind, vocabulary)
+      kind, guess = guess_kind(read, name, header, present, f"length_{name}" in headers)
+    modality = describe_modality(name, header, kind, options.vocabulary)
     modalities.append(channels.turn_modality(modality))
     guess = channels.TURNED if modalities[-1] != modality else guess
     guesses |= {name: guess} if guess else {}

@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,15 @@ def describe_alike(what: str, names: Sequence[str]) -> list[str]:
   one, other = map(cells.quote, pairs[0])
   words = f"{what} that differ in case or spaces alone count as different: {one} and {other}"
   return [f"{words}, {len(pairs)} in all." if len(pairs) > 1 else f"{words}."]
+
+
+def describe_names(
+  what: str, parts: Mapping[str, Sequence[str]], num_classes: int = 0
+) -> list[str]:
+  """Sentences on the names of rows {split: names}, see `describe_alike` and `describe_ids`."""
+  names = [name for part in parts.values() for name in part]
+  split = np.repeat([*parts], [len(part) for part in parts.values()])
+  return describe_alike(what, names) + describe_ids(names, split, num_classes)
 
 
 def describe_ids(

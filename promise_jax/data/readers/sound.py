@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from promise_jax import files
 from promise_jax.data.readers import images
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
@@ -34,16 +33,6 @@ MAX_SECONDS = 30
 MAX_STEPS = (MAX_SECONDS * RATE - WINDOW) // HOP + 1
 LEAST = 1e-10  # of a power, below which its logarithm says nothing
 FORMAT = 1  # of the spectrograms: another number makes cached ones unused
-
-
-def import_soundfile() -> Any:
-  """The package soundfile. ValueError where it is not installed."""
-  try:
-    import soundfile
-  except (ImportError, OSError) as error:  # OSError: its library does not load
-    words = "sound is read by the package soundfile: pip install promise-jax[sound]"
-    raise ValueError(words) from error
-  return soundfile
 
 
 def read_sounds(
@@ -58,11 +47,19 @@ def read_sounds(
   Raises:
     ValueError: soundfile is not installed.
   """
-  path = cache and images.cache_path(contents, f"sound-{FORMAT}", cache)
-  if path and path.exists():
-    with np.load(path) as file:
-      return np.split(file["steps"], np.cumsum(file["length"])[:-1]), file["readable"]
-  soundfile = import_soundfile()
+  make = functools.partial(describe_sounds, contents)
+  found = images.load_or_make(make, contents, f"sound-{FORMAT}", cache)
+  return np.split(found["steps"], np.cumsum(found["length"])[:-1]), found["readable"]
+
+
+def describe_sounds(contents: Sequence[pathlib.Path | bytes | None]) -> dict[str, np.ndarray]:
+  """The "steps" of all spectrograms, one behind the other, the "length" of each, and which sounds
+  are "readable"."""
+  try:
+    import soundfile
+  except (ImportError, OSError) as error:  # OSError: its library does not load
+    words = "sound is read by the package soundfile: pip install promise-jax[sound]"
+    raise ValueError(words) from error
 
   def read(content: pathlib.Path | bytes | None) -> Float[np.ndarray, "T 64"] | None:
     try:
@@ -75,12 +72,8 @@ def read_sounds(
   readable = np.array([steps is not None for steps in found], bool)
   empty = np.zeros((0, BANDS), np.float32)
   found = [empty if steps is None else steps for steps in found]
-  if path:
-    cache.mkdir(parents=True, exist_ok=True)
-    content, length = io.BytesIO(), np.array([len(steps) for steps in found])
-    np.savez(content, steps=np.concatenate(found), length=length, readable=readable)
-    files.write_bytes(path, content.getvalue())
-  return found, readable
+  length = np.array([len(steps) for steps in found])
+  return {"steps": np.concatenate([empty, *found]), "length": length, "readable": readable}
 
 
 def decode_sound(soundfile: Any, content: pathlib.Path | bytes) -> Float[np.ndarray, " n"]:
