@@ -131,14 +131,8 @@ def call_in_blocks(
   takes_length = False
   with contextlib.suppress(TypeError, ValueError):  # of C, it need not have a signature
     takes_length = "length" in inspect.signature(function).parameters
-  bar = {
-    "desc": title,
-    "unit": "block",
-    "delay": 2,
-    "leave": False,
-    "disable": None if title else True,
-  }
-  for start in tqdm.tqdm(range(0, len(inputs.x), BLOCK_ROWS), **bar):
+  starts, hidden = range(0, len(inputs.x), BLOCK_ROWS), None if title else True
+  for start in tqdm.tqdm(starts, title, unit="block", delay=2, leave=False, disable=hidden):
     x = inputs.x[start : start + BLOCK_ROWS]
     valid = None if inputs.length is None else inputs.length[start : start + BLOCK_ROWS]
     y = function(x, length=valid) if takes_length and valid is not None else function(x)

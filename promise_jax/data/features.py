@@ -10,7 +10,7 @@ contents of its files. A cached encoder is neither called nor imported. Ours.
 
 import os
 import pathlib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,7 +44,8 @@ def extract_features(
   if source.columns is None:  # all but the files that a table names is in memory anyway
     whole = source
     source = source._replace(blocks=lambda split: iter([whole.rows(split)]))
-  source = resolve_lengths(source, encoders)
+  sequences = [m.name for m in source.modalities if m.kind == "sequence" and m.name in encoders]
+  source = source._replace(modalities=streaming.resolve_lengths(source, sequences))
   chosen = [
     BlockEncoder(source, i, encoders[name], rules, folder)
     for i, name in enumerate(names)
@@ -62,7 +63,8 @@ def extract_features(
   modalities, encoded = list(source.modalities), dict(source.encoded)
   for one in chosen:
     modalities[one.number] = one.insert_features(rows)
-    encoded[one.raw.name] = one.describe()
+    about = one.raw, str(one.spec), one.is_text, one.encoder.sha256
+    encoded[one.raw.name] = preprocessing.EncodedModality(*about)
   return source._replace(
     modalities=tuple(modalities),
     rows=rows.__getitem__,
@@ -71,17 +73,6 @@ def extract_features(
     train_bytes=0,  # what they take is taken
     encoded=encoded,
   )
-
-
-def resolve_lengths(source: data_source.Source, names: Container[str]) -> data_source.Source:
-  """`source`; an open T of a sequence in `names` becomes that of the longest train row."""
-  is_open = [
-    m.name in names and m.kind == "sequence" and m.shape[0] is None for m in source.modalities
-  ]
-  if not any(is_open):
-    return source
-  pairs = zip(source.modalities, streaming.resolve_lengths(source), is_open, strict=True)
-  return source._replace(modalities=tuple(r if opened else m for m, r, opened in pairs))
 
 
 class BlockEncoder:
@@ -158,11 +149,6 @@ class BlockEncoder:
     )
     return Modality(name, "vector" if length is None else "sequence", x.shape[1:])
 
-  def describe(self) -> preprocessing.EncodedModality:
-    """What later commands need of it."""
-    spec = str(self.spec)
-    return preprocessing.EncodedModality(self.raw, spec, self.is_text, self.encoder.sha256)
-
 
 def encoder_inputs(
   modality: Modality, clean: cleaning.CleanModality, rows: data_source.Rows
@@ -191,7 +177,9 @@ def encode_rows(
       continue
     entry, here = fitted.encoded[modality.name], cleaned[modality.name].recorded
     if not here.any():
-      rows = insert_features(rows, i, modality.name, here, empty_features(modality))
+      length = np.zeros(0, np.int64) if modality.kind == "sequence" else None
+      empty = np.zeros((0, *modality.shape), np.float32), length
+      rows = insert_features(rows, i, modality.name, here, empty)
       continue
     if entry.is_text and not rows.texts.get(modality.name):
       raise ValueError(f"{modality.name} has token ids, expected: texts, which its encoder reads.")
@@ -207,12 +195,6 @@ def encode_rows(
       raise ValueError(f"{reason}: {str(error).rstrip('.')}.") from error
     rows = insert_features(rows, i, modality.name, here, (x, length))
   return rows
-
-
-def empty_features(modality: Modality) -> Features:
-  """The features of no row."""
-  length = np.zeros(0, np.int64) if modality.kind == "sequence" else None
-  return np.zeros((0, *modality.shape), np.float32), length
 
 
 def insert_features(

@@ -20,18 +20,8 @@ import numpy as np
 import pandas as pd
 
 from promise_jax.checks import name_place_in_errors
-from promise_jax.data import feature_folders
-from promise_jax.data.new_values import (
-  LABELS,
-  Columns,
-  as_column,
-  as_table,
-  name_labels,
-  read_flags,
-  read_label,
-  read_lengths,
-  read_modality,
-)
+from promise_jax.data import feature_folders, new_values
+from promise_jax.data.new_values import Columns
 from promise_jax.data.preprocessing import Preprocessing
 from promise_jax.data.readers import lost_files, npz_arrays, table_file
 from promise_jax.data.readers.cells import read_texts
@@ -81,13 +71,13 @@ def read_new_rows(
     blocks = slice_columns(check_columns(data), block_rows)
   for columns in blocks:
     with name_place_in_errors(place):
-      columns = columns if fitted.columns is None else as_table(columns)
+      columns = columns if fitted.columns is None else new_values.as_table(columns)
       if not start:
         for sentence in describe_columns(columns, fitted):
           logger.warning("%s: %s", place, sentence)
       if not (count := count_rows(columns)):
         raise ValueError("there are no rows")
-      ids, label = read_ids(columns, fitted, start, count), read_label(columns, fitted)
+      ids, label = read_ids(columns, fitted, start, count), new_values.read_label(columns, fitted)
       *known, texts, files = read_inputs(columns, fitted, pathlib.Path(root).expanduser(), ids)
     counts = lost_files.add_counts([counts, files])
     lost_files.check_counts(place, counts, file_options.allow_missing)
@@ -106,10 +96,8 @@ def read_file(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
     raise ValueError(f"{path} is a folder, expected: a file that ends in {', '.join(ENDINGS)}")
   if ending not in ENDINGS:
     raise ValueError(f"{path} ends in {path.suffix!r}, new rows are read from {', '.join(ENDINGS)}")
-  if ending == ".npz":
-    yield from read_npz_blocks(path, block_rows)
-    return
-  yield from table_file.read_blocks(path, block_rows)
+  read = read_npz_blocks if ending == ".npz" else table_file.read_blocks
+  return read(path, block_rows)
 
 
 def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
@@ -122,7 +110,7 @@ def read_npz_blocks(path: pathlib.Path, block_rows: int) -> Iterator[Columns]:
       raise ValueError(f"its arrays have {sorted(counts)} rows, expected: all the same number.")
     for columns in npz_arrays.read_blocks(file, headers, block_rows):
       if classes is not None and "y" in columns:
-        columns["y"] = name_labels(columns["y"], classes)
+        columns["y"] = new_values.name_labels(columns["y"], classes)
       yield columns
 
 
@@ -137,7 +125,7 @@ def check_columns(data: Any) -> Columns:
     raise ValueError(
       f"new rows are a {type(data).__name__}, expected: a DataFrame, a dict of arrays or a path."
     )
-  columns = {name: as_column(values) for name, values in data.items()}
+  columns = {name: new_values.as_column(values) for name, values in data.items()}
   counts = {name: len(values) for name, values in columns.items()}
   if len(set(counts.values())) != 1:
     raise ValueError(f"the columns have {counts} rows, expected: at least one, all of one length.")
@@ -197,7 +185,7 @@ def describe_columns(columns: Columns, fitted: Preprocessing) -> list[str]:
   if fitted.columns is not None:
     rest = columns.drop(columns=[name for name in found if name in used])
     return sentences + fitted.columns.describe_differences(rest, has_others)
-  unknown = [str(name) for name in found if name not in used.union(LABELS, OTHERS)]
+  unknown = [str(name) for name in found if name not in used.union(new_values.LABELS, OTHERS)]
   return sentences + (
     [f"columns that the model does not use: {list_first(unknown)}."] if unknown else []
   )
@@ -222,14 +210,14 @@ def read_inputs(
     if m.name in fitted.folders and not {m.name, f"x_{m.name}"} & {*columns}:
       folder = feature_folders.find_folder(root, fitted.folders[m.name])
       inputs[m.name], recorded[:, i], files[m.name] = feature_folders.read_folder(folder, ids, m)
-      recorded[:, i] &= read_flags(columns, f"present_{m.name}", count)
+      recorded[:, i] &= new_values.read_flags(columns, f"present_{m.name}", count)
       continue
     with name_place_in_errors(m.name):
-      read = read_modality(columns, m, m.name in fitted.texts, count)
+      read = new_values.read_modality(columns, m, m.name in fitted.texts, count)
     inputs[m.name], recorded[:, i], texts[m.name] = read
     if m.name in fitted.texts:
       length[m.name] = np.array([np.count_nonzero(row) for row in inputs[m.name]])
     elif (array := f"length_{m.name}") in columns:
       with name_place_in_errors(array):
-        length[m.name] = read_lengths(columns[array])
+        length[m.name] = new_values.read_lengths(columns[array])
   return inputs, length, recorded, texts, files

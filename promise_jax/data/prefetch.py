@@ -46,7 +46,11 @@ def open_reader(
   options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
   items = grain.MapDataset.source(starts).map(read).to_iter_dataset(options)
   if config.workers:
-    mark_flags_as_parsed()
+    from absl import flags
+
+    # grain reads a flag before it starts workers, also where no program parsed any.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=1)
     items = items.mp_prefetch(workers, worker_init_fn=ignore_signals)
   iterator = iter(items)
@@ -62,11 +66,3 @@ def ignore_signals(worker: int, workers: int) -> None:
   del worker, workers
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-
-
-def mark_flags_as_parsed() -> None:
-  """grain reads an absl flag before it starts workers, also where no program parsed any."""
-  from absl import flags
-
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()

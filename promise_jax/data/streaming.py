@@ -124,7 +124,7 @@ def write_store(source: data_source.Source, rules: cleaning.Rules, path: pathlib
   shutil.rmtree(half, ignore_errors=True)  # left by a process that was killed
   half.mkdir()
   try:
-    modalities = resolve_lengths(source)
+    modalities = resolve_lengths(source, [m.name for m in source.modalities])
     small = write_rows(source, modalities, rules, half)
     recorded = dict(zip((m.name for m in modalities), small["recorded"].T, strict=True))
     counts = {m.name: small[f"found_{m.name}"].sum(axis=0).tolist() for m in modalities}
@@ -146,15 +146,18 @@ def write_store(source: data_source.Source, rules: cleaning.Rules, path: pathlib
     shutil.rmtree(half, ignore_errors=True)
 
 
-def resolve_lengths(source: data_source.Source) -> tuple[Modality, ...]:
-  """The modalities; an open T becomes the steps of the longest train row."""
-  if all(m.shape[0] is not None for m in source.modalities):
+def resolve_lengths(source: data_source.Source, names: Sequence[str]) -> tuple[Modality, ...]:
+  """The modalities; an open T of those in `names` becomes the steps of the longest train row."""
+  is_open = {m.name: m.name in names and m.shape[0] is None for m in source.modalities}
+  if not any(is_open.values()):
     return source.modalities
-  resolve = lambda rows: [
-    cleaning.resolve_length(m, rows.inputs[m.name]) for m in source.modalities
-  ]
-  every = [resolve(rows) for rows in source.blocks("train")]
-  return tuple(max(found, key=lambda m: m.shape[0]) for found in zip(*every, strict=True))
+  found = list(source.modalities)
+  for rows in source.blocks("train"):
+    for i, m in enumerate(source.modalities):
+      if is_open[m.name]:
+        made = cleaning.resolve_length(m, rows.inputs[m.name])
+        found[i] = max(found[i], made, key=lambda m: m.shape[0] or 0)
+  return tuple(found)
 
 
 def write_rows(

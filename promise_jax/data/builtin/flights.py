@@ -126,7 +126,8 @@ def read_package(folder: pathlib.Path) -> dict[str, np.ndarray]:
   flights = flights[flights.dep_time.notna()]
   used = airports.loc[sorted(set(flights.dest) & set(airports.index))]
   planes = planes[planes.tailnum.isin(flights.tailnum)].reset_index(drop=True)
-  hour, day = hours_of(flights.time_hour), days_of(flights)
+  hour = hours_of(flights.time_hour)
+  day = pd.to_datetime(flights[["year", "month", "day"]]).dt.day_of_year.to_numpy() - 1
   origins, carriers = (np.unique(flights[name].to_numpy(str)) for name in ("origin", "carrier"))
   return {
     "id": flights.index.to_numpy(np.int32),
@@ -152,11 +153,6 @@ def read_package(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def hours_of(time: pd.Series) -> np.ndarray:
   """Whole hours since the year began in UTC, i[N]."""
   return ((pd.to_datetime(time) - NEW_YEAR) // pd.Timedelta("1h")).to_numpy()
-
-
-def days_of(flights: pd.DataFrame) -> np.ndarray:
-  """The local day of the year from 0, i[N]."""
-  return pd.to_datetime(flights[["year", "month", "day"]]).dt.day_of_year.to_numpy() - 1
 
 
 def draw_days(seed: int = 0) -> np.ndarray:

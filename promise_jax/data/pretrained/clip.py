@@ -117,17 +117,15 @@ def transform(
   mask: Bool[Array, "1 1 T T"] | None = None,
 ) -> Float[Array, "B T D"]:
   """The layers of a tower."""
-  dense, norm = (
-    functools.partial(layers.project, params),
-    functools.partial(layers.normalise, params),
-  )
+  dense = functools.partial(layers.project, params)
+  norm = functools.partial(layers.normalise, params, epsilon=tower.epsilon)
   for i in range(tower.num_layers):
     layer = f"{prefix}encoder.layers.{i}."
-    y = norm(f"{layer}layer_norm1", x, tower.epsilon)
+    y = norm(f"{layer}layer_norm1", x)
     q, k, v = (dense(f"{layer}self_attn.{name}_proj", y) for name in "qkv")
     mixed = layers.attend(q, k, v, tower.num_heads, mask)
     x = x + dense(f"{layer}self_attn.out_proj", mixed)
-    y = dense(f"{layer}mlp.fc1", norm(f"{layer}layer_norm2", x, tower.epsilon))
+    y = dense(f"{layer}mlp.fc1", norm(f"{layer}layer_norm2", x))
     y = jax.nn.gelu(y, approximate=False) if tower.exact_gelu else y * jax.nn.sigmoid(1.702 * y)
     x = x + dense(f"{layer}mlp.fc2", y)
   return x

@@ -80,10 +80,8 @@ def convolve(
   """A convolution with its bias; depthwise where a kernel reads one channel."""
   kernel, bias = params[name], params[f"{name}/bias"].reshape(1, 1, 1, -1)
   if kernel.shape[2] > 1:
-    order = ("NHWC", "HWIO", "NHWC")
-    return (
-      jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", None, None, order) + bias
-    )
+    axes, strides = ("NHWC", "HWIO", "NHWC"), (stride, stride)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", None, None, axes) + bias
   # As a sum of shifted images: XLA's own depthwise convolution takes five times longer on CPUs.
   size, side = len(kernel), x.shape[1]
   last = (-(-side // stride) - 1) * stride  # where the last window starts

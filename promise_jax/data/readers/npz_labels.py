@@ -20,12 +20,9 @@ def read_rows(
   numbered in alphabetical order. Rows without a label have 0.
   """
   labelled = find_labelled(arrays)
-  if labelled is None:
-    label, task, guess = read_labels(arrays, scale, kind)
-  else:
-    known, task, guess = read_labels(arrays | {"y": arrays["y"][labelled]}, scale, kind)
-    label = np.zeros((len(labelled), *known.shape[1:]), known.dtype)
-    label[labelled] = known
+  known, task, guess = read_labels(arrays | {"y": arrays["y"][labelled]}, scale, kind)
+  label = np.zeros((len(labelled), *known.shape[1:]), known.dtype)
+  label[labelled] = known
   recorded = np.ones((len(label), len(modalities)), bool)
   length, ids, group = {}, arrays.get("id", np.arange(len(label))), arrays.get("group")
   key = None
@@ -51,6 +48,7 @@ def read_rows(
     check_values("group", group, (group >= 0) & (group < 2**31), "0 to 2^31-1")
     group = group.astype(np.int64)
   about = recorded, label, ids.astype(np.int64), group
+  labelled = None if labelled.all() else labelled
   return task, guess, Rows({}, length, *about, labelled=labelled, key=key)
 
 
@@ -161,8 +159,8 @@ def read_split(
   return splits.assign_split(rows, task, given, seed)
 
 
-def find_labelled(arrays: Arrays) -> Bool[np.ndarray, " N"] | None:
-  """Which rows have a label: not "" or NaN, and not False in `labelled`; None: all of them."""
+def find_labelled(arrays: Arrays) -> Bool[np.ndarray, " N"]:
+  """Which rows have a label: not "" or NaN, and not False in `labelled`."""
   y, known = arrays["y"], arrays.get("labelled")
   if known is not None:
     check_values("labelled", known, np.isin(known, (0, 1)), "bool or 0 and 1")
@@ -173,4 +171,4 @@ def find_labelled(arrays: Arrays) -> Bool[np.ndarray, " N"] | None:
     known &= ~np.isnan(y).reshape(len(y), -1).all(axis=1)
   if not known.any():
     raise ValueError("y: no row has a label.")
-  return None if known.all() else known
+  return known

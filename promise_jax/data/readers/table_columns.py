@@ -72,13 +72,10 @@ class TableColumns:
     names = {*(c.name for c in known), *self.labels, self.id, *self.unread}
     lines, lacking = [], [c.name for c in known if c.name not in table.columns]
     if new := [str(name) for name in table.columns if name not in names]:
-      hints = {name: suggest(name, lacking) for name in new}
       lines.append(f"columns that training did not have are not read: {', '.join(new)}.")
-      lines += [
-        f"column {name}{hint.rstrip('?')}, which is lacking?"
-        for name, hint in hints.items()
-        if hint
-      ]
+      for name in new:
+        if hint := suggest(name, lacking):
+          lines.append(f"column {name}{hint.rstrip('?')}, which is lacking?")
     if known and len(lacking) == len(known) and not has_others:
       found, names = ", ".join(map(str, table.columns)), ", ".join(lacking)
       raise ValueError(f"no column is of a modality, found are {found}; read are {names}")

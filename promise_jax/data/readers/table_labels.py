@@ -91,9 +91,8 @@ def encode_labels(
   values: pd.Series | pd.DataFrame, task: Task
 ) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, " N"]]:
   """Labels as in `types.Split`, 0 where there is none, and which rows have one."""
-  if task.kind == "multilabel" or isinstance(values, pd.DataFrame):
-    return label_sets.encode_sets(label_sets.read_sets(values)[0], task)
-  if values.map(label_sets.is_list).any():
+  is_several = isinstance(values, pd.DataFrame) or values.map(label_sets.is_list).any()
+  if task.kind == "multilabel" or is_several:
     return label_sets.encode_sets(label_sets.read_sets(values)[0], task)
   missing = cells.find_missing(values)
   if task.kind == "regression":
@@ -141,9 +140,8 @@ def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
   if values is None:
     return np.arange(count)
   texts = cells.read_texts(values)
-  known = values[~cells.find_missing(values)]
-  repeated = pd.Series(cells.read_texts(known), index=known.index, dtype=object)
-  repeated = repeated[repeated.duplicated()]
+  known = pd.Series(texts, values.index, dtype=object).dropna()
+  repeated = known[known.duplicated()]
   if len(repeated):
     row, first = cells.name_row(repeated, 0), cells.quote(repeated.iloc[0])
     raise ValueError(
