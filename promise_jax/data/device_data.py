@@ -46,11 +46,8 @@ def pad_to_blocks(split: Split, mesh: Mesh, most: int | None = None) -> dict:
 
 
 def place_train_rows(method: Method, split: Split, mesh: Mesh) -> tuple[dict, dict | None]:
-  """(rows that every device has, rows that stay on the host or None).
-
-  Raises:
-    ValueError: the rows do not fit into the memory of the devices.
-  """
+  """(rows that every device has, rows that stay on the host or None). ValueError where the rows do
+  not fit into the memory of the devices."""
   rows = collect_arrays(split)
   if prefetch.is_streamed(split):
     return {}, rows

@@ -24,10 +24,7 @@ def add_folders(
   allow_missing_files: bool = False,
 ) -> data_source.Source:
   """`source` with a modality more for each of `folders` {modality: folder, from `root` on}.
-
-  Raises:
-    ValueError: a name that the data have already, or a folder without arrays.
-  """
+  ValueError for a name that the data have already, or a folder without arrays."""
   known, added, identity = [m.name for m in source.modalities], [], source.identity
   places = {name: find_folder(root, folder) for name, folder in folders.items()}
   for name, place in places.items():

@@ -54,10 +54,8 @@ class Preprocessing:
 
   def clean(self, rows: data_source.Rows) -> tuple[Split, dict[str, CleaningReport]]:
     """The rows as arrays, padded, without holes, standardised; and what was wrong with them.
-
-    Raises:
-      ValueError: an array has another shape than in training, a token id or pixel is not allowed.
-    """
+    ValueError where an array has another shape than in training, or a token id or pixel is not
+    allowed."""
     raw = cleaned = clean_rows(self.raw_modalities, rows, self.rules)
     if self.encoded:
       from promise_jax.data import features  # frozen encoders alone need it

@@ -104,11 +104,8 @@ def sample_batches(
   labelled rows, the other columns one over the unlabelled rows. If one of the two sets is
   empty, the other fills the batch. Every pass has each row once, in its own order. A batch
   that crosses the end of a pass may hold a row twice, which is common where a set is
-  smaller than its share. Other sizes give another order. Source: ours.
-
-  Raises:
-    ValueError: no rows, or sizes that do not fit.
-  """
+  smaller than its share. Other sizes give another order. Source: ours. ValueError for no rows, or
+  sizes that do not fit."""
   labelled, steps = np.asarray(labelled, bool), np.asarray(steps, np.int64)
   if batch_size < 1 or not 0 <= labelled_per_batch <= batch_size:
     raise ValueError(

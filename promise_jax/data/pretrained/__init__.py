@@ -44,11 +44,8 @@ def image_size(encoder) -> int:
 
 @functools.lru_cache(4)  # predicting takes it again for every block of rows
 def find_encoder(name: str, kind: str) -> PretrainedEncoder:
-  """The encoder `name` for a modality of this kind: image, text or another.
-
-  Raises:
-    ValueError: it reads another kind, or its weights are not there or do not fit.
-  """
+  """The encoder `name` for a modality of this kind: image, text or another. ValueError where it
+  reads another kind, or its weights are not there or do not fit."""
   import jax.numpy as jnp
 
   from promise_jax.data.pretrained import weights

@@ -75,11 +75,8 @@ def rebuild_tensor(storage, offset, shape, strides, *_) -> Tensor:
 
 
 def read_tensors(content: bytes) -> dict[str, np.ndarray]:
-  """{name: array} of the tensors in a .pth file.
-
-  Raises:
-    ValueError: it is none, is damaged, or holds something else than tensors.
-  """
+  """{name: array} of the tensors in a .pth file. ValueError where it is none, is damaged, or holds
+  something else than tensors."""
   try:
     read = read_zip if zipfile.is_zipfile(io.BytesIO(content)) else read_pickles
     found = read(io.BytesIO(content))

@@ -28,10 +28,7 @@ READ += ("sentence_bert_config.json", "preprocessor_config.json")
 
 def find(place: str) -> Folder:
   """The folder with model.safetensors, or the file, that a path or the name of a package means.
-
-  Raises:
-    ValueError: there is neither.
-  """
+  ValueError where there is neither."""
   path = pathlib.Path(place).expanduser()
   if path.exists():
     found = list(search([path, *path.iterdir()] if path.is_dir() else [path]))

@@ -83,11 +83,8 @@ def parse_numbers(values: pd.Series) -> Float[np.ndarray, " N"]:
 
 
 def read_numbers(values: pd.Series, advice: str = "") -> Float[np.ndarray, " N"]:
-  """Cells as numbers, NaN where one is missing.
-
-  Raises:
-    ValueError: names the column and the first row whose cell is no finite number.
-  """
+  """Cells as numbers, NaN where one is missing. ValueError names the column and the first row whose
+  cell is no finite number."""
   numbers = parse_numbers(values)
   bad = np.flatnonzero(np.isnan(numbers) & ~find_missing(values))
   if bad.size:
@@ -98,10 +95,7 @@ def read_numbers(values: pd.Series, advice: str = "") -> Float[np.ndarray, " N"]
 
 def read_files(values: pd.Series, root: pathlib.Path) -> list[FileContent]:
   """What each cell refers to: a path under `root`, or bytes or numbers in the cell itself.
-
-  Raises:
-    ValueError: a path leads out of `root`.
-  """
+  ValueError for a path that leads out of `root`."""
   return [
     None if is_missing(cell) else find_file(cell, root, values.name) for cell in values.tolist()
   ]

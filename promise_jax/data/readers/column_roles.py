@@ -59,11 +59,8 @@ class Role(NamedTuple):
 def read_roles(
   table: pd.DataFrame, given: Mapping[str, str], labels: tuple[str, ...], root: pathlib.Path
 ) -> tuple[Role, ...]:
-  """The role of every column but the `labels`.
-
-  Raises:
-    ValueError: a column or role in `given` is unknown, or a cell does not fit what its column is.
-  """
+  """The role of every column but the `labels`. ValueError where a column or role in `given` is
+  unknown, or a cell does not fit its role."""
   names = [name for name in table.columns if name not in labels]
   for name, role in given.items():
     check_choice("a column in columns", name, names)
@@ -152,11 +149,8 @@ def ignore_names_of_labels(role: Role, values: pd.Series, sets: label_sets.Sets)
 
 
 def guess_path_role(name: str, texts: list[str], root: pathlib.Path) -> tuple[str, str] | None:
-  """The role and the reason of a column in which most cells look like paths, else None.
-
-  Raises:
-    ValueError: none of the files exists.
-  """
+  """The role and the reason of a column in which most cells look like paths, else None. ValueError
+  where none of the files exists."""
   role, paths = find_paths(texts)
   if not paths:
     return None
@@ -192,11 +186,8 @@ def group_columns(
 
   Without `given` every column of files is a modality of its own, all texts are "text", all
   numbers and categories "attributes". `given` is {modality: columns joined by +}; * stands for
-  the columns that no modality names. There need be no column if the data `has_others`.
-
-  Raises:
-    ValueError: a column is unknown or in two modalities, or a name is not of letters, digits and _.
-  """
+  the columns that no modality names. There need be no column if the data `has_others`. ValueError
+  where a column is unknown or in two modalities, or a name is not of letters, digits and _."""
   inputs = {role.name: role.role for role in roles if role.role in INPUT_ROLES}
   if not inputs and not has_others:
     raise ValueError("no column is left to learn from: give roles by the option columns.")

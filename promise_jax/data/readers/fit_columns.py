@@ -40,11 +40,8 @@ def fit_modality(
   image_size: int,
   vocabulary: int,
 ) -> tuple[Modality, tuple[Column, ...]]:
-  """The modality made of the columns in `roles` {column: role}.
-
-  Raises:
-    ValueError: a column of files beside others, or arrays of a wrong shape.
-  """
+  """The modality made of the columns in `roles` {column: role}. ValueError for a column of files
+  beside others, or arrays of a wrong shape."""
   found = set(roles.values())
   if found.intersection(FILE_ROLES) and len(roles) > 1:
     raise ValueError(

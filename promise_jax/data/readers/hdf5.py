@@ -52,11 +52,8 @@ def open_hdf5(path: pathlib.Path) -> Iterator[Any]:
 
 
 def read_hdf5(path: pathlib.Path, options: Hdf5Options) -> data_source.Source:
-  """The source in a file; its inputs are read split by split.
-
-  Raises:
-    ValueError: names the file and its keys, or the first array that does not fit.
-  """
+  """The source in a file; its inputs are read split by split. ValueError names the file and its
+  keys, or the first array that does not fit."""
   with open_hdf5(path) as file:
     keys = name_arrays(file, options)
     headers = {array: read_header(file[key]) for array, key in keys.items()}

@@ -35,11 +35,8 @@ def is_list(cell) -> bool:
 
 def read_sets(values: pd.Series | pd.DataFrame) -> tuple[Sets, tuple[str, ...]]:
   """The labels of every row, and all names in order: of columns as they stand, of 0/1 in lists
-  their numbers, else alphabetical.
-
-  Raises:
-    ValueError: a cell of another form, or a row of which some columns are empty.
-  """
+  their numbers, else alphabetical. ValueError for a cell of another form, or a row of which some
+  columns are empty."""
   if isinstance(values, pd.DataFrame):
     names = tuple(map(str, values.columns))
     missing = np.stack([cells.find_missing(values[c]) for c in values.columns], axis=1)
@@ -94,11 +91,8 @@ def check_known(sets: Sets, task: Task, values=None) -> None:
 def encode_sets(
   sets: Sets, task: Task
 ) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, " N"]]:
-  """Labels as in `types.Split`, 0 where there are none, and which rows have some.
-
-  Raises:
-    ValueError: a name that the task does not know, or, of classes, not one in a row.
-  """
+  """Labels as in `types.Split`, 0 where there are none, and which rows have some. ValueError for a
+  name that the task does not know, or, of classes, not one in a row."""
   place = {name: i for i, name in enumerate(task.output_names)}
   check_known(sets, task)
   label = np.zeros((len(sets), task.outputs), np.float32)

@@ -56,11 +56,8 @@ class Utterances:
 
 
 def read_mmin(path: pathlib.Path, options: MminOptions) -> data_source.Source:
-  """The source in a folder, for one fold.
-
-  Raises:
-    ValueError: a file that is not there, or not as described above.
-  """
+  """The source in a folder, for one fold. ValueError for a file that is not there, or not as
+  described above."""
   targets = path / "target"
   folds = sorted((p.name for p in targets.iterdir() if p.is_dir()), key=lambda n: (len(n), n))
   check_choice(f"{targets}: fold", str(options.fold), folds)

@@ -53,11 +53,8 @@ class MmsaOptions(data_source.ReadOptions):
 
 
 def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_source.Source:
-  """The source in a pickle, which is read whole; a split is freed as it is handed out.
-
-  Raises:
-    ValueError: names the file and the first field that breaks the layout.
-  """
+  """The source in a pickle, which is read whole; a split is freed as it is handed out. ValueError
+  names the file and the first field that breaks the layout."""
   options = options or MmsaOptions()
   given = kind = options.task or ("classes" if options.classes else "")
   guesses = {}

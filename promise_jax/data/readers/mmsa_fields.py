@@ -41,10 +41,7 @@ class Part(NamedTuple):
 
 def read_parts(path: pathlib.Path, kind: str) -> tuple[dict[str, Part], str]:
   """The splits, and the field that is their label; `kind` is that of the task, if it is given.
-
-  Raises:
-    ValueError: for the first field that is wrong.
-  """
+  ValueError for the first field that is wrong."""
   data = read_dict("the pickle", safe_pickle.load(path), SPLITS)
   for split in SPLITS:
     fields = read_dict(split, data[split], ())

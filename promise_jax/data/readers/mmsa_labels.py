@@ -18,10 +18,7 @@ def shape_label(
   place: str, array: Shaped[np.ndarray, "N ..."]
 ) -> tuple[Float[np.ndarray, "N ..."], bool]:
   """Labels as f32[N] or f32[N, C], and whether they were pairs [N, C, 2], one-hot (no, yes).
-
-  Raises:
-    ValueError: another shape, a pair that is none, NaN.
-  """
+  ValueError for another shape, a pair that is none, NaN."""
   is_pairs = array.ndim == 3 and array.shape[1] > 1 and array.shape[2] == 2
   if is_pairs:
     good = np.isin(array, (0, 1)).all(axis=2) & (array.sum(axis=2) == 1)
@@ -40,11 +37,8 @@ def shape_label(
 def guess_task(
   label: Float[np.ndarray, "N ..."], is_pairs: bool, scale: float | None
 ) -> tuple[str, str]:
-  """The kind of task that labels look like, and what was guessed.
-
-  Raises:
-    ValueError: it could be either.
-  """
+  """The kind of task that labels look like, and what was guessed. ValueError where it could be
+  either."""
   if is_pairs:
     return "multilabel", "read from pairs (no, yes)"
   if label.ndim == 2:

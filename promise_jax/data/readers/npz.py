@@ -119,11 +119,8 @@ def describe_arrays(
 
 
 def read_npz(path: pathlib.Path, options: NpzOptions | None = None) -> data_source.Source:
-  """The source in an npz file; its inputs, the arrays x_*, are read split by split.
-
-  Raises:
-    ValueError: names the file and the first array that breaks the convention above.
-  """
+  """The source in an npz file; its inputs, the arrays x_*, are read split by split. ValueError
+  names the file and the first array that breaks the convention above."""
   options = options or NpzOptions()
   small = {}
   with npz_arrays.open_npz(path) as file:

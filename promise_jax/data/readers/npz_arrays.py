@@ -99,12 +99,8 @@ def read_header(content: IO[bytes]) -> Header:
 
 
 def check_headers(headers: dict[str, Header], has_others: bool) -> None:
-  """Checks what the arrays are and how many rows they have; `has_others`: x_* may lack.
-
-  Raises:
-    ValueError: an array is unknown, cannot be what its name says, or has another number
-      of rows than y.
-  """
+  """Checks what the arrays are and how many rows they have; `has_others`: x_* may lack. ValueError
+  where an array is unknown, cannot be what its name says, or has another number of rows than y."""
   names = tuple(a[2:] for a in headers if re.fullmatch(r"x_\w+", a))
   if not (names or has_others) or "y" not in headers:
     lacking = "y" if names or has_others else "x_<modality>"

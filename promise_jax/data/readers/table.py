@@ -86,11 +86,8 @@ class Table:
 
 
 def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
-  """The source in a file, see `table_file`.
-
-  Raises:
-    ValueError: names the file and the first thing that is wrong with it, and the option that helps.
-  """
+  """The source in a file, see `table_file`. ValueError names the file, the first thing that is
+  wrong with it, and the option that helps."""
   frame, notes = table_file.read_frame(path)
   root = pathlib.Path(options.root or path.parent).expanduser().absolute()
   with data_source.name_file_in_errors(path, "a table"):
@@ -155,11 +152,8 @@ def read_table(path: pathlib.Path, options: TableOptions) -> data_source.Source:
 
 
 def check_files(values: pd.Series, root: pathlib.Path, options: TableOptions) -> str:
-  """A text that changes when the files that cells name do.
-
-  Raises:
-    ValueError: a path leads out of `root`, or too many files do not exist.
-  """
+  """A text that changes when the files that cells name do. ValueError where a path leads out of
+  `root`, or too many files do not exist."""
   found = cells.read_files(values, root)
   paths = [path for path in found if isinstance(path, pathlib.Path)]
   lost = [path for path in paths if not os.path.isfile(path)]  # False for names that are too long

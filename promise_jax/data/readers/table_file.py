@@ -35,11 +35,8 @@ COMMAS = {  # {whether the comma is the decimal point: numbers}
 def read_frame(path: pathlib.Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
   """The rows of a file, or of all that a path with * names, and sentences on how it was read.
 
-  The index has the lines of a file of text, which messages name; else rows are numbered from 0.
-
-  Raises:
-    ValueError: one sentence that begins with the path.
-  """
+  The index has the lines of a file of text, which messages name; else rows are numbered from 0. A
+  ValueError is one sentence that begins with the path."""
   notes, frames, paths = [], [], find_files(path)
   for one in paths:
     frames += read_parts(one, None, notes)

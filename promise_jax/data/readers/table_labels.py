@@ -36,11 +36,8 @@ def read_task(values: pd.Series | pd.DataFrame, kind: str = "") -> tuple[Task, s
 
   Texts, booleans and whole numbers are classes, other numbers, or whole ones with many values,
   are regression; several labels are as in `label_sets`, one in every row is a class; `kind` says
-  otherwise. The scale of a regression label is left at 1.
-
-  Raises:
-    ValueError: no label, one label alone, or a class for hardly two rows.
-  """
+  otherwise. The scale of a regression label is left at 1. ValueError for no label, one label alone,
+  or a class for hardly two rows."""
   check_choice("task", kind, ("", *TASKS))
   if kind == "multilabel" or (label_sets.has_sets(values) and kind != "regression"):
     is_text = isinstance(values, pd.Series) and not values.map(label_sets.is_list).any()
@@ -132,11 +129,8 @@ def describe_copies(
 
 
 def number_ids(values: pd.Series | None, count: int) -> np.ndarray:
-  """Ids that are whole numbers, else the numbers of the rows.
-
-  Raises:
-    ValueError: an id is there twice.
-  """
+  """Ids that are whole numbers, else the numbers of the rows. ValueError where an id is there
+  twice."""
   if values is None:
     return np.arange(count)
   texts = cells.read_texts(values)
