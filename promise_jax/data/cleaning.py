@@ -118,12 +118,9 @@ def clean_modality(
   Dropped values become zero, which is the train mean after standardisation. A row without any
   kept value (no step of a sequence, no token but padding) becomes absent. Ours.
 
-  Args:
-    modality: its shape has no open dimension any more.
-    rows: N arrays.
-    length: valid steps of each row; None: all that the row has.
-    recorded: False where the source lacks the modality; such a row may hold anything.
-    rules: what counts as nothing.
+  The modality has no open dimension any more. `length` are the valid steps of each row; None: all
+  that the row has. Where the source lacks the modality, `recorded` is False, and the row may hold
+  anything.
   """
   num_turned = num_short = 0
   if length is not None and modality.kind in ("sequence", "tokens"):

@@ -157,7 +157,8 @@ def read_prepared(
   folder = builders.write_tfds(*ours[name], root) if name in ours else find_prepared(root, name)
   source = tfds.read_tfds(folder, options)
   if name in builders.BUILTIN:
-    source = source._replace(card=builders.read_card(source.name))
+    card = builders.EMBEDDED / f"{source.name}.md"
+    source = source._replace(card=card.read_text("utf-8"))
   return source
 
 

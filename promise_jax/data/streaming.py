@@ -169,13 +169,12 @@ def write_rows(
   """Writes the cleaned rows, with NaN where a float does not count; returns the small arrays."""
   parts = []
   with contextlib.ExitStack() as stack:
-    out = {m.name: stack.enter_context(open(rows_path(folder, m), "wb")) for m in modalities}
+    out = {m.name: stack.enter_context(open(folder / f"{m.name}.rows", "wb")) for m in modalities}
     for rows in source.blocks("train"):
       cleaned = dataset.clean_rows(source, "train", modalities, rows, rules)
-      small = {"label": rows.label, "id": rows.id}
+      known = {name: getattr(rows, name) for name in ("label", "id", "group", "labelled")}
+      small = {name: x for name, x in known.items() if x is not None}
       small["recorded"] = np.stack([part.recorded for part in cleaned.values()], axis=1)
-      small |= {} if rows.group is None else {"group": rows.group}
-      small |= {} if rows.labelled is None else {"labelled": rows.labelled}
       for name, part in cleaned.items():
         lost = np.nan if part.values.dtype == np.float32 else 0
         np.where(part.kept_mask, part.values, lost).astype(part.values.dtype).tofile(out[name])
@@ -206,9 +205,10 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
   shape = lambda m: tuple(small[f"shape_{m.name}"].tolist())
   modalities = tuple(m._replace(shape=shape(m)) for m in source.modalities)
   count = len(small["id"])
-  size = sum(rows_path(path, m).stat().st_size for m in modalities) / 1e9
+  inputs = {m.name: stored_rows(path, m, count) for m in modalities}
+  size = sum(rows.path.stat().st_size for rows in inputs.values()) / 1e9
   split = Split(
-    inputs={m.name: stored_rows(path, m, count) for m in modalities},
+    inputs=inputs,
     length={m.name: small[f"length_{m.name}"] for m in modalities if m.kind == "sequence"},
     recorded=small["recorded"],
     label=small["label"],
@@ -230,9 +230,4 @@ def open_store(source: data_source.Source, path: pathlib.Path) -> dataset.Fitted
 def stored_rows(folder: pathlib.Path, modality: Modality, count: int) -> StoredRows:
   """The rows of one modality in `folder`."""
   dtype = np.dtype(DTYPES.get(modality.kind, np.float32))
-  return StoredRows(rows_path(folder, modality), (count, *modality.shape), dtype)
-
-
-def rows_path(folder: pathlib.Path, modality: Modality) -> pathlib.Path:
-  """The file of the rows of one modality."""
-  return folder / f"{modality.name}.rows"
+  return StoredRows(folder / f"{modality.name}.rows", (count, *modality.shape), dtype)

@@ -191,11 +191,6 @@ BUILTIN = {"mfeat": (Mfeat, None)} | {  # name: builder, config
 }
 
 
-def read_card(name: str) -> str:
-  """The card of a built-in data set."""
-  return (EMBEDDED / f"{name}.md").read_text("utf-8")
-
-
 def write_tfds(
   builder: type[tfds.core.DatasetBuilder], config: str | None, data_dir: str | os.PathLike
 ) -> pathlib.Path:

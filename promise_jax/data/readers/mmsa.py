@@ -90,7 +90,9 @@ def read_mmsa(path: pathlib.Path, options: MmsaOptions | None = None) -> data_so
     part = parts.pop(split)
     recorded = np.ones((len(part.label), len(modalities)), bool)
     inputs, length = cut_padding(part, modalities)
-    label = mmsa_labels.encode_label(part.label, task)
+    label = part.label
+    if task.kind == "classes":
+      label = (label.argmax(axis=1) if label.ndim == 2 else label).astype(np.int32)
     texts = {m: x.tolist() for m, x in part.values.items() if x.dtype.kind == "U"}
     known = recorded, label, ids[split], groups[split]
     labelled = None if part.labelled.all() else part.labelled

@@ -92,10 +92,3 @@ def make_task(
   is_sims = scale == SIMS_SCALE and largest <= SIMS_SCALE
   task = Task("regression", 1, SIMS_NAMES if is_sims else (), float(scale))
   return task, f"{note}, unit {scale:g}"
-
-
-def encode_label(label: Float[np.ndarray, "N ..."], task: Task) -> Shaped[np.ndarray, "N ..."]:
-  """Labels as in `types.Split`."""
-  if task.kind == "classes":
-    return (label.argmax(axis=1) if label.ndim == 2 else label).astype(np.int32)
-  return label

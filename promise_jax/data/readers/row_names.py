@@ -49,10 +49,8 @@ def describe_ids(
 ) -> list[str]:
   """A sentence on ids such as speaker3_07, where rows that begin alike are in several splits.
 
-  Args:
-    ids: of all rows; None and numbers tell nothing.
-    split: the name of the split of every row, "" for none.
-    num_classes: so many beginnings, or fewer, may be the classes.
+  Of the `ids` of all rows, None and numbers tell nothing; `split` is the name of the split of every
+  row, "" for none; as many beginnings as `num_classes`, or fewer, may be the classes.
   """
   texts = [text for text in ids if isinstance(text, str)]
   if len(texts) < max(len(ids), MIN_ROWS):

@@ -40,12 +40,7 @@ def read_sounds(
 ) -> tuple[list[Float[np.ndarray, "T 64"]], Bool[np.ndarray, " N"]]:
   """Spectrograms, made in threads, and which sounds could be read; the others have no steps.
 
-  Args:
-    contents: files, or their bytes; None: no sound, which counts as not read.
-    cache: a folder for results, named by a hash of paths, sizes and times of change.
-
-  Raises:
-    ValueError: soundfile is not installed.
+  Arguments are as in `images.read_images`. ValueError where soundfile is not installed.
   """
   make = functools.partial(describe_sounds, contents)
   found = images.load_or_make(make, contents, f"sound-{FORMAT}", cache)

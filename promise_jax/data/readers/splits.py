@@ -26,16 +26,9 @@ def assign_split(
   Where a given split has no valid rows, a quarter of the train rows are drawn as such.
   Rows without a label train, or are left out: where a given split has them in valid or test, or
   their group is there.
-
-  Args:
-    rows: all rows of the data.
-    task: of their labels.
-    given: the name of the split of every row; None: it is drawn, with `seed`.
-    seed: see `given`.
-    table: that the rows are of, for messages; None: they are of an npz file.
-
-  Raises:
-    ValueError: a split is empty, or a group is in two.
+  `given` is the name of the split of every row; None: it is drawn, with `seed`. `table` is what the
+  rows are of, for messages; None: an npz file. ValueError where a split is empty, or a group is in
+  two.
   """
   labelled = np.ones(len(rows.id), bool) if rows.labelled is None else rows.labelled
   groups = rows.id if rows.group is None else rows.group
