@@ -189,14 +189,11 @@ def encode_labels(values: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarra
   if task.kind == "regression":
     label = read_numbers(values)
     return label, is_known & np.isfinite(label)
-  number = {name: i for i, name in enumerate(task.output_names)}
   # pandas makes floats of whole numbers where a cell is empty.
   is_whole = lambda x: isinstance(x, float | np.floating) and float(x).is_integer()
   names = [str(int(value)) if is_whole(value) else str(value) for value in values]
   sets = [frozenset([n]) if known else None for n, known in zip(names, is_known, strict=True)]
-  label_sets.check_known(sets, task, rows)
-  label = [number[n] if known else 0 for n, known in zip(names, is_known, strict=True)]
-  return np.array(label, np.int32), is_known
+  return label_sets.encode_sets(sets, task, rows)
 
 
 def label_names(fitted: Preprocessing) -> tuple[str, ...]:

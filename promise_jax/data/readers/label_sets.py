@@ -76,32 +76,24 @@ def read_vectors(
   return found
 
 
-def check_known(sets: Sets, task: Task, values=None) -> None:
-  """Raises ValueError if the task does not know a label of some rows; `values` are the rows."""
-  known = {*task.output_names}
-  unknown = [i for i, names in enumerate(sets) if names and not names <= known]
-  if unknown:
-    place, name = cells.name_row(values, unknown[0]), min(sets[unknown[0]] - known)
+def encode_sets(
+  sets: Sets, task: Task, rows=None
+) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, " N"]]:
+  """Labels as in `types.Split`, 0 where there are none, and which rows have some. ValueError for a
+  name that the task does not know, or, of classes, not one in a row; it names one of the `rows`."""
+  number = {name: i for i, name in enumerate(task.output_names)}
+  if unknown := [i for i, names in enumerate(sets) if names and not names <= number.keys()]:
+    place, name = cells.name_row(rows, unknown[0]), min(sets[unknown[0]] - number.keys())
     raise ValueError(
       f"{place} has the label {name!r}, which the model does not know, as {len(unknown)} of "
       f"{len(sets)} rows have; its classes are {list_first(task.output_names)}."
     )
-
-
-def encode_sets(
-  sets: Sets, task: Task
-) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, " N"]]:
-  """Labels as in `types.Split`, 0 where there are none, and which rows have some. ValueError for a
-  name that the task does not know, or, of classes, not one in a row."""
-  place = {name: i for i, name in enumerate(task.output_names)}
-  check_known(sets, task)
-  label = np.zeros((len(sets), task.outputs), np.float32)
-  for i, names in enumerate(sets):
-    label[i, [place[name] for name in names or ()]] = 1
   is_known = np.array([names is not None for names in sets], bool)
   if task.kind == "multilabel":
+    label = np.zeros((len(sets), task.outputs), np.float32)
+    for i, names in enumerate(sets):
+      label[i, [number[name] for name in names or ()]] = 1
     return label, is_known
-  wrong = np.flatnonzero(is_known & (label.sum(axis=1) != 1))
-  if wrong.size:
+  if wrong := [i for i, names in enumerate(sets) if names is not None and len(names) != 1]:
     raise ValueError(f"row {wrong[0]} has {len(sets[wrong[0]])} labels, expected: one class.")
-  return label.argmax(axis=1).astype(np.int32), is_known
+  return np.array([number[min(names)] if names else 0 for names in sets], np.int32), is_known

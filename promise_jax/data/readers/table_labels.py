@@ -94,9 +94,8 @@ def encode_labels(
   missing = cells.find_missing(values)
   if task.kind == "regression":
     return np.where(missing, 0, cells.read_numbers(values)).astype(np.float32), ~missing
-  number = {name: i for i, name in enumerate(task.names)}
-  texts = cells.read_texts(values)
-  return np.array([0 if t is None else number[t] for t in texts], np.int32), ~missing
+  sets = [None if text is None else frozenset([text]) for text in cells.read_texts(values)]
+  return label_sets.encode_sets(sets, task)
 
 
 def describe_copies(
