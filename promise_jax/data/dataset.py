@@ -87,9 +87,7 @@ def fit_in_memory(source: data_source.Source, rules: Rules) -> FittedTrain:
   report = {name: part.report for name, part in cleaned.items()}
   data_source.check_train(source, {m: part.recorded for m, part in cleaned.items()}, report)
   scale = {m.name: fit_scale(cleaned[m.name]) for m in modalities if m.kind in FLOAT_KINDS}
-  cleaned = preprocessing.report_clipped(cleaned, scale)
-  report = {name: part.report for name, part in cleaned.items()}
-  split = preprocessing.make_split(modalities, rows, cleaned, scale)
+  split, report = preprocessing.make_split(modalities, rows, cleaned, scale)
   return FittedTrain(modalities, scale, split, rows.group, rows.labelled, report)
 
 
@@ -147,11 +145,10 @@ def assemble(
       return train.split
     rows = source.rows(split)
     cleaned = clean_rows(source, split, modalities, rows, rules)
-    cleaned = preprocessing.report_clipped(cleaned, scale)
-    keep_report(split, {name: c.report for name, c in cleaned.items()}, rows.group)
+    made, report = preprocessing.make_split(modalities, rows, cleaned, scale)
+    keep_report(split, report, rows.group)
     if rows.key is not None:
       keys[split] = np.array(["" if key is None else key for key in rows.key], str)
-    made = preprocessing.make_split(modalities, rows, cleaned, scale)
     warn(split, *split_checks.describe_lacking(names, made.recorded))
     warn(split, *split_checks.describe_units(modalities, made))
     warn(split, *split_checks.describe_labels(source.task, rows.label, known))

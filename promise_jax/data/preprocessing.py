@@ -62,11 +62,10 @@ class Preprocessing:
 
       rows = features.encode_rows(self, rows, cleaned)
       cleaned = clean_rows(self.modalities, rows, self.rules)
-    cleaned = report_clipped(cleaned, self.scale)
-    report = {name: part.report for name, part in cleaned.items()}
+    split, report = make_split(self.modalities, rows, cleaned, self.scale)
     # Of an encoded modality both what was read and the features can be wrong.
     report |= {m: CleaningReport(*np.add(raw[m].report, report[m])) for m in self.encoded}
-    return make_split(self.modalities, rows, cleaned, self.scale), report
+    return split, report
 
   def to_json(self) -> dict[str, Any]:
     """Plain values; `from_json` reads them back exactly."""
@@ -110,26 +109,19 @@ def clean_rows(
   }
 
 
-def report_clipped(
-  cleaned: Mapping[str, CleanModality], scale: Mapping[str, scaling.Scale]
-) -> dict[str, CleanModality]:
-  """`cleaned`, its reports with the number of values that `make_split` will clip."""
-  made = dict(cleaned)
-  for name, fitted in scale.items():
-    part = cleaned[name]
-    count = scaling.count_clipped(part.values, part.kept_mask, fitted)
-    made[name] = part._replace(report=part.report._replace(num_clipped=count))
-  return made
-
-
 def make_split(
   modalities: tuple[Modality, ...],
   rows: data_source.Rows,
   cleaned: Mapping[str, CleanModality],
   scale: Mapping[str, scaling.Scale],
-) -> Split:
-  """The standardised split of cleaned rows."""
-  return Split(
+) -> tuple[Split, dict[str, CleaningReport]]:
+  """The standardised split of cleaned rows, and what was wrong with them."""
+  report = {name: part.report for name, part in cleaned.items()}
+  for name, fitted in scale.items():
+    part = cleaned[name]
+    count = scaling.count_clipped(part.values, part.kept_mask, fitted)
+    report[name] = part.report._replace(num_clipped=count)
+  split = Split(
     inputs={
       m: scaling.standardise(c.values, c.kept_mask, scale.get(m)) for m, c in cleaned.items()
     },
@@ -138,3 +130,4 @@ def make_split(
     label=rows.label,
     id=rows.id.astype(np.int32),
   )
+  return split, report
