@@ -190,11 +190,8 @@ def make_batch(data: dict, choice: dict[str, Array], redraw: bool, mesh: Mesh) -
   A mask drawn once stands for missing data: what it hides is not `recorded`. A mask redrawn in
   every epoch is augmentation: what it hides is `recorded`, and a loss may read it.
 
-  Args:
-    data: all rows [N, ...] on the device; not read if `choice` has "rows".
-    choice: `Block.choice` of one seed and step, arrays [B, ...].
-    redraw: whether masks are redrawn.
-    mesh: the devices.
+  `data` are all rows [N, ...] on the device, which are not read if `choice` has "rows"; `choice` is
+  `Block.choice` of one seed and step, arrays [B, ...].
   """
   rows = choice.get("rows")
   if rows is None:

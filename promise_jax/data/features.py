@@ -102,9 +102,8 @@ class BlockEncoder:
     modality = cleaning.resolve_length(self.source.modalities[i], block.inputs[name])
     if self.is_text and split == "train":  # texts of new rows are cut at the longest
       self.raw = max(self.raw, modality, key=lambda m: m.shape[0] or 0)
-    one = data_source.keep_modalities(self.source, [name])._replace(modalities=(modality,))
     part = block._replace(recorded=block.recorded[:, i : i + 1])
-    clean = dataset.clean_rows(one, split, (modality,), part, self.rules)[name]
+    clean = dataset.clean_rows(self.source, split, (modality,), part, self.rules)[name]
     self.report[split] = CleaningReport(*np.add(self.report[split], clean.report))
     inputs, features = encoder_inputs(modality, clean, part), None
     if len(inputs.x):

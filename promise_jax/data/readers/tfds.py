@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from promise_jax.checks import check_choice
-from promise_jax.data import channels
 from promise_jax.data import source as data_source
 from promise_jax.data.readers import images, integers, mmsa_labels, npz_labels, records
 from promise_jax.types import TASKS, Modality, Task
@@ -44,7 +43,7 @@ def read_tfds(folder: pathlib.Path, options: data_source.ReadOptions) -> data_so
   return source._replace(
     card=info.description,
     place=place,
-    guesses=guesses,
+    guesses={**source.guesses, **guesses},
     train_bytes=info.splits[splits["train"]].num_bytes if "train" in splits else 0,
   )
 
@@ -101,8 +100,6 @@ def describe_inputs(
         kind, guesses[name] = integers.guess_kind_of(name, sample_values(builder, name))
     if kind == "vector":
       found[i] = Modality(name, kind, modality.shape)
-    elif (turned := channels.turn_modality(modality)) != modality:
-      found[i], guesses[name] = turned, channels.TURNED
   return tuple(found), guesses
 
 
