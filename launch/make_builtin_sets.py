@@ -22,9 +22,9 @@ VIEWS = ("fou", "zer", "mor")  # fac, pix and kar alone already solve the task
 PROPERTIES = ("version", "n_codepoints", "zwj", "bmp_low", "text_presentation")
 
 
-def stratify(label: np.ndarray, counts: tuple[int, ...], seed: int = 0) -> np.ndarray:
+def stratify(label: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
   """Draws a split index u8[N]: `counts[k]` rows of every class go to split k."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   split = np.zeros(len(label), np.uint8)
   for value in np.unique(label):
     rows = rng.permutation(np.flatnonzero(label == value))
@@ -59,16 +59,13 @@ def make_emoji(source: pathlib.Path) -> dict[str, np.ndarray]:
   }
 
 
-def draw_folds(subject: np.ndarray, folds: int = 2, seed: int = 0) -> np.ndarray:
-  """Draws split indices u8[folds, N] by subject.
-
-  Of the shuffled subjects each fold tests on the next two and validates on two more.
-  """
-  order = np.random.default_rng(seed).permutation(np.unique(subject))
-  split = np.zeros((folds, len(subject)), np.uint8)
-  for fold, test in zip(split, order[: 4 * folds].reshape(folds, 4), strict=True):
-    fold[np.isin(subject, test[:2])] = SPLITS.index("test")
-    fold[np.isin(subject, test[2:])] = SPLITS.index("valid")
+def draw_folds(subject: np.ndarray) -> np.ndarray:
+  """Draws split indices u8[2, N] by subject: each fold tests on two and validates on two more."""
+  order = np.random.default_rng(0).permutation(np.unique(subject))
+  split = np.zeros((2, len(subject)), np.uint8)
+  for fold, subjects in zip(split, order[:8].reshape(2, 4), strict=True):
+    fold[np.isin(subject, subjects[:2])] = SPLITS.index("test")
+    fold[np.isin(subject, subjects[2:])] = SPLITS.index("valid")
   return split
 
 
@@ -86,11 +83,11 @@ def make_watch(source: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def make_flights(source: pathlib.Path, rows: int = 40_000, seed: int = 0) -> dict[str, np.ndarray]:
-  """A sample of the flights; the tables beside them stay whole."""
+def make_flights(source: pathlib.Path) -> dict[str, np.ndarray]:
+  """A sample of 40,000 flights; the tables beside them stay whole."""
   arrays = flights.read_package(source)
   count = len(arrays["id"])
-  kept = np.sort(np.random.default_rng(seed).choice(count, rows, replace=False))
+  kept = np.sort(np.random.default_rng(0).choice(count, 40_000, replace=False))
   return {name: x[kept] if len(x) == count else x for name, x in arrays.items()}
 
 

@@ -4,6 +4,7 @@ No time depends on the values, so they are random. Sequences have between half o
 and all of them. Training hides modalities, and a tenth of the rows is labelled.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,6 @@ class Workload(NamedTuple):
   batch_size: int
   num_seeds: int
   num_steps: int  # of a block, the compiled program that is timed
-  quick: bool  # tiny; compiled without optimising
 
 
 class Case(NamedTuple):
@@ -43,8 +43,12 @@ class Case(NamedTuple):
   method: str
   settings: dict[str, Any] = {}
   stage: int = -1  # the number of the stage that is measured, -1: the last
-  kind: str = ""  # the encoder or host, where it is not the default
   precision: str = "float32"
+
+  @property
+  def kind(self) -> str:
+    """The encoder or host, where it is not the default."""
+    return self.settings.get("encoder") or self.settings.get("host", "")
 
   @property
   def name(self) -> str:
@@ -68,15 +72,22 @@ class Case(NamedTuple):
     return {"workload": self.workload.name, "method": self.name, "stage": stage}
 
 
-def make_case(
-  workload: Workload, method: str, settings: dict | None = None, stage: int = -1
-) -> Case:
+def make_case(workload: Workload, *args) -> Case:
   """The case; slow ones get one seed and at most 5 steps a block."""
-  settings = settings or {}
-  kind = settings.get("encoder") or settings.get("host", "")
-  if kind in SLOW:
+  case = Case(workload, *args)
+  if case.kind in SLOW:
     workload = workload._replace(num_seeds=1, num_steps=min(workload.num_steps, 5))
-  return Case(workload, method, settings, stage, kind)
+  return case._replace(workload=workload)
+
+
+class Plan(NamedTuple):
+  """What to measure, and how long."""
+
+  workloads: dict[str, Workload]
+  methods: tuple[str, ...]
+  num_rounds: int  # of a comparison
+  quick: bool
+  end: float = math.inf  # of `time.perf_counter`, after which no other case starts
 
 
 def make_workloads(quick: bool = False) -> dict[str, Workload]:
@@ -98,7 +109,7 @@ def make_workloads(quick: bool = False) -> dict[str, Workload]:
   for name, (modalities, num_classes, *sizes) in table.items():
     sizes = (40, 8, 1, 2) if quick else sizes
     spec = Spec(modalities, Task("classes", num_classes), {}, num_labelled=sizes[0] // 10)
-    workloads[name] = Workload(name, spec, *sizes, quick)
+    workloads[name] = Workload(name, spec, *sizes)
   return workloads
 
 

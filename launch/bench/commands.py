@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.parts import Plan
+from bench.cases import Plan
 from promise_jax import files
 
 ROOT = Path(__file__).parents[2]

@@ -19,24 +19,24 @@ def merge_rows(old: list[dict], new: list[dict]) -> list[dict]:
 def write_page(text: str, records: dict[str, dict]) -> str:
   """`text` with the main tables of `records` in place of all that follows `START`."""
   head = text.partition(START)[0].rstrip() or "# Speed"
-  sections = [write_section(record, SUMMARY, "") for record in records.values()]
-  return "\n\n".join([head, START, *sections]) + "\n"
+  return f"{head}\n\n{START}\n\n{write_sections(records, SUMMARY, '')}"
 
 
 def write_details(records: dict[str, dict]) -> str:
   """All tables."""
-  sections = [write_section(record, DETAILS, "All numbers: ") for record in records.values()]
-  return "\n\n".join(sections) + "\n"
+  return write_sections(records, DETAILS, "All numbers: ")
 
 
-def write_section(record: dict, tables: dict, title: str) -> str:
-  """The `tables` of one machine, whose name stands behind `title`."""
-  versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-  parts = [f"## {title}{record['name']}", f"{record['system']}, {versions}."]
-  for name, (heading, text, table) in tables.items():
-    if rows := record["parts"].get(name):
-      parts += [f"### {heading}", text, markdown_rows(table(rows)).rstrip()]
-  return "\n\n".join(parts)
+def write_sections(records: dict[str, dict], tables: dict, title: str) -> str:
+  """The `tables` of every machine, whose name stands behind `title`."""
+  parts = []
+  for record in records.values():
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    parts += [f"## {title}{record['name']}", f"{record['system']}, {versions}."]
+    for name, (heading, text, table) in tables.items():
+      if rows := record["parts"].get(name):
+        parts += [f"### {heading}", text, markdown_rows(table(rows)).rstrip()]
+  return "\n\n".join(parts) + "\n"
 
 
 def header(names: str) -> list[list[str]]:
@@ -59,11 +59,10 @@ def digits(value: float | None) -> str:
 def commands_table(rows: list[dict]) -> list[list[str]]:
   lines = header("command|first validation|compiling|training|in all|peak memory")
   for row in rows:
-    name = f"`promise-jax {row['command']}`" + ", again" * row["cached"]
     times = [row.get(k) for k in ("first_s", "compile_s", "train_s", "seconds")]
-    memory = row.get("memory_mb")
     cells = ["-" if x is None else f"{x:.1f} s" for x in times]
-    lines.append([name, *cells, f"{memory:.0f} MB" if memory else "-"])
+    cells.append(f"{row['memory_mb']:.0f} MB" if "memory_mb" in row else "-")
+    lines.append([f"`promise-jax {row['command']}`" + ", again" * row["cached"], *cells])
   return lines
 
 
@@ -90,19 +89,15 @@ def twins_table(rows: list[dict]) -> list[list[str]]:
     times = row["times"]
     ours, best, theirs = best_times(times)
     verdict = "reached" if theirs / ours >= row["target"] else "missed"
+    cells = [
+      " / ".join(digits(x) for name, x in times.items() if name.startswith(kind)) or "-"
+      for kind in ("jax", "eager", "compiled")
+    ]
     torch_s = " / ".join(f"{s:.0f}" for s in row["torch_compile_s"].values())
-    lines.append(
-      case_cells(row)
-      + [*(list_times(times, kind) for kind in ("jax", "eager", "compiled")), best]
-      + [f"{row['compile_s']:.1f}", torch_s or "-", f"{theirs / ours:.2f}"]
-      + [f"{row['target']}, {verdict}", f"{max(row['difference'].values()):.0e}"]
-    )
+    cells += [best, f"{row['compile_s']:.1f}", torch_s or "-", f"{theirs / ours:.2f}"]
+    cells += [f"{row['target']}, {verdict}", f"{max(row['difference'].values()):.0e}"]
+    lines.append(case_cells(row) + cells)
   return lines
-
-
-def list_times(times: dict[str, float], kind: str) -> str:
-  """The times whose names start with `kind`."""
-  return " / ".join(digits(x) for name, x in times.items() if name.startswith(kind)) or "-"
 
 
 def growth_table(rows: list[dict]) -> list[list[str]]:

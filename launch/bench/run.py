@@ -9,12 +9,20 @@ from pathlib import Path
 
 import jax
 
-from bench import cases, commands, device, parts, plots, report, size, timing, twins
+from bench import cases, commands, device, plots, report, size, timing
 from promise_jax import methods
+
+
+def measure_twins(plan: cases.Plan) -> list[dict]:
+  """As in `twins`, which needs PyTorch."""
+  from bench import twins
+
+  return twins.measure_twins(plan)
+
 
 PARTS = {
   "commands": commands.measure_commands,
-  "twins": twins.measure_twins,
+  "twins": measure_twins,
   "size": size.measure_size,
   "device": device.measure_device,
 }
@@ -56,7 +64,7 @@ def run(
   return rows
 
 
-def make_plan(only: str, quick: bool, on_device: bool = False) -> tuple[list[str], parts.Plan]:
+def make_plan(only: str, quick: bool, on_device: bool = False) -> tuple[list[str], cases.Plan]:
   """The parts and the plan for a list of names."""
   workloads = cases.make_workloads(quick)
   kinds = (list(PARTS), list(workloads), list(methods.METHODS))
@@ -68,7 +76,7 @@ def make_plan(only: str, quick: bool, on_device: bool = False) -> tuple[list[str
   usual = ON_DEVICE if on_device else [name for name in PARTS if name != "device"]
   chosen = [[word for word in words if word in names] for names in kinds]
   names, of, by = (found or all for found, all in zip(chosen, (usual, *kinds[1:]), strict=True))
-  plan = parts.Plan({name: workloads[name] for name in of}, tuple(by), 2 if quick else 15, quick)
+  plan = cases.Plan({name: workloads[name] for name in of}, tuple(by), 2 if quick else 15, quick)
   if on_device:
     plan = plan._replace(end=time.perf_counter() + DEVICE_SECONDS)
   return list(names), plan

@@ -15,8 +15,7 @@ import numpy as np
 import psutil
 
 from bench import timing, training
-from bench.cases import MULT, Case, Workload, make_split, make_train_config, make_train_data
-from bench.parts import Plan
+from bench.cases import MULT, Case, Plan, Workload, make_split, make_train_config, make_train_data
 from promise_jax.cli import startup
 from promise_jax.data import streaming
 from promise_jax.training import loop
@@ -24,9 +23,43 @@ from promise_jax.types import Modality, Spec, Split, Task
 
 # Vectors of about the shape of `flights`, whose weather is a sequence of six steps.
 FLIGHTS = {"schedule": 42, "weather": 60, "plane": 33, "destination": 105, "leg": 4}
-TRANSFORMER = {"encoder": "transformer"}
 NUM_VALID = 1024  # rows of a validation, under all patterns that select
 ROUNDS = 5
+
+
+def make_vectors(sizes: dict[str, int]) -> tuple[Modality, ...]:
+  return tuple(Modality(name, "vector", (size,)) for name, size in sizes.items())
+
+
+def make_sequences(num_steps: int) -> tuple[Modality, ...]:
+  return tuple(Modality(f"m{i}", "sequence", (num_steps, 16)) for i in range(3))
+
+
+# How many, the methods, and the data of a point: modalities, rows, batch size, seeds, steps of a
+# block. They are small where the curve is not of rows.
+CURVES = {
+  "rows": (
+    (1000, 10_000, 100_000, 328_521),
+    (("fusion",), ("distil",), ("robult",)),
+    lambda x: (make_vectors(FLIGHTS), x, 256, 1, 160),
+  ),
+  "modalities": (
+    (2, 5, 10),
+    (("fusion",), ("robult",), ("mplmm",), ("promma",)),
+    lambda x: (make_vectors({f"m{i}": 32 for i in range(x)}), 1200, 128, 1, 5),
+  ),
+  "steps": (
+    (50, 200, 1000),
+    (("fusion",), ("redcore", {"encoder": "transformer"}), ("mplmm", MULT)),
+    lambda x: (make_sequences(x), 64, 8, 1, max(1, 500 // x)),
+  ),
+  "seeds": (
+    (1, 2, 5, 10, 20),
+    (("robult",),),
+    lambda x: (make_vectors({f"m{i}": 128 for i in range(3)}), 1200, 128, x, 10),
+  ),
+  "devices": ((1, 2, 4, 8), (("fusion",),), lambda x: (make_sequences(100), 512, 64, 1, 5)),
+}
 
 
 class Point(NamedTuple):
@@ -45,55 +78,21 @@ class Point(NamedTuple):
 
 def make_points(quick: bool = False) -> list[Point]:
   """All points, curve by curve."""
-  counts = {
-    "rows": (1000, 10_000, 100_000, 328_521),
-    "modalities": (2, 5, 10),
-    "steps": (50, 200, 1000),
-    "seeds": (1, 2, 5, 10, 20),
-    "devices": (1, 2, 4, 8),
-  }
-  curves = {
-    "rows": [Case(None, name) for name in ("fusion", "distil", "robult")],
-    "modalities": [Case(None, name) for name in ("fusion", "robult", "mplmm", "promma")],
-    "steps": [
-      Case(None, "fusion"),
-      Case(None, "redcore", TRANSFORMER, kind="transformer"),
-      Case(None, "mplmm", MULT, kind="mult"),
-    ],
-    "seeds": [Case(None, "robult")],
-    "devices": [Case(None, "fusion")],
-  }
   points = []
-  for curve, cases in curves.items():
-    values = (2, 4) if quick else counts[curve]
-    for case in cases[:1] if quick else cases:
-      made = [Point(curve, x, case._replace(workload=make_workload(curve, x))) for x in values]
-      streamed = [made[-1]._replace(streamed=True)] if curve == "rows" else []
-      points += [*made, *streamed]
+  for curve, (counts, methods, _) in CURVES.items():
+    for method in methods[:1] if quick else methods:
+      values = (2, 4) if quick else counts
+      points += [Point(curve, x, Case(make_workload(curve, x), *method)) for x in values]
+      if curve == "rows":
+        points.append(points[-1]._replace(streamed=True))
   return points
 
 
 def make_workload(curve: str, x: int) -> Workload:
-  """The data of a point: small where the curve is not of rows."""
-  vectors = lambda sizes: tuple(Modality(n, "vector", (size,)) for n, size in sizes.items())
-  sequences = lambda steps: tuple(Modality(f"m{i}", "sequence", (steps, 16)) for i in range(3))
-  modalities = {
-    "rows": lambda: vectors(FLIGHTS),
-    "modalities": lambda: vectors({f"m{i}": 32 for i in range(x)}),
-    "steps": lambda: sequences(x),
-    "seeds": lambda: vectors({f"m{i}": 128 for i in range(3)}),
-    "devices": lambda: sequences(100),
-  }[curve]()
-  # Rows, batch size, seeds, steps of a block.
-  sizes = {
-    "rows": (x, 256, 1, 160),
-    "modalities": (1200, 128, 1, 5),
-    "steps": (64, 8, 1, max(1, 500 // x)),
-    "seeds": (1200, 128, x, 10),
-    "devices": (512, 64, 1, 5),
-  }[curve]
+  """The data of a point."""
+  modalities, *sizes = CURVES[curve][-1](x)
   spec = Spec(modalities, Task("classes", 2), {}, num_labelled=max(sizes[0] // 10, 1))
-  return Workload(curve, spec, *sizes, quick=False)
+  return Workload(curve, spec, *sizes)
 
 
 def measure_size(plan: Plan) -> list[dict]:

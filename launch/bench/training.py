@@ -15,7 +15,6 @@ from promise_jax.devices import placement
 from promise_jax.method import Method, Stage
 from promise_jax.optim import optimizer
 from promise_jax.training import step as training_step
-from promise_jax.types import PyTree
 
 NUM_VALID = 8  # rows of the validation that ends a block
 
@@ -48,7 +47,11 @@ def compile_training(case: Case, seed_parallelism: str = "auto", num_devices: in
   stage = method.stages[number]
   tx = optimizer.make_optimizer(config.optim, config.steps, stage.trainable)
   keys = jax.vmap(jax.random.key)(np.array(train_data.seeds, np.uint32))
-  loop_state = start_stage(method, number, tx, config, keys, mesh)
+  best, speed = None, {"compile_s": 0.0}
+  for i in sorted({0, number}):
+    start, args = training_step.make_stage_start(method, i, tx, config, mesh), (keys, best, {})
+    loop_state = training_step.compile_program(start, args, {"compile_s": 0.0}, once=True)(*args)
+    best = loop_state.best
   steps = batches.StageSteps(0, config.steps, stage.hide)
   block = batches.draw_block(train_data, config, steps, config.steps // 2)
   block = placement.place(block, devices_mesh.replicated(mesh))
@@ -58,7 +61,7 @@ def compile_training(case: Case, seed_parallelism: str = "auto", num_devices: in
   program = training_step.make_train_block(
     method, stage, tx, workload.spec, train_data.protocol, config, mesh
   )
-  speed, args = {"compile_s": 0.0}, (loop_state, *inputs)
+  args = loop_state, *inputs
   flops = count_flops(program.trace(*args).jaxpr.jaxpr)
   program = training_step.compile_program(program, args, speed)
   plan = program.memory_analysis()
@@ -82,18 +85,6 @@ def count_flops(jaxpr: core.Jaxpr) -> int:
   return total
 
 
-def start_stage(method, number, tx, config, keys, mesh) -> training_step.TrainLoopState:
-  """The state at the start of stage `number`, with initial parameters."""
-  best = None
-  for i in sorted({0, number}):
-    start = training_step.make_stage_start(method, i, tx, config, mesh)
-    args = (keys, best, {})
-    start = training_step.compile_program(start, args, {"compile_s": 0.0}, once=True)
-    loop_state = start(*args)
-    best = loop_state.best
-  return loop_state
-
-
 def make_runner(program: Program) -> Callable[[], int]:
   """A function that runs a block to its end and returns its number of steps."""
   state = [program.loop_state]
@@ -104,8 +95,3 @@ def make_runner(program: Program) -> Callable[[], int]:
     return program.num_steps
 
   return run_block
-
-
-def first_seed(tree: PyTree) -> PyTree:
-  """Entry 0 of every array."""
-  return jax.tree.map(lambda x: x[0], tree)

@@ -1,5 +1,6 @@
 """Methods against their twins in PyTorch: first that both are equal, then which is faster."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -7,13 +8,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+import torch
+from torch_twins import mplmm, redcore, robult
 
 from bench import timing, training
-from bench.cases import MULT, Case, make_train_config
-from bench.parts import Plan
+from bench.cases import MULT, Case, Plan, make_case, make_train_config
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
-from promise_jax.methods import common, redcore
+from promise_jax.methods import common
+from promise_jax.methods import redcore as redcore_method
 from promise_jax.nn.dropout import Dropout
 from promise_jax.optim import param_paths
 from promise_jax.training.step import compile_program
@@ -31,6 +34,7 @@ CASES = (
   (("sequences", "mplmm", MULT, 0), 1.8),
   (("sequences", "mplmm", MULT), 1.8),
 )
+TWINS = {"mplmm": mplmm, "redcore": redcore, "robult": robult}
 TOLERANCE = 1e-4  # of loss, logits and gradient norm
 # A step in ms, from which on kernels take the time: torch.compile never was faster there, and
 # takes a minute.
@@ -39,12 +43,13 @@ LONG_STEP = 100
 
 def measure_twins(plan: Plan) -> list[dict]:
   """Milliseconds of a step of one seed, ours and PyTorch's."""
-  cases = [(case, target) for args, target in CASES for case in plan.cases(*args)]
-  return [
-    case.key() | {"target": target} | compare(plan, case)
-    for case, target in cases
-    if time.perf_counter() < plan.end
-  ]
+  rows = []
+  for (workload, method, *more), target in CASES:
+    chosen = workload in plan.workloads and method in plan.methods
+    if chosen and time.perf_counter() < plan.end:
+      case = make_case(plan.workloads[workload], method, *more)
+      rows.append(case.key() | {"target": target} | compare(plan, case))
+  return rows
 
 
 def compare(plan: Plan, case: Case) -> dict:
@@ -53,26 +58,24 @@ def compare(plan: Plan, case: Case) -> dict:
   Raises:
     ValueError: the twin is not equal to the original.
   """
-  import torch
-
-  torch.set_default_device("cpu" if jax.default_backend() == "cpu" else "cuda")
+  is_cpu = jax.default_backend() == "cpu"
+  torch.set_default_device("cpu" if is_cpu else "cuda")
   program, twin, state = make_twin(case)
   differences = check_equal(case, program, twin, state)
-  take_step = make_torch_step(case, program, twin, state)
+  torch_run = make_torch_run(case, program, twin, state)
   runs = {"jax map": training.make_runner(program)}
   if case.workload.num_seeds > 1:
     at_once = training.compile_training(case, seed_parallelism="vmap")
     runs["jax vmap"] = training.make_runner(at_once)
-  is_cpu = jax.default_backend() == "cpu"
   threads = sorted({1, timing.count_cores()}) if is_cpu else [1]
-  eager = {n: run_on_threads(take_step, twin.loss, n) for n in threads}
+  eager = {n: functools.partial(torch_run, twin.loss, n) for n in threads}
   runs |= {f"eager {n}": run for n, run in eager.items()}
   times, compile_s = timing.time_in_turns(eager, 3), {}
   best = min(threads, key=lambda n: times[n]["ms"])
   if not plan.quick and times[best]["ms"] < LONG_STEP:
-    run = runs[f"compiled {best}"] = run_on_threads(take_step, torch.compile(twin.loss), best)
+    run = runs[f"compiled {best}"] = functools.partial(torch_run, torch.compile(twin.loss), best)
     begin = time.perf_counter()
-    run(1)
+    run(num_steps=1)
     compile_s[str(best)] = time.perf_counter() - begin
   times = timing.time_in_turns(runs, plan.num_rounds)
   return {
@@ -84,24 +87,19 @@ def compare(plan: Plan, case: Case) -> dict:
 
 
 def make_twin(case: Case) -> tuple[training.Program, object, dict]:
-  """The program after one block, so that no parameter is 0, and its twin: the module with
+  """The program after one block, so that no parameter is 0, and its twin with
   the parameters of the first seed, and the model_state."""
-  import torch
-  from torch_twins import loading, mplmm, redcore, robult
-
   program = training.compile_training(case, seed_parallelism="map")
   loop_state, _ = program.train_block(program.loop_state, *program.inputs)
   program = program._replace(loop_state=loop_state)
-  state = jax.tree.map(np.asarray, training.first_seed(loop_state.state))
-  convert_state = lambda model_state: {}
-  if case.method == "mplmm":
-    twin = mplmm.Twin(case.config, case.workload.spec, program.stage.name != "pretrain")
-  else:
-    module = {"redcore": redcore, "robult": robult}[case.method]
-    twin, convert_state = module.Twin(case.config, case.workload.spec), module.convert_state
-  twin.to(torch.get_default_device())
-  loading.load_params(twin, state.params["params"])
-  return program, twin, convert_state(state.model_state)
+  state = jax.tree.map(lambda x: np.asarray(x[0]), loop_state.state)
+  stage, params = program.stage, state.params["params"]
+  twin = TWINS[case.method].Twin(case.config, case.workload.spec, params, stage.name)
+  labels = param_paths.label_trainable({"params": twin.p}, stage.trainable)["params"]
+  for leaf, label in zip(jax.tree.leaves(twin.p), jax.tree.leaves(labels), strict=True):
+    if label != "train":
+      leaf.requires_grad_(False)
+  return program, twin, to_tensors(state.model_state)
 
 
 def check_equal(case: Case, program: training.Program, twin, model_state) -> dict[str, float]:
@@ -110,18 +108,15 @@ def check_equal(case: Case, program: training.Program, twin, model_state) -> dic
   Raises:
     ValueError: one of them is above `TOLERANCE`.
   """
-  import torch
-
   ours = evaluate_original(case, program)
-  batch, draws = to_tensors(ours["batch"]), to_tensors(ours["draws"])
-  twin.eval()
-  loss, _ = twin.loss(batch, model_state, torch.tensor(ours["progress"]), draws)
-  twin.zero_grad()
-  loss.backward()
-  grads = [p.grad for p in twin.parameters() if p.grad is not None]
+  batch, progress, draws = to_tensors((ours["batch"], ours["progress"], ours["draws"]))
+  twin.training = False
+  loss, _ = twin.loss(batch, model_state, progress, draws)
+  trainable = [p for p in twin.parameters() if p.requires_grad]
+  grads = torch.autograd.grad(loss, trainable, allow_unused=True)
+  norm = torch.nn.utils.get_total_norm([g for g in grads if g is not None])
   with torch.no_grad():
     logits = twin.predict(batch)
-  norm = torch.nn.utils.get_total_norm(grads)
   theirs = {"loss": loss.item(), "logits": logits.cpu().numpy(), "gradient norm": norm.item()}
   differences = {}
   for name, value in theirs.items():
@@ -157,9 +152,9 @@ def evaluate_original(case: Case, program: training.Program) -> dict:
 
   block, keys, data, _ = program.inputs
   choice = jax.tree.map(lambda x: x[0, 0], block.choice)
-  info = jax.tree.map(lambda x: x[0], block.info)
+  state, info = jax.tree.map(lambda x: x[0], (program.loop_state.state, block.info))
   with nn.intercept_methods(skip_dropout):
-    args = (training.first_seed(program.loop_state.state), choice, info, keys[0], data)
+    args = state, choice, info, keys[0], data
     compiled = compile_program(jax.jit(evaluate), args, {"compile_s": 0.0}, once=True)
   return jax.device_get(compiled(*args))
 
@@ -167,7 +162,7 @@ def evaluate_original(case: Case, program: training.Program) -> dict:
 def redcore_draws(config, batch: Batch, key) -> tuple:
   """The noise f[B, M, H] and the visible modalities bool[P, B, M] of a step of RedCore."""
   subset_key, noise_key, _, _ = jax.random.split(key, 4)
-  visible = redcore.draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
+  visible = redcore_method.draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
   shape = (batch.present.shape[1], config.hidden)
   keys = common.row_keys(noise_key, batch.id)
   return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), visible
@@ -175,27 +170,22 @@ def redcore_draws(config, batch: Batch, key) -> tuple:
 
 def to_tensors(tree):
   """Arrays as tensors."""
-  import torch
-
-  device = torch.get_default_device()
-  return jax.tree.map(lambda x: torch.from_numpy(np.array(x)).to(device), tree)
+  return jax.tree.map(lambda x: torch.tensor(np.asarray(x)), tree)
 
 
-def make_torch_step(case: Case, program: training.Program, twin, model_state) -> Callable:
-  """A function take_step(loss, k): AdamW on batch k of the first seed."""
-  import torch
-
+def make_torch_run(case: Case, program: training.Program, twin, model_state) -> Callable:
+  """A function run(loss, num_threads, num_steps): AdamW on the batches of the first seed."""
   block, _, data, _ = jax.device_get(program.inputs)
   choices = to_tensors(jax.tree.map(lambda x: x[0], block.choice))
   data, progress = to_tensors(data), to_tensors(block.info.progress)
-  state, config = [model_state], make_train_config(case.workload).optim
+  config = make_train_config(case.workload).optim
   trainable = [p for p in twin.parameters() if p.requires_grad]
   groups = [
     {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
     {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
   ]
   adam = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-  twin.train()
+  twin.training = True
 
   def make_batch(k: int) -> Batch:
     choice = {name: x[k] for name, x in choices.items()}
@@ -205,25 +195,15 @@ def make_torch_step(case: Case, program: training.Program, twin, model_state) ->
     rows |= flags | {"recorded": present, "row_mask": torch.ones_like(choice["labelled"])}
     return Batch(present=present, **rows)
 
-  def take_step(loss: Callable, k: int) -> None:
-    value, state[0] = loss(make_batch(k), state[0], progress[k], ())
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(trainable, config.clip, foreach=True)
-    adam.step()
-    adam.zero_grad(set_to_none=True)
-
-  take_step.count = len(progress)
-  return take_step
-
-
-def run_on_threads(take_step: Callable, loss: Callable, num_threads: int) -> Callable[..., int]:
-  """A function that takes all steps with `loss` on so many threads."""
-  import torch
-
-  def run(num_steps: int = take_step.count) -> int:
+  def run(loss: Callable, num_threads: int, num_steps: int = len(progress)) -> int:
+    nonlocal model_state
     torch.set_num_threads(num_threads)
     for k in range(num_steps):
-      take_step(loss, k)
+      value, model_state = loss(make_batch(k), model_state, progress[k], ())
+      value.backward()
+      torch.nn.utils.clip_grad_norm_(trainable, config.clip, foreach=True)
+      adam.step()
+      adam.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
       torch.cuda.synchronize()
     return num_steps

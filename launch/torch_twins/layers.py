@@ -1,123 +1,68 @@
-"""What the twins share: encoders of the modalities, dense networks, masked means."""
+"""What the twins share: their parameters, encoders of the modalities, dense layers.
 
-import math
+The parameters `p` of a layer are {name: parameter, or parameters of a part}, named as in flax.
+"""
 
+import jax
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from promise_jax.nn.encoders import DROPOUT
 
-# Of an image, made once before training: means of 8 x 8 cells, edges in 8 directions, and a
-# histogram of 8^3 colours.
-IMAGE_FEATURES = 64 * 3 + 64 * 8 + 512
+# A scan or vmap keeps the parameters of several modules on the first axis.
+STACKED = ("ScanBlock_0", "ScanAutoEncoder_0", "cross_encoders", "self_encoders", "layers")
 
 
-class Mlp(nn.Sequential):
-  """Dense layers with ReLU between them."""
+class Twin:
+  """A method for one stage; `params` are arrays of flax. A subclass has `predict` and `loss`."""
 
-  def __init__(self, num_inputs: int, *widths: int):
-    layers = []
-    for width in widths:
-      layers += [nn.Linear(num_inputs, width), nn.ReLU()]
-      num_inputs = width
-    super().__init__(*layers[:-1])
+  def __init__(self, config, spec, params: dict, stage: str):
+    self.config, self.modalities, self.stage = config, spec.modalities, stage
+    self.p, self.training = to_parameters(params), False
 
-
-class Encoder(nn.Module):
-  """Encodes one modality, f[B, H]; what is absent counts as zeros."""
-
-  def __init__(self, modality, hidden: int):
-    super().__init__()
-    kinds = {"image": Flat, "tokens": Tokens, "sequence": Sequence, "vector": Flat}
-    self.name = modality.name
-    self.body = kinds[modality.kind](modality, hidden)
-
-  def forward(self, batch, present: torch.Tensor) -> torch.Tensor:
-    x = batch.inputs[self.name]
-    present = present.view(-1, *(1,) * (x.dim() - 1))
-    x = torch.where(present, x, torch.zeros_like(x))
-    return self.body(x, batch.length.get(self.name))
+  def parameters(self) -> list[nn.Parameter]:
+    """All of them, also those of an LSTM, which is a module."""
+    leaves = jax.tree.leaves(self.p)
+    lists = [[*x.parameters()] if isinstance(x, nn.Module) else [x] for x in leaves]
+    return sum(lists, [])
 
 
-class Body(nn.Module):
-  """Two dense layers with GELU."""
-
-  def add_mlp(self, num_inputs: int, hidden: int, rate: float, input_rate: float) -> None:
-    self.rate, self.input_rate = rate, input_rate
-    self.wide = nn.Linear(num_inputs, 2 * hidden)
-    self.out = nn.Linear(2 * hidden, hidden)
-
-  def mlp(self, x):
-    x = gelu(self.wide(F.dropout(x, self.input_rate, self.training)))
-    return gelu(self.out(F.dropout(x, self.rate, self.training)))
-
-
-class Flat(Body):
-  """Of the features of an image, which are dropped too, or of a vector."""
-
-  def __init__(self, modality, hidden: int):
-    super().__init__()
-    rate, is_image = DROPOUT[modality.kind], modality.kind == "image"
-    num_inputs = IMAGE_FEATURES if is_image else modality.shape[-1]
-    self.add_mlp(num_inputs, hidden, rate, rate if is_image else 0.0)
-
-  def forward(self, x, length):
-    return self.mlp(x)
+def to_parameters(params, name: str = ""):
+  """Arrays as parameters of PyTorch, which keeps matrices transposed."""
+  if name in STACKED:
+    leaves, structure = jax.tree.flatten(params)
+    return [to_parameters(structure.unflatten(part)) for part in zip(*leaves, strict=True)]
+  if name == "OptimizedLSTMCell_0":
+    return make_lstm(params)
+  if isinstance(params, dict):
+    return {key: to_parameters(value, key) for key, value in params.items()}
+  return nn.Parameter(torch.tensor(params.T if name.endswith("kernel") else params))
 
 
-class Tokens(nn.Module):
-  """A bag of embeddings."""
-
-  def __init__(self, modality, hidden: int):
-    super().__init__()
-    self.embed = nn.Embedding(modality.vocabulary, hidden)
-
-  def forward(self, x, length):
-    token_mask = (x > 0).float()
-    num_tokens = token_mask.sum(-1, keepdim=True).clamp(min=1)
-    weight = F.dropout(token_mask, DROPOUT["tokens"], self.training) / num_tokens.sqrt()
-    bag = torch.bmm(weight[:, None], self.embed(x))[:, 0]
-    return gelu(F.dropout(bag, DROPOUT["tokens"], self.training))
+def make_lstm(gates: dict) -> nn.LSTM:
+  """The LSTM of a cell. PyTorch has a second bias, which stays 0."""
+  join = lambda side, leaf: np.concatenate([gates[side + g][leaf] for g in "ifgo"], axis=-1)
+  arrays = {"weight_ih_l0": join("i", "kernel").T, "weight_hh_l0": join("h", "kernel").T}
+  arrays |= {"bias_hh_l0": join("h", "bias"), "bias_ih_l0": 0 * join("h", "bias")}
+  lstm = nn.LSTM(arrays["weight_ih_l0"].shape[1], len(gates["hi"]["bias"]), batch_first=True)
+  lstm.load_state_dict({name: torch.tensor(x) for name, x in arrays.items()})
+  lstm.bias_ih_l0.requires_grad_(False)
+  return lstm
 
 
-class Sequence(Body):
-  """Windows of 16 steps, one every 4, and a summary of the steps."""
-
-  def __init__(self, modality, hidden: int):
-    super().__init__()
-    width, rate = modality.shape[-1], DROPOUT["sequence"]
-    self.window = nn.Linear(16 * width, hidden)
-    self.add_mlp(2 * hidden + 4 * width, hidden, rate, rate)
-
-  def forward(self, x, length):
-    x = x * step_mask(x, length)
-    num_windows = -(-x.shape[1] // 4)
-    padded = F.pad(x, (0, 0, 0, 4 * num_windows + 12 - x.shape[1]))
-    windows = padded.unfold(1, 16, 4).transpose(2, 3).flatten(2)
-    windows = F.relu(self.window(windows))
-    mean, top = summarise(windows, (length + 3) // 4, ("mean", "top"))
-    steps = summarise(x, length, ("mean", "deviation", "low", "top"))
-    return self.mlp(torch.cat([mean, top, *steps], -1))
+def dense(p: dict, x):
+  return F.linear(x, p["kernel"], p.get("bias"))
 
 
-def summarise(x, length, wanted: tuple[str, ...]) -> list[torch.Tensor]:
-  """Those of mean, deviation, low and top of the first `length` steps that are `wanted`."""
-  real, count = step_mask(x, length), length.clamp(min=1)[:, None]
-  mean = x.masked_fill(~real, 0).sum(1) / count
-  values = {"mean": mean}
-  if "deviation" in wanted:
-    square = ((x - mean[:, None]) ** 2).masked_fill(~real, 0).sum(1) / count
-    values["deviation"] = (square + 1e-6).sqrt()
-  if "low" in wanted:
-    values["low"] = x.masked_fill(~real, math.inf).amin(1)
-  values["top"] = x.masked_fill(~real, -math.inf).amax(1)
-  return [values[name].masked_fill((length == 0)[:, None], 0) for name in wanted]
+def norm(p: dict, x):
+  return F.layer_norm(x, x.shape[-1:], p["scale"], p["bias"], 1e-5)
 
 
-def step_mask(x, length):
-  """The first `length` steps, bool[B, T, 1]."""
-  return (torch.arange(x.shape[1])[None] < length[:, None])[..., None]
+def mlp(p: dict, x):
+  """Two dense layers with ReLU between them."""
+  return dense(p["Dense_1"], F.relu(dense(p["Dense_0"], x)))
 
 
 def gelu(x):
@@ -125,9 +70,59 @@ def gelu(x):
   return F.gelu(x, approximate="tanh")
 
 
-def normalise(x):
-  """Unit vectors; zero stays zero."""
-  return x * torch.rsqrt(x.square().sum(-1, keepdim=True).clamp(min=1e-12))
+def encode(p: dict, modality, batch, present, training: bool):
+  """A code f[B, H] of one modality; what is absent counts as zeros."""
+  x, p, kind = batch.inputs[modality.name], p["body"], modality.kind
+  x = torch.where(present.view(-1, *(1,) * (x.dim() - 1)), x, torch.zeros_like(x))
+  rate, first = DROPOUT[kind], 0
+  if kind == "tokens":
+    return bag_tokens(p["Embed_0"]["embedding"], x, rate, training)
+  if kind == "sequence":
+    x, first = pool_steps(p["Dense_0"], x, batch.length[modality.name]), 1
+  x = F.dropout(x, 0.0 if kind == "vector" else rate, training)
+  x = F.dropout(gelu(dense(p[f"Dense_{first}"], x)), rate, training)
+  return gelu(dense(p[f"Dense_{first + 1}"], x))
+
+
+def bag_tokens(table, x, rate: float, training: bool):
+  """A bag of embeddings."""
+  token_mask = (x > 0).float()
+  num_tokens = token_mask.sum(-1, keepdim=True).clamp(min=1)
+  weight = F.dropout(token_mask, rate, training) / num_tokens.sqrt()
+  bag = torch.bmm(weight[:, None], F.embedding(x, table))[:, 0]
+  return gelu(F.dropout(bag, rate, training))
+
+
+def pool_steps(window: dict, x, length):
+  """A summary of windows of 16 steps, one every 4, and of the steps."""
+  real = step_mask(x, length)
+  x = x * real
+  num_windows = -(-x.shape[1] // 4)
+  padded = F.pad(x, (0, 0, 0, 4 * num_windows + 12 - x.shape[1]))
+  windows = padded.unfold(1, 16, 4).transpose(2, 3).flatten(2)
+  windows, num_real = F.relu(dense(window, windows)), (length + 3) // 4
+  mean = step_mean(x, length)
+  deviation = (step_mean((x - mean[:, None]) ** 2, length) + 1e-6).sqrt()
+  low = x.masked_fill(~real, torch.inf).amin(1)
+  deviation, low = (y.masked_fill((length == 0)[:, None], 0) for y in (deviation, low))
+  of_windows = step_mean(windows, num_real), step_max(windows, num_real)
+  return torch.cat([*of_windows, mean, deviation, low, step_max(x, length)], -1)
+
+
+def step_mean(x, length):
+  """The mean of the first `length` steps f[B, T, D], 0 of none."""
+  return x.masked_fill(~step_mask(x, length), 0).sum(1) / length.clamp(min=1)[:, None]
+
+
+def step_max(x, length):
+  """The largest values of the first `length` steps, 0 of none."""
+  top = x.masked_fill(~step_mask(x, length), -torch.inf).amax(1)
+  return top.masked_fill((length == 0)[:, None], 0)
+
+
+def step_mask(x, length):
+  """The first `length` steps, bool[B, T, 1]."""
+  return (torch.arange(x.shape[1])[None] < length[:, None])[..., None]
 
 
 def masked_mean(values, mask):
@@ -137,6 +132,6 @@ def masked_mean(values, mask):
 
 def class_loss(logits, label, mask):
   """Cross entropy f[P, B] of logits f[P, B, C], 0 where `mask` bool[P, B] is False."""
-  label = label.long().expand(len(logits), -1)
+  label = torch.where(mask, label, 0).long()
   error = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
   return error.view_as(mask) * mask

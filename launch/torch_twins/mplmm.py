@@ -1,4 +1,4 @@
-"""`promise_jax.methods.mplmm` in PyTorch: the default settings, for classes.
+"""`promise_jax.methods.mplmm` on MulT in PyTorch: the default settings, for classes.
 
 All steps of a row share one draw of dropout, as in the original. On attention weights this equals
 dropout on the values, so that attention stays one fused operation.
@@ -6,17 +6,15 @@ dropout on the values, so that attention stays one fused operation.
 
 import itertools
 import math
-import re
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from promise_jax.methods import prompt_stages
 from promise_jax.nn.mplmm_prompts import source_sets
 from promise_jax.nn.mult_layers import EMBEDDING_DROPOUT, INPUT_DROPOUT, LAYER_DROPOUT
 from torch_twins import layers
+from torch_twins.layers import dense, norm
 
 MAX_STEPS = 512
 
@@ -26,176 +24,45 @@ def drop_features(x, rate: float, training: bool):
   return x * F.dropout(torch.ones_like(x[..., :1, :]), rate) if training else x
 
 
-class Attention(nn.Module):
-  def __init__(self, width: int, num_heads: int):
-    super().__init__()
-    self.num_heads, self.width = num_heads, width
-    self.packed_kernel = nn.Parameter(torch.zeros(width, 3 * width))
-    self.packed_bias = nn.Parameter(torch.zeros(3 * width))
-    self.out = nn.Linear(width, width)
-
-  def forward(self, x, sources, bias):
-    width, weight, offset = self.width, self.packed_kernel.T, self.packed_bias
-    by_head = lambda x: x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-    if x is sources:
-      query, key, value = F.linear(x, weight, offset).chunk(3, -1)
-    else:
-      query = F.linear(x, weight[:width], offset[:width])
-      key, value = F.linear(sources, weight[width:], offset[width:]).chunk(2, -1)
-    query, key, value = by_head(query), by_head(key), by_head(value)
-    if self.training:
-      value = value * F.dropout(torch.ones_like(value[..., :1]), LAYER_DROPOUT)
-    out = F.scaled_dot_product_attention(query, key, value, bias)
-    return self.out(out.transpose(1, 2).flatten(2))
+def attend(p: dict, x, sources, bias, num_heads: int, training: bool):
+  """Steps f[B, Q, H] attend to sources f[B, T, H]."""
+  width, weight, offset = x.shape[-1], p["packed_kernel"], p["packed_bias"]
+  by_head = lambda x: x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+  if x is sources:
+    query, key, value = F.linear(x, weight, offset).chunk(3, -1)
+  else:
+    query = F.linear(x, weight[:width], offset[:width])
+    key, value = F.linear(sources, weight[width:], offset[width:]).chunk(2, -1)
+  query, key, value = by_head(query), by_head(key), by_head(value)
+  if training:
+    value = value * F.dropout(torch.ones_like(value[..., :1]), LAYER_DROPOUT)
+  out = F.scaled_dot_product_attention(query, key, value, bias)
+  return dense(p["Dense_0"], out.transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):
-  """x <- x + MHA(LN x, LN y), x <- x + W_2 relu(W_1 LN x)."""
-
-  def __init__(self, width: int, num_heads: int):
-    super().__init__()
-    self.norm, self.wide_norm = nn.LayerNorm(width, 1e-5), nn.LayerNorm(width, 1e-5)
-    self.attention = Attention(width, num_heads)
-    self.wide, self.thin = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-  def forward(self, x, sources, bias, any_real):
-    drop = lambda x: drop_features(x, LAYER_DROPOUT, self.training)
-    query = self.norm(x)
-    sources = query if sources is None else self.norm(sources)
-    x = x + drop(self.attention(query, sources, bias) * any_real)
-    return x + drop(self.thin(drop(F.relu(self.wide(self.wide_norm(x))))))
+def embed_steps(x, real, table, training: bool):
+  """sqrt(H) x + the codes of places, which count the real steps."""
+  place = (real.cumsum(1) - 1).clamp(min=0)
+  x = math.sqrt(x.shape[-1]) * x + table[place] * real[..., None]
+  return drop_features(x, EMBEDDING_DROPOUT, training)
 
 
-class Encoder(nn.Module):
-  """Steps f[B, Q, H] attend to sources f[B, T, H], or to themselves."""
-
-  def __init__(self, width: int, num_heads: int, num_layers: int):
-    super().__init__()
-    self.layers = nn.ModuleList(Layer(width, num_heads) for _ in range(num_layers))
-    self.norm = nn.LayerNorm(width, 1e-5)
-    half = width // 2
-    rate = np.exp(-np.arange(half) * (math.log(1e4) / (half - 1)))
-    angle = np.arange(1, MAX_STEPS + 1)[:, None] * rate
-    table = np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
-    self.register_buffer("positions", torch.from_numpy(table))
-
-  def forward(self, x, real, sources=None, sources_real=None):
-    mask = real if sources is None else sources_real
-    bias = torch.where(mask, 0.0, -1e30)[:, None, None]
-    any_real = mask.any(1)[:, None, None]
-    x = self.embed(x, real)
-    sources = None if sources is None else self.embed(sources, sources_real)
-    for layer in self.layers:
-      x = layer(x, sources, bias, any_real)
-    return self.norm(x)
-
-  def embed(self, x, real):
-    place = (real.cumsum(1) - 1).clamp(min=0)
-    x = math.sqrt(x.shape[-1]) * x + self.positions[place] * real[..., None]
-    return drop_features(x, EMBEDDING_DROPOUT, self.training)
+def make_positions(width: int):
+  """Sines and cosines f[T, H]."""
+  half = width // 2
+  rate = np.exp(-np.arange(half) * (math.log(1e4) / (half - 1)))
+  angle = np.arange(1, MAX_STEPS + 1)[:, None] * rate
+  return torch.tensor(np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32))
 
 
-class MulT(nn.Module):
-  """The backbone."""
+class Twin(layers.Twin):
+  """The backbone; after the stage "pretrain" with its prompts."""
 
-  def __init__(self, config, spec):
-    super().__init__()
-    c, self.names = config, spec.names
+  def __init__(self, *args):
+    super().__init__(*args)
+    self.names, width = [m.name for m in self.modalities], self.config.width
     self.pairs = list(itertools.permutations(self.names, 2))
-    wide = (len(self.names) - 1) * c.width
-    for m in spec.modalities:
-      self.add_module(f"projection_{m.name}", nn.Linear(m.shape[-1], c.width, bias=False))
-    encoders = lambda count, *sizes: nn.ModuleList(Encoder(*sizes) for _ in range(count))
-    self.cross_encoders = encoders(len(self.pairs), c.width, c.heads, c.layers)
-    self.self_encoders = encoders(len(self.names), wide, c.heads, c.memory_layers)
-    readout = len(self.names) * wide
-    self.inner, self.outer = nn.Linear(readout, readout), nn.Linear(readout, readout)
-    self.output = nn.Linear(readout, spec.task.outputs)
-
-  def project(self, raw):
-    """{modality: f[B, T, H]}."""
-    return {n: getattr(self, f"projection_{n}")(x) for n, x in raw.items()}
-
-  def cross_attend(self, steps, real):
-    """{modality: f[B, T, (M - 1) H]}: what each finds in the others."""
-    found = {n: [] for n in self.names}
-    for (m, n), encode in zip(self.pairs, self.cross_encoders, strict=True):
-      found[m].append(encode(steps[m], real[m], steps[n], real[n]))
-    return {n: torch.cat(x, -1) for n, x in found.items()}
-
-  def self_attend(self, steps, real):
-    """The last real step of each modality, side by side."""
-    last = []
-    for n, encode in zip(self.names, self.self_encoders, strict=True):
-      x = encode(steps[n], real[n])
-      place = (real[n] * torch.arange(x.shape[1])).amax(1)
-      last.append(x[torch.arange(len(x)), place] * real[n].any(1)[:, None])
-    return torch.cat(last, -1)
-
-  def head(self, readout):
-    """Logits f[B, C]."""
-    inner = F.dropout(F.relu(self.inner(readout)), LAYER_DROPOUT, self.training)
-    return self.output(readout + self.outer(inner))
-
-
-class Generators(nn.Module):
-  """Steps of a modality from its prompt and the raw steps of the others."""
-
-  def __init__(self, config, spec):
-    super().__init__()
-    self.names, width = spec.names, config.width
-    sizes = {m.name: m.shape[-1] for m in spec.modalities}
-    steps = {m.name: num_steps(m) for m in spec.modalities}
-    self.source_sets = {}
-    for target in self.names:
-      add_parameter(self, f"{target}_prompts", config.prompts, width)
-      others = [n for n in self.names if n != target]
-      for n in others:
-        self.add_module(f"{target}_from_{n}", nn.Linear(sizes[n], width))
-      self.source_sets[target] = source_sets(self.names, target)
-      for s in self.source_sets[target]:
-        num_rows = config.prompts + sum(steps[n] for n in s)
-        name = f"{target}_of_{'_'.join(s)}"
-        add_parameter(self, f"{name}_kernel", num_rows, steps[target])
-        add_parameter(self, f"{name}_bias", steps[target])
-
-  def forward(self, raw, present):
-    is_present = dict(zip(self.names, present.T, strict=True))
-    generated = {}
-    for target, sets in self.source_sets.items():
-      prompt = getattr(self, f"{target}_prompts").expand(len(present), -1, -1)
-      others = [n for n in self.names if n != target]
-      mapped = {n: F.gelu(getattr(self, f"{target}_from_{n}")(raw[n])) for n in others}
-      out = torch.zeros(())
-      for s in sets:
-        name = f"{target}_of_{'_'.join(s)}"
-        kernel, bias = getattr(self, f"{name}_kernel"), getattr(self, f"{name}_bias")
-        parts = torch.cat([prompt, *(mapped[n] for n in s)], 1)
-        is_this_set = torch.stack([is_present[n] == (n in s) for n in others]).all(0)
-        new = F.gelu(kernel.T @ parts + bias[:, None])
-        out = torch.where(is_this_set[:, None, None], new, out)
-      generated[target] = out
-    return generated
-
-
-class Twin(nn.Module):
-  """The backbone and its prompts; without prompts it is the first stage."""
-
-  def __init__(self, config, spec, with_prompts: bool):
-    super().__init__()
-    self.names, self.with_prompts = spec.names, with_prompts
-    self.backbone, self.generators = MulT(config, spec), Generators(config, spec)
-    self.signal = nn.Module()
-    for m in spec.modalities:
-      width, memory_width = config.width, (len(self.names) - 1) * config.width
-      for kind in ("present_prompts", "missing_prompts"):
-        add_parameter(self.signal, f"{m.name}_{kind}", num_steps(m), width)
-      add_parameter(self.signal, f"{m.name}_map", num_steps(m), memory_width)
-    add_parameter(self, "type_prompts", len(self.names), config.prompts, config.width)
-    pattern = prompt_stages.TUNED if with_prompts else "params/backbone/.*"
-    for name, p in self.named_parameters():
-      path = "params/" + name.replace(".", "/")
-      p.requires_grad_(re.fullmatch(pattern, path) is not None)
+    self.positions = {w: make_positions(w) for w in (width, (len(self.names) - 1) * width)}
 
   def read(self, batch):
     """Raw steps f[B, T, D], and which are real bool[B, T]."""
@@ -211,34 +78,82 @@ class Twin(nn.Module):
   def predict(self, batch):
     """Logits f[B, C]."""
     raw, real = self.read(batch)
-    steps, backbone = self.backbone.project(raw), self.backbone
-    if not self.with_prompts:
-      return backbone.head(backbone.self_attend(backbone.cross_attend(steps, real), real))
-    generated, prompt_map = self.generators(raw, batch.present), 0
+    steps = {n: dense(self.p["backbone"][f"projection_{n}"], x) for n, x in raw.items()}
+    if self.stage == "pretrain":
+      return self.read_out(self.cross_attend(steps, real), real)
+    generated, p, prompt_map = self.generate(raw, batch.present), self.p["signal"], 0
     for i, n in enumerate(self.names):
       present = batch.present[:, i, None, None]
       kinds = ("present_prompts", "missing_prompts", "map")
-      own, other, matrix = (getattr(self.signal, f"{n}_{kind}") for kind in kinds)
+      own, other, matrix = (p[f"{n}_{kind}"] for kind in kinds)
       steps[n] = torch.where(present, steps[n] + own, generated[n] + other)
       real[n] = torch.where(present[..., 0], real[n], True)
       prompt_map = prompt_map + torch.where(present, own.T @ matrix, other.T @ matrix)
-    steps = backbone.cross_attend(steps, real)
-    for n, prompts in zip(self.names, self.type_prompts, strict=True):
+    steps = self.cross_attend(steps, real)
+    for n, prompts in zip(self.names, self.p["type_prompts"], strict=True):
       steps[n] = torch.cat([steps[n], prompts @ prompt_map], 1)
       real[n] = F.pad(real[n], (0, len(prompts)), value=True)
-    return backbone.head(backbone.self_attend(steps, real))
+    return self.read_out(steps, real)
+
+  def generate(self, raw, present):
+    """Steps {modality: f[B, T, H]} from its prompt and the raw steps of the others."""
+    is_present, p = dict(zip(self.names, present.T, strict=True)), self.p["generators"]
+    generated = {}
+    for target in self.names:
+      prompt = p[f"{target}_prompts"].expand(len(present), -1, -1)
+      others = [n for n in self.names if n != target]
+      mapped = {n: F.gelu(dense(p[f"{target}_from_{n}"], raw[n])) for n in others}
+      out = torch.zeros(())
+      for s in source_sets(self.names, target):
+        name = f"{target}_of_{'_'.join(s)}"
+        parts = torch.cat([prompt, *(mapped[n] for n in s)], 1)
+        is_this_set = torch.stack([is_present[n] == (n in s) for n in others]).all(0)
+        new = F.gelu(p[f"{name}_kernel"] @ parts + p[f"{name}_bias"][:, None])
+        out = torch.where(is_this_set[:, None, None], new, out)
+      generated[target] = out
+    return generated
+
+  def cross_attend(self, steps, real):
+    """{modality: f[B, T, (M - 1) H]}: what each finds in the others."""
+    found = {n: [] for n in self.names}
+    for (m, n), p in zip(self.pairs, self.p["backbone"]["cross_encoders"], strict=True):
+      found[m].append(self.encode(p, steps[m], real[m], steps[n], real[n]))
+    return {n: torch.cat(x, -1) for n, x in found.items()}
+
+  def encode(self, p: dict, x, real, sources=None, sources_real=None):
+    """Steps f[B, Q, H] attend to sources f[B, T, H], or to themselves:
+    x <- x + MHA(LN x, LN y), x <- x + W_2 relu(W_1 LN x)."""
+    table, drop = self.positions[x.shape[-1]], self.drop
+    mask = real if sources is None else sources_real
+    bias, any_real = torch.where(mask, 0.0, -1e30)[:, None, None], mask.any(1)[:, None, None]
+    x = embed_steps(x, real, table, self.training)
+    if sources is not None:
+      sources = embed_steps(sources, sources_real, table, self.training)
+    for layer in p["layers"]:
+      query = norm(layer["LayerNorm_0"], x)
+      others = query if sources is None else norm(layer["LayerNorm_0"], sources)
+      args = query, others, bias, self.config.heads, self.training
+      x = x + drop(attend(layer["Attention_0"], *args) * any_real)
+      wide = drop(F.relu(dense(layer["Dense_0"], norm(layer["LayerNorm_1"], x))))
+      x = x + drop(dense(layer["Dense_1"], wide))
+    return norm(p["LayerNorm_0"], x)
+
+  def drop(self, x):
+    return drop_features(x, LAYER_DROPOUT, self.training)
+
+  def read_out(self, steps, real):
+    """Logits f[B, C] of the last real step of each modality after self-attention."""
+    last, p = [], self.p["backbone"]
+    for n, encoder in zip(self.names, p["self_encoders"], strict=True):
+      x = self.encode(encoder, steps[n], real[n])
+      place = (real[n] * torch.arange(x.shape[1])).amax(1)
+      last.append(x[torch.arange(len(x)), place] * real[n].any(1)[:, None])
+    readout = torch.cat(last, -1)
+    inner = F.dropout(F.relu(dense(p["inner"], readout)), LAYER_DROPOUT, self.training)
+    return dense(p["output"], readout + dense(p["outer"], inner))
 
   def loss(self, batch, state, progress, draws):
     """The loss, and the empty model_state."""
     mask = batch.labelled & batch.present.any(1)
-    label = torch.where(mask, batch.label, 0)
-    error = layers.class_loss(self.predict(batch)[None], label, mask[None])
+    error = layers.class_loss(self.predict(batch)[None], batch.label, mask[None])
     return error.sum() / mask.sum().clamp(min=1), state
-
-
-def num_steps(modality) -> int:
-  return modality.shape[0] if modality.kind == "sequence" else 1
-
-
-def add_parameter(module: nn.Module, name: str, *shape: int) -> None:
-  module.register_parameter(name, nn.Parameter(torch.zeros(shape)))

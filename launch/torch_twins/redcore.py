@@ -2,155 +2,80 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from promise_jax.nn.encoders import DROPOUT
 from torch_twins import layers
+from torch_twins.layers import dense, norm
 
 
-class Block(nn.Module):
-  """Attention and a feed-forward part, each between two layer norms, then added."""
-
-  def __init__(self, width: int, num_heads: int):
-    super().__init__()
-    self.num_heads = num_heads
-    # In the order of the original, which calls the outer norm of each part first.
-    self.attended, self.query, self.fed, self.made = (nn.LayerNorm(width, 1e-5) for _ in range(4))
-    self.packed, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-    self.wide, self.thin = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-  def forward(self, h, bias):
-    h = h + self.attended(self.attend(self.query(h), bias))
-    wide = F.dropout(F.relu(self.wide(self.fed(h))), 0.1, self.training)
-    return h + self.made(self.thin(wide))
-
-  def attend(self, h, bias):
-    by_head = self.packed(h).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-    rate = 0.2 if self.training else 0.0
-    out = F.scaled_dot_product_attention(*by_head.chunk(3, -1), bias, rate)
-    return self.out(out.transpose(1, 2).flatten(2))
-
-
-class Transformer(nn.Module):
-  """Blocks on the real steps of a sequence; the sigmoid of their mean."""
-
-  def __init__(self, modality, config):
-    super().__init__()
-    self.name, width = modality.name, config.hidden
-    self.project = nn.Linear(modality.shape[-1], width)
-    self.blocks = nn.ModuleList(Block(width, 8) for _ in range(config.num_blocks))
-
-  def forward(self, batch, present):
-    x, length = batch.inputs[self.name], torch.where(present, batch.length[self.name], 0)
-    real = layers.step_mask(x, length)
-    h = self.project(x * real)
-    bias = torch.where(real[..., 0], 0.0, -1e30)[:, None, None]
-    for block in self.blocks:
-      h = block(h, bias)
-    return ((h * real).sum(1) / length.clamp(min=1)[:, None]).sigmoid()
-
-
-class Lstm(nn.Module):
-  """The largest state of each cell of an LSTM over the real steps."""
-
-  def __init__(self, modality, config):
-    super().__init__()
-    self.name, self.rate = modality.name, DROPOUT[modality.kind]
-    self.lstm = nn.LSTM(modality.shape[-1], config.hidden, batch_first=True)
-    nn.init.zeros_(self.lstm.bias_ih_l0).requires_grad_(False)
-
-  def forward(self, batch, present):
-    x, length = batch.inputs[self.name], torch.where(present, batch.length[self.name], 0)
-    real = layers.step_mask(x, length)
-    h, _ = self.lstm(x * real)
-    top = h.masked_fill(~real, -torch.inf).amax(1).masked_fill((length == 0)[:, None], 0)
-    return F.dropout(top, self.rate, self.training)
-
-
-class GaussianEncoder(nn.Module):
+def encode_gaussian(p: dict, modality, batch, present, training: bool):
   """Mean and log variance f[B, H] of one modality."""
-
-  def __init__(self, modality, config):
-    super().__init__()
-    if config.encoder == "pooled":
-      self.body = layers.Encoder(modality, config.hidden)
-    else:
-      self.body = {"transformer": Transformer, "lstm": Lstm}[config.encoder](modality, config)
-    # The mean is the code itself, except of a transformer.
-    self.has_mean = config.encoder == "transformer"
-    self.ends = nn.Linear(config.hidden, (1 + self.has_mean) * config.hidden)
-
-  def forward(self, batch, present):
-    code = self.body(batch, present)
-    ends = self.ends(code)
-    mean, logvar = ends.chunk(2, -1) if self.has_mean else (code, ends)
-    return mean, (logvar - 3.0).clamp(-10.0, 10.0)
+  if "Encoder_0" in p:
+    code = layers.encode(p["Encoder_0"], modality, batch, present, training)
+  else:
+    x, length = batch.inputs[modality.name], batch.length[modality.name]
+    length = torch.where(present, length, 0)
+    run = run_transformer if "Transformer_0" in p else run_lstm
+    code = run(p, x * layers.step_mask(x, length), length, training)
+  ends = dense(p["Dense_0"], code)
+  # The mean is the code itself, except of a transformer.
+  mean, logvar = ends.chunk(2, -1) if "Transformer_0" in p else (code, ends)
+  return mean, (logvar - 3.0).clamp(-10.0, 10.0)
 
 
-class AutoEncoder(nn.Module):
-  """(u, o) -> (u + o, its reconstruction)."""
-
-  def __init__(self, width: int, widths: tuple[int, ...]):
-    super().__init__()
-    sizes = (width, *widths, *widths[-2::-1], width)
-    pairs = zip(sizes, sizes[1:], strict=False)
-    self.dense = [nn.Linear(a, b) for a, b in pairs]
-    for i, layer in enumerate(self.dense):
-      self.add_module(f"dense_{i}", layer)
-    self.depth = len(widths)
-
-  def forward(self, u, o):
-    x = u = u + o
-    for i, layer in enumerate(self.dense):
-      x = layer(F.leaky_relu(x, 0.01) if 0 < i < self.depth else x)
-      if self.depth <= i < len(self.dense) - 1:
-        x = F.relu(x)
-    return u, x
+def run_transformer(p: dict, x, length, training: bool):
+  """Blocks on the real steps of a sequence; the sigmoid of their mean."""
+  h, real = dense(p["Transformer_0"]["Dense_0"], x), layers.step_mask(x, length)
+  bias = torch.where(real[..., 0], 0.0, -1e30)[:, None, None]
+  for block in p["Transformer_0"]["ScanBlock_0"]:
+    h = h + norm(block["LayerNorm_0"], attend(block, norm(block["LayerNorm_1"], h), bias, training))
+    wide = F.relu(dense(block["Dense_2"], norm(block["LayerNorm_2"], h)))
+    fed = dense(block["Dense_3"], F.dropout(wide, 0.1, training))
+    h = h + norm(block["LayerNorm_3"], fed)
+  return ((h * real).sum(1) / length.clamp(min=1)[:, None]).sigmoid()
 
 
-class Imputer(nn.Module):
-  """A cascade of residual auto-encoders and two dense layers."""
-
-  def __init__(self, width: int, config):
-    super().__init__()
-    c = config
-    widths = (c.imputer_hidden, c.imputer_hidden // 2, c.imputer_hidden // 4)
-    each = (AutoEncoder(width, widths) for _ in range(c.num_autoencoders))
-    self.auto_encoders = nn.ModuleList(each)
-    self.wide, self.out = nn.Linear(width, width), nn.Linear(width, c.hidden)
-
-  def forward(self, x):
-    u, o = x, torch.zeros_like(x)
-    for auto_encoder in self.auto_encoders:
-      u, o = auto_encoder(u, o)
-    return self.out(F.relu(self.wide(u + o)))
+def attend(p: dict, h, bias, training: bool):
+  """Attention of 8 heads."""
+  by_head = dense(p["Dense_0"], h).unflatten(-1, (8, -1)).transpose(1, 2)
+  rate = 0.2 if training else 0.0
+  out = F.scaled_dot_product_attention(*by_head.chunk(3, -1), bias, rate)
+  return dense(p["Dense_1"], out.transpose(1, 2).flatten(2))
 
 
-class Twin(nn.Module):
-  def __init__(self, config, spec):
-    super().__init__()
-    c, modalities, self.config = config, spec.modalities, config
-    count, num_outputs = len(modalities), spec.task.outputs
-    self.encoders = nn.ModuleList(GaussianEncoder(m, c) for m in modalities)
-    self.absent = nn.Parameter(torch.zeros(count, c.hidden))
-    self.imputers = nn.ModuleList(Imputer((count - 1) * c.hidden, c) for _ in modalities)
-    head = lambda size: layers.Mlp(size, c.head_hidden, num_outputs)
-    self.joint_head = head(count * c.hidden)
-    self.unimodal_heads = nn.ModuleList(head(c.hidden) for _ in modalities)
+def run_lstm(p: dict, x, length, training: bool):
+  """The largest state of each cell of an LSTM over the real steps."""
+  h, _ = p["Lstm_0"]["OptimizedLSTMCell_0"](x)
+  return F.dropout(layers.step_max(h, length), DROPOUT["sequence"], training)
 
+
+def impute(p: dict, x):
+  """A cascade of residual auto-encoders, (u, o) -> (u + o, its reconstruction), and two layers."""
+  u, o = x, torch.zeros_like(x)
+  for auto_encoder in p["ScanAutoEncoder_0"]:
+    u = o = u + o
+    for i in range(6):
+      o = dense(auto_encoder[f"Dense_{i}"], F.leaky_relu(o, 0.01) if i in (1, 2) else o)
+      o = F.relu(o) if i in (3, 4) else o
+  return layers.mlp(p, u + o)
+
+
+class Twin(layers.Twin):
   def encode(self, batch):
     """Mean and log variance f[B, M, H]."""
-    pairs = zip(self.encoders, batch.present.T, strict=True)
-    codes = zip(*(encoder(batch, present) for encoder, present in pairs), strict=True)
-    return tuple(torch.stack(x, 1) for x in codes)
+    codes = [
+      encode_gaussian(self.p[f"encoders_{i}"], m, batch, batch.present[:, i], self.training)
+      for i, m in enumerate(self.modalities)
+    ]
+    return tuple(torch.stack(x, 1) for x in zip(*codes, strict=True))
 
   def compose(self, z, visible):
     """(r, imputed) f[P, B, M, H] where rows show the modalities `visible` bool[P, B, M]."""
-    sources = torch.where(visible[..., None], z.detach(), self.absent)
+    sources = torch.where(visible[..., None], z.detach(), self.p["absent"])
     imputed = []
-    for i, imputer in enumerate(self.imputers):
+    for i in range(len(self.modalities)):
       others = torch.cat([sources[:, :, :i], sources[:, :, i + 1 :]], 2)
-      imputed.append(imputer(others.flatten(2)))
+      imputed.append(impute(self.p[f"imputers_{i}"], others.flatten(2)))
     imputed = torch.stack(imputed, 2)
     return torch.where(visible[..., None], z, imputed), imputed
 
@@ -158,7 +83,7 @@ class Twin(nn.Module):
     """Logits f[B, C]."""
     mean, _ = self.encode(batch)
     r, _ = self.compose(mean, batch.present[None])
-    return self.joint_head(r.flatten(2))[0]
+    return layers.mlp(self.p["joint_head"], r.flatten(2))[0]
 
   def loss(self, batch, state, progress, draws):
     """The loss, and the next state of the upper level. `draws` are the noise f[B, M, H] and the
@@ -168,11 +93,11 @@ class Twin(nn.Module):
     noise, visible = draws or (torch.randn_like(mean), self.draw_visible(present))
     z = mean + (0.5 * logvar).exp() * noise
     r, imputed = self.compose(z, visible)
-    label, mask = torch.where(labelled, batch.label, 0), labelled & visible.any(-1)
-    error = lambda logits: layers.class_loss(logits, label, mask).sum()
-    total = error(self.joint_head(r.flatten(2)))
-    for head, x in zip(self.unimodal_heads, r.unbind(2), strict=True):
-      total = total + c.unimodal_weight * error(head(x))
+    mask = labelled & visible.any(-1)
+    error = lambda head, x: layers.class_loss(layers.mlp(self.p[head], x), batch.label, mask).sum()
+    total = error("joint_head", r.flatten(2))
+    for i, x in enumerate(r.unbind(2)):
+      total = total + c.unimodal_weight * error(f"unimodal_heads_{i}", x)
     total = total / mask.sum().clamp(min=1)
     recorded, count = present[..., None], present.sum(0)
     losses = ((imputed - z.detach()) * recorded).square().mean(-1).sum((0, 1))
@@ -180,7 +105,7 @@ class Twin(nn.Module):
     state = move_beta(c, losses.detach(), state, count > 0)
     divergence = (mean.square() + logvar.exp() - 1 - logvar) * recorded
     total = total + c.kl_weight * divergence.sum((1, 2)).mean()
-    return total + c.imputation_weight * (state["beta"] * losses).sum(), state
+    return total + c.imputation_weight * (state["upper"] * losses).sum(), state
 
   def draw_visible(self, present):
     """All that is present, and random non-empty subsets of it."""
@@ -194,17 +119,11 @@ class Twin(nn.Module):
 @torch.no_grad()
 def move_beta(config, losses, state, seen):
   """Relative advantage moves the weights beta every few steps."""
-  average = torch.where(seen, 0.3 * state["average"] + 0.7 * losses, state["average"])
+  beta, controller = state["upper"], state["controller"]
+  average, step = controller
+  average = torch.where(seen, 0.3 * average + 0.7 * losses, average)
   mean = average.mean()
   advantage = torch.where(mean > 0, (mean - average) / mean, 0.0)
-  moved = (state["beta"] - config.beta_step * advantage).clamp(min=0.1)
-  is_due = state["step"] % config.beta_every == 0
-  beta = torch.where(is_due, moved / moved.norm(), state["beta"])
-  return {"beta": beta, "average": average, "step": state["step"] + 1}
-
-
-def convert_state(model_state) -> dict[str, torch.Tensor]:
-  """Beta, the averages and the step of the original."""
-  average, step = model_state["controller"]
-  state = {"beta": model_state["upper"], "average": average, "step": step}
-  return {name: torch.tensor(x) for name, x in state.items()}
+  moved = (beta - config.beta_step * advantage).clamp(min=0.1)
+  beta = torch.where(step % config.beta_every == 0, moved / moved.norm(), beta)
+  return {"upper": beta, "controller": controller._replace(mean_loss=average, step=step + 1)}

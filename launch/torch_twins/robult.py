@@ -4,83 +4,66 @@ import itertools
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from torch_twins import layers
-from torch_twins.layers import Encoder, Mlp, normalise
 
 
-class ModalityEncoders(nn.Module):
-  """An encoder for each modality, f[B, M, H]."""
-
-  def __init__(self, modalities, hidden: int):
-    super().__init__()
-    self.encoder = nn.ModuleList(Encoder(m, hidden) for m in modalities)
-
-  def forward(self, batch):
-    pairs = zip(self.encoder, batch.present.T, strict=True)
-    return torch.stack([encoder(batch, present) for encoder, present in pairs], 1)
-
-
-class Twin(nn.Module):
-  def __init__(self, config, spec):
-    super().__init__()
-    c, modalities, self.config = config, spec.modalities, config
-    self.encoders = ModalityEncoders(modalities, c.hidden)
-    if c.own_encoders:
-      self.fused_encoders = ModalityEncoders(modalities, c.hidden)
-    self.token = nn.Parameter(torch.zeros(len(modalities), c.hidden))
-    self.fuse = nn.Linear(len(modalities) * c.hidden, c.hidden)
-    self.project_shared = Mlp(c.hidden, c.hidden, c.shared)
-    private = c.hidden, c.hidden - c.shared
-    self.project_private = nn.ModuleList(Mlp(c.hidden, *private) for _ in modalities)
-    self.decoders = nn.ModuleList(Mlp(c.hidden, c.hidden, c.hidden) for _ in modalities)
-    self.head = Mlp(c.hidden, c.head_hidden, spec.task.outputs)
-
+class Twin(layers.Twin):
   def encode(self, batch):
-    """H_i, Z_i, U_i, and what f_0 reads, f[B, M, .], 0 where a row lacks the modality."""
-    latent = self.encoders(batch)
-    pairs = zip(self.project_private, latent.unbind(1), strict=True)
-    private = torch.stack([project(x) for project, x in pairs], 1)
-    to_fuse = self.fused_encoders(batch) if self.config.own_encoders else latent
-    codes = latent, self.project_shared(latent), private, to_fuse
+    """H_i, Z_i, U_i f[B, M, .], 0 where a row lacks the modality."""
+    p, latent, private = self.p, [], []
+    for i, (m, present) in enumerate(zip(self.modalities, batch.present.T, strict=True)):
+      encoder = p["encoders"][f"encoder_{i}"]
+      latent.append(layers.encode(encoder, m, batch, present, self.training))
+      private.append(layers.mlp(p[f"project_private_{i}"], latent[-1]))
+    latent = torch.stack(latent, 1)
+    codes = latent, layers.mlp(p["project_shared"], latent), torch.stack(private, 1)
     return tuple(x * batch.present[..., None] for x in codes)
 
-  def fuse_subset(self, to_fuse, visible):
+  def fuse(self, latent, visible):
     """H_A f[..., B, H] of the modalities `visible` bool[..., B, M]."""
-    filled = torch.where(visible[..., None], to_fuse, self.token)
-    return self.fuse(filled.flatten(-2))
+    filled = torch.where(visible[..., None], latent, self.p["token"])
+    return layers.dense(self.p["fuse"], filled.flatten(-2))
 
   def predict(self, batch):
     """Logits f[B, C]."""
-    _, shared, private, to_fuse = self.encode(batch)
+    latent, shared, private = self.encode(batch)
     several = batch.present.sum(1, keepdim=True) > 1
     alone = torch.cat([private, shared], -1).sum(1)
-    return self.head(torch.where(several, self.fuse_subset(to_fuse, batch.present), alone))
+    return layers.mlp(self.p["head"], torch.where(several, self.fuse(latent, batch.present), alone))
 
-  def loss(self, batch, bank, progress, draws):
+  def loss(self, batch, state, progress, draws):
     """The loss, and the bank with the labelled rows of this batch in it."""
-    c, present, labelled = self.config, batch.present, batch.labelled
+    c, p, bank, present, labelled = (
+      self.config,
+      self.p,
+      state["bank"],
+      batch.present,
+      batch.labelled,
+    )
     label, complete = torch.where(labelled, batch.label, 0).long(), present.all(1)
-    latent, shared, private, to_fuse = self.encode(batch)
+    latent, shared, private = self.encode(batch)
     visible = list_subsets(present)
-    fused = self.fuse_subset(to_fuse, visible)
+    fused = self.fuse(latent, visible)
     branches = torch.cat([private, shared], -1).transpose(0, 1)
-    logits = self.head(torch.cat([fused, branches]))
+    logits = layers.mlp(p["head"], torch.cat([fused, branches]))
     fused, full = fused[0], logits[0]
     visible = torch.cat([visible, torch.eye(present.shape[1]).bool()[:, None] & present])
     mask = visible.any(-1) & labelled
     total = layers.class_loss(logits, label, mask).sum() / mask.sum().clamp(min=1)
-    rebuilt = self.decode(shared, private)
+    # Z_i gets no gradient.
+    both = torch.cat([private, shared.detach()], -1).unbind(1)
+    rebuilt = torch.stack([layers.mlp(p[f"decoders_{i}"], x) for i, x in enumerate(both)], 1)
     total = total + c.reconstruction_weight * reconstruction_term(rebuilt, latent, present)
     ramp = ((progress - c.ramp_start) / (c.ramp_end - c.ramp_start)).clamp(0, 1)
     hides_some = visible.any(-1) & (visible != present).any(-1)
     total = total + c.teach_weight * ramp * layers.masked_mean(
       teach_error(logits, full), hides_some
     )
-    teacher, shared = normalise(self.project_shared(fused)).detach(), normalise(shared)
+    teacher = F.normalize(layers.mlp(p["project_shared"], fused), dim=-1, eps=1e-6).detach()
+    shared = F.normalize(shared, dim=-1, eps=1e-6)
     with torch.no_grad():
-      member = F.one_hot(label, bank["member"].shape[1]).float()
+      member = F.one_hot(label, bank.member.shape[1]).float()
       closeness = bank_proximity(teacher, bank, complete)
       guess = F.one_hot(full.argmax(1), member.shape[1]).float() * closeness
       weights = pair_weights(torch.where(labelled[:, None], member, guess), batch, ramp)
@@ -88,12 +71,8 @@ class Twin(nn.Module):
     error = contrast(teacher, shared, weights, complete, c.temperature)
     rows = complete.expand_as(error)
     total = total + c.labelled_weight * layers.masked_mean(error, rows & labelled)
-    return total + c.unlabelled_weight * layers.masked_mean(error, rows & ~labelled), bank
-
-  def decode(self, shared, private):
-    """H_i from (Z_i, U_i)."""
-    both = torch.cat([private, shared.detach()], -1).unbind(1)
-    return torch.stack([q(x) for q, x in zip(self.decoders, both, strict=True)], 1)
+    total = total + c.unlabelled_weight * layers.masked_mean(error, rows & ~labelled)
+    return total, {"bank": bank}
 
 
 def list_subsets(present):
@@ -134,12 +113,12 @@ def squared_distance(a, b):
 
 def bank_proximity(code, bank, mask):
   """Closeness f[B, C] in [0, 1] of a code to the classes of the bank."""
-  valid = bank["valid"].float()
-  member = bank["member"] * valid[:, None]
+  valid = bank.valid.float()
+  member = bank.member * valid[:, None]
   others = 1 - torch.eye(len(valid))
-  within = squared_distance(bank["code"], bank["code"])
-  across = squared_distance(code, bank["code"])
-  pair = (bank["member"] @ bank["member"].T > 0) * valid[:, None] * valid * others
+  within = squared_distance(bank.code, bank.code)
+  across = squared_distance(code, bank.code)
+  pair = (bank.member @ bank.member.T > 0) * valid[:, None] * valid * others
   count, counted = pair.sum(), mask[:, None] * valid
   fallback = (counted * across).sum() / counted.sum().clamp(min=1)
   fallback = torch.where(counted.sum() > 0, fallback, 1.0)
@@ -158,12 +137,14 @@ def bank_proximity(code, bank, mask):
 
 def update_bank(bank, index, code, member, mask):
   """Writes the rows of `mask` into their slots; the others go to a slot behind the last."""
-  size = len(bank["valid"])
+  size = len(bank.valid)
   slot = torch.where(mask, index % size, size).long()
   write = lambda old, new: F.pad(old, (0, 0, 0, 1)).index_copy(0, slot, new)[:size]
   written = torch.zeros(size + 1, dtype=torch.bool).index_fill(0, slot, True)[:size]
-  codes = {"code": write(bank["code"], code), "member": write(bank["member"], member)}
-  return codes | {"valid": bank["valid"] | written}
+  written = bank.valid | written
+  return bank._replace(
+    code=write(bank.code, code), member=write(bank.member, member), valid=written
+  )
 
 
 def contrast(fused, shared, weights, mask, temperature: float):
@@ -180,8 +161,3 @@ def contrast(fused, shared, weights, mask, temperature: float):
   weight = positive * mask
   error = -(weight * ratio).sum(-1) / weight.sum(-1).clamp(min=1)
   return error.mean(0)
-
-
-def convert_state(model_state) -> dict[str, torch.Tensor]:
-  """The bank of the original."""
-  return {name: torch.tensor(x) for name, x in model_state["bank"]._asdict().items()}
