@@ -8,26 +8,20 @@ import pandas as pd
 
 from promise_jax import patterns
 from promise_jax.evaluation.conditions import COMPLETE_ROWS
-from promise_jax.reports import formatting, tables
-from promise_jax.reports.comparison import (
-  CONSTANT,
-  best_on_validation,
-  is_selected,
-  validation_means,
-)
-from promise_jax.reports.formatting import show_value
+from promise_jax.reports import comparison, formatting, tables
+from promise_jax.reports.comparison import CONSTANT
 
 FEW_ROWS = 50
 WHERE = {"incomplete": "where modalities are missing", "all": "over all patterns"}
 
 
 def describe_run(
-  results: pd.DataFrame, comparison: pd.DataFrame, contribution: pd.DataFrame
+  results: pd.DataFrame, differences: pd.DataFrame, contribution: pd.DataFrame
 ) -> list[str]:
   """Which variant is best on validation, what it costs it to lose a modality, and verdicts."""
-  sentences = describe_best(results, contribution) + describe_verdicts(comparison)
+  sentences = describe_best(results, contribution) + describe_verdicts(differences)
   sentences += describe_few_rows(results)
-  if len(comparison) and results["seed"].nunique() == 1:
+  if len(differences) and results["seed"].nunique() == 1:
     sentences.append("With one seed the intervals count the test rows alone, not another training.")
   return sentences
 
@@ -35,13 +29,13 @@ def describe_run(
 def describe_best(results: pd.DataFrame, contribution: pd.DataFrame) -> list[str]:
   """The variant best on validation, its primary metric with all modalities and with some missing,
   whether it has learnt anything, and the modality that it can least do without."""
-  best, means = best_on_validation(results), validation_means(results)
+  best, means = comparison.best_on_validation(results), comparison.validation_means(results)
   if best is None:
     return []
-  metric = results.loc[is_selected(results), "metric"].iloc[0]
+  metric = results.loc[comparison.is_selected(results), "metric"].iloc[0]
   table = tables.pattern_table(results, metric, [best])
   cells, unit = table.cells[best], " %" if formatting.is_share(metric) else ""
-  level = lambda cell: show_value(metric, cell.mean) + unit
+  level = lambda cell: formatting.show_value(metric, cell.mean) + unit
   text = f"{metric} on test {level(cells.iloc[table.num_plain - 1])} with every modality"
   if "mean, incomplete" in cells:
     text += f", {level(cells['mean, incomplete'])} {WHERE['incomplete']}"
@@ -99,12 +93,12 @@ def describe_kinds(lines: pd.DataFrame) -> list[str]:
   ]
 
 
-def describe_verdicts(comparison: pd.DataFrame) -> list[str]:
+def describe_verdicts(differences: pd.DataFrame) -> list[str]:
   """A sentence for each method that was compared: with one baseline the interval, else names."""
-  if not len(comparison):
+  if not len(differences):
     return []
-  rows = "incomplete" if (comparison["rows"] == "incomplete").any() else "all"
-  lines, sentences = comparison[comparison["rows"] == rows], []
+  rows = "incomplete" if (differences["rows"] == "incomplete").any() else "all"
+  lines, sentences = differences[differences["rows"] == rows], []
   for method, part in lines.groupby("method", sort=False):
     if len(part) == 1:
       text = _describe_pair(part.iloc[0])
@@ -180,5 +174,5 @@ def _percent(share: float) -> str:
 
 def show_amount(metric: str, value: float, low: float, high: float, signed: bool = False) -> str:
   """A difference with its interval: "6.1 points [4.0, 8.2]"."""
-  value, low, high = (show_value(metric, x, signed) for x in (value, low, high))
+  value, low, high = (formatting.show_value(metric, x, signed) for x in (value, low, high))
   return f"{value}{' points' if formatting.is_share(metric) else ''} [{low}, {high}]"
