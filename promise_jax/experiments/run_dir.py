@@ -1,22 +1,7 @@
 """The folder of one run: which config it belongs to, and that one process writes into it.
 
-config.json      the config, the versions, the device, the commit
-data.json        what the data were taken for, and a fingerprint of their rows
-checkpoints/     a folder for each variant, deleted when the run is finished
-init.json        what variants took over from `init_from`, and what not and why
-metrics.jsonl    a line a seed and validation
-tensorboard/     with --log=tensorboard: a folder a variant, in it one a seed
-predictions.npz  logits f32[S, P, N, C] of every variant on the test rows
-rows.json        rows, groups and labels of every split, and how much is missing
-classes.json     precision, recall and F1 of every class, of the variant best on validation
-calibration.json errors of probabilities, sets and intervals, before and after calibration
-contribution.json what each modality is worth to every variant, with intervals
-comparison.json  the method against its best baseline, with intervals and verdicts
-speed.jsonl      a line a variant: compile time, rate, peak memory so far
-model/           the best parameters of every variant and what it takes to use them
-report.html      all of it, to look at
-results.jsonl    a line a (variant, pattern or protocol, metric, seed); it is written last,
-                 so that a run which has it is finished
+docs/reproducibility.md says what its files hold. The logits in predictions.npz are f32[S, P, N, C].
+results.jsonl is written last, so that a run which has it is finished.
 """
 
 import contextlib
