@@ -32,9 +32,8 @@ def compare_variants(
 ) -> pd.DataFrame:
   """The primary metric of ours minus the baseline's, with 95 % intervals and verdicts.
 
-  One row for the mean over the incomplete patterns, one for all, and one for each pattern;
-  without those that no row of the split has. The rows are those of the tables of patterns, see
-  `conditions.comparable_rows`. `group` is as in `bootstrap`.
+  One row for the mean over the incomplete patterns, one for all, and one for each pattern that a
+  row of the split has, on the `conditions.comparable_rows`. `group` is as in `bootstrap`.
   """
   table = np.array(patterns)
   is_used = (split.recorded[None] & table[:, None]).any(axis=-1)

@@ -41,11 +41,8 @@ def train_variant(
   show: Callable[[str], None] | None = print,
   to_tensorboard: bool = False,
 ) -> TrainedVariant:
-  """Trains `variant`, from its last checkpoint if it has one, with logs in `folder`.
-
-  `stop` is called while it trains, see `loop.fit`. `show` prints a line of text. `to_tensorboard`
-  writes the log for TensorBoard too.
-  """
+  """Trains `variant`, from its last checkpoint if it has one, with logs in `folder`, by
+  `to_tensorboard` also for TensorBoard. `stop` is that of `loop.fit`, `show` prints a line."""
   name, primary = variant.name, distributed.is_primary()
   title = name if show and primary else None
   show = show or (lambda text: None)

@@ -136,10 +136,8 @@ def read_checked(path: Path, files: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def check_model(model: SavedModel) -> None:
-  """Raises for a model that is not one of an export.
-
-  An encoder is refused, because its code would run, and so is a row that fills the memory.
-  """
+  """Raises for a model that is not one of an export, has an encoder, whose code would run, or rows
+  that fill the memory."""
   (variant,) = model.variants
   Calibration.from_json(model.calibration[variant.name])
   if model.best != variant.name:
