@@ -34,10 +34,15 @@ def check_choice(name: str, value, known: Sequence) -> None:
     raise ValueError(f"{name} is {value!r}, known are {words}")
 
 
+def check_that(name: str, value: float, is_valid: bool, bounds: str) -> None:
+  """Raises ValueError unless `value` is valid; `bounds` says what it must do."""
+  if not is_valid:
+    raise ValueError(f"{name} is {value}, it must {bounds}")
+
+
 def check_at_least(name: str, value: float, low: float) -> None:
   """Raises ValueError unless `value` is a number of at least `low`."""
-  if not value >= low:
-    raise ValueError(f"{name} is {value}, it must be at least {low}")
+  check_that(name, value, value >= low, f"be at least {low}")
 
 
 def check_fields(config, name: str, **lows: float) -> None:

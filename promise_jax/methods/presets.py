@@ -1,5 +1,8 @@
 """Presets: named sets of settings for the methods and for their training."""
 
+from promise_jax.methods.redcore import RedcoreConfig
+
+_LATE_FUSION = ("share", "fusion", "distil", "prototypes")
 # A host that compiles and trains in seconds.
 _TINY_HOST = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 # The backbone of MPLMM's paper.
@@ -25,17 +28,8 @@ _REDCORE_AUTHORS = {
   "beta_growth": 1.5,
   "beta_every": 3,
 }
-# The defaults, written out: it undoes "authors" in a variant of such a run.
-_REDCORE_CLEAN = _REDCORE_AUTHORS | {
-  "as_released": False,
-  "encoder": "pooled",
-  "num_autoencoders": 1,
-  "head_dropout": 0.0,
-  "imputation_weight": 1.0,
-  "detach_latents": True,
-  "num_subsets": 2,
-  "beta_growth": 1.0,
-}
+# The defaults: it undoes "authors" in a variant of such a run.
+_REDCORE_CLEAN = {name: getattr(RedcoreConfig, name) for name in _REDCORE_AUTHORS}
 
 # PROMISE at the sizes of CLIP features, with every block of the figure (ours: the
 # paper's sizes are not known). Positions are added to all steps, also to those of
@@ -69,28 +63,20 @@ PRESETS = {
   "large": {
     "train": {"optim": {"lr": 1e-4}},
     "robult": {"hidden": 256, "shared": 128},
-    "share": {"hidden": 256},
-    "fusion": {"hidden": 256},
-    "distil": {"hidden": 256},
-    "prototypes": {"hidden": 256},
+    **dict.fromkeys(_LATE_FUSION, {"hidden": 256}),
     "redcore": {"hidden": 256, "imputer_hidden": 256},
     "promise": {"hidden": 256, "code_size": 64},
-    "mplmm": {"width": 256},
-    "promma": {"width": 256},
+    **dict.fromkeys(("mplmm", "promma"), {"width": 256}),
   },
   # Shows that everything runs; the numbers mean nothing.
   "tiny": {
     "seeds": 2,
     "train": {"steps": 20, "eval_every": 10, "batch_size": 32, "labelled_per_batch": 8},
     "robult": {"hidden": 16, "shared": 8, "head_hidden": 16},
-    "share": {"hidden": 16, "head_hidden": 16},
-    "fusion": {"hidden": 16, "head_hidden": 16},
-    "distil": {"hidden": 16, "head_hidden": 16},
-    "prototypes": {"hidden": 16, "head_hidden": 16},
+    **dict.fromkeys(_LATE_FUSION, {"hidden": 16, "head_hidden": 16}),
     "redcore": {"hidden": 16, "imputer_hidden": 16, "num_autoencoders": 2, "head_hidden": 16},
     "promise": {"hidden": 16, "num_prompts": 2, "code_size": 8},
-    "mplmm": _TINY_HOST,
-    "promma": _TINY_HOST,
+    **dict.fromkeys(("mplmm", "promma"), _TINY_HOST),
   },
   # What the released code of a method does, where the default mends it.
   "authors": {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from promise_jax.checks import check_fields
+from promise_jax.checks import check_fields, check_that
 from promise_jax.optim import param_paths
 from promise_jax.types import PyTree
 
@@ -27,30 +27,25 @@ class OptimConfig:
   lr: float = 3e-3  # the highest learning rate
   weight_decay: float = 0.3  # of matrices only
   warmup: float = 0.05  # part of a stage's steps in which "cosine" rises from 0
-  # "linear" is RedCore's (`constant_then_linear`). MPLMM's released code has "constant" and
+  # "linear" is that of RedCore's released code. MPLMM's released code has "constant" and
   # also cuts the rate when validation stands still, which is not reproduced.
   schedule: Literal["cosine", "linear", "constant"] = "cosine"
   clip: float = 1.0  # bound on the global norm of the gradient
 
   def __post_init__(self):
     check_fields(self, "train.optim", weight_decay=0, warmup=0)
-    allowed = {"lr": self.lr > 0, "clip": self.clip > 0, "warmup": self.warmup < 1}
-    for field, is_valid in allowed.items():
-      if not is_valid:
-        bounds = "below 1" if field == "warmup" else "above 0"
-        raise ValueError(f"train.optim.{field} is {getattr(self, field)}, it must be {bounds}")
+    check_that("train.optim.lr", self.lr, self.lr > 0, "be above 0")
+    check_that("train.optim.clip", self.clip, self.clip > 0, "be above 0")
+    check_that("train.optim.warmup", self.warmup, self.warmup < 1, "be below 1")
 
 
 def make_optimizer(
   config: OptimConfig, num_steps: int, trainable: tuple[str, ...] = (".*",)
 ) -> optax.GradientTransformation:
-  """The optimizer of one training stage.
+  """The optimizer of one training stage of `num_steps` updates, over which the schedule runs.
 
-  Args:
-    config: Settings.
-    num_steps: Updates in the stage, over which the schedule runs.
-    trainable: Regexes on parameter paths. Leaves that none of them matches are frozen: they
-      have no update, no decay and no moments, and their gradient does not count in the clip.
+  `trainable` are regexes on parameter paths. Leaves that none of them matches are frozen: they
+  have no update, no decay and no moments, and their gradient does not count in the clip.
   """
   adamw = optax.chain(
     clip_by_global_norm(config.clip),
@@ -75,15 +70,10 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedul
   if config.schedule == "constant":
     return optax.constant_schedule(config.lr)
   if config.schedule == "linear":
-    return lambda step: config.lr * constant_then_linear(1 + 60 * step // num_steps, 30, 30)
+    # Of 60 epochs, 30 at the full rate; it then falls by equal steps to 1 / 31 in the last.
+    return lambda step: config.lr * (1 - jnp.maximum(0, 60 * step // num_steps - 29) / 31)
   warmup = min(max(1, round(config.warmup * num_steps)), num_steps - 1)
   return optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, num_steps)
-
-
-def constant_then_linear(epoch, num_constant: int, num_decay: int):
-  """Factor of the learning rate in epoch 1, 2, ... (RedCore's released code): 1, then
-  falling by equal steps to 1 / (num_decay + 1) in the last epoch."""
-  return 1 - jnp.maximum(0, epoch - num_constant) / (num_decay + 1)
 
 
 def weight_decay_mask(params: PyTree) -> PyTree:

@@ -17,32 +17,19 @@ def leaves_by_path(tree: PyTree) -> dict:
   return {path_to_string(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def label_leaves(params: PyTree, rules: tuple[tuple[str, str], ...]) -> PyTree:
-  """Replaces every leaf by the label of the first rule (regex, label) that matches its path.
+def label_trainable(params: PyTree, trainable: tuple[str, ...]) -> PyTree:
+  """Labels leaves whose whole path matches one of the regexes "train", all others "freeze".
 
   Raises:
-    ValueError: a rule matches no leaf, or a leaf no rule. A regex must match the whole path.
+    ValueError: a regex matches no leaf.
   """
-  used = set()
-
-  def label(path, _):
-    name = path_to_string(path)
-    for i, (pattern, value) in enumerate(rules):
-      if re.fullmatch(pattern, name):
-        used.add(i)
-        return value
-    raise ValueError(f"parameter {name} matches none of {[r for r, _ in rules]}")
-
-  tree = jax.tree_util.tree_map_with_path(label, params)
-  for i, (pattern, _) in enumerate(rules):
-    if i not in used and pattern != ".*":
-      raise ValueError(f"{pattern!r} matches no parameter of {', '.join(leaves_by_path(params))}")
-  return tree
-
-
-def label_trainable(params: PyTree, trainable: tuple[str, ...]) -> PyTree:
-  """Labels leaves that match one of the regexes "train", all others "freeze"."""
-  return label_leaves(params, (*((p, "train") for p in trainable), (".*", "freeze")))
+  paths = leaves_by_path(params)
+  for pattern in trainable:
+    if not any(re.fullmatch(pattern, path) for path in paths):
+      raise ValueError(f"{pattern!r} matches no parameter of {', '.join(paths)}")
+  trains = re.compile("|".join(f"(?:{pattern})" for pattern in trainable)).fullmatch
+  label = lambda path, _: "train" if trains(path_to_string(path)) else "freeze"
+  return jax.tree_util.tree_map_with_path(label, params)
 
 
 def count_parameters(params: PyTree, trainable: tuple[str, ...]) -> tuple[int, int]:

@@ -34,9 +34,10 @@ def test_cosine_warms_up_linearly_then_falls_to_zero():
   np.testing.assert_allclose(rates, 0.1 * np.array([0, 0.5, *fall]), atol=1e-6)
 
 
-def test_constant_then_linear_has_the_factors_of_the_released_code():
+def test_the_linear_schedule_has_the_factors_of_the_released_code():
   """30 constant epochs, 30 of decay: 1 up to epoch 30, 30/31 in epoch 31, 1/31 in 60."""
-  factors = optimizer.constant_then_linear(np.array([1, 30, 31, 45, 60]), 30, 30)
+  schedule = optimizer.learning_rate_schedule(OptimConfig(lr=1.0, schedule="linear"), 60)
+  factors = schedule(np.array([1, 30, 31, 45, 60]) - 1)
   np.testing.assert_allclose(factors, [1, 1, 30 / 31, 16 / 31, 1 / 31], rtol=1e-6)
 
 

@@ -21,10 +21,9 @@ def test_count_parameters_counts_what_the_optimizer_moves(trainable, count):
   assert sum(np.count_nonzero(x) for x in jax.tree.leaves(update)) == count
 
 
-def test_the_first_rule_that_matches_the_whole_path_wins():
-  rules = (("body/w", "slow"), ("body/.*", "fast"), ("head", "off"))
-  labels = param_paths.label_leaves(PARAMS, rules)
-  assert labels == {"body": {"w": "slow", "b": "fast"}, "head": "off"}
+def test_a_leaf_trains_if_a_regex_matches_its_whole_path():
+  labels = param_paths.label_trainable(PARAMS, ("body/w", "body/[vw]", "head"))
+  assert labels == {"body": {"w": "train", "b": "freeze"}, "head": "train"}
 
 
 @pytest.mark.parametrize("pattern", ["tail/.*", "ead", "body"])
@@ -33,8 +32,3 @@ def test_a_regex_that_matches_nothing_is_an_error_that_lists_the_paths(pattern):
   with pytest.raises(ValueError, match="body/b, body/w, head") as error:
     optimizer.make_optimizer(optimizer.OptimConfig(), 4, (pattern,)).init(PARAMS)
   assert repr(pattern) in str(error.value)
-
-
-def test_a_leaf_without_a_rule_is_an_error():
-  with pytest.raises(ValueError, match="head"):
-    param_paths.label_leaves(PARAMS, (("body/.*", "train"),))
