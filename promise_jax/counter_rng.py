@@ -33,12 +33,7 @@ def uniform(
 
   A digest of (seed, stream) starts a generator; its output number ids[n] starts that of
   row n, whose output c is number (n, c).
-
-  Args:
-    seed: of the run.
-    stream: what the numbers are for, a string or a tuple of strings and integers.
-    ids: of the rows.
-    columns: numbers for each row.
+  `stream` says what the numbers are for, by a string or a tuple of strings and integers.
   """
   parts = (stream,) if isinstance(stream, str) else stream
   words = [p if isinstance(p, str) else operator.index(p) for p in (seed, *parts)]

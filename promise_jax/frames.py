@@ -42,9 +42,6 @@ def lose_steps(
 
   Args:
     protocol: drew `mask`, see `missing.draw_mask` for it, the seed, the split and the epoch.
-    mask: which modalities are kept.
-    seed, split, ids, epoch: what the draws depend on, beside the name of a modality.
-    names: of the M modalities.
     num_steps: {sequence: T}; ValueError if the protocol loses frames and there is none.
     length: {sequence: valid steps of the rows}.
   """

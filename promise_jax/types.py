@@ -148,11 +148,8 @@ def example_batch(spec: Spec, rows: int = 2) -> Batch:
     inputs[m.name] = np.zeros((rows, *m.shape), dtype)
     if m.kind == "sequence":
       length[m.name] = np.full((rows,), m.shape[0], np.int32)
-  label = {
-    "classes": np.zeros((rows,), np.int32),
-    "multilabel": np.zeros((rows, spec.task.outputs), np.float32),
-    "regression": np.zeros((rows,), np.float32),
-  }[spec.task.kind]
+  shape = (rows, spec.task.outputs) if spec.task.kind == "multilabel" else (rows,)
+  label = np.zeros(shape, np.int32 if spec.task.kind == "classes" else np.float32)
   all_present = np.ones((rows, len(spec.modalities)), bool)
   ids = np.arange(rows, dtype=np.int32)
   return Batch(

@@ -16,7 +16,6 @@ from bench.cases import MULT, Case, Plan, make_case, make_train_config
 from promise_jax.data import batches
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.methods import common
-from promise_jax.methods import redcore as redcore_method
 from promise_jax.nn.dropout import Dropout
 from promise_jax.optim import param_paths
 from promise_jax.training.step import compile_program
@@ -162,7 +161,7 @@ def evaluate_original(case: Case, program: training.Program) -> dict:
 def redcore_draws(config, batch: Batch, key) -> tuple:
   """The noise f[B, M, H] and the visible modalities bool[P, B, M] of a step of RedCore."""
   subset_key, noise_key, _, _ = jax.random.split(key, 4)
-  visible = redcore_method.draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
+  visible = common.random_subsets(subset_key, batch.id, batch.present, config.num_subsets)
   shape = (batch.present.shape[1], config.hidden)
   keys = common.row_keys(noise_key, batch.id)
   return jax.vmap(lambda k: jax.random.normal(k, shape))(keys), visible

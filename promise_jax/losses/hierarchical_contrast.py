@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_choice
-from promise_jax.losses import contrastive, supervised
+from promise_jax.losses import contrastive
 from promise_jax.types import Average, PyTree
 
 LABEL_WIDTH = 0.5  # of the weight of a pair of regression labels, in units of the label
@@ -73,7 +73,7 @@ def class_contrast(
   def pair_weight(tag, tags):
     return jnp.where(tag[0] == tags[0], 1, label_weight(tag[1], tags[1], kind))
 
-  label = supervised.known_label(label, labelled)
+  label = missing.zero_absent(label, labelled)
   tags = jnp.repeat(ids, num_views), jnp.repeat(label, num_views, axis=0)
   contrast = functools.partial(
     weighted_contrast, tags=tags, pair_weight=pair_weight, temperature=temperature, block=block
@@ -84,17 +84,17 @@ def class_contrast(
   return Average.of(mean, jnp.any(has_positive, axis=1))
 
 
-def label_weight(a: Array, b: Array, kind: str, width: float = LABEL_WIDTH) -> Float[Array, " N"]:
+def label_weight(a: Array, b: Array, kind: str) -> Float[Array, " N"]:
   """How much label `a` [...] is a positive pair with each of `b` [N, ...], in [0, 1].
 
   Classes: 1 if equal. Multilabel (ours): the Jaccard index of the label sets, 0 for two empty
-  sets. Regression (ours): exp(-(a - b)^2 / (2 width^2)), and 0 where that is small.
+  sets. Regression (ours): exp(-(a - b)^2 / (2 LABEL_WIDTH^2)), and 0 where that is small.
   """
   if kind == "multilabel":
     both = b @ a
     return both / jnp.maximum(jnp.sum(a) + jnp.sum(b, axis=1) - both, 1)
   if kind == "regression":
-    weight = jnp.exp(-jnp.square(a - b) / (2 * width**2))
+    weight = jnp.exp(-jnp.square(a - b) / (2 * LABEL_WIDTH**2))
     return jnp.where(weight < SMALLEST_WEIGHT, 0, weight)
   return (a == b).astype(jnp.float32)
 
@@ -114,11 +114,7 @@ def weighted_contrast(
   with s_np = cos(code_n, code_p) / temperature, and sums over all elements of `where` but n.
 
   Args:
-    code: Elements.
-    where: Which of them count.
-    tags: [N, ...] what `pair_weight` compares.
-    pair_weight: (tag of n, tags) -> w f[N].
-    temperature: Divides the cosines.
+    tags: [N, ...] what `pair_weight` compares: (tag of n, tags) -> w f[N].
     block: More elements than these are taken in blocks that the backward pass recomputes:
       memory grows with N * block. 32,768 elements of width 128 take under 0.9 GB on CPU.
 

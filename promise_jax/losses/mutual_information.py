@@ -7,7 +7,6 @@ its T steps and needs no other rows. It is biased upwards when steps are few. A 
 says the same at every step has exactly 0.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -35,14 +34,9 @@ def mutual_information(
 ) -> Float[Array, " B"]:
   """sum_ij J_ij log(J_ij / (J_i. J_.j)) with J = mean_t alpha_t beta_t^T.
 
-  Between 0 and log C; 0 where no step counts. Gradients are finite at probabilities of 0.
-
-  Args:
-    alpha: a distribution over C codes at each step.
-    beta: another one, at the same steps.
-    real: the steps that count.
+  `alpha` and `beta` are distributions over C codes at each step, of which those that are `real`
+  count. Between 0 and log C; 0 where no step counts. Gradients are finite at probabilities of 0.
   """
-  chex.assert_equal_shape((alpha, beta))
   p, alpha = _center(alpha, real)
   q, beta = _center(beta, real)
   count = jnp.maximum(jnp.sum(real, axis=1), 1)[:, None, None]
@@ -53,23 +47,18 @@ def mutual_information(
   return jnp.maximum(jnp.sum(_divergence_terms(product, excess), axis=(1, 2)), 0)
 
 
-def source_scores(information: Float[Array, "B M M"]) -> Float[Array, "B M"]:
-  """Score of each modality as a source: what the other modalities learn from it, averaged.
-
-  The mean runs over targets. A mean over sources would give the only real modality the lowest
-  score, because it learns nothing from the others.
-
-  Args:
-    information: [b, m, n] is that of target m about source n, 0 for m = n.
-  """
-  return jnp.sum(information, axis=1) / (information.shape[1] - 1)
-
-
 def source_weights(
-  score: Float[Array, "B M"], temperature: Float[Array, ""] | float
+  information: Float[Array, "B M M"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "B M"]:
-  """M softmax(score / temperature): 1 for every source if all score alike."""
-  return score.shape[1] * jax.nn.softmax(score / temperature)
+  """M softmax(score / temperature), 1 for every source if all score alike.
+
+  The score of a source is what the other modalities learn from it, averaged over these targets. A
+  mean over sources would give the only real modality the lowest score, because it learns nothing
+  from the others. [b, m, n] is the information of target m about source n, 0 for m = n.
+  """
+  count = information.shape[1]
+  score = jnp.sum(information, axis=1) / (count - 1)
+  return count * jax.nn.softmax(score / temperature)
 
 
 def _center(

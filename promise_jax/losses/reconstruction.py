@@ -14,12 +14,8 @@ def latent_reconstruction(
   """Squared error of `decoded`, relative to the variance of `latent` over the rows.
 
   The latent gets no gradient, else the encoder would shrink it. Dividing by its variance
-  makes the weight of this loss free of scale: the mean as a guess costs 1.
-
-  Args:
-    decoded: latent codes rebuilt from others.
-    latent: the target.
-    where: rows that count; without any the loss is 0.
+  makes the weight of this loss free of scale: the mean as a guess costs 1. Without any row that
+  counts it is 0.
 
   Source: ours, re-derived for Robult (Nguyen, Kamboj, Do, IJCAI 2025) from the bound
   h(H | U, Z) <= E[-log q(H | U, Z)] with a Gaussian q of fixed variance.

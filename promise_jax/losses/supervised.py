@@ -5,27 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from promise_jax import missing
 from promise_jax.types import Task
 
 CLASS_WEIGHTS = ("none", "balanced")
-
-
-def known_label(label: Array, labelled: Bool[Array, " B"]) -> Array:
-  """Zeroes the labels of unlabelled rows, so that garbage there can never matter."""
-  return missing.zero_absent(label, labelled)
 
 
 def task_loss(logits: Float[Array, "B C"], label: Array, task: Task) -> Float[Array, " B"]:
   """Cross entropy for classes, mean binary cross entropy for multilabel, absolute error
   in units of `task.scale` for regression; with `task.class_weight`, if it has some.
 
-  Args:
-    logits: predictions; of regression one column.
-    label: i32[B] for classes, f32[B, C] for multilabel, f32[B] for regression.
-    task: says which.
+  Labels are i32[B] for classes, f32[B, C] for multilabel, f32[B] for regression.
 
   Raises:
     AssertionError: another shape of `label`, which would broadcast to B x B errors.
@@ -73,6 +64,13 @@ def predict_probability(logits: Float[Array, "B C"], task: Task) -> Float[Array,
   if task.kind == "classes":
     return jax.nn.softmax(logits)
   return jax.nn.sigmoid(logits) if task.kind == "multilabel" else logits
+
+
+def label_probability(label: Array, task: Task) -> Float[Array, "B C"]:
+  """Labels in the form of `predict_probability`; those of unlabelled rows are garbage."""
+  if task.kind == "classes":
+    return jax.nn.one_hot(label, task.outputs)
+  return label if task.kind == "multilabel" else (label / task.scale)[:, None]
 
 
 def predict_value(logits: Float[Array, "B 1"], task: Task) -> Float[Array, " B"]:

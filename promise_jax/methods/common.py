@@ -1,19 +1,17 @@
 """What methods share: hiding modalities, masking labels, the supervised loss, the total."""
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from promise_jax import missing
 from promise_jax.losses import supervised
 from promise_jax.types import Average, Batch, Inputs, Pattern, Task
 
-AnyInputs = TypeVar("AnyInputs", bound=Inputs)
 
-
-def keep_pattern(inputs: AnyInputs, pattern: Pattern | None) -> AnyInputs:
+def keep_pattern(inputs: Inputs, pattern: Pattern | None) -> Inputs:
   """`inputs` without the modalities that a static `pattern` leaves out; None keeps all."""
   if pattern is None:
     return inputs
@@ -41,15 +39,23 @@ def random_subset(
   return jax.vmap(draw)(ids, present)
 
 
+def random_subsets(
+  key: Key[Array, ""], ids: Int[Array, " B"], present: Bool[Array, "B M"], count: int
+) -> Bool[Array, "1+count B M"]:
+  """All present modalities, then `count` times a `random_subset` of them."""
+  keys = jax.random.split(key, count) if count else []
+  return jnp.stack([present, *(random_subset(k, ids, present) for k in keys)])
+
+
 def mask_labels(batch: Batch) -> Batch:
   """Zeroes the labels of unlabelled rows, so that garbage there can never matter."""
-  return batch.replace(label=supervised.known_label(batch.label, batch.labelled))
+  return batch.replace(label=missing.zero_absent(batch.label, batch.labelled))
 
 
 def supervised_loss(logits: Float[Array, "B C"], batch: Batch, task: Task) -> Average:
   """Mean loss of the task over labelled rows with at least one modality present."""
   where = batch.labelled & jnp.any(batch.present, axis=1)
-  label = supervised.known_label(batch.label, where)
+  label = missing.zero_absent(batch.label, where)
   return Average.of(supervised.task_loss(logits, label, task), where)
 
 

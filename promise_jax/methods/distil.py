@@ -22,11 +22,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from promise_jax import missing, types
 from promise_jax.checks import check_at_least, check_fields
 from promise_jax.losses import supervised
-from promise_jax.method import Method, Stage, StepInfo
-from promise_jax.methods import common
-from promise_jax.methods.fusion import FusionNet
-from promise_jax.nn import image_features
-from promise_jax.types import Average, Batch, Inputs, Spec, Task
+from promise_jax.method import Method, StepInfo
+from promise_jax.methods import common, fusion
+from promise_jax.types import Average, Batch, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +56,7 @@ def draw_subsets(
   if num_modalities <= 4:
     patterns = np.array(missing.all_patterns(num_modalities)[::-1])
     return jnp.asarray(patterns)[:, None] & present[None]
-  draw = jax.vmap(common.random_subset, (0, None, None))
-  drawn = draw(jax.random.split(key, samples), ids, present)
-  return jnp.concatenate([present[None], drawn])
+  return common.random_subsets(key, ids, present, samples)
 
 
 def subset_terms(
@@ -88,7 +84,7 @@ def subset_terms(
 def distil(config: DistilConfig, spec: Spec) -> Method:
   """Self-distillation as a `Method`, without model state."""
   sizes = config.hidden, config.head_hidden
-  net = FusionNet(spec.modalities, spec.task.outputs, *sizes)
+  net = fusion.FusionNet(spec.modalities, spec.task.outputs, *sizes)
 
   def init(key):
     return net.init(key, types.example_batch(spec)), {}
@@ -102,14 +98,4 @@ def distil(config: DistilConfig, spec: Spec) -> Method:
     weights = {"supervised": 1.0, "distil": config.weight * ramp}
     return common.weighted_sum(terms, weights), (model_state, terms)
 
-  def encode(params, inputs: Inputs):
-    return net.apply(params, inputs, method=FusionNet.encode)
-
-  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
-    del model_state
-    inputs = common.keep_pattern(inputs, pattern)
-    out = net.apply(params, inputs, pattern=pattern, codes=codes)
-    return {"logits": out.logits, "fused": out.fused}
-
-  preprocess = image_features.make_preprocess(spec.modalities)
-  return Method(init, predict, (Stage("train", loss),), preprocess, encode)
+  return fusion.make_method(net, init, loss)

@@ -10,6 +10,7 @@ each training row keeps a random non-empty subset of its modalities.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -18,8 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing, types
-from promise_jax.checks import check_fields
-from promise_jax.method import Method, Stage, StepInfo
+from promise_jax.checks import check_fields, check_that
+from promise_jax.method import Init, Loss, Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.nn import image_features, mlp, precision
 from promise_jax.nn.modality_encoders import ModalityEncoders
@@ -38,8 +39,7 @@ class FusionConfig:
 
   def __post_init__(self):
     check_fields(self, "fusion", hidden=1, head_hidden=1)
-    if not 0 <= self.decay < 1:
-      raise ValueError(f"fusion.decay is {self.decay}, it must lie in [0, 1)")
+    check_that("fusion.decay", self.decay, 0 <= self.decay < 1, "lie in [0, 1)")
 
 
 class Output(NamedTuple):
@@ -90,6 +90,23 @@ class FusionNet(precision.Network):
     return Output(self.head(fused), codes, fused)
 
 
+def make_method(
+  net: FusionNet, init: Init, loss: Loss, fill: Callable = lambda model_state: None
+) -> Method:
+  """The method that predicts by `net`, with `fill(model_state)` in place of what is absent."""
+
+  def encode(params, inputs: Inputs):
+    return net.apply(params, inputs, method=FusionNet.encode)
+
+  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
+    inputs = common.keep_pattern(inputs, pattern)
+    out = net.apply(params, inputs, None, fill(model_state), pattern, codes)
+    return {"logits": out.logits, "fused": out.fused}
+
+  preprocess = image_features.make_preprocess(net.modalities)
+  return Method(init, predict, (Stage("train", loss),), preprocess, encode)
+
+
 def update_running_mean(
   model_state: dict, codes: Float[Array, "B M H"], where: Bool[Array, "B M"], decay: float
 ) -> dict:
@@ -132,13 +149,4 @@ def fusion(config: FusionConfig, spec: Spec) -> Method:
     terms = {"supervised": common.supervised_loss(out.logits, batch, spec.task)}
     return terms["supervised"].value, (model_state, terms)
 
-  def encode(params, inputs: Inputs):
-    return net.apply(params, inputs, method=FusionNet.encode)
-
-  def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
-    inputs = common.keep_pattern(inputs, pattern)
-    out = net.apply(params, inputs, None, fill(model_state), pattern, codes)
-    return {"logits": out.logits, "fused": out.fused}
-
-  preprocess = image_features.make_preprocess(spec.modalities)
-  return Method(init, predict, (Stage("train", loss),), preprocess, encode)
+  return make_method(net, init, loss, fill)

@@ -75,7 +75,6 @@ class MplmmConfig:
   method: ClassVar[str] = "mplmm"
 
   def __post_init__(self):
-    """Raises ValueError for a setting without meaning."""
     sizes = dict.fromkeys(("width", "heads", "layers", "memory_layers", "prompts"), 1)
     check_fields(self, self.method, **sizes, max_steps=0, pretrain=0, fit=0, tune=0)
     if self.width % self.heads or self.width % 2 or self.width < 4:
@@ -186,9 +185,8 @@ class MplmmNet(precision.Network):
     """Generated steps of every modality, from those that are present."""
     if self.config.generate:
       return self.generators(encoded.raw, present, pattern)
-    shape = lambda count: (present.shape[0], count, self.config.width)
-    dtype = precision.param_dtype(self)
-    return {n: jnp.zeros(shape(count), dtype) for n, count in self.num_steps.items()}
+    rows, width, dtype = present.shape[0], self.config.width, precision.param_dtype(self)
+    return {n: jnp.zeros((rows, count, width), dtype) for n, count in self.num_steps.items()}
 
   def input_steps(
     self, encoded: host.Encoded, generated: dict, present, gates=None

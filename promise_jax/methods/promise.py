@@ -34,11 +34,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from promise_jax import missing, types
-from promise_jax.checks import check_at_least, check_fields
+from promise_jax.checks import check_at_least, check_fields, check_that
 from promise_jax.losses import hierarchical_contrast, supervised
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
-from promise_jax.nn import attention, augment, image_features, precision
+from promise_jax.nn import attention, augment, image_features, mlp, precision
 from promise_jax.nn.dropout import Dropout
 from promise_jax.nn.promise_prompts import Generate
 from promise_jax.nn.tokens import Tokenizer
@@ -73,26 +73,12 @@ class PromiseConfig:
     ones = dict.fromkeys(("hidden", "num_prompts", "num_heads", "code_size", "num_views"), 1)
     zeros = ("num_cross_layers", "num_self_layers", "fncl_weight", "cccl_weight")
     check_fields(self, "promise", **ones, **dict.fromkeys(zeros, 0), prompt_lr_factor=0)
-    allowed = {
-      "hidden": ("be a multiple of num_heads", self.hidden % self.num_heads == 0),
-      "temperature": ("be above 0", self.temperature > 0),
-      "augment_strength": ("lie in [0, 1]", 0 <= self.augment_strength <= 1),
-      "dropout": ("lie in [0, 1)", 0 <= self.dropout < 1),
-    }
-    for field, (bounds, is_valid) in allowed.items():
-      if not is_valid:
-        raise ValueError(f"promise.{field} is {getattr(self, field)}, it must {bounds}")
-
-
-class Projection(nn.Module):
-  """What a contrast compares: Dense, GELU, Dense."""
-
-  num_outputs: int
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "*B H"]) -> Float[Array, "*B D"]:
-    x = nn.gelu(nn.Dense(x.shape[-1])(x))
-    return nn.Dense(self.num_outputs)(x)
+    hidden, temperature, strength = self.hidden, self.temperature, self.augment_strength
+    is_multiple = hidden % self.num_heads == 0
+    check_that("promise.hidden", hidden, is_multiple, "be a multiple of num_heads")
+    check_that("promise.temperature", temperature, temperature > 0, "be above 0")
+    check_that("promise.augment_strength", strength, 0 <= strength <= 1, "lie in [0, 1]")
+    check_that("promise.dropout", self.dropout, 0 <= self.dropout < 1, "lie in [0, 1)")
 
 
 class Output(NamedTuple):
@@ -114,8 +100,8 @@ class PromiseNet(precision.Network):
     self.tokenizers = [Tokenizer(m, c.hidden, c.encoder, c.norm) for m in each]
     if c.generate != "none":
       self.generate = Generate(c.generate, c.num_prompts, c.num_heads, c.norm)
-    self.instance_projection = Projection(c.code_size)
-    self.class_projection = Projection(c.code_size)
+    self.instance_projection = mlp.Mlp((c.hidden, c.code_size), nn.gelu)
+    self.class_projection = mlp.Mlp((c.hidden, c.code_size), nn.gelu)
     sizes = c.num_heads, c.dropout, c.norm
     self.cross_layers = [attention.Layers(c.num_cross_layers, *sizes) for _ in each]
     self.self_layers = [attention.Layers(c.num_self_layers, *sizes) for _ in each]
@@ -196,8 +182,7 @@ def promise_terms(
   has_input = jnp.any(views.present, axis=1)
   terms = {"supervised": Average.of(row_loss, repeat(batch.labelled) & has_input)}
 
-  def by_row(x):
-    """[B * V, M, ...] -> [B, M, V, ...]"""
+  def by_row(x):  # [B * V, M, ...] -> [B, M, V, ...]
     return jnp.swapaxes(x.reshape(len(batch.id), config.num_views, *x.shape[1:]), 1, 2)
 
   # Generated elements count too, in every row that has something to generate them from.

@@ -61,7 +61,6 @@ class PrommaConfig(mplmm.MplmmConfig):
   method: ClassVar[str] = "promma"
 
   def __post_init__(self):
-    """Raises ValueError for impossible settings."""
     super().__post_init__()
     weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
     lows = dict.fromkeys((*weights, "warmup", "margin"), 0)
@@ -144,9 +143,8 @@ class PrommaNet(mplmm.MplmmNet):
     prompts = self.own_prompts[None] if private is None else private
     if self.weighs_sources:
       information = self.source_information(attended, steps, real)
-      scores = mutual_information.source_scores(information)
       temperature = self.source_information.temperature()
-      weights = mutual_information.source_weights(scores, temperature)
+      weights = mutual_information.source_weights(information, temperature)
       prompts = weights[:, :, None, None].astype(prompts.dtype) * prompts
     prompt_map = self.signal.prompt_map(present, gates)
     if c.identity_skip:
@@ -163,15 +161,12 @@ def promma(config: PrommaConfig, spec: Spec) -> Method:
   """ProMMA as a `Method`. Its model_state holds what the evaluator needs."""
   net = PrommaNet(spec.modalities, spec.task.outputs, config)
 
-  def init_state(params):
-    if config.gate != "learned":
-      return {}
-    moments = generation_gate.init_moments(spec.task.outputs)
-    return {"f0": f0_layers(config, params), "moments": moments, "evaluator_trained": False}
-
   def init(key):
     params = net.init(key, types.example_batch(spec))
-    return params, jax.tree.map(jnp.asarray, init_state(params))
+    if config.gate != "learned":
+      return params, {}
+    f0, moments = f0_layers(config, params), generation_gate.init_moments(spec.task.outputs)
+    return params, {"f0": f0, "moments": moments, "evaluator_trained": jnp.asarray(False)}
 
   def start_tuning(key, params, model_state):
     if config.gate == "learned":

@@ -7,8 +7,10 @@ when the stage began. A row without a label has y* = f0(everything recorded). Al
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
+from promise_jax import missing
 from promise_jax.losses import generation_gate, supervised
 from promise_jax.types import Average, Batch, Inputs, PyTree, Task
 
@@ -41,8 +43,8 @@ def label_gates(
 ) -> tuple[Float[Array, "B M"], PyTree]:
   """Soft labels of the gates, and the moments of the targets with those of this batch."""
   where = batch.labelled & jnp.any(batch.present, axis=1)
-  label = supervised.known_label(batch.label, where)
-  label = generation_gate.label_to_target(label, task)
+  label = missing.zero_absent(batch.label, where)
+  label = supervised.label_probability(label, task)
   moments = generation_gate.update_moments(moments, label, where)
   pseudo = supervised.predict_probability(pseudo_logits, task)
   mixed = LABEL_WEIGHT * label + (1 - LABEL_WEIGHT) * pseudo
@@ -63,7 +65,7 @@ def errors_per_setting(
   def error(setting):
     gates = generation_gate.gate_values(setting, present)
     out = net.apply(params, encoded, generated, present, gates, method=net.forward)
-    return generation_gate.prediction_error(out.logits, target, task)
+    return jnp.mean(jnp.abs(supervised.predict_probability(out.logits, task) - target), axis=1)
 
   return jax.lax.map(error, jnp.asarray(generation_gate.gate_settings(present.shape[1])))
 
@@ -98,7 +100,7 @@ def train_gates(
   logits = net.apply(params, encoded, generated, present, answer, method=net.gate_logits)
   trained = model_state["evaluator_trained"] | jnp.any(absent & ~warm)
   model_state = model_state | {"moments": moments, "evaluator_trained": trained}
-  entropy = generation_gate.gate_cross_entropy(labels, logits)
+  entropy = optax.sigmoid_binary_cross_entropy(logits, jax.lax.stop_gradient(labels))
   terms = {"gate": Average.of(entropy, absent & has_labels)}
   for i, name in enumerate(net.names):
     terms[f"on/{name}"] = Average.of((logits[:, i] >= 0).astype(jnp.float32), absent[:, i])

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from promise_jax.checks import check_fields
+from promise_jax.checks import check_fields, check_that
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common, distil
 from promise_jax.methods.fusion import FusionNet
@@ -40,8 +40,7 @@ class PrototypesConfig(distil.DistilConfig):
   def __post_init__(self):
     super().__post_init__()
     check_fields(self, self.method, temperature=0.01)
-    if not 0 <= self.decay < 1:
-      raise ValueError(f"prototypes.decay is {self.decay}, it must lie in [0, 1)")
+    check_that("prototypes.decay", self.decay, 0 <= self.decay < 1, "lie in [0, 1)")
 
 
 def update_sums(

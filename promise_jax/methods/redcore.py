@@ -43,10 +43,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from promise_jax import types
-from promise_jax.checks import check_fields
+from promise_jax.checks import check_fields, check_that
 from promise_jax.losses import bottleneck, supervised
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common, redcore_upper
@@ -91,8 +91,8 @@ class RedcoreConfig:
     weights = dict.fromkeys(("kl_weight", "imputation_weight", "unimodal_weight"), 0)
     steps = {"beta_step": 0, "beta_growth": 0, "hypergradient_lr": 0, "hypergradient_from": 1}
     check_fields(self, "redcore", **sizes, **weights, **steps, imputer_hidden=4, num_subsets=0)
-    if not 0 <= self.head_dropout < 1:
-      raise ValueError(f"redcore.head_dropout is {self.head_dropout}, it must lie in [0, 1)")
+    rate = self.head_dropout
+    check_that("redcore.head_dropout", rate, 0 <= rate < 1, "lie in [0, 1)")
     if self.num_subsets and self.as_released:
       raise ValueError(
         f"redcore.num_subsets is {self.num_subsets}, it must be 0 with redcore.as_released: "
@@ -122,8 +122,9 @@ class RedcoreNet(precision.Network):
     """Joint logits f[B, C], unimodal logits f[M, B, C] and composites r f[B, M, H]; `z` are the
     latents if they are known."""
     z = self.latents(inputs, pattern, noise_key)[0] if z is None else z
-    r = bottleneck.compose_latents(z, self.impute_all(z, inputs.present), inputs.present)
-    return self.classify(r), self.classify_each(r), r
+    imputed = self.impute_all(z, inputs.present)
+    r = jnp.where(inputs.present[..., None], z, imputed)
+    return *self.classify(r), r
 
   def latents(self, inputs: Inputs, pattern=None, noise_key=None):
     """z, mu, logvar f[B, M, H] each. Without `noise_key` z is mu."""
@@ -139,7 +140,7 @@ class RedcoreNet(precision.Network):
     # One key per id, so that a prediction does not depend on its batch.
     keys = common.row_keys(noise_key, inputs.id)
     noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
-    return bottleneck.reparameterise(mean, logvar, noise), mean, logvar
+    return mean + jnp.exp(0.5 * logvar) * noise, mean, logvar
 
   def impute_all(self, z: Float[Array, "B M H"], visible) -> Float[Array, "B M H"]:
     """zhat: every latent from those of the others; with M = 1 the embedding of absence."""
@@ -153,21 +154,10 @@ class RedcoreNet(precision.Network):
     pairs = zip(self.imputers, others, strict=True)
     return jnp.stack([impute(jnp.concatenate(x, axis=-1)) for impute, x in pairs], axis=1)
 
-  def classify(self, r: Float[Array, "B M H"]) -> Float[Array, "B C"]:
-    """Joint logits."""
-    return self.joint_head(r.reshape(r.shape[0], -1))
-
-  def classify_each(self, r: Float[Array, "B M H"]) -> Float[Array, "M B C"]:
-    """Unimodal logits."""
-    return jnp.stack([head(r[:, i]) for i, head in enumerate(self.unimodal_heads)])
-
-
-def draw_visible(
-  key: Key[Array, ""], ids: Int[Array, " B"], present: Bool[Array, "B M"], num_subsets: int
-) -> Bool[Array, "P B M"]:
-  """P = 1 + num_subsets masks: all present modalities, then random subsets of them."""
-  keys = jax.random.split(key, num_subsets) if num_subsets else []
-  return jnp.stack([present, *(common.random_subset(k, ids, present) for k in keys)])
+  def classify(self, r: Float[Array, "B M H"]) -> tuple[Float[Array, "B C"], Float[Array, "M B C"]]:
+    """Joint and unimodal logits."""
+    joint = self.joint_head(r.reshape(r.shape[0], -1))
+    return joint, jnp.stack([head(r[:, i]) for i, head in enumerate(self.unimodal_heads)])
 
 
 def redcore_terms(
@@ -194,9 +184,8 @@ def redcore_terms(
 
   def terms_under(visible):
     imputed = net.apply(params, z, visible, method=RedcoreNet.impute_all)
-    r = bottleneck.compose_latents(z, imputed, visible)
-    logits = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify)
-    each = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify_each)
+    r = jnp.where(visible[..., None], z, imputed)
+    logits, each = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify)
     where = batch.labelled & (jnp.any(visible, axis=1) | config.as_released)
     return {
       "supervised": Average.of(row_loss(logits), where),
@@ -204,7 +193,8 @@ def redcore_terms(
       "imputation": imputation_loss(imputed, target, batch.present),
     }
 
-  visible = draw_visible(subset_key, batch.id, batch.present, config.num_subsets)
+  # P = 1 + num_subsets masks bool[P, B, M]
+  visible = common.random_subsets(subset_key, batch.id, batch.present, config.num_subsets)
   terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(terms_under)(visible))
   return terms | {"kl": bottleneck.bottleneck_loss(mean, logvar, batch.present, batch.row_mask)}
 

@@ -69,13 +69,6 @@ def draw_partners(
   return circle[(place + 1) % jnp.maximum(jnp.sum(where), 1)]
 
 
-def label_probability(label: Array, task: Task) -> Float[Array, "B C"]:
-  """Labels in the form of `supervised.predict_probability`."""
-  if task.kind == "classes":
-    return jax.nn.one_hot(label, task.outputs)
-  return label if task.kind == "multilabel" else (label / task.scale)[:, None]
-
-
 def as_logits(probability: Float[Array, "B C"], task: Task) -> Float[Array, "B C"]:
   """The inverse of `supervised.predict_probability`; probabilities of 0 and 1 are clipped."""
   if task.kind == "regression":
@@ -119,7 +112,7 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     def mix(x):
       return jax.vmap(lambda r, a, b: r * a + (1 - r) * b)(ratio, x, x[partner])
 
-    label = label_probability(common.mask_labels(batch).label, task)
+    label = supervised.label_probability(common.mask_labels(batch).label, task)
     guess = supervised.predict_probability(jax.lax.stop_gradient(teacher), task)
     target = as_logits(mix(jnp.where((batch.labelled & there)[:, None], label, guess)), task)
 

@@ -39,11 +39,9 @@ def augment(
   features f[B, F].
 
   Args:
-    modality: Its kind decides.
     x: Images uint8 in 0..255 or float in [0, 1], which become f32 in [0, 1]; ids of tokens with
       0 as padding; standardised sequences and vectors.
     length: Real steps of sequences; None: all. Padding stays as it is.
-    keys: One for each row, as `methods.common.row_keys` makes them.
     strength: A number in [0, 1] that scales every range and chance.
   """
   check_choice(f"the kind of {modality.name}", modality.kind, tuple(AUGMENTATIONS))

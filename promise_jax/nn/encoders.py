@@ -37,7 +37,7 @@ class Encoder(nn.Module):
   ) -> Float[Array, "B H"]:
     """`length` is the number of valid steps of a sequence; None: all are."""
     name, kind = self.modality.name, self.modality.kind
-    if kind not in BODIES:
+    if kind not in types.KINDS:
       known = ", ".join(types.KINDS)
       raise ValueError(f"modality {name!r} has kind {kind!r}, known kinds are {known}.")
     x = missing.zero_absent(x, present)
@@ -46,8 +46,7 @@ class Encoder(nn.Module):
       x = missing.zero_absent(image_features.image_features(x), present)
     rate = DROPOUT[kind] if self.dropout is None else self.dropout
     dtype = precision.param_dtype(self)
-    body = BODIES[kind](self.modality, self.hidden, rate, dtype, name="body")
-    return body(x, length)
+    return Body(self.modality, self.hidden, rate, dtype, name="body")(x, length)
 
 
 class Body(nn.Module):
@@ -58,37 +57,23 @@ class Body(nn.Module):
   dropout: float
   dtype: Any
 
-  def mlp(self, x: Array, input_dropout: float) -> Float[Array, "B H"]:
-    """Two dense layers with GELU, of a wide and of a `hidden` size."""
-    x = Dropout(input_dropout)(x.astype(self.dtype))
-    x = nn.gelu(nn.Dense(2 * self.hidden, dtype=self.dtype)(x))
-    return nn.gelu(nn.Dense(self.hidden, dtype=self.dtype)(Dropout(self.dropout)(x)))
-
-
-class Image(Body):
-  """An MLP on `image_features`."""
-
   @nn.compact
   def __call__(self, x, length):
-    del length
-    return self.mlp(x, input_dropout=self.dropout)
+    kind = self.modality.kind
+    if kind == "tokens":
+      return self.embed_bag(x)
+    if kind == "sequence":
+      x = self.summarise_windows(x, length)
+    # The inputs of a vector are few and standardised, and are not dropped.
+    x = Dropout(0.0 if kind == "vector" else self.dropout)(x.astype(self.dtype))
+    x = nn.gelu(self.dense(2 * self.hidden)(x))
+    return nn.gelu(self.dense(self.hidden)(Dropout(self.dropout)(x)))
 
+  def dense(self, width: int) -> nn.Dense:
+    return nn.Dense(width, dtype=self.dtype)
 
-class Vector(Body):
-  """An MLP. The inputs are few and standardised, and are not dropped."""
-
-  @nn.compact
-  def __call__(self, x, length):
-    del length
-    return self.mlp(x, input_dropout=0.0)
-
-
-class Tokens(Body):
-  """A bag of embeddings: their sum over the n tokens divided by sqrt(n), then GELU."""
-
-  @nn.compact
-  def __call__(self, x, length):
-    del length
+  def embed_bag(self, x):
+    """A bag of embeddings: their sum over the n tokens divided by sqrt(n), then GELU."""
     token_mask = (x > 0).astype(self.dtype)
     num_tokens = jnp.maximum(token_mask.sum(-1, keepdims=True), 1)
     weight = Dropout(self.dropout)(token_mask) / jnp.sqrt(num_tokens)
@@ -96,26 +81,19 @@ class Tokens(Body):
     bag = jnp.einsum("bt,bth->bh", weight, embed(x))
     return nn.gelu(Dropout(self.dropout)(bag))
 
+  def summarise_windows(self, x, length):
+    """A summary of the steps and of windows of 16 steps, one every 4.
 
-class Sequence(Body):
-  """An MLP on a summary of the steps and of windows of 16 steps, one every 4.
-
-  A second layer of windows did worse on 10 subjects than the summary of the steps.
-  """
-
-  @nn.compact
-  def __call__(self, x, length):
+    A second layer of windows did worse on 10 subjects than the summary of the steps.
+    """
     if length is None:
       length = jnp.full(x.shape[0], x.shape[1], jnp.int32)
     x = jnp.where(step_mask(x, length), x, 0).astype(jnp.float32)
     w = windows(x, width=16, stride=4).astype(self.dtype)
-    w = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(w)).astype(jnp.float32)
+    w = nn.relu(self.dense(self.hidden)(w)).astype(jnp.float32)
     # A window counts if its first step is valid.
     mean, _, _, top = summarise(w, -(-length // 4))
-    return self.mlp(jnp.concatenate([mean, top, *summarise(x, length)], -1), self.dropout)
-
-
-BODIES = {"image": Image, "tokens": Tokens, "sequence": Sequence, "vector": Vector}
+    return jnp.concatenate([mean, top, *summarise(x, length)], -1)
 
 
 def windows(x: Float[Array, "B T D"], width: int, stride: int) -> Float[Array, "B W F"]:

@@ -4,7 +4,6 @@ left over from the code it was built on, and does not use them."""
 import flax.linen as nn
 import jax.numpy as jnp
 
-from promise_jax import missing
 from promise_jax.nn import encoders, precision, tokens
 from promise_jax.nn.dropout import Dropout
 from promise_jax.types import Modality
@@ -24,12 +23,9 @@ class Lstm(nn.Module):
   def __call__(self, x, present, length=None):
     """Arguments as in `encoders.Encoder`."""
     m, dtype = self.modality, precision.param_dtype(self)
-    x = missing.zero_absent(x, present)
-    if m.kind == "tokens":
-      steps, step_mask = nn.Embed(m.vocabulary, self.hidden)(x), x > 0
-    else:
-      steps, step_mask = tokens.to_steps(m, x, length)
-    step_mask = (step_mask & present[:, None])[..., None]
+    embed = nn.Embed(m.vocabulary, self.hidden)
+    steps, step_mask = tokens.read_steps(m, x, present, length, embed)
+    step_mask = step_mask[..., None]
     # Not orthogonal, as is usual: two QR factorisations at once on two cores wait for each
     # other's thread for ever (jaxlib 0.10.2).
     init = nn.initializers.lecun_normal()

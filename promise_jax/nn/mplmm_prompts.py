@@ -51,10 +51,8 @@ class Generators(nn.Module):
   ) -> dict[str, Float[Array, "B T H"]]:
     """Generated steps {modality: [B, T_m, H]} of every row; 0 if nothing else is present.
 
-    Args:
-      raw: raw steps of the modalities in the pattern. They must be finite even where absent.
-      present: the modalities that may be read.
-      pattern: static; sets with other modalities are not compiled in.
+    `raw` has the modalities of the static pattern, finite even where absent; sets with others are
+    not compiled in.
     """
     names, num_steps = tuple(self.num_steps), self.num_steps
     is_present = dict(zip(names, present.T, strict=True))
@@ -71,23 +69,21 @@ class Generators(nn.Module):
       out = jnp.zeros((present.shape[0], num_steps[target], self.width), prompt.dtype)
       for sources in source_sets(names, target):
         size = self.prompts + sum(num_steps[n] for n in sources)
-        mix_time = self.time_mixer(f"{target}_of_{'_'.join(sources)}", size, num_steps[target])
+        name = f"{target}_of_{'_'.join(sources)}"
+        kernel = self.param(f"{name}_kernel", mult.TORCH, (size, num_steps[target]))
+        bias = self.param(f"{name}_bias", mult.torch_bias(size), (num_steps[target],))
         if not set(sources) <= set(kept):
           continue
         same = [is_present[n] == (n in sources) for n in names if n != target]
         is_this_set = functools.reduce(jnp.logical_and, same)
         parts = jnp.concatenate([prompt, *(mapped[n] for n in sources)], axis=1)
-        out = jnp.where(is_this_set[:, None, None], mix_time(parts), out)
+        mixed = jnp.einsum("bsh,st->bth", parts, kernel) + bias[None, :, None]
+        out = jnp.where(is_this_set[:, None, None], mixed, out)
       generated[target] = gelu(out)
     return generated
 
   def map_channels(self, x, source: str, target: str):
     return gelu(mult.torch_dense(x.shape[-1], self.width, name=f"{target}_from_{source}")(x))
-
-  def time_mixer(self, name: str, num_inputs: int, num_outputs: int):
-    kernel = self.param(f"{name}_kernel", mult.TORCH, (num_inputs, num_outputs))
-    bias = self.param(f"{name}_bias", mult.torch_bias(num_inputs), (num_outputs,))
-    return lambda x: jnp.einsum("bsh,st->bth", x, kernel) + bias[None, :, None]
 
 
 class TokenGenerators(nn.Module):

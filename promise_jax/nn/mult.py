@@ -122,15 +122,8 @@ class MulT(nn.Module):
     do. Tokens are embedded (ours).
     """
     name = modality.name
-    x = missing.zero_absent(inputs.inputs[name], present)
-    if modality.kind == "tokens":
-      x, real = self.embedding[name](x), x > 0
-    else:
-      length = inputs.length.get(name)
-      length = None if length is None else missing.zero_absent(length, present)
-      x, real = tokens.to_steps(modality, x, length)
-    real = real & present[:, None]
-    # Again, because an absent image has cells that are not 0, and tokens a padding.
+    raw, length = inputs.inputs[name], inputs.length.get(name)
+    x, real = tokens.read_steps(modality, raw, present, length, self.embedding.get(name))
     x = missing.zero_absent(x, real)
     if 0 < self.max_steps < x.shape[1]:
       x, real = tokens.window_statistics(x, real, self.max_steps)
@@ -151,15 +144,9 @@ class MulT(nn.Module):
   ) -> tuple[Float[Array, "B M T W"], Float[Array, "B P T H"]]:
     """Cross-attention of each modality to every other one, concatenated in their order.
 
-    Args:
-      steps: of every modality.
-      real: which steps exist.
-      scale: factor of what attention reads from a modality, in every layer. At 0 the result does
-        not depend on its steps, which must be finite.
-
-    Returns:
-      The encoded steps, W = (M - 1) H, and for each of the P `ordered_pairs` what attention has
-      added to the target, averaged over layers.
+    Returns the encoded steps, W = (M - 1) H, and for each of the P `ordered_pairs` what attention
+    has added to the target, averaged over layers. `scale` is a factor of what attention reads from
+    a modality, in every layer. At 0 the result does not depend on its steps, which must be finite.
     """
     rows, count, num_steps, width = steps.shape
     if count == 1:

@@ -36,15 +36,9 @@ class Evaluator(nn.Module):
     present: Bool[Array, "B M"],
     backbone_logits: Float[Array, "B C"],
   ) -> Float[Array, "B M"]:
-    """Logits of the gates, from an MLP.
-
-    Args:
-      projected: the steps of each modality, averaged over those that are real and present.
-      real: which steps are not padding.
-      generated: the generated steps, averaged and detached.
-      present: which modalities a row has.
-      backbone_logits: of the frozen backbone, on what is present.
-    """
+    """Logits of the gates, from an MLP on the means of the steps that are real and present, the
+    detached means of the generated ones, which modalities a row has, and the logits of the frozen
+    backbone on those."""
     rows, count = present.shape
     means = [
       missing.masked_mean(projected[n], real[n] & present[:, i, None], 1)
@@ -117,13 +111,8 @@ class SourceInformation(nn.Module):
     steps: Float[Array, "B M T H"],
     real: Bool[Array, "B M T"],
   ) -> Float[Array, "B M M"]:
-    """Information [b, m, n] of target m about source n, 0 for m = n.
-
-    Args:
-      attended: what attention finds, by `host.ordered_pairs`.
-      steps: of the targets.
-      real: which of them exist.
-    """
+    """Information [b, m, n] of target m, whose steps these are, about source n, 0 for m = n.
+    `attended` is what attention finds, by `host.ordered_pairs`."""
     count = steps.shape[1]
     targets, sources = host.ordered_pairs(count)
     information = jax.vmap(self.estimate, 1, 1)(attended, steps[:, targets], real[:, targets])

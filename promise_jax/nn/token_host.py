@@ -41,24 +41,16 @@ class Tokens(nn.Module):
     x, length = inputs.inputs[m.name], inputs.length.get(m.name)
     z, real = encoders.Encoder(m, self.width)(x, present, length)[:, None], present[:, None]
     if self.max_steps and tokens.num_steps(m) > 1:
-      steps, steps_real = self.read_steps(x, present, length)
+      embed = nn.Embed(m.vocabulary, self.width)
+      steps, steps_real = tokens.read_steps(m, x, present, length, embed)
+      if self.max_steps < steps.shape[1]:
+        steps, steps_real = tokens.window_statistics(steps, steps_real, self.max_steps)
+      steps = steps.astype(precision.param_dtype(self))  # cells of an image are float32
+      steps = nn.Dense(self.width)(steps)
+      steps += tokens.sinusoidal_positions(*steps.shape[1:]).astype(steps.dtype)[None]
       z, real = jnp.concatenate([z, steps], axis=1), jnp.concatenate([real, steps_real], axis=1)
     embedding = self.param("modality_bias", START, (self.width,))
     return missing.zero_absent(z + embedding[None, None], real), real
-
-  def read_steps(self, x, present, length):
-    m, limit = self.modality, self.max_steps
-    x = missing.zero_absent(x, present)
-    if m.kind == "tokens":
-      x, real = nn.Embed(m.vocabulary, self.width)(x), x > 0
-    else:
-      length = None if length is None else missing.zero_absent(length, present)
-      x, real = tokens.to_steps(m, x, length)
-    real = real & present[:, None]
-    if limit < x.shape[1]:
-      x, real = tokens.window_statistics(x, real, limit)
-    x = nn.Dense(self.width)(x.astype(precision.param_dtype(self)))  # cells are float32
-    return x + tokens.sinusoidal_positions(*x.shape[1:]).astype(x.dtype)[None], real
 
 
 class Layer(nn.Module):

@@ -4,6 +4,8 @@
 tokens; all else is ours.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,26 @@ def to_steps(
   if length is not None:
     step_mask = encoders.step_mask(x, length)[..., 0]
   return jnp.where(step_mask[..., None], x, 0), step_mask
+
+
+def read_steps(
+  modality: Modality,
+  x: Array,
+  present: Bool[Array, " B"],
+  length: Array | None,
+  embed: Callable[[Array], Array],
+) -> tuple[Float[Array, "B T D"], Bool[Array, "B T"]]:
+  """Steps of any modality, and which are real: none of a row that is not present.
+
+  `embed` maps ids of tokens to vectors. Padding, and cells of an absent image, may not be zeros.
+  """
+  x = missing.zero_absent(x, present)
+  if modality.kind == "tokens":
+    steps, real = embed(x), x > 0
+  else:
+    length = None if length is None else missing.zero_absent(length, present)
+    steps, real = to_steps(modality, x, length)
+  return steps, real & present[:, None]
 
 
 def window_statistics(
@@ -93,29 +115,20 @@ class Tokenizer(nn.Module):
   ) -> tuple[Float[Array, "B T H"], Bool[Array, "B T"]]:
     """Tokens, and which are real."""
     m = self.modality
+    x, length = inputs.inputs[m.name], inputs.length.get(m.name)
     if self.encoder == "pooled":
-      x, length = inputs.inputs[m.name], inputs.length.get(m.name)
       z = encoders.Encoder(m, self.hidden)(x, present, length)[:, None]
-      token_mask = jnp.ones(z.shape[:2], bool)
+      token_mask = present[:, None]
     else:
-      steps, token_mask = self.read_steps(inputs, present)
+      embed = nn.Embed(m.vocabulary, self.hidden)
+      steps, token_mask = read_steps(m, x, present, length, embed)
+      steps = steps.astype(precision.param_dtype(self))  # cells are float32
       z = nn.Dense(self.hidden)(attention.Norm(self.norm)(steps))
     embedding = self.param("modality", nn.initializers.normal(0.02), (self.hidden,))
     z = z + embedding[None, None]
     if z.shape[1] > 1:
       z = z + sinusoidal_positions(*z.shape[1:]).astype(z.dtype)[None]
-    token_mask = token_mask & present[:, None]
     return missing.zero_absent(z, token_mask), token_mask
-
-  def read_steps(self, inputs: Inputs, present: Bool[Array, " B"]):
-    m = self.modality
-    x = missing.zero_absent(inputs.inputs[m.name], present)
-    if m.kind == "tokens":
-      return nn.Embed(m.vocabulary, self.hidden)(x), x > 0
-    length = inputs.length.get(m.name)
-    length = None if length is None else missing.zero_absent(length, present)
-    steps, step_mask = to_steps(m, x, length)
-    return steps.astype(precision.param_dtype(self)), step_mask  # cells are float32
 
   def num_tokens(self) -> int:
     """T of the output."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from example_batches import TASKS
+from promise_jax import missing
 from promise_jax.losses import supervised
 from promise_jax.types import Average
 
@@ -117,7 +118,7 @@ def test_means_skip_rows_and_survive_none():
 
 def test_unknown_labels_become_zero():
   labelled = np.array([True, False])
-  ids = supervised.known_label(np.array([3, 10**6], np.int32), labelled)
+  ids = missing.zero_absent(np.array([3, 10**6], np.int32), labelled)
   assert ids.tolist() == [3, 0] and ids.dtype == jnp.int32
-  many = supervised.known_label(np.float32([[1, 0], [np.nan, np.inf]]), labelled)
+  many = missing.zero_absent(np.float32([[1, 0], [np.nan, np.inf]]), labelled)
   assert many.tolist() == [[1, 0], [0, 0]]

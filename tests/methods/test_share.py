@@ -33,7 +33,7 @@ def test_logits_and_probabilities_of_a_label(kind):
   task = example_batches.TASKS[kind]
   label = {"classes": np.int32([2, 0]), "multilabel": np.float32([[1, 0, 1, 1], [0, 0, 1, 0]])}
   label = label.get(kind, np.float32([1.5, -3]))
-  found = share.label_probability(label, task)
+  found = share.supervised.label_probability(label, task)
   expected = {"classes": [[0, 0, 1], [1, 0, 0]], "regression": [[0.5], [-1.0]]}
   np.testing.assert_array_equal(found, expected.get(kind, label))
   logits = share.as_logits(found, task)

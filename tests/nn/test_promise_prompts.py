@@ -13,7 +13,7 @@ import promise_oracle as oracle
 from promise_jax.nn import promise_prompts
 from promise_oracle import dense, gelu
 
-KINDS = tuple(promise_prompts.GENERATORS)
+KINDS = tuple(promise_prompts.KINDS)
 LEARNED = tuple(kind for kind in KINDS if kind != "zeros")
 B, H, K = 6, 4, 3
 STEPS = (5, 2, 1)  # of the modalities; the prompts are more than some have
