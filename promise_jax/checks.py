@@ -46,13 +46,8 @@ def check_at_least(name: str, value: float, low: float) -> None:
 
 
 def check_fields(config, name: str, **lows: float) -> None:
-  """Checks the fields of a dataclass: those of a Literal type, and those with a minimum.
-
-  Args:
-    config: a dataclass, whose fields are called `name.field` in messages.
-    name: of the method, or whatever has these settings.
-    **lows: {field: least value}.
-  """
+  """Checks the fields of a dataclass, `name.field` in messages: those of a Literal type, and
+  those with a minimum, `lows` {field: least value}."""
   for field, kind in typing.get_type_hints(type(config)).items():
     if typing.get_origin(kind) is typing.Literal:
       check_choice(f"{name}.{field}", getattr(config, field), typing.get_args(kind))

@@ -40,10 +40,9 @@ def lose_steps(
   """Loses each step with the rate of frames of `protocol`, independently; a row's steps depend on
   its id alone, and a higher rate loses the same and more.
 
-  Args:
-    protocol: drew `mask`, see `missing.draw_mask` for it, the seed, the split and the epoch.
-    num_steps: {sequence: T}; ValueError if the protocol loses frames and there is none.
-    length: {sequence: valid steps of the rows}.
+  `protocol` drew `mask`, see `missing.draw_mask` for the seed, the split and the epoch. `num_steps`
+  are {sequence: T}, ValueError if frames are to be lost and there is none; `length` {sequence:
+  valid steps of the rows}.
   """
   if not protocol.frame_rate:
     return Kept(mask)

@@ -52,10 +52,8 @@ def zero_absent(x: Array, present: Bool[Array, " B"]) -> Array:
 def masked_mean(x: Array, where: Array, axis: int | tuple[int, ...] | None) -> Array:
   """Mean of `x` over `axis` where `where` is True, 0 where it is nowhere True.
 
-  Args:
-    x: any array; entries that are not selected may be NaN and get no gradient.
-    where: a mask of the shape of `x` or of its leading axes, as bool[B, M] for f[B, M, D].
-    axis: to average over.
+  `where` has the shape of `x` or of its leading axes, as bool[B, M] for f[B, M, D]. Entries that
+  are not selected may be NaN and get no gradient.
   """
   where = jnp.broadcast_to(_add_axes(where, x), x.shape)
   total = jnp.sum(jnp.where(where, x, jnp.zeros_like(x)), axis)

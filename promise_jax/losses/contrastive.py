@@ -36,7 +36,6 @@ def affinity_contrast(
     affinity: in [0, 1], 1 on the diagonal; 1 takes a candidate out of the negatives.
     positive: in [0, 1], 1 on the diagonal.
     where: candidates that count. The caller leaves out anchors.
-    temperature: divides the similarities.
 
   Source: ours, re-derived from what is known of Robult (Nguyen, Kamboj, Do, IJCAI 2025).
   """

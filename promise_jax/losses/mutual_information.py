@@ -47,18 +47,21 @@ def mutual_information(
   return jnp.maximum(jnp.sum(_divergence_terms(product, excess), axis=(1, 2)), 0)
 
 
-def source_weights(
-  information: Float[Array, "B M M"], temperature: Float[Array, ""] | float
-) -> Float[Array, "B M"]:
-  """M softmax(score / temperature), 1 for every source if all score alike.
+def source_scores(information: Float[Array, "B M M"]) -> Float[Array, "B M"]:
+  """Score of each modality as a source: what the other modalities learn from it, averaged.
 
-  The score of a source is what the other modalities learn from it, averaged over these targets. A
-  mean over sources would give the only real modality the lowest score, because it learns nothing
-  from the others. [b, m, n] is the information of target m about source n, 0 for m = n.
+  The mean runs over targets. A mean over sources would give the only real modality the lowest
+  score, because it learns nothing from the others. [b, m, n] is the information of target m about
+  source n, 0 for m = n.
   """
-  count = information.shape[1]
-  score = jnp.sum(information, axis=1) / (count - 1)
-  return count * jax.nn.softmax(score / temperature)
+  return jnp.sum(information, axis=1) / (information.shape[1] - 1)
+
+
+def source_weights(
+  score: Float[Array, "B M"], temperature: Float[Array, ""] | float
+) -> Float[Array, "B M"]:
+  """M softmax(score / temperature): 1 for every source if all score alike."""
+  return score.shape[1] * jax.nn.softmax(score / temperature)
 
 
 def _center(

@@ -40,11 +40,8 @@ def balance_classes(task: Task, label: np.ndarray) -> Task:
   The weight of a class of n_c rows is n / (C n_c), where C classes have rows: "balanced" of
   scikit-learn. Their mean over the rows is 1. Of several labels it is the weight of positives,
   n_0 / n_1, as pos_weight of PyTorch's BCEWithLogitsLoss; negatives have 1. A class without rows,
-  and a label that is the same in all, has the weight 1.
-
-  Args:
-    task: of `label`; ValueError for a regression.
-    label: of labelled train rows, as in `types.Split`.
+  and a label that is the same in all, has the weight 1. `label` are those of labelled train rows,
+  as in `types.Split`; ValueError for a regression.
   """
   if task.kind == "regression":
     raise ValueError("class_weight is balanced, a regression has no classes; leave it none.")

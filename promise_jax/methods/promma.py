@@ -143,8 +143,9 @@ class PrommaNet(mplmm.MplmmNet):
     prompts = self.own_prompts[None] if private is None else private
     if self.weighs_sources:
       information = self.source_information(attended, steps, real)
+      scores = mutual_information.source_scores(information)
       temperature = self.source_information.temperature()
-      weights = mutual_information.source_weights(information, temperature)
+      weights = mutual_information.source_weights(scores, temperature)
       prompts = weights[:, :, None, None].astype(prompts.dtype) * prompts
     prompt_map = self.signal.prompt_map(present, gates)
     if c.identity_skip:

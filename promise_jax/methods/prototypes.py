@@ -101,11 +101,7 @@ def choose_modalities(
 
 
 def prototypes(config: PrototypesConfig, spec: Spec) -> Method:
-  """The method; `model_state` holds the running sums.
-
-  Raises:
-    ValueError: the task has no classes.
-  """
+  """The method; `model_state` holds the running sums. ValueError if the task has no classes."""
   if spec.task.kind != "classes":
     raise ValueError(
       f"prototypes needs a task of classes, found {spec.task.kind}: a prototype is the mean code "

@@ -29,7 +29,6 @@ class Encoder(nn.Module):
 
   modality: types.Modality
   hidden: int = 64
-  dropout: float | None = None  # None: the rate of the kind in DROPOUT
 
   @nn.compact
   def __call__(
@@ -44,9 +43,8 @@ class Encoder(nn.Module):
     if kind == "image" and x.ndim == 4:
       # Again, because the features of a black image are not 0.
       x = missing.zero_absent(image_features.image_features(x), present)
-    rate = DROPOUT[kind] if self.dropout is None else self.dropout
     dtype = precision.param_dtype(self)
-    return Body(self.modality, self.hidden, rate, dtype, name="body")(x, length)
+    return Body(self.modality, self.hidden, DROPOUT[kind], dtype, name="body")(x, length)
 
 
 class Body(nn.Module):

@@ -35,11 +35,15 @@ def ordered_pairs(num_modalities: int) -> tuple[np.ndarray, np.ndarray]:
   return targets, sources
 
 
+def pad_steps(x: Array, length: int) -> Array:
+  """`x` [B, T, ...] with zeros behind it, up to `length` steps."""
+  return jnp.pad(x, [(0, 0), (0, length - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+
+
 def pad_and_stack(arrays: Sequence[Array]) -> Array:
   """Arrays [B, T_m, ...] of M modalities as [B, M, T, ...], with zeros at the end."""
   longest = max(x.shape[1] for x in arrays)
-  pad = lambda x: jnp.pad(x, [(0, 0), (0, longest - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
-  return jnp.stack([pad(x) for x in arrays], axis=1)
+  return jnp.stack([pad_steps(x, longest) for x in arrays], axis=1)
 
 
 def append_steps(

@@ -25,7 +25,7 @@ class Lstm(nn.Module):
     m, dtype = self.modality, precision.param_dtype(self)
     embed = nn.Embed(m.vocabulary, self.hidden)
     steps, step_mask = tokens.read_steps(m, x, present, length, embed)
-    step_mask = step_mask[..., None]
+    step_mask = (step_mask & present[:, None])[..., None]
     # Not orthogonal, as is usual: two QR factorisations at once on two cores wait for each
     # other's thread for ever (jaxlib 0.10.2).
     init = nn.initializers.lecun_normal()

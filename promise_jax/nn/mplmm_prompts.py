@@ -77,8 +77,8 @@ class Generators(nn.Module):
         same = [is_present[n] == (n in sources) for n in names if n != target]
         is_this_set = functools.reduce(jnp.logical_and, same)
         parts = jnp.concatenate([prompt, *(mapped[n] for n in sources)], axis=1)
-        mixed = jnp.einsum("bsh,st->bth", parts, kernel) + bias[None, :, None]
-        out = jnp.where(is_this_set[:, None, None], mixed, out)
+        here = is_this_set[:, None, None]
+        out = jnp.where(here, jnp.einsum("bsh,st->bth", parts, kernel) + bias[None, :, None], out)
       generated[target] = gelu(out)
     return generated
 

@@ -124,6 +124,7 @@ class MulT(nn.Module):
     name = modality.name
     raw, length = inputs.inputs[name], inputs.length.get(name)
     x, real = tokens.read_steps(modality, raw, present, length, self.embedding.get(name))
+    real = real & present[:, None]
     x = missing.zero_absent(x, real)
     if 0 < self.max_steps < x.shape[1]:
       x, real = tokens.window_statistics(x, real, self.max_steps)

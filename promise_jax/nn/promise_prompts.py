@@ -12,6 +12,7 @@ the others are baselines.
   zeros     as many zeros as there would be prompts
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -58,11 +59,12 @@ class Generate(nn.Module):
       sources, source_masks = tokens[:m] + tokens[m + 1 :], masks[:m] + masks[m + 1 :]
       generate = Generator(*sizes, name=f"absent_{m}")
       generated, generated_mask = generate(sources, source_masks, recorded.shape)
-      both = host.pad_and_stack([recorded, generated])
-      both_masks = host.pad_and_stack([masks[m], generated_mask])
-      here = present[:, m, None]  # onnxruntime has no `where` of two masks
-      mask = (here & both_masks[:, 0]) | (~here & both_masks[:, 1])
-      x = jnp.where(here[..., None], both[:, 0], both[:, 1])
+      longest = max(recorded.shape[1], generated.shape[1])
+      pad = functools.partial(host.pad_steps, length=longest)
+      row_has = present[:, m]
+      here = row_has[:, None]  # onnxruntime has no `where` of two masks
+      mask = (here & pad(masks[m])) | (~here & pad(generated_mask))
+      x = jnp.where(row_has[:, None, None], pad(recorded), pad(generated))
       filled.append((missing.zero_absent(x, mask), mask))
     return [x for x, _ in filled], [mask for _, mask in filled]
 
@@ -78,20 +80,25 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, sources, source_masks, shape):
-    num_rows, _, width = shape
-    size = self.num_prompts, width
-    prompts = jnp.zeros(size) if self.kind == "zeros" else self.param("prompts", PROMPT_INIT, size)
-    prompts = jnp.broadcast_to(prompts[None], (num_rows, *size))  # the same in every row
     if self.kind in ("constant", "zeros"):
+      zeros = jnp.zeros((shape[0], self.num_prompts, shape[2]))
+      prompts = zeros if self.kind == "zeros" else self.prompts(shape)
       return prompts, jnp.ones(prompts.shape[:2], bool)
     generate = {"query": self.query, "memory": self.remember, "mix": self.mix}[self.kind]
-    return generate(sources, source_masks, prompts, shape)
+    return generate(sources, source_masks, shape)
 
-  def query(self, sources, source_masks, prompts, shape):
+  def prompts(self, shape: tuple[int, ...]) -> Float[Array, "B K H"]:
+    """The K learned prompts, the same in every row."""
+    num_rows, _, width = shape
+    prompts = self.param("prompts", PROMPT_INIT, (self.num_prompts, width))
+    return jnp.broadcast_to(prompts[None], (num_rows, *prompts.shape))
+
+  def query(self, sources, source_masks, shape):
     """K tokens: u = P + attention(LN P, LN x), then u + FFN(LN u), with x = [sources, P].
 
     The prompts among the keys are where attention goes without evidence: no row is fully masked.
     """
+    prompts = self.prompts(shape)
     x = jnp.concatenate([*sources, prompts], axis=1)
     prompt_mask = jnp.ones(prompts.shape[:2], bool)
     x_mask = jnp.concatenate([*source_masks, prompt_mask], axis=1)
@@ -100,19 +107,20 @@ class Generator(nn.Module):
     wide = nn.gelu(nn.Dense(4 * shape[-1])(norm()(u)))
     return u + nn.Dense(shape[-1], kernel_init=attention.ZEROS)(wide), prompt_mask
 
-  def remember(self, sources, source_masks, prompts, shape):
+  def remember(self, sources, source_masks, shape):
     """softmax(S W_Q (P W_K)^T / sqrt(H)) P W_V: a token for each token S of the sources.
 
     A row without any source has no real token.
     """
     check_at_least("number of sources", len(sources), 1)
+    source, prompts = jnp.concatenate(sources, axis=1), self.prompts(shape)
     dense = lambda x: nn.Dense(shape[-1], use_bias=False)(x)
-    query, key, value = dense(jnp.concatenate(sources, axis=1)), dense(prompts), dense(prompts)
+    query, key, value = dense(source), dense(prompts), dense(prompts)
     logits = jnp.einsum("bth,bkh->btk", query, key) / math.sqrt(shape[-1])
     tokens = jnp.einsum("btk,bkh->bth", jax.nn.softmax(logits), value)
     return tokens, jnp.concatenate(source_masks, axis=1)
 
-  def mix(self, sources, source_masks, prompts, shape):
+  def mix(self, sources, source_masks, shape):
     """T_m tokens: gelu(W [gelu(S_a V_a + v_a) for every source a, P] + w) + c, W along time.
 
     After MPLMM's released code; c f[T_m, H] says that the modality is absent.
@@ -120,7 +128,7 @@ class Generator(nn.Module):
     _, num_tokens, width = shape
     pairs = zip(sources, source_masks, strict=True)
     mapped = [missing.zero_absent(nn.gelu(nn.Dense(width)(x)), mask) for x, mask in pairs]
-    x = jnp.concatenate([*mapped, prompts], axis=1)
+    x = jnp.concatenate([*mapped, self.prompts(shape)], axis=1)
     mixed = nn.gelu(nn.Dense(num_tokens)(jnp.swapaxes(x, 1, 2)))
     absent = self.param("absent", PROMPT_INIT, (num_tokens, width))
     return jnp.swapaxes(mixed, 1, 2) + absent[None], jnp.ones(shape[:2], bool)

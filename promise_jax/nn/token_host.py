@@ -43,6 +43,7 @@ class Tokens(nn.Module):
     if self.max_steps and tokens.num_steps(m) > 1:
       embed = nn.Embed(m.vocabulary, self.width)
       steps, steps_real = tokens.read_steps(m, x, present, length, embed)
+      steps_real = steps_real & present[:, None]
       if self.max_steps < steps.shape[1]:
         steps, steps_real = tokens.window_statistics(steps, steps_real, self.max_steps)
       steps = steps.astype(precision.param_dtype(self))  # cells of an image are float32

@@ -52,17 +52,15 @@ def read_steps(
   length: Array | None,
   embed: Callable[[Array], Array],
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T"]]:
-  """Steps of any modality, and which are real: none of a row that is not present.
+  """Steps of any modality, and which are real where it is present.
 
   `embed` maps ids of tokens to vectors. Padding, and cells of an absent image, may not be zeros.
   """
   x = missing.zero_absent(x, present)
   if modality.kind == "tokens":
-    steps, real = embed(x), x > 0
-  else:
-    length = None if length is None else missing.zero_absent(length, present)
-    steps, real = to_steps(modality, x, length)
-  return steps, real & present[:, None]
+    return embed(x), x > 0
+  length = None if length is None else missing.zero_absent(length, present)
+  return to_steps(modality, x, length)
 
 
 def window_statistics(
@@ -118,7 +116,7 @@ class Tokenizer(nn.Module):
     x, length = inputs.inputs[m.name], inputs.length.get(m.name)
     if self.encoder == "pooled":
       z = encoders.Encoder(m, self.hidden)(x, present, length)[:, None]
-      token_mask = present[:, None]
+      token_mask = jnp.ones(z.shape[:2], bool)
     else:
       embed = nn.Embed(m.vocabulary, self.hidden)
       steps, token_mask = read_steps(m, x, present, length, embed)
@@ -128,6 +126,7 @@ class Tokenizer(nn.Module):
     z = z + embedding[None, None]
     if z.shape[1] > 1:
       z = z + sinusoidal_positions(*z.shape[1:]).astype(z.dtype)[None]
+    token_mask = token_mask & present[:, None]
     return missing.zero_absent(z, token_mask), token_mask
 
   def num_tokens(self) -> int:

@@ -18,11 +18,8 @@ def leaves_by_path(tree: PyTree) -> dict:
 
 
 def label_trainable(params: PyTree, trainable: tuple[str, ...]) -> PyTree:
-  """Labels leaves whose whole path matches one of the regexes "train", all others "freeze".
-
-  Raises:
-    ValueError: a regex matches no leaf.
-  """
+  """Labels leaves whose whole path matches one of the regexes "train", all others "freeze";
+  ValueError if a regex matches no leaf."""
   paths = leaves_by_path(params)
   for pattern in trainable:
     if not any(re.fullmatch(pattern, path) for path in paths):

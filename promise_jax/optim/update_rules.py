@@ -38,14 +38,12 @@ def bilevel_update(
   """A step of the upper variable on its hypergradient, then a `gradient_update`.
 
   The look-ahead step on the fit rows is thrown away; the `gradient_update` uses the whole
-  batch. The upper variable is model_state["upper"], its optimizer state "upper_opt". Adds the
-  metric "hypergradient", its norm.
+  batch. The hypergradient goes through the live state of `tx`; the lower level is the loss of the
+  stage. The upper variable is model_state["upper"], its optimizer state, of `outer_tx`,
+  "upper_opt". Adds the metric "hypergradient", its norm.
 
   Args:
-    stage: The lower level is its loss.
-    tx: Optimizer of the parameters; the hypergradient goes through its live state.
     outer_loss: (params, held-out rows, key) -> loss of the upper level.
-    outer_tx: Optimizer of the upper variable.
     split: (batch, key) -> (fit rows, held-out rows).
     first_step: The upper variable rests before this step of the run, and in the first step
       of a stage, where the optimizer is fresh and there is no hypergradient.

@@ -133,8 +133,8 @@ def test_the_only_real_source_gets_the_largest_weight():
   """With two of three sources off, the first learns nothing and the others learn from it."""
   information = np.zeros((2, 3, 3), np.float32)
   information[:, 1, 0], information[:, 2, 0] = 0.034, 0.046
-  weights = mutual_information.source_weights(information, 0.1)
-  scores = 0.1 * np.log(weights / weights[:, 1:2])
-  close(scores, [[0.04, 0, 0]] * 2)
+  score = mutual_information.source_scores(information)
+  close(score, [[0.04, 0, 0]] * 2)
+  weights = mutual_information.source_weights(score, 0.1)
   close(weights, [[1.28, 0.86, 0.86]] * 2, atol=5e-3)
   close(weights.sum(1), [3, 3])

@@ -12,6 +12,7 @@ import pytest
 
 import example_batches
 from promise_jax import missing
+from promise_jax.losses import mutual_information
 from promise_jax.method import StepInfo, TrainState
 from promise_jax.methods import promma
 from promise_jax.optim import optimizer, update_rules
@@ -115,7 +116,7 @@ def measure(params, key) -> tuple:
   encode = net.encode_and_generate
   steps = net.apply(params, batch, complete, complete, method=encode)
   out = net.apply(params, *steps, complete, jnp.ones(complete.shape), method=net.forward)
-  return rates, (out.information.sum(1) / 2).mean(0)
+  return rates, mutual_information.source_scores(out.information).mean(0)
 
 
 @pytest.mark.slow
