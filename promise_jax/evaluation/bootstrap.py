@@ -51,13 +51,19 @@ def paired_intervals(
   depend on `seed` alone. `weight` says which rows count under a pattern; rows of weight 0
   everywhere are never drawn. `group` [N] is equal where rows belong together.
   """
-  group = np.arange(len(label)) if group is None else group
+  num_patterns, _, num_rows, _ = ours.shape
+  group = np.arange(num_rows) if group is None else group
+  shapes = (baseline.shape, weight.shape, group.shape)
+  if shapes != (ours.shape, (num_patterns, num_rows), (num_rows,)):
+    raise ValueError(f"shapes of baseline, weight and group are {shapes}, ours is {ours.shape}")
   is_used = (weight > 0).any(0)
   logits = np.stack([ours, baseline])[:, :, :, is_used]
   groups, group = np.unique(group[is_used], return_inverse=True)
   chunk = int(np.clip(CHUNK // logits.size, 1, resamples))
-  sizes = {"num_seeds": ours.shape[1], "num_groups": len(groups), "resamples": resamples}
-  arrays = logits, label[is_used], weight[:, is_used], group, *draw_resamples(seed, **sizes)
+  counts = draw_resamples(
+    seed, num_seeds=ours.shape[1], num_groups=len(groups), resamples=resamples
+  )
+  arrays = logits, label[is_used], weight[:, is_used], group, *counts
   observed, resampled = jax.device_get(_resample_differences(task, *arrays, chunk=chunk))
   return [
     make_interval(observed[patterns].mean(), resampled[:, patterns].mean(axis=1))

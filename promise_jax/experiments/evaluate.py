@@ -1,5 +1,6 @@
 """Scores the models of a finished run again: other protocols, other splits, other data."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -68,9 +69,9 @@ def evaluate_run(
     of_rows = rows.id, parsed[0], model.spec.names, cases[0].steps
     mask_files.export_masks(masks, cases[0].mask[0], *of_rows)
   with run_dir.open_run(folder, experiment):
-    load = lambda v: saved_model.load_variant(folder / "model", model, v.name)
-    models = {v.name: load(v) for v in model.variants}
-    logits = predictions.predict_models(models, rows, tested, alone)
+    load = functools.partial(saved_model.load_variant, folder / "model", model)
+    names = [variant.name for variant in model.variants]
+    logits = predictions.predict_models(names, load, rows, tested, alone)
     added = results.measure_variants(experiment, model.spec.task, logits, rows, cases)
     added = results.add_run_columns(added, experiment, model.card["dataset"], name)
     path, keys = folder / "results.jsonl", ["split", "protocol", "pattern"]

@@ -1,6 +1,6 @@
 """Logits of variants under all that is tested, and what is fitted to those of validation rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def predict_variants(
   pad = lambda x: np.pad(x, [(count, 0), (0, 0)], constant_values=True)
   alone = [frames.Kept(pad(mask), {m: pad(x) for m, x in steps.items()}) for mask, steps in alone]
   models = {v.name: (v.method, v.params, v.model_state) for v in variants}
-  logits = predict_models(models, rows, setup.patterns, alone)
+  logits = predict_models(list(models), models.__getitem__, rows, setup.patterns, alone)
   return {
     "valid": {name: x[:, :num_patterns, :count] for name, x in logits.items()},
     "test": {name: x[:, :, count:] for name, x in logits.items()},
@@ -40,16 +40,23 @@ def predict_variants(
 
 
 def predict_models(
-  models: Mapping[str, tuple], rows: Split, tested: Sequence[Pattern], alone: Sequence[frames.Kept]
+  names: Sequence[str],
+  load: Callable[[str], tuple],
+  rows: Split,
+  tested: Sequence[Pattern],
+  alone: Sequence[frames.Kept],
 ) -> Logits:
-  """The logits of `models` {name: (method, params, model_state)} under the `tested` patterns, then
-  on what is left of the rows by `alone`; a bar on a terminal shows the time left."""
+  """The logits of models under the `tested` patterns, then on what is left of the rows by `alone`.
+
+  `load` returns (method, params, model_state) of a name: one model at a time, as they may be large.
+  A bar on a terminal shows the time left.
+  """
   bar = {"desc": "testing", "unit": "pattern", "delay": 1, "leave": False}
-  bar |= {"total": len(models) * (len(tested) + len(alone))}
+  bar |= {"total": len(names) * (len(tested) + len(alone))}
   with tqdm.tqdm(**bar, disable=None if distributed.is_primary() else True) as shown:
     return {
-      name: predict.predict_split(*model, rows, tested, alone=alone, move=shown.update)
-      for name, model in models.items()
+      name: predict.predict_split(*load(name), rows, tested, alone=alone, move=shown.update)
+      for name in names
     }
 
 

@@ -1,4 +1,4 @@
-"""Contrast between two sets of codes of the same rows."""
+"""Contrast between two sets of codes of the same rows, and two diagnostics of codes."""
 
 import chex
 import jax
@@ -32,10 +32,12 @@ def affinity_contrast(
   without the other positives in the denominator.
 
   Args:
-    anchor, candidate: unit vectors; candidate n belongs to anchor n.
+    anchor: unit vectors.
+    candidate: unit vectors; row n belongs to anchor n.
     affinity: in [0, 1], 1 on the diagonal; 1 takes a candidate out of the negatives.
     positive: in [0, 1], 1 on the diagonal.
     where: candidates that count. The caller leaves out anchors.
+    temperature: divides the similarities.
 
   Source: ours, re-derived from what is known of Robult (Nguyen, Kamboj, Do, IJCAI 2025).
   """
@@ -51,3 +53,16 @@ def affinity_contrast(
   log_ratio = similarity - jnp.log(negatives + affinity * e + 1e-12)
   weight = jnp.where(where[None, :], positive, 0)
   return -jnp.sum(weight * log_ratio, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1)
+
+
+def alignment(a: Float[Array, "B D"], b: Float[Array, "B D"]) -> Float[Array, " B"]:
+  """Squared distance of matched unit vectors: small is aligned."""
+  return jnp.sum(jnp.square(a - b), axis=-1)
+
+
+def uniformity(x: Float[Array, "B D"]) -> Float[Array, ""]:
+  """log E exp(-2 |x - x'|^2) over pairs of rows: low is evenly spread on the sphere."""
+  square = jnp.sum(jnp.square(x[:, None] - x[None]), axis=-1)
+  num_rows = x.shape[0]
+  total = jnp.sum(jnp.where(~jnp.eye(num_rows, dtype=bool), jnp.exp(-2 * square), 0))
+  return jnp.log(total / (num_rows * (num_rows - 1)))

@@ -9,13 +9,17 @@ every row under all settings of its own gates.
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import missing
 from promise_jax.checks import check_at_least
+from promise_jax.losses import supervised
+from promise_jax.types import Task
 
 # In standard deviations of the targets: the benefit at which the label is sigmoid(1).
 SHARPNESS = 0.1
@@ -25,7 +29,7 @@ def gate_settings(num_modalities: int) -> np.ndarray:
   """All settings of M - 1 gates, bool[G, M - 1]: all OFF first, all ON last."""
   check_at_least("num_modalities", num_modalities, 1)
   settings = list(itertools.product((False, True), repeat=num_modalities - 1))
-  return np.array(settings, bool)
+  return np.array(settings, bool).reshape(len(settings), num_modalities - 1)
 
 
 def gate_values(setting: Bool[Array, " M-1"], present: Bool[Array, "B M"]) -> Float[Array, "B M"]:
@@ -35,8 +39,17 @@ def gate_values(setting: Bool[Array, " M-1"], present: Bool[Array, "B M"]) -> Fl
   without any modality the last one gets 0.
   """
   setting, present = jnp.asarray(setting), jnp.asarray(present)
+  chex.assert_shape(setting, (present.shape[1] - 1,))
   padded = jnp.append(setting.astype(jnp.float32), np.float32(0))
   return jnp.where(present, 1, padded[_rank_absent(present)])
+
+
+def prediction_error(
+  logits: Float[Array, "B C"], target: Float[Array, "B C"], task: Task
+) -> Float[Array, " B"]:
+  """mean_C |p - target|, with the probabilities p of `logits`."""
+  chex.assert_equal_shape((logits, target))
+  return jnp.mean(jnp.abs(supervised.predict_probability(logits, task) - target), axis=1)
 
 
 def generation_benefit(
@@ -47,10 +60,15 @@ def generation_benefit(
   error(OFF) - error(ON), averaged over the settings of the other gates. 0 for present
   modalities and for rows that have nothing.
 
-  `errors` are those of each row under each setting of `gate_settings`.
+  Args:
+    errors: the error of each row under each setting of `gate_settings`.
+    present: which modalities a row has.
   """
   present = jnp.asarray(present)
   settings = gate_settings(present.shape[1])
+  chex.assert_shape(errors, (len(settings), present.shape[0]))
+  if present.shape[1] == 1:
+    return jnp.zeros(present.shape, errors.dtype)
   # Gates that a row does not use change nothing, so the mean may run over them too.
   sign = np.where(settings, -1, 1) / (len(settings) / 2)
   by_rank = jnp.einsum(
@@ -71,6 +89,14 @@ def gate_label(
   """
   size = benefit / (SHARPNESS * jnp.maximum(jnp.mean(deviation), 1e-6))
   return jax.nn.sigmoid(size - margin)
+
+
+def gate_cross_entropy(
+  label: Float[Array, "B M"], gate_logits: Float[Array, "B M"]
+) -> Float[Array, "B M"]:
+  """Binary cross entropy of `gate_logits` against the detached soft label."""
+  chex.assert_equal_shape((label, gate_logits))
+  return optax.sigmoid_binary_cross_entropy(gate_logits, jax.lax.stop_gradient(label))
 
 
 def init_moments(num_outputs: int) -> dict[str, Array]:

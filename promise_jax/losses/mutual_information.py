@@ -7,6 +7,7 @@ its T steps and needs no other rows. It is biased upwards when steps are few. A 
 says the same at every step has exactly 0.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -34,9 +35,14 @@ def mutual_information(
 ) -> Float[Array, " B"]:
   """sum_ij J_ij log(J_ij / (J_i. J_.j)) with J = mean_t alpha_t beta_t^T.
 
-  `alpha` and `beta` are distributions over C codes at each step, of which those that are `real`
-  count. Between 0 and log C; 0 where no step counts. Gradients are finite at probabilities of 0.
+  Between 0 and log C; 0 where no step counts. Gradients are finite at probabilities of 0.
+
+  Args:
+    alpha: a distribution over C codes at each step.
+    beta: another one, at the same steps.
+    real: the steps that count.
   """
+  chex.assert_equal_shape((alpha, beta))
   p, alpha = _center(alpha, real)
   q, beta = _center(beta, real)
   count = jnp.maximum(jnp.sum(real, axis=1), 1)[:, None, None]
@@ -51,8 +57,10 @@ def source_scores(information: Float[Array, "B M M"]) -> Float[Array, "B M"]:
   """Score of each modality as a source: what the other modalities learn from it, averaged.
 
   The mean runs over targets. A mean over sources would give the only real modality the lowest
-  score, because it learns nothing from the others. [b, m, n] is the information of target m about
-  source n, 0 for m = n.
+  score, because it learns nothing from the others.
+
+  Args:
+    information: [b, m, n] is that of target m about source n, 0 for m = n.
   """
   return jnp.sum(information, axis=1) / (information.shape[1] - 1)
 

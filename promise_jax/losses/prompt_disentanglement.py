@@ -5,6 +5,7 @@ available to us: shared prompts are decomposed into private prompts of each moda
 formulas are ours. L is the length of a prompt.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,6 +24,7 @@ def orthogonality_loss(
   orthogonal) and (M + 1) / 2. A vector of zeros counts as orthogonal, with finite gradient.
   """
   rows, modalities, length, width = private.shape
+  chex.assert_shape(shared, (length, width))
   shared = jnp.broadcast_to(shared[None, None], (rows, 1, length, width))
   unit = contrastive.normalise(jnp.concatenate([private, shared], axis=1))
   overlap = jnp.einsum("bmih,bnjh->bmnij", unit, unit)
@@ -39,6 +41,8 @@ def recovery_loss(
   say nothing would be a decomposition too.
   """
   rows, modalities, length, width = private.shape
+  chex.assert_shape(shared, (length, width))
+  chex.assert_shape(kernel, (modalities * width, width))
   target = jax.lax.stop_gradient(mutual_information.layer_norm(shared))
   side = jnp.swapaxes(private, 1, 2).reshape(rows, length, modalities * width)
   return jnp.mean(jnp.square(target[None] - side @ kernel), axis=(1, 2))

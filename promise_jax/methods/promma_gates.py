@@ -7,7 +7,6 @@ when the stage began. A row without a label has y* = f0(everything recorded). Al
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float
 
 from promise_jax import missing
@@ -65,7 +64,7 @@ def errors_per_setting(
   def error(setting):
     gates = generation_gate.gate_values(setting, present)
     out = net.apply(params, encoded, generated, present, gates, method=net.forward)
-    return jnp.mean(jnp.abs(supervised.predict_probability(out.logits, task) - target), axis=1)
+    return generation_gate.prediction_error(out.logits, target, task)
 
   return jax.lax.map(error, jnp.asarray(generation_gate.gate_settings(present.shape[1])))
 
@@ -100,7 +99,7 @@ def train_gates(
   logits = net.apply(params, encoded, generated, present, answer, method=net.gate_logits)
   trained = model_state["evaluator_trained"] | jnp.any(absent & ~warm)
   model_state = model_state | {"moments": moments, "evaluator_trained": trained}
-  entropy = optax.sigmoid_binary_cross_entropy(logits, jax.lax.stop_gradient(labels))
+  entropy = generation_gate.gate_cross_entropy(labels, logits)
   terms = {"gate": Average.of(entropy, absent & has_labels)}
   for i, name in enumerate(net.names):
     terms[f"on/{name}"] = Average.of((logits[:, i] >= 0).astype(jnp.float32), absent[:, i])

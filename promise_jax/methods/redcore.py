@@ -123,7 +123,7 @@ class RedcoreNet(precision.Network):
     latents if they are known."""
     z = self.latents(inputs, pattern, noise_key)[0] if z is None else z
     imputed = self.impute_all(z, inputs.present)
-    r = jnp.where(inputs.present[..., None], z, imputed)
+    r = bottleneck.compose_latents(z, imputed, inputs.present)
     return *self.classify(r), r
 
   def latents(self, inputs: Inputs, pattern=None, noise_key=None):
@@ -140,7 +140,7 @@ class RedcoreNet(precision.Network):
     # One key per id, so that a prediction does not depend on its batch.
     keys = common.row_keys(noise_key, inputs.id)
     noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
-    return mean + jnp.exp(0.5 * logvar) * noise, mean, logvar
+    return bottleneck.reparameterise(mean, logvar, noise), mean, logvar
 
   def impute_all(self, z: Float[Array, "B M H"], visible) -> Float[Array, "B M H"]:
     """zhat: every latent from those of the others; with M = 1 the embedding of absence."""
@@ -184,7 +184,7 @@ def redcore_terms(
 
   def terms_under(visible):
     imputed = net.apply(params, z, visible, method=RedcoreNet.impute_all)
-    r = jnp.where(visible[..., None], z, imputed)
+    r = bottleneck.compose_latents(z, imputed, visible)
     logits, each = net.apply(params, r, rngs=rngs, method=RedcoreNet.classify)
     where = batch.labelled & (jnp.any(visible, axis=1) | config.as_released)
     return {

@@ -28,6 +28,16 @@ def relative_advantage(mean_loss: Float[Array, " M"]) -> Float[Array, " M"]:
   return jnp.where(mean > 0, (mean - mean_loss) / jnp.where(mean > 0, mean, 1), 0)
 
 
+def growing_step(step_size: float, growth: float, growth_every: int) -> optax.Schedule:
+  """step_size * growth^(1 + floor(step / growth_every)), as in the released code; growth 1
+  is a constant step.
+
+  At most 1e6 (ours), at which beta has long stopped changing: without a limit the step would
+  overflow in float32, so would the norm, and all of beta would be 0.
+  """
+  return lambda step: jnp.minimum(step_size * growth ** (1.0 + step // growth_every), 1e6)
+
+
 def project_to_sphere(beta: Float[Array, " M"], floor: float) -> Float[Array, " M"]:
   """Raises every entry to `floor` (above 0), then scales to norm 1, which may take an entry
   below `floor` again."""
@@ -49,18 +59,15 @@ def controller(
   The averages are updated in every batch, beta in every `every`-th, from the first on. The
   defaults are those of the released code, but its growth is 1.5. Where the extra argument
   `in_batch` bool[M] is False, no row has the modality and its average stays (released code: NaN).
-  The step is step_size * growth^(1 + floor(step / growth_every)), as in the released code.
   """
+  schedule = growing_step(step_size, growth, growth_every)
 
   def init(beta):
     return ControllerState(jnp.zeros_like(beta), jnp.zeros((), jnp.int32))
 
   def update(losses, state, beta, *, in_batch=True):
     mean_loss = jnp.where(in_batch, (1 - rho) * state.mean_loss + rho * losses, state.mean_loss)
-    # At most 1e6 (ours), at which beta has long stopped changing: without a limit the step would
-    # overflow in float32, so would the norm, and all of beta would be 0.
-    size = jnp.minimum(step_size * growth ** (1.0 + state.step // growth_every), 1e6)
-    moved = beta - size.astype(beta.dtype) * relative_advantage(mean_loss)
+    moved = beta - schedule(state.step).astype(beta.dtype) * relative_advantage(mean_loss)
     change = jnp.where(state.step % every == 0, project_to_sphere(moved, floor) - beta, 0)
     return change, ControllerState(mean_loss, state.step + 1)
 

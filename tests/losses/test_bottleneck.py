@@ -56,3 +56,9 @@ def test_the_target_of_the_imputers_is_not_detached(rng, average):
       expected = 2 * (z[n, m] - imputed[n, m]) / [4, 1, 3][m] / scale
     np.testing.assert_allclose(by_z[n, m], expected, 1e-5, 1e-6)
     np.testing.assert_allclose(by_imputed[n, m], -expected, 1e-5, 1e-6)
+
+
+def test_compose_latents_takes_what_is_visible():
+  z, imputed = jnp.array([[[1.0], [2.0]]]), jnp.array([[[3.0], [jnp.nan]]])
+  r = bottleneck.compose_latents(z, imputed, jnp.array([[False, True]]))
+  np.testing.assert_array_equal(r, [[[3.0], [2.0]]])

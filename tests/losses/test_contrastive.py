@@ -176,3 +176,15 @@ def test_normalise_keeps_zero_with_a_finite_gradient():
   assert (contrastive.normalise(zero) == 0).all()
   grad = jax.grad(lambda x: contrastive.normalise(x).sum())(zero)
   assert np.isfinite(grad).all()
+
+
+def test_alignment_and_uniformity_by_hand():
+  # A square on the circle: each point has two neighbours at distance^2 2, one at 4.
+  square = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+  np.testing.assert_allclose(
+    call(contrastive.alignment, square, np.roll(square, 1, axis=0)), [2] * 4
+  )
+  expected = math.log((2 * math.exp(-4) + math.exp(-8)) / 3)
+  np.testing.assert_allclose(call(contrastive.uniformity, square), expected, 1e-5)
+  same = np.tile(square[:1], (3, 1))
+  np.testing.assert_allclose(call(contrastive.uniformity, same), 0, atol=1e-6)

@@ -4,11 +4,14 @@ import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promise_jax.losses import generation_gate
+import example_batches
+from promise_jax.losses import generation_gate, supervised
 
+KINDS = tuple(example_batches.TASKS)
 PRESENT = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], bool)
 
 
@@ -68,6 +71,29 @@ def test_benefit_of_four_modalities_equals_a_slow_loop(rng):
   close(generation_gate.generation_benefit(errors.astype(np.float32), present), expected)
 
 
+def slow_probabilities(logits, kind):
+  if kind == "classes":
+    e = np.exp(logits)
+    return e / e.sum(-1, keepdims=True)
+  return 1 / (1 + np.exp(-logits)) if kind == "multilabel" else logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_target_and_error_equal_numpy(rng, kind):
+  task, rows = example_batches.TASKS[kind], 5
+  logits = rng.normal(size=(rows, task.outputs)).astype(np.float32)
+  label = example_batches.random_labels(task, rows, rng)
+  expected = {
+    "classes": lambda: np.eye(task.outputs)[label],
+    "multilabel": lambda: label,
+    "regression": lambda: label[:, None] / 3,
+  }[kind]()
+  target = supervised.label_probability(label, task)
+  close(target, expected)
+  found = generation_gate.prediction_error(logits, target, task)
+  close(found, np.abs(slow_probabilities(logits, kind) - expected).mean(1))
+
+
 def test_the_label_is_in_units_of_the_targets():
   benefit, label = np.array([[0.2, 0.0, -0.2]], np.float32), generation_gate.gate_label
   e2 = math.exp(2)
@@ -85,3 +111,21 @@ def test_the_deviation_is_that_of_all_targets_so_far(rng):
     poisoned = np.where(kept[:, None], target, np.nan)
     moments = generation_gate.update_moments(moments, poisoned, kept)
   close(generation_gate.target_deviation(moments), targets[where].std(0), atol=1e-5)
+
+
+def test_cross_entropy_pulls_the_gate_to_the_label_and_not_back():
+  q = np.array([[0.3, 1.0, 0.5]], np.float32)
+  x = np.array([[0.7, 2.0, 900.0]], np.float32)
+
+  def loss(q, x):
+    each = generation_gate.gate_cross_entropy(q, x)
+    return jnp.sum(each), each
+
+  (of_q, of_x), each = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(q, x)
+  s = 1 / (1 + np.exp(-np.float64(x)))
+  expected = q * np.log1p(np.exp(-np.float64(x))) + (1 - q) * (
+    np.float64(x) + np.log1p(np.exp(-np.float64(x)))
+  )
+  close(each, expected)
+  close(of_x, s - q)
+  assert not np.any(of_q)

@@ -96,6 +96,14 @@ def test_a_growing_step_drives_beta_into_a_corner():
   np.testing.assert_allclose(advantage, [[0.5, 0, -0.5]] * 2, atol=1e-12)
 
 
+def test_the_step_grows_up_to_a_bound():
+  step_size = relative_advantage.growing_step(0.1, 1.5, 500)
+  steps = jnp.array([0, 499, 500, 1000, 1500, 2000, 10**6])
+  expected = [0.15, 0.15, 0.225, 0.3375, 0.50625, 0.759375, 1e6]
+  np.testing.assert_allclose(step_size(steps), expected, rtol=1e-6)
+  assert relative_advantage.growing_step(0.1, 1.0, 500)(10**6) == pytest.approx(0.1)
+
+
 def test_a_step_that_grew_for_long_leaves_beta_on_the_sphere():
   """1.5 to the power of the step overflows float32 after 220 steps."""
   losses = np.random.default_rng(0).uniform(1, 2, (300, 3))
