@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax.extend import core
 
 from bench.cases import Case, make_split, make_train_config, make_train_data
@@ -14,6 +13,7 @@ from promise_jax.devices import mesh as devices_mesh
 from promise_jax.devices import placement
 from promise_jax.method import Method, Stage
 from promise_jax.optim import optimizer
+from promise_jax.training import random_keys
 from promise_jax.training import step as training_step
 
 NUM_VALID = 8  # rows of the validation that ends a block
@@ -46,7 +46,7 @@ def compile_training(case: Case, seed_parallelism: str = "auto", num_devices: in
   number = case.stage % len(method.stages)
   stage = method.stages[number]
   tx = optimizer.make_optimizer(config.optim, config.steps, stage.trainable)
-  keys = jax.vmap(jax.random.key)(np.array(train_data.seeds, np.uint32))
+  keys = random_keys.make_keys(train_data.seeds, mesh)
   best, speed = None, {"compile_s": 0.0}
   for i in sorted({0, number}):
     start, args = training_step.make_stage_start(method, i, tx, config, mesh), (keys, best, {})

@@ -15,7 +15,6 @@ from promise_jax.nn.dropout import Dropout
 ZEROS = nn.initializers.zeros
 
 
-@jax.checkpoint
 def attend(
   query: Float[Array, "B Q N D"],
   key: Float[Array, "B T N D"],
@@ -24,21 +23,57 @@ def attend(
   weight_factor: Float[Array, "B N Q T"] | None = None,
 ) -> Float[Array, "B Q N D"]:
   """softmax(query key^T / sqrt(D)) value, in N heads. A query that may attend to nothing weighs all
-  keys alike. The weights are not kept for the gradient but computed again.
-
-  A gradient written by hand was 5 to 10 % faster in a step of MulT on CPU (64 rows, 50 steps, 4
-  heads), which did not pay for its seventy lines.
+  keys alike.
 
   Args:
     query, key, value: of Q steps that attend to T sources.
     mask: which keys a query may attend to, bool[B or 1, Q or 1, T].
-    weight_factor: multiplies the weights, for dropout.
+    weight_factor: multiplies the weights, for dropout. It gets no gradient.
   """
-  logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-  logits = logits if mask is None else jnp.where(mask[:, None], logits, -1e30)
-  weights = jax.nn.softmax(logits)
-  weights = weights if weight_factor is None else weights * weight_factor
-  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+  by_head = lambda x: x.transpose(0, 2, 1, 3)
+  mask = None if mask is None else mask[:, None]
+  return by_head(attend_by_head(*map(by_head, (query, key, value)), mask, weight_factor))
+
+
+@jax.custom_vjp
+def attend_by_head(query, key, value, mask, factor) -> Float[Array, "B N Q D"]:
+  """`attend` of f[B, N, T, D]. The weights are not kept for the gradient but computed again, as in
+  "Self-attention does not need O(n^2) memory" (Rabe and Staats, 2021)."""
+  weights = scale(weigh_keys(query, key, mask), factor)
+  return jnp.einsum("bhqk,bhdk->bhqd", weights, value.mT)
+
+
+def weigh_keys(query, key, mask) -> Float[Array, "B N Q T"]:
+  """The softmax, before any dropout."""
+  logits = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
+  return jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, -1e30))
+
+
+def scale(weights, factor):
+  return weights if factor is None else weights * factor
+
+
+def keep_arguments(*args):
+  out = attend_by_head(*args)
+  return out, (*args, out)
+
+
+def differentiate(kept, gradient):
+  """The gradients by query, key and value. That of a softmax needs the mean of its gradient under
+  the weights, which is gradient . out. XLA's own takes twice the time on a CPU, whose products are
+  fastest where the long axes, those of steps, are the last."""
+  query, key, value, mask, factor, out = kept
+  weights = weigh_keys(query, key, mask)
+  by_weight = scale(jnp.einsum("bhqd,bhkd->bhqk", gradient, value), factor)
+  by_logit = weights * (by_weight - jnp.sum(gradient * out, axis=-1, keepdims=True))
+  by_logit = by_logit if mask is None else jnp.where(mask, by_logit, 0)
+  sum_queries = lambda x, y: jnp.einsum("bhdq,bhqk->bhdk", x.mT, y).mT
+  by_query = jnp.einsum("bhqk,bhdk->bhqd", by_logit, key.mT) / math.sqrt(query.shape[-1])
+  by_key = sum_queries(query / math.sqrt(query.shape[-1]), by_logit)
+  return by_query, by_key, sum_queries(gradient, scale(weights, factor)), None, None
+
+
+attend_by_head.defvjp(keep_arguments, differentiate)
 
 
 class Attention(nn.Module):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from promise_jax import missing
 from promise_jax.losses import mutual_information
+from promise_jax.nn import attention
 from promise_jax.nn.dropout import Dropout
 
 # Dropout rates of the released code of MPLMM.
@@ -92,10 +93,11 @@ class Attention(nn.Module):
     query = x @ kernel[:, :width] + bias[..., :width]
     key, value = jnp.split(sources @ kernel[:, width:] + bias[..., width:], 2, axis=-1)
     query, key, value = (y.reshape(*y.shape[:2], self.heads, -1) for y in (query, key, value))
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, -1e30))
-    weights = step_dropout(LAYER_DROPOUT, self.tied)(weights)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+    factor = jnp.ones((x.shape[0], self.heads, 1 if self.tied else x.shape[1], sources.shape[1]))
+    factor = Dropout(LAYER_DROPOUT)(factor.astype(x.dtype))
+    if self.tied:  # one draw for all queries: the keys that they lose are values of 0
+      value, factor = value * factor.transpose(0, 3, 1, 2), None
+    out = attention.attend(query, key, value, mask, factor).reshape(x.shape)
     out = nn.Dense(width, kernel_init=XAVIER)(out)
     return jnp.where(jnp.any(mask, axis=-1)[..., None], out, 0)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -22,7 +21,7 @@ from promise_jax.data import batches, device_data
 from promise_jax.devices import mesh as devices_mesh
 from promise_jax.method import Method
 from promise_jax.optim import optimizer, param_paths
-from promise_jax.training import progress
+from promise_jax.training import progress, random_keys
 from promise_jax.training.checkpoint import Checkpoints
 from promise_jax.training.config import TrainConfig, check_train_config
 from promise_jax.training.step import (
@@ -87,7 +86,7 @@ def fit(
   seeds = train_data.seeds
   mesh = mesh or devices_mesh.make_mesh(seed_devices=config.seed_devices)
   num_blocks = check_training(method, config, mesh, len(seeds), title or "the method")
-  keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+  keys = random_keys.make_keys(seeds, mesh)
   data, host_rows = device_data.place_train_rows(method, train_data.split, mesh)
   valid = device_data.to_devices(method, device_data.pad_to_blocks(valid_data, mesh), mesh)
   preprocess = device_data.preprocess_batches(method, mesh)
