@@ -40,6 +40,7 @@ def get_config(arguments: str = ""):
   base = experiment_config.default_config(method, dataset, label_rate=0.05 if few else 1.0)
   base.train_protocol = "none" if few else "exact(0.2..0.8)"
   base.baselines = ABLATIONS[method]
+  base.train.valid_rows = 0  # all validation rows select the step
   base = experiment_config.apply_arguments(base, arguments)
   title = f"Parts of {method} on {Path(dataset).stem}, {100 * base.label_rate:g} % of the labels"
   config = {"title": title, "trials": {}, "trial_seeds": 5, "runs": {"all": base.to_dict()}}

@@ -26,6 +26,7 @@ def get_config(arguments: str = ""):
   name = Path(given.get("dataset", "mfeat")).stem
   lowest = LOWEST.get(name, 0.05)
   base = experiment_config.default_config("distil", given.get("dataset", "mfeat"), lowest)
+  base.train.valid_rows = 0  # all validation rows select the step
   base = experiment_config.apply_arguments(base, arguments)
   one = base.to_dict() | {"seeds": 5, "baselines": MAIN}
   if base.train_protocol != "none" or base.label_rate == 1:

@@ -12,7 +12,7 @@ from promise_jax.data.source import SPLITS
 from promise_jax.devices import distributed
 from promise_jax.experiments import predictions, result_files, results, run_dir, tensorboard
 from promise_jax.experiments.experiment import Experiment, parse_experiment
-from promise_jax.experiments.setup import Setup, load_dataset, set_up
+from promise_jax.experiments.setup import Setup, describe_selection, load_dataset, set_up
 from promise_jax.experiments.train_variant import TrainedVariant, train_variant
 from promise_jax.training import checkpoint, loop
 
@@ -58,7 +58,8 @@ def run_experiment(
     if primary:
       lines = run_dir.write_data(folder, setup.dataset, rows)
       samples = patterns.describe_samples(len(setup.spec.modalities))
-      for line in (*run_dir.describe_versions(folder), *lines, *samples):
+      lines = *run_dir.describe_versions(folder), *lines, *samples, *describe_selection(setup)
+      for line in lines:
         show(line)
     trained = train_variants(setup, folder, show if primary else None, to_tensorboard)
 

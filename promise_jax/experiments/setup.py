@@ -7,6 +7,7 @@ selected on the validation split. None of them meets the test split.
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool
@@ -46,6 +47,7 @@ class Setup:
   spec: Spec  # of the data set, with the number of labelled rows
   train_data: batches.TrainData
   valid_data: Split
+  selection_data: Split  # the validation rows that select the step of each seed
   patterns: tuple[Pattern, ...]  # that are tested
   mesh: Mesh
   variants: tuple[Variant, ...]
@@ -88,7 +90,28 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
         init = init_from.plan_init(experiment, config, method)
     variants.append(Variant(config.name, checkpoints, method, init))
   tested = patterns.tested_patterns(len(spec.modalities))
-  return Setup(experiment, dataset, spec, train_data, valid, tested, mesh, tuple(variants))
+  chosen = choose_rows(valid, task.kind, experiment.train.valid_rows)
+  return Setup(experiment, dataset, spec, train_data, valid, chosen, tested, mesh, tuple(variants))
+
+
+def choose_rows(split: Split, task_kind: str, most: int) -> Split:
+  """At most `most` rows of a split, the same ones for all seeds and methods; 0: all."""
+  if not 0 < most < len(split.id):
+    return split
+  # Every 25 steps all of a large split would be read under every pattern: most of the time.
+  mask = sampling.label_subset(split.label, task_kind, most / len(split.id), 0, split.id)
+  return jax.tree.map(lambda x: x[mask], split)
+
+
+def describe_selection(setup: Setup) -> list[str]:
+  """A line if not all validation rows select the step."""
+  most, num_rows = len(setup.selection_data.id), len(setup.valid_data.id)
+  if most == num_rows:
+    return []
+  return [
+    f"{most:,} of the {num_rows:,} validation rows, drawn by label, select the step of each seed "
+    "and the best variant; train.valid_rows=0 takes all"
+  ]
 
 
 def load_dataset(config: DataConfig) -> data.Dataset:

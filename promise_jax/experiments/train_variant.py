@@ -61,7 +61,7 @@ def train_variant(
         variant.method,
         setup.spec,
         setup.train_data,
-        setup.valid_data,
+        setup.selection_data,
         config,
         mesh=setup.mesh,
         init_params=init_params,
@@ -146,7 +146,7 @@ def constant_logits(setup: Setup) -> Float[np.ndarray, "S C"]:
 
 def fit_constant(setup: Setup, variant: Variant) -> TrainedVariant:
   """The constant predictor and its validation scores."""
-  logits, task, valid = constant_logits(setup), setup.spec.task, setup.valid_data
+  logits, task, valid = constant_logits(setup), setup.spec.task, setup.selection_data
   select_on = setup.experiment.train.select_on
   patterns = selection.selection_patterns(len(setup.spec.modalities), select_on)
   weight = selection.row_weights(valid.recorded, np.ones(len(valid.id), bool), patterns)

@@ -18,6 +18,7 @@ class TrainConfig:
   batch_size: int = 128  # rows of a batch, over all devices
   labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
   select_on: Literal["all", "full"] = "all"  # patterns that select the step: all, or the full one
+  valid_rows: int = 1024  # the most validation rows that select the step, by label; 0: all
   # Seeds one after another (map) or at once (vmap); auto: map on CPU, vmap elsewhere.
   seed_parallelism: Literal["auto", "map", "vmap"] = "auto"
   save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block
@@ -28,7 +29,7 @@ class TrainConfig:
 
 def check_train_config(config: TrainConfig, mesh: Mesh, num_seeds: int) -> None:
   """Raises ValueError for settings that do not fit each other, the devices or the seeds."""
-  check_fields(config, "train")
+  check_fields(config, "train", valid_rows=0)
   if config.batch_size < 1 or not 0 <= config.labelled_per_batch <= config.batch_size:
     raise ValueError(
       f"train.batch_size is {config.batch_size} with {config.labelled_per_batch} labelled rows, "
