@@ -60,11 +60,11 @@ def distil():
 
 def share():
   f = Figure("share", 8.6, 3.2)
-  n = f.box(1.0, 2.4, "row $n$: $H_n$, $t_n$", "code", 1.6)
-  m = f.box(1.0, 0.9, "row $m$: $H_m$, $t_m$", "code", 1.6)
-  codes = f.box(3.6, 2.4, "$l H_n + (1 - l) H_m$", "code", 2.0)
+  n = f.box(1.0, 2.4, "row $n$: $R_{A,n}$, $t_n$", "code", 1.6)
+  m = f.box(1.0, 0.9, "row $m$: $R_{A,m}$, $t_m$", "code", 1.6)
+  codes = f.box(3.6, 2.4, "$l R_{A,n} + (1 - l) R_{A,m}$", "code", 2.2)
   target = f.box(3.6, 0.9, "$l t_n + (1 - l) t_m$", "code", 2.0)
-  head = f.box(5.7, 2.4, "head, subset $A$", "network", 1.5)
+  head = f.box(5.7, 2.4, "head $c$", "network", 1.1)
   loss = f.box(7.6, 1.65, "divergence", "loss", 1.4)
   for row in (n, m):
     f.arrow(row, codes)
@@ -73,6 +73,7 @@ def share():
   f.arrow(head, loss)
   f.arrow(target, loss, dashed=True)
   f.note(1.0, 1.65, "$t$: label, else prediction(full)")
+  f.note(2.0, 2.9, "$R_A$: what the head reads of modalities $A$ that both have")
   f.note(6.6, 0.6, "beside the loss of distil")
   return f
 

@@ -95,7 +95,8 @@ def set_up(experiment: Experiment, folder: Path) -> Setup:
 
 
 def choose_rows(split: Split, task_kind: str, most: int) -> Split:
-  """At most `most` rows of a split, the same ones for all seeds and methods; 0: all."""
+  """About `most` rows of a split, stratified by label, at least one of every class. The same ones
+  for all seeds and methods. 0: all."""
   if not 0 < most < len(split.id):
     return split
   # Every 25 steps all of a large split would be read under every pattern: most of the time.
@@ -109,8 +110,8 @@ def describe_selection(setup: Setup) -> list[str]:
   if most == num_rows:
     return []
   return [
-    f"{most:,} of the {num_rows:,} validation rows, drawn by label, select the step of each seed "
-    "and the best variant; train.valid_rows=0 takes all"
+    f"{most:,} of the {num_rows:,} validation rows, stratified by label, select the step of each "
+    "seed and the best variant; train.valid_rows=0 takes all"
   ]
 
 

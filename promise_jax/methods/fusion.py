@@ -51,7 +51,7 @@ class Output(NamedTuple):
 class FusionNet(precision.Network):
   """Encoders, a learned token for each absent code, and a head on all codes.
 
-  `distil` and `share` use it too. A row can be classified under several masks at once:
+  `distil` and `prototypes` use it too. A row can be classified under several masks at once:
   it is encoded once.
   """
 

@@ -1,26 +1,28 @@
-"""Distillation by several small networks, on mixed rows: `distil` developed for few labels.
+"""Distillation by several small networks, on mixed rows: for few labels and many unlabelled rows.
 
-Not from a paper (ours), found on validation. K networks of `fusion`, the members, have
-parameters of their own. They err on different rows, and their mean p errs less: it teaches
-them all, and it predicts. Full is all that a row has, A a subset of it:
+Not from a paper (ours), found on validation. K networks, the members, have parameters of their own
+and the modules of Robult, without its contrast and reconstruction. They err on different rows, and
+their mean p errs less: it teaches them all, and it predicts. With A a subset of the modalities of a
+row, and full all of them, the head c_k of member k reads R_A,k:
 
-  p(A) = mean_k p_k(A)
+  p(A) = mean_k c_k(R_A,k),  R_A,k = [U_i; Z_i] if A is {i}, else H_A
 
   L = mean_k [L_distil of member k, with the teacher p(full), + mix r(t) L_mix of member k]
 
-L_mix classifies mixtures of two rows, made of the codes H_i of their modalities. With a partner
-m for every row n, s ~ U(0, 1) and l = max(s, 1 - s), both drawn anew in every step, and a random
-subset A of the modalities that both rows have,
+L_distil is that of `distil`: labels train all subsets, and those that hide something learn from the
+teacher. L_mix classifies mixtures of two rows. With a partner m for every row n, s ~ U(0, 1) and
+l = max(s, 1 - s), both drawn anew in every step, and a random subset A of the modalities that both
+rows have,
 
-  t_n    = y_n if n is labelled, else stop_gradient(p_n(full))
-  L_mix  = mean_n D(l t_n + (1 - l) t_m, p_k,A(l H_n + (1 - l) H_m)).
+  t_n    = y_n if n is labelled, else stop_gradient(p(full) of n)
+  L_mix  = mean_n D(l t_n + (1 - l) t_m, c_k(l R_A,k of n + (1 - l) R_A,k of m)).
 
-So predictions become straight between rows, and change where there are few of them. It costs
-one more pass of the head. The ramp r and the divergence D are those of `distil`.
+So predictions become linear between rows, and classes meet where there are few rows. The ramp r and
+the divergence D are those of `distil`.
 
-Sources of the idea of L_mix: Verma et al., "Interpolation consistency training for
-semi-supervised learning", IJCAI 2019, and "Manifold mixup", ICML 2019; Berthelot et al.,
-"MixMatch", NeurIPS 2019.
+Sources: of the network, the authors' picture of Robult, see `nn.branches`. Of the idea of L_mix,
+Verma et al., "Interpolation consistency training for semi-supervised learning", IJCAI 2019, and
+"Manifold mixup", ICML 2019; Berthelot et al., "MixMatch", NeurIPS 2019.
 """
 
 import dataclasses
@@ -36,14 +38,14 @@ from promise_jax.losses import supervised
 from promise_jax.method import Method, Stage, StepInfo
 from promise_jax.methods import common
 from promise_jax.methods.distil import DistilConfig, draw_subsets, subset_terms
-from promise_jax.methods.fusion import FusionNet
 from promise_jax.nn import image_features
+from promise_jax.nn.branches import BranchNet, Codes
 from promise_jax.types import Average, Batch, Inputs, Spec, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class ShareConfig(DistilConfig):
-  """Settings of `share`: those of `distil`, and two. With members=1 and mix=0 it is `distil`."""
+  """Settings of `share`: those of `distil`, and two. Z_i has hidden // 2 numbers, U_i the rest."""
 
   members: int = 4  # K
   mix: float = 2.0  # weight of L_mix
@@ -52,7 +54,7 @@ class ShareConfig(DistilConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    check_fields(self, self.method, members=1, mix=0)
+    check_fields(self, self.method, hidden=2, members=1, mix=0)
 
 
 def draw_partners(
@@ -60,13 +62,14 @@ def draw_partners(
 ) -> Int[Array, " B"]:
   """The partner of every row: the next in a random circle of the rows that `where` selects.
 
-  The circle depends on the key and the ids, not on the order of the batch. The partner of a row
-  that is not selected means nothing.
+  The circle depends on the key and the ids, not on the order of the batch. Copies of a row have the
+  next other row. The partner of a row that is not selected means nothing.
   """
   draws = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32) >> 1)(common.row_keys(key, ids))
-  circle = jnp.argsort(jnp.where(where, draws, jnp.uint32(2**32 - 1)))
-  place = jnp.argsort(circle)
-  return circle[(place + 1) % jnp.maximum(jnp.sum(where), 1)]
+  selected = jnp.where(where, draws, jnp.uint32(2**32 - 1))
+  circle = jnp.argsort(selected)
+  place = jnp.searchsorted(selected[circle], draws, side="right")
+  return circle[place % jnp.maximum(jnp.sum(where), 1)]
 
 
 def as_logits(probability: Float[Array, "B C"], task: Task) -> Float[Array, "B C"]:
@@ -93,14 +96,17 @@ def mean_prediction(logits: Float[Array, "K B C"], task: Task) -> Float[Array, "
 def share(config: ShareConfig, spec: Spec) -> Method:
   """The method, without model state; the leaves of `params` are stacked over members [K, ...]."""
   task = spec.task
-  net = FusionNet(spec.modalities, task.outputs, config.hidden, config.head_hidden)
+  sizes = config.hidden, config.hidden // 2, config.head_hidden
+  net = BranchNet(spec.modalities, task.outputs, *sizes)
 
   def init(key):
     batch = types.example_batch(spec)
-    return jax.vmap(lambda k: net.init(k, batch))(jax.random.split(key, config.members)), {}
+    start = lambda k: net.init(k, batch, method=BranchNet.predict)
+    return jax.vmap(start)(jax.random.split(key, config.members)), {}
 
-  def mix_term(params, codes: Float[Array, "K B M H"], teacher, batch: Batch, key) -> Average:
-    """L_mix, over the rows that have a modality in common with their partner."""
+  def mix_term(params, codes: Codes, teacher, batch: Batch, key) -> Average:
+    """L_mix, over the rows that have a modality in common with their partner. `codes` are those of
+    all members, [K, B, M, ...]."""
     partner_key, ratio_key, subset_key = jax.random.split(key, 3)
     there = jnp.any(batch.present, axis=1)
     partner = draw_partners(partner_key, batch.id, there)
@@ -108,17 +114,17 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     visible = common.random_subset(subset_key, batch.id, both)
     keys = common.row_keys(ratio_key, batch.id)
     ratio = jax.vmap(lambda k: jax.random.uniform(k, minval=0.5))(keys)
+    label = supervised.label_probability(common.mask_labels(batch).label, task)
+    guess = supervised.predict_probability(jax.lax.stop_gradient(teacher), task)
 
     def mix(x):
       return jax.vmap(lambda r, a, b: r * a + (1 - r) * b)(ratio, x, x[partner])
 
-    label = supervised.label_probability(common.mask_labels(batch).label, task)
-    guess = supervised.predict_probability(jax.lax.stop_gradient(teacher), task)
     target = as_logits(mix(jnp.where((batch.labelled & there)[:, None], label, guess)), task)
 
     def error(params, codes):
-      fill, classify = params["params"]["token"], FusionNet.classify
-      logits = net.apply(params, mix(codes), visible, fill, method=classify).logits
+      # R_A is affine in the codes, and l + (1 - l) = 1: to mix codes is to mix R_A.
+      logits = net.apply(params, jax.tree.map(mix, codes), visible, method=BranchNet.classify)
       return supervised.distillation_loss(logits, target, task)
 
     where = there & jnp.any(both, axis=1)
@@ -129,27 +135,31 @@ def share(config: ShareConfig, spec: Spec) -> Method:
     visible = draw_subsets(subset_key, batch.id, batch.present, config.samples)
 
     def classify(params, key):
-      return net.apply(params, batch, visible, rngs={"dropout": key})
+      codes = net.apply(params, batch, rngs={"dropout": key}, method=BranchNet.encode)
+      return codes, net.apply(params, codes, visible, method=BranchNet.classify)
 
-    out = jax.vmap(classify)(params, jax.random.split(dropout_key, config.members))
-    teacher = mean_prediction(out.logits[:, 0], task)
-    terms = jax.vmap(lambda x: subset_terms(x, teacher, visible, batch, task))(out.logits)
+    codes, logits = jax.vmap(classify)(params, jax.random.split(dropout_key, config.members))
+    teacher = mean_prediction(logits[:, 0], task)
+    terms = jax.vmap(lambda x: subset_terms(x, teacher, visible, batch, task))(logits)
     terms = jax.tree.map(lambda x: jnp.sum(x, axis=0), terms)
-    terms["mix"] = mix_term(params, out.codes, teacher, batch, mix_key)
+    terms["mix"] = mix_term(params, codes, teacher, batch, mix_key)
     ramp = common.linear_ramp(step_info.progress, config.ramp_start, config.ramp_end)
-    weights = {"supervised": 1.0, "distil": config.weight * ramp, "mix": config.mix * ramp}
+    weights = {
+      "supervised": 1.0,
+      "distil": config.weight * ramp,
+      "mix": config.mix and config.mix * ramp,
+    }
     return common.weighted_sum(terms, weights), (model_state, terms)
 
   def encode(params, inputs: Inputs):
-    return jax.vmap(lambda p: net.apply(p, inputs, method=FusionNet.encode))(params)
+    return jax.vmap(lambda p: net.apply(p, inputs, method=BranchNet.encode))(params)
 
   def predict(params, model_state, inputs: Inputs, pattern=None, codes=None):
     del model_state
     inputs = common.keep_pattern(inputs, pattern)
-    classify = lambda p, codes: net.apply(p, inputs, pattern=pattern, codes=codes)
-    out = jax.vmap(classify)(params, codes)
-    fused = jnp.concatenate([*out.fused], axis=-1)
-    return {"logits": mean_prediction(out.logits, task), "fused": fused}
+    run = lambda p, codes: net.apply(p, inputs, pattern, codes, method=BranchNet.predict)
+    _, logits, fused = jax.vmap(run)(params, codes)
+    return {"logits": mean_prediction(logits, task), "fused": jnp.concatenate([*fused], axis=-1)}
 
   preprocess = image_features.make_preprocess(spec.modalities)
   return Method(init, predict, (Stage("train", loss),), preprocess, encode)

@@ -29,6 +29,8 @@ def attend(
     query, key, value: of Q steps that attend to T sources.
     mask: which keys a query may attend to, bool[B or 1, Q or 1, T].
     weight_factor: multiplies the weights, for dropout. It gets no gradient.
+
+  It has reverse derivatives of any order, and no forward ones (`jax.jvp`).
   """
   by_head = lambda x: x.transpose(0, 2, 1, 3)
   mask = None if mask is None else mask[:, None]
@@ -38,7 +40,7 @@ def attend(
 @jax.custom_vjp
 def attend_by_head(query, key, value, mask, factor) -> Float[Array, "B N Q D"]:
   """`attend` of f[B, N, T, D]. The weights are not kept for the gradient but computed again, as in
-  "Self-attention does not need O(n^2) memory" (Rabe and Staats, 2021)."""
+  "Self-attention does not need O(n^2) memory" (Rabe and Staats, 2021), but all at once."""
   weights = scale(weigh_keys(query, key, mask), factor)
   return jnp.einsum("bhqk,bhdk->bhqd", weights, value.mT)
 
@@ -60,7 +62,7 @@ def keep_arguments(*args):
 
 def differentiate(kept, gradient):
   """The gradients by query, key and value. That of a softmax needs the mean of its gradient under
-  the weights, which is gradient . out. XLA's own takes twice the time on a CPU, whose products are
+  the weights, which is gradient . out (FlashAttention, Dao et al., 2022). On a CPU products are
   fastest where the long axes, those of steps, are the last."""
   query, key, value, mask, factor, out = kept
   weights = weigh_keys(query, key, mask)

@@ -95,7 +95,7 @@ class Attention(nn.Module):
     query, key, value = (y.reshape(*y.shape[:2], self.heads, -1) for y in (query, key, value))
     factor = jnp.ones((x.shape[0], self.heads, 1 if self.tied else x.shape[1], sources.shape[1]))
     factor = Dropout(LAYER_DROPOUT)(factor.astype(x.dtype))
-    if self.tied:  # one draw for all queries: the keys that they lose are values of 0
+    if self.tied:  # one draw for all queries: a lost key is a value of 0, the others are scaled up
       value, factor = value * factor.transpose(0, 3, 1, 2), None
     out = attention.attend(query, key, value, mask, factor).reshape(x.shape)
     out = nn.Dense(width, kernel_init=XAVIER)(out)

@@ -18,7 +18,7 @@ class TrainConfig:
   batch_size: int = 128  # rows of a batch, over all devices
   labelled_per_batch: int = 32  # labelled rows of a batch, while there are unlabelled rows
   select_on: Literal["all", "full"] = "all"  # patterns that select the step: all, or the full one
-  valid_rows: int = 1024  # the most validation rows that select the step, by label; 0: all
+  valid_rows: int = 1024  # about the most validation rows that select the step; 0: all
   # Seeds one after another (map) or at once (vmap); auto: map on CPU, vmap elsewhere.
   seed_parallelism: Literal["auto", "map", "vmap"] = "auto"
   save_every: float = 60.0  # seconds between two checkpoints; 0 saves after every block

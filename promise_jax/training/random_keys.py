@@ -23,6 +23,7 @@ def make_keys(seeds: Sequence[int], mesh: Mesh) -> Key[Array, " S"]:
   """A key for each seed. `jax.random` draws the same bits with it as with `jax.random.key(seed)`,
   and it is that key unless `mesh` is a single CPU: several devices would each draw for all rows."""
   is_cpu = mesh.size == 1 and mesh.devices.item().platform == "cpu"
+  is_cpu &= jax.config.jax_threefry_partitionable  # the default; without it JAX counts otherwise
   kind = UNROLLED if is_cpu else "threefry2x32"
   return jax.vmap(lambda seed: jax.random.key(seed, impl=kind))(jnp.asarray(seeds, jnp.uint32))
 
@@ -47,7 +48,7 @@ def random_bits(words: UInt32[Array, "2"], width: int, shape: tuple[int, ...]) -
     return threefry_prng_impl.random_bits(words, width, shape)
   half = -(-size // 2)
 
-  # In two turns of a loop: what is in none, XLA computes again for each of its uses.
+  # In a loop of two turns: outside of loops XLA computes the hash again for each of its uses.
   def draw_half(i, bits):
     start = i * half
     high, low = threefry(words, start.astype(jnp.uint32) + jax.lax.iota(jnp.uint32, half))

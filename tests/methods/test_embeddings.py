@@ -22,7 +22,7 @@ SIZES = {
   "fusion": {"fused": (3 * 8,)},
   "distil": {"fused": (3 * 8,)},
   "prototypes": {"fused": (3 * 8,)},
-  "share": {"fused": (4 * 3 * 8,)},
+  "share": {"fused": (4 * 8,)},
 }
 
 

@@ -20,12 +20,12 @@ from promise_jax.devices import placement
 from promise_jax.training import loop
 
 # Shapes that a method may gather where rows meet other rows: for a contrast codes [D, B] or
-# elements [M V, D], and labels [C, B]; for mixed rows codes [K, B, M, H] and targets [B, C].
+# elements [M V, D], and labels [C, B]; for mixed rows codes [K, B, M, D] and targets [B, C].
 # Inputs [B, D] and parameters are never gathered.
 GATHERED = {
   "robult": {(4, 16), (3, 16)},
   "promise": {(96, 4), (3, 32, 4)},
-  "share": {(4, 16, 3, 8), (16, 3)},
+  "share": {(4, 16, 3, 8), (4, 16, 3, 4), (16, 3)},
 }
 
 
@@ -50,10 +50,10 @@ def test_many_devices_give_what_one_gives_and_exchange_little(name, devices):
   gathered = {x.shape for kind, x in moved if kind != "all-reduce" and x.dtype == "f4"}
   assert devices == 2 or gathered <= GATHERED.get(name, set())
   assert any(kind == "all-reduce" for kind, _ in moved)
-  # Once the gradient, that of tokens for each subset of modalities, and about a kilobyte for each
-  # row: codes of four members and their gradient.
+  # Once the gradient, that of tokens for each subset of modalities, and less than two
+  # kilobytes for each row: codes of four members and their gradient.
   gradient = sum(x.nbytes for x in jax.tree.leaves(p.params))
-  assert sum(x.nbytes for _, x in moved) < gradient + 1250 * example_batches.ROWS
+  assert sum(x.nbytes for _, x in moved) < gradient + 2000 * example_batches.ROWS
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
-"""`share`: its partners, mixed rows and members against slow loops, and what it is without."""
+"""`share`: its partners, mixed rows and members against slow loops; the subsets that it learns."""
 
 import jax
 import numpy as np
 import pytest
 
 import example_batches
+from promise_jax import missing
 from promise_jax.methods import common, distil, share
-from promise_jax.methods.fusion import FusionNet
+from promise_jax.nn.branches import BranchNet
 
 SIZES = {"hidden": 8, "head_hidden": 5, "members": 2}
 KEY = jax.random.key(2)
+FIVE = example_batches.VECTORS + tuple(
+  m._replace(name=m.name * 2) for m in example_batches.VECTORS[:2]
+)
 
 
 def test_partners_are_a_circle_that_the_order_of_rows_does_not_change(rng):
@@ -28,6 +32,15 @@ def test_partners_are_a_circle_that_the_order_of_rows_does_not_change(rng):
   assert (np.asarray(draw(jax.random.key(3), ids, where)) != partner)[where].any()
 
 
+def test_copies_of_a_row_have_another_row_as_partner():
+  """As a batch has where fewer rows have a label than it has places for them."""
+  ids = np.repeat(np.arange(4, dtype=np.int32), 3)
+  partner = np.asarray(jax.jit(share.draw_partners)(KEY, ids, np.ones(12, bool)))
+  pairs = set(zip(ids.tolist(), ids[partner].tolist(), strict=True))
+  assert len(pairs) == 4 and all(own != other for own, other in pairs)
+  assert {other for _, other in pairs} == set(range(4))
+
+
 @pytest.mark.parametrize("kind", example_batches.TASKS)
 def test_logits_and_probabilities_of_a_label(kind):
   task = example_batches.TASKS[kind]
@@ -41,7 +54,20 @@ def test_logits_and_probabilities_of_a_label(kind):
   np.testing.assert_allclose(again, found, atol=1e-5)
 
 
-def mix_slowly(net, params, codes, teacher, batch, key):
+def read_slowly(params, codes, n, visible):
+  """R_A of row n: [U_i; Z_i] of a single modality, f_0 of several."""
+  if visible.sum() == 1:
+    return np.concatenate([codes.private[n][visible][0], codes.shared[n][visible][0]])
+  filled = np.where(visible[:, None], codes.latent[n], params["token"])
+  return filled.reshape(-1) @ params["fuse"]["kernel"] + params["fuse"]["bias"]
+
+
+def classify_slowly(params, x):
+  first, second = (params["head"][f"Dense_{k}"] for k in (0, 1))
+  return np.maximum(x @ first["kernel"] + first["bias"], 0) @ second["kernel"] + second["bias"]
+
+
+def mix_slowly(params, codes, teacher, batch, key):
   """L_mix of classes and one member, one row at a time."""
   partner_key, ratio_key, subset_key = jax.random.split(key, 3)
   there = batch.present.any(1)
@@ -49,7 +75,7 @@ def mix_slowly(net, params, codes, teacher, batch, key):
   ratio = [jax.random.uniform(k, minval=0.5) for k in common.row_keys(ratio_key, batch.id)]
   both = batch.present & batch.present[partner]
   visible = np.asarray(common.random_subset(subset_key, batch.id, both))
-  token, errors = params["params"]["token"], []
+  params, errors, sizes = params["params"], [], set()
   for n in np.flatnonzero(there & both.any(1)):
     r, pair = float(ratio[n]), (n, partner[n])
     guess = [
@@ -57,35 +83,62 @@ def mix_slowly(net, params, codes, teacher, batch, key):
       for k in pair
     ]
     target = r * guess[0] + (1 - r) * guess[1]
-    code = (r * codes[n] + (1 - r) * codes[partner[n]])[None]
-    out = net.apply(params, code, visible[None, n], token, method=FusionNet.classify)
-    log_p = np.asarray(jax.nn.log_softmax(out.logits[0]))
+    own, other = (read_slowly(params, codes, k, visible[n]) for k in pair)
+    log_p = np.asarray(jax.nn.log_softmax(classify_slowly(params, r * own + (1 - r) * other)))
     known = target > 0
     errors.append((target[known] * (np.log(target[known]) - log_p[known])).sum())
+    sizes.add(visible[n].sum())
+  assert 1 in sizes and max(sizes) > 1  # one modality and several of them
   return np.mean(errors)
 
 
-def test_the_mixed_term_is_that_of_a_slow_loop():
+@pytest.fixture
+def no_dropout(monkeypatch):
+  """Dropout is only inside the encoders, and here it is off: predictions have its codes."""
+  monkeypatch.setattr("promise_jax.nn.dropout.Dropout.__call__", lambda self, x: x)
+
+
+def train_terms(method, params, batch):
+  step_info = example_batches.step_info(0.9)
+  return jax.jit(method.stages[0].loss)(params, {}, batch, KEY, step_info)[1][1]
+
+
+def test_the_mixed_term_is_that_of_a_slow_loop(no_dropout):
   spec = example_batches.spec("classes")
-  method = share.share(share.ShareConfig(**SIZES), spec)
-  net = FusionNet(spec.modalities, 3, 8, 5)
+  config = share.ShareConfig(**SIZES)
+  method = share.share(config, spec)
+  net = BranchNet(spec.modalities, 3, config.hidden, 4, config.head_hidden)
   params, batch = example_batches.random_params(method), example_batches.mixed_batch(spec)
-  # The loss has dropout only inside the encoders: hide it, and take its codes from the network.
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("promise_jax.nn.dropout.Dropout.__call__", lambda self, x: x)
-    step_info = example_batches.step_info(0.9)
-    _, (_, terms) = jax.jit(method.stages[0].loss)(params, {}, batch, KEY, step_info)
-    members = [jax.tree.map(lambda x, k=k: x[k], params) for k in range(2)]
-    outs = [net.apply(p, batch) for p in members]
-  teacher = np.log(np.mean([jax.nn.softmax(out.logits) for out in outs], axis=0))
+  terms = train_terms(method, params, batch)
+  members = [jax.tree.map(lambda x, k=k: np.asarray(x[k]), params) for k in range(2)]
+  outs = [net.apply(p, batch, method=BranchNet.predict) for p in members]
+  teacher = np.log(np.mean([jax.nn.softmax(logits) for _, logits, _ in outs], axis=0))
   mix_key = jax.random.split(KEY, 3)[2]
-  expected = np.mean(
-    [
-      mix_slowly(net, p, np.asarray(out.codes), teacher, batch, mix_key)
-      for p, out in zip(members, outs, strict=True)
-    ]
-  )
-  assert terms["mix"].value == pytest.approx(expected, rel=1e-3)
+  errors = [
+    mix_slowly(p, jax.device_get(codes), teacher, batch, mix_key)
+    for p, (codes, _, _) in zip(members, outs, strict=True)
+  ]
+  assert terms["mix"].value == pytest.approx(np.mean(errors), rel=1e-3)
+
+
+@pytest.mark.parametrize("modalities", [example_batches.VECTORS, FIVE], ids=["three", "five"])
+def test_members_learn_from_what_they_predict_of_every_subset(modalities, no_dropout):
+  """The terms of `distil`, of predictions of rows that lack the rest. Of five modalities
+  these are random subsets."""
+  spec = example_batches.spec("classes", modalities)
+  method = share.share(share.ShareConfig(**SIZES | {"members": 1}), spec)
+  params, batch = example_batches.random_params(method), example_batches.mixed_batch(spec)
+  if len(modalities) == 3:
+    visible = np.array(missing.all_patterns(3)[::-1])[:, None] & batch.present
+  else:
+    visible = common.random_subsets(jax.random.split(KEY, 3)[0], batch.id, batch.present, 6)
+  inputs = example_batches.to_inputs(batch)
+  predict = jax.jit(lambda shown: method.predict(params, {}, inputs.replace(present=shown)))
+  logits = np.stack([predict(shown)["logits"] for shown in visible])
+  expected = distil.subset_terms(logits, logits[0], visible, batch, spec.task)
+  found = train_terms(method, params, batch)
+  for name in ("supervised", "distil"):
+    assert found[name].value == pytest.approx(float(expected[name].value), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", example_batches.TASKS)
@@ -98,34 +151,8 @@ def test_the_mean_prediction_is_that_of_probabilities_or_numbers(kind, rng):
   np.testing.assert_allclose(again, np.mean(probability, axis=0), 1e-5)
 
 
-def test_one_member_without_mixed_rows_is_distil():
-  spec = example_batches.spec("classes")
-  method = share.share(share.ShareConfig(**SIZES | {"members": 1, "mix": 0.0}), spec)
-  baseline = distil.distil(distil.DistilConfig(hidden=8, head_hidden=5), spec)
-  params, batch = example_batches.random_params(baseline), example_batches.mixed_batch(spec)
-  stacked = jax.tree.map(lambda x: x[None], params)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("promise_jax.nn.dropout.Dropout.__call__", lambda self, x: x)
-    args = ({}, batch, KEY, example_batches.step_info(0.9))
-    found, expected = (
-      jax.jit(jax.value_and_grad(m.stages[0].loss, has_aux=True))(p, *args)
-      for m, p in ((method, stacked), (baseline, params))
-    )
-  assert found[0][1][1].pop("mix").value > 0
-  assert_near(found[0], expected[0])
-  assert_near(jax.tree.map(lambda x: x[0], found[1]), expected[1])
-  inputs = example_batches.to_inputs(batch)
-  found, expected = method.predict(stacked, {}, inputs), baseline.predict(params, {}, inputs)
-  np.testing.assert_array_equal(found["fused"], expected["fused"])
-  np.testing.assert_allclose(found["logits"], jax.nn.log_softmax(expected["logits"]), 1e-5, 1e-6)
-
-
-def assert_near(found, expected):
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-6), found, expected)
-
-
 @pytest.mark.parametrize(
-  "values", [{"mix": -1.0}, {"members": 0}, {"weight": -0.1}, {"ramp_end": 0.0}]
+  "values", [{"mix": -1.0}, {"members": 0}, {"hidden": 1}, {"weight": -0.1}, {"ramp_end": 0.0}]
 )
 def test_settings_without_meaning_are_refused(values):
   with pytest.raises(ValueError, match=f"share.{next(iter(values))} is"):
