@@ -22,9 +22,11 @@ PARITY = np.uint32(0x1BD11BDA)  # in the key schedule
 def make_keys(seeds: Sequence[int], mesh: Mesh) -> Key[Array, " S"]:
   """A key for each seed. `jax.random` draws the same bits with it as with `jax.random.key(seed)`,
   and it is that key unless `mesh` is a single CPU: several devices would each draw for all rows."""
-  is_cpu = mesh.size == 1 and mesh.devices.item().platform == "cpu"
-  is_cpu &= jax.config.jax_threefry_partitionable  # the default; without it JAX counts otherwise
-  kind = UNROLLED if is_cpu else "threefry2x32"
+  single_cpu = mesh.size == 1 and mesh.devices.item().platform == "cpu"
+  # With another hash or order of counters, which JAX can be set to, its bits are not these.
+  default_bits = jax.config.jax_default_prng_impl == "threefry2x32"
+  default_bits = default_bits and jax.config.jax_threefry_partitionable
+  kind = UNROLLED if single_cpu and default_bits else None
   return jax.vmap(lambda seed: jax.random.key(seed, impl=kind))(jnp.asarray(seeds, jnp.uint32))
 
 

@@ -64,6 +64,16 @@ def test_several_devices_draw_with_keys_of_jax():
   assert keys.dtype == jax.random.key(3).dtype
 
 
+@pytest.mark.parametrize(
+  "setting", [jax.default_prng_impl("rbg"), jax.threefry_partitionable(False)], ids=["rbg", "order"]
+)
+def test_a_jax_that_is_set_to_other_bits_draws_them(setting):
+  with setting:
+    ours, theirs = make_keys(3)[0], jax.random.key(3)
+    assert ours.dtype == theirs.dtype
+    same(bits(ours, (7, 3)), bits(theirs, (7, 3)))
+
+
 def test_what_is_drawn_is_made_once():
   """Used twice, the 20 rounds are in the program once: a loop of two turns keeps XLA
   from joining them with each use."""
