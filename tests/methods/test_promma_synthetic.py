@@ -1,9 +1,11 @@
 """ProMMA on data with a known answer: vision is a noisy copy of speech, audio is noise.
 
-The label is in the speech, which is always there, so that audio should weigh less as a source.
-Three runs, each with its own start and rows, train at once in one program; every batch has new
-rows. The gates are not tested: they do not tell vision from audio here (CHANGELOG).
+The label is in the speech, which is always there. The backbone learns to read speech and
+vision alike, so that vision is worth generating and audio is not. Three runs, each with
+its own start and rows, train at once in one program; every batch has new rows.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import example_batches
+from promise_jax import missing
 from promise_jax.losses import mutual_information
 from promise_jax.method import StepInfo, TrainState
 from promise_jax.methods import promma
@@ -19,7 +22,7 @@ from promise_jax.types import Batch, Modality, Spec
 
 # No modality is called text: the raw features of text have dropout.
 NAMES, STEPS, FEATURES = ("speech", "audio", "vision"), 6, 2
-AUDIO = 1
+AUDIO, VISION = 1, 2
 SEEDS, ROWS, UPDATES = 3, 32, 200
 SETTINGS = {"host": "mult", "width": 8, "heads": 2, "layers": 1, "memory_layers": 1, "prompts": 4}
 SETTINGS |= {"fit": 0.0, "gate_weight": 1.0, "warmup": 0.4, "margin": 1.0}
@@ -102,21 +105,39 @@ def train(params, key):
   return params, model_state
 
 
-def score_sources(params, key):
-  """After training: the mean score of each modality as a source in complete rows."""
+def measure(params, key) -> tuple:
+  """After training: how often the evaluator generates each modality in new rows that lack it,
+  and the mean score of each modality as a source in complete rows."""
   net = promma.PrommaNet(SPEC.modalities, SPEC.task.outputs, CONFIG)
-  params, _ = train(params, key)
+  params, model_state = train(params, key)
   complete = jnp.ones((8 * ROWS, 3), bool)
   batch = draw_batch(jax.random.fold_in(key, UPDATES), complete)
+  present = jnp.asarray(PATTERNS)[jnp.arange(8 * ROWS) % len(PATTERNS)]
+  gate = METHOD.predict(params, model_state, batch.replace(present=present).to_inputs())["gate"]
+  rates = missing.masked_mean(gate, ~present, 0)
   encode = net.encode_and_generate
   steps = net.apply(params, batch, complete, complete, method=encode)
   out = net.apply(params, *steps, complete, jnp.ones(complete.shape), method=net.forward)
-  return mutual_information.source_scores(out.information).mean(0)
+  return rates, mutual_information.source_scores(out.information).mean(0)
+
+
+@functools.cache
+def measure_starts() -> tuple:
+  """`measure` of all starts, averaged."""
+  keys = jax.random.split(jax.random.key(0), SEEDS)
+  found = jax.device_get(jax.jit(jax.vmap(measure))(draw_params(), keys))
+  return tuple(x.mean(0) for x in found)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(raises=AssertionError, reason="gates do not tell a copy from noise")
+def test_a_copy_is_generated_more_often_than_noise():
+  rates, _ = measure_starts()
+  assert rates[VISION] > rates[AUDIO] + 0.05, rates
 
 
 @pytest.mark.slow
 def test_noise_weighs_less_than_the_speech():
-  keys = jax.random.split(jax.random.key(0), SEEDS)
-  score = jax.device_get(jax.jit(jax.vmap(score_sources))(draw_params(), keys)).mean(0)
-  # Of three starts the ratio was .43 to .68.
+  _, score = measure_starts()
+  # The ratio was .43 to .68 in three runs.
   assert score[AUDIO] < 0.8 * score[0], score

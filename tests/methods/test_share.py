@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from test_robult_predict import slow_branch, slow_fused, slow_mlp
 
 import example_batches
 from promise_jax import missing
@@ -54,19 +55,6 @@ def test_logits_and_probabilities_of_a_label(kind):
   np.testing.assert_allclose(again, found, atol=1e-5)
 
 
-def read_slowly(params, codes, n, visible):
-  """R_A of row n: [U_i; Z_i] of a single modality, f_0 of several."""
-  if visible.sum() == 1:
-    return np.concatenate([codes.private[n][visible][0], codes.shared[n][visible][0]])
-  filled = np.where(visible[:, None], codes.latent[n], params["token"])
-  return filled.reshape(-1) @ params["fuse"]["kernel"] + params["fuse"]["bias"]
-
-
-def classify_slowly(params, x):
-  first, second = (params["head"][f"Dense_{k}"] for k in (0, 1))
-  return np.maximum(x @ first["kernel"] + first["bias"], 0) @ second["kernel"] + second["bias"]
-
-
 def mix_slowly(params, codes, teacher, batch, key):
   """L_mix of classes and one member, one row at a time."""
   partner_key, ratio_key, subset_key = jax.random.split(key, 3)
@@ -75,7 +63,7 @@ def mix_slowly(params, codes, teacher, batch, key):
   ratio = [jax.random.uniform(k, minval=0.5) for k in common.row_keys(ratio_key, batch.id)]
   both = batch.present & batch.present[partner]
   visible = np.asarray(common.random_subset(subset_key, batch.id, both))
-  params, errors, sizes = params["params"], [], set()
+  head, errors, sizes = params["params"]["head"], [], set()
   for n in np.flatnonzero(there & both.any(1)):
     r, pair = float(ratio[n]), (n, partner[n])
     guess = [
@@ -83,11 +71,17 @@ def mix_slowly(params, codes, teacher, batch, key):
       for k in pair
     ]
     target = r * guess[0] + (1 - r) * guess[1]
-    own, other = (read_slowly(params, codes, k, visible[n]) for k in pair)
-    log_p = np.asarray(jax.nn.log_softmax(classify_slowly(params, r * own + (1 - r) * other)))
+    shown = np.flatnonzero(visible[n])
+    own, other = (
+      slow_fused(params, codes, k, visible[n])
+      if len(shown) > 1
+      else slow_branch(codes, k, shown[0])
+      for k in pair
+    )
+    log_p = np.asarray(jax.nn.log_softmax(slow_mlp(head, r * own + (1 - r) * other)))
     known = target > 0
     errors.append((target[known] * (np.log(target[known]) - log_p[known])).sum())
-    sizes.add(visible[n].sum())
+    sizes.add(len(shown))
   assert 1 in sizes and max(sizes) > 1  # one modality and several of them
   return np.mean(errors)
 
