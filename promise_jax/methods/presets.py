@@ -2,7 +2,8 @@
 
 from promise_jax.methods.redcore import RedcoreConfig
 
-_LATE_FUSION = ("share", "fusion", "distil", "prototypes")
+# Methods with the sizes `hidden` and `head_hidden` alone.
+_TWO_SIZES = ("share", "fusion", "distil", "prototypes")
 # A host that compiles and trains in seconds.
 _TINY_HOST = {"width": 4, "heads": 1, "layers": 1, "memory_layers": 1, "prompts": 2}
 # The backbone of MPLMM's paper.
@@ -63,7 +64,7 @@ PRESETS = {
   "large": {
     "train": {"optim": {"lr": 1e-4}},
     "robult": {"hidden": 256, "shared": 128},
-    **dict.fromkeys(_LATE_FUSION, {"hidden": 256}),
+    **dict.fromkeys(_TWO_SIZES, {"hidden": 256}),
     "redcore": {"hidden": 256, "imputer_hidden": 256},
     "promise": {"hidden": 256, "code_size": 64},
     **dict.fromkeys(("mplmm", "promma"), {"width": 256}),
@@ -73,7 +74,7 @@ PRESETS = {
     "seeds": 2,
     "train": {"steps": 20, "eval_every": 10, "batch_size": 32, "labelled_per_batch": 8},
     "robult": {"hidden": 16, "shared": 8, "head_hidden": 16},
-    **dict.fromkeys(_LATE_FUSION, {"hidden": 16, "head_hidden": 16}),
+    **dict.fromkeys(_TWO_SIZES, {"hidden": 16, "head_hidden": 16}),
     "redcore": {"hidden": 16, "imputer_hidden": 16, "num_autoencoders": 2, "head_hidden": 16},
     "promise": {"hidden": 16, "num_prompts": 2, "code_size": 8},
     **dict.fromkeys(("mplmm", "promma"), _TINY_HOST),
